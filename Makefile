@@ -1,0 +1,87 @@
+# A fresh machine needs make and Python 3.11 or later; everything else is installed below this folder.
+
+PYTHON ?= python3
+ARGS   ?=
+
+BIN       := .venv/bin
+INSTALLED := .venv/.installed
+GENERATOR := .venv-generate/.installed
+GRPCURL   := .tools/bin/grpcurl
+CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated
+
+.DEFAULT_GOAL := help
+.PHONY: help install up demo test check $(CHECKS) format generate freeze pins grpcurl clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## create .venv with everything in it
+
+# The pins hold for what builds the package, too.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+	    --editable '.[server,types]' --group dev
+	@touch $@
+
+up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--first-port 6000')
+	@exec $(BIN)/handfast up --data-dir ./var $(ARGS)
+
+demo: $(INSTALLED) ## watch changes commit everywhere or nowhere
+	@exec $(BIN)/handfast demo $(ARGS)
+
+test: $(INSTALLED) ## run the tests (ARGS='-k paging')
+	$(BIN)/pytest $(ARGS)
+
+check: $(INSTALLED) $(GENERATOR) ## run every check below, also after one has failed
+	@$(MAKE) --no-print-directory --keep-going $(CHECKS)
+
+check-format: $(INSTALLED) ## … code is formatted
+	$(BIN)/ruff format --check
+
+check-lint: $(INSTALLED) ## … no lint
+	$(BIN)/ruff check
+
+check-types: $(INSTALLED) ## … types hold, strictly
+	$(BIN)/mypy
+
+check-boundaries: $(INSTALLED) ## … packages import only what they may
+	$(BIN)/lint-imports --no-logo
+
+check-contracts: $(INSTALLED) ## … contracts are in style
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+check-breaking: $(INSTALLED) ## … contracts keep what the last release promised
+	tools/check-breaking.sh
+
+check-generated: $(GENERATOR) ## … stubs are what the contracts give
+	.venv-generate/bin/python tools/generate.py --check
+
+format: $(INSTALLED) ## format code and contracts
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write
+
+generate: $(GENERATOR) ## generate the stubs from the contracts
+	.venv-generate/bin/python tools/generate.py
+
+$(GENERATOR): tools/generate-requirements.txt
+	$(PYTHON) -m venv .venv-generate
+	.venv-generate/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+freeze: check ## when releasing: freeze the contracts as they are now
+	$(BIN)/buf build --exclude-source-info --output protos/released.binpb
+
+pins: ## pin the newest version of every dependency in constraints.txt
+	tools/pin.sh $(PYTHON)
+
+grpcurl: $(GRPCURL) ## install grpcurl in .tools/bin (needs Go)
+
+$(GRPCURL):
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+clean: ## remove what make installed, but no data
+	rm -rf .venv .venv-generate .tools
