@@ -1,0 +1,43 @@
+"""Where the services are: from an argument, else from the environment, else on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+
+DEFAULT_ADDRESSES = {
+    "users": "127.0.0.1:50051",
+    "preferences": "127.0.0.1:50052",
+    "accounts": "127.0.0.1:50053",
+}
+
+# https://grpc.github.io/grpc/core/md_doc_naming.html: only these name something other than hosts and ports.
+_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
+_PREFIX = re.compile(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})")
+
+
+def resolve_address(service: str, argument: str | None) -> str:
+    """The address of `users`, `preferences` or `accounts`.
+
+    Raises ValueError, naming the argument or the variable, where it cannot be an address.
+    """
+    if argument is not None:
+        return check_address(argument, setting=service)
+    variable = f"HANDFAST_{service.upper()}_ADDRESS"
+    if (address := os.environ.get(variable)) is not None:
+        return check_address(address, setting=variable)
+    return DEFAULT_ADDRESSES[service]
+
+
+def check_address(address: str, *, setting: str) -> str:
+    """Returns `address` if gRPC can take it for one. gRPC itself would say so only when a call fails."""
+    hosts = _PREFIX.sub("", address, count=1) if _PREFIX.match(address) else address
+    if address.startswith(_WITHOUT_PORT) or all(_is_host_and_port(host) for host in hosts.split(",")):
+        return address
+    raise ValueError(f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051")
+
+
+def _is_host_and_port(text: str) -> bool:
+    match = _HOST_AND_PORT.fullmatch(text)
+    return match is not None and 0 < int(match[2]) < 65536

@@ -1,0 +1,64 @@
+"""What `stub.Method` is on an asyncio channel: prepares each call, and has gRPC make it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import grpc
+from grpc import aio
+
+from handfast.client.aio.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from handfast.client.methods import Method
+
+Metadata = Iterable[tuple[str, str | bytes]] | None
+
+
+class _MultiCallable:
+    """`plain` and `retrying` are gRPC's own multi-callables, on the two channels that `options` explains."""
+
+    call_class: ClassVar[type[Any]]
+
+    def __init__(self, method: Method, plain: Any, retrying: Any = None) -> None:
+        self._method = method
+        self._plain = plain
+        self._retrying = retrying or plain
+
+    def __call__(
+        self,
+        request: Any = None,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        out = self._method.outgoing(request, timeout, metadata)
+        call = (self._retrying if out.retry else self._plain)(
+            out.request,
+            timeout=out.timeout,
+            metadata=out.metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
+        return self.call_class(call, out.request_id)
+
+
+# gRPC's classes are not all generic outside their stubs.
+
+
+class UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    call_class = UnaryUnaryCall
+
+
+class UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    call_class = UnaryStreamCall
+
+
+class StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    call_class = StreamUnaryCall
+
+
+class StreamStream(_MultiCallable, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    call_class = StreamStreamCall

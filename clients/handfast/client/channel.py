@@ -1,0 +1,82 @@
+"""The synchronous channel: a `grpc.Channel` on which any generated stub behaves well.
+
+Each method of a stub is wrapped once, when the stub is made. This is no chain of client interceptors, as one
+that looks at the outcome of a call makes `.future` wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from handfast.client import options
+from handfast.client.addresses import check_address
+from handfast.client.methods import CLIENT_STREAMING, Method
+from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+
+DEFAULT_TIMEOUT = 10.0
+
+
+def channel(
+    address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = DEFAULT_TIMEOUT
+) -> grpc.Channel:
+    """A channel to `address` for the stubs of any service, connected when it is first used.
+
+    `timeout` in seconds is for calls that give none; streams have none unless they give one. Without
+    `credentials` it speaks plain text. Its calls raise ServiceError. Raises ValueError on what cannot be an
+    address or a timeout.
+    """
+    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout))
+
+
+def check_timeout(timeout: float) -> float:
+    if timeout <= 0:
+        raise ValueError(f"timeout: {timeout} is not a positive number of seconds")
+    return timeout
+
+
+class _Channel(grpc.Channel):
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, timeout: float) -> None:
+        self._retrying = _grpc_channel(address, credentials, options.RETRYING)
+        self._plain = _grpc_channel(address, credentials, options.PLAIN)
+        self._timeout = timeout
+
+    # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.
+
+    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> UnaryUnary:
+        plain = self._plain.unary_unary(method, *arguments, **named)
+        retrying = self._retrying.unary_unary(method, *arguments, **named)
+        return UnaryUnary(Method.find(method, self._timeout), plain, retrying)
+
+    def unary_stream(self, method: str, *arguments: Any, **named: Any) -> UnaryStream:
+        return UnaryStream(Method.find(method, None), self._plain.unary_stream(method, *arguments, **named))
+
+    def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
+        return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))
+
+    def stream_stream(self, method: str, *arguments: Any, **named: Any) -> StreamStream:
+        return StreamStream(CLIENT_STREAMING, self._plain.stream_stream(method, *arguments, **named))
+
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
+        self._retrying.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        self._retrying.unsubscribe(callback)
+
+    def close(self) -> None:
+        self._retrying.close()
+        self._plain.close()
+
+    def __enter__(self) -> _Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _grpc_channel(address: str, credentials: grpc.ChannelCredentials | None, chosen: options.Options) -> grpc.Channel:
+    if credentials is None:
+        return grpc.insecure_channel(address, chosen)
+    return grpc.secure_channel(address, credentials, chosen)

@@ -1,0 +1,96 @@
+"""What a channel does to each call before gRPC gets it, the same for the synchronous and the asyncio client.
+
+What depends on the method alone is read from its contract once, when a stub is made.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+from handfast.client.errors import DeadlineExceeded
+from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
+
+TRANSACTION_ID_KEY = "handfast-transaction-id"
+
+
+class Outgoing(NamedTuple):
+    """One call as it goes out: `timeout` in seconds, and whether it may be sent again."""
+
+    request: Any
+    timeout: float | None
+    metadata: tuple[tuple[str, str | bytes], ...]
+    request_id: str
+    retry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a contract says of a method; of one without a contract in this process, nothing is assumed.
+
+    `default_timeout` in seconds is for calls that give none; None leaves them without one.
+    """
+
+    idempotent: bool
+    takes_request_id: bool
+    default_timeout: float | None
+
+    @classmethod
+    def find(cls, path: str, default_timeout: float | None) -> Method:
+        """The method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`."""
+        try:
+            descriptor = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
+        except KeyError:
+            return cls(idempotent=False, takes_request_id=False, default_timeout=default_timeout)
+        level = descriptor.GetOptions().idempotency_level
+        # A read needs none; where its request has such a field (GetTransaction), it asks for somebody else's.
+        takes_request_id = level != MethodOptions.NO_SIDE_EFFECTS and _has_request_id(descriptor)
+        idempotent = takes_request_id or level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
+        return cls(idempotent, takes_request_id, default_timeout)
+
+    def outgoing(
+        self, request: Any, timeout: float | None, metadata: Iterable[tuple[str, str | bytes]] | None
+    ) -> Outgoing:
+        """The call to make. Raises DeadlineExceeded where the call being served has no time left for it."""
+        given = tuple(metadata) if metadata is not None else ()
+        keys = dict(given)
+        propagated = CURRENT.get()
+
+        request_id = keys.get(REQUEST_ID_KEY)
+        if request_id is None:
+            request_id = propagated.request_id or str(uuid.uuid4())
+            given += ((REQUEST_ID_KEY, request_id),)
+        if propagated.traceparent is not None and TRACEPARENT_KEY not in keys:
+            given += ((TRACEPARENT_KEY, propagated.traceparent),)
+
+        if timeout is None:
+            timeout = self.default_timeout
+        remaining = propagated.remaining()
+        if remaining is not None:
+            if remaining <= 0:
+                raise DeadlineExceeded("No time is left for this call", request_id=str(request_id))
+            timeout = remaining if timeout is None else min(timeout, remaining)
+
+        # A staged call is identified by the number of its operation, and refuses a request id.
+        staged = TRANSACTION_ID_KEY in keys
+        if self.takes_request_id and not staged and not request.request_id:
+            identified = type(request)()
+            identified.CopyFrom(request)
+            identified.request_id = str(uuid.uuid4())
+            request = identified
+        return Outgoing(request, timeout, given, str(request_id), retry=self.idempotent or staged)
+
+
+# There is no one request to fill in, and the messages already sent cannot be sent again.
+CLIENT_STREAMING = Method(idempotent=False, takes_request_id=False, default_timeout=None)
+
+
+def _has_request_id(descriptor: MethodDescriptor) -> bool:
+    field = descriptor.input_type.fields_by_name.get("request_id")
+    return field is not None and field.default_value == ""  # a single string; all versions of protobuf know this

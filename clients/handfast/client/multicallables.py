@@ -1,0 +1,114 @@
+"""What `stub.Method` is on a synchronous channel: prepares each call, has gRPC make it, and types its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from handfast.client.calls import CallFuture, CallIterator
+from handfast.client.errors import service_error
+from handfast.client.methods import Method, Outgoing
+
+Metadata = Iterable[tuple[str, str | bytes]] | None
+
+
+class _MultiCallable:
+    """`plain` and `retrying` are gRPC's own multi-callables, on the two channels that `options` explains."""
+
+    def __init__(self, method: Method, plain: Any, retrying: Any = None) -> None:
+        self._method = method
+        self._plain = plain
+        self._retrying = retrying or plain
+
+    def _prepare(self, request: Any, timeout: float | None, metadata: Metadata) -> tuple[Any, Outgoing]:
+        outgoing = self._method.outgoing(request, timeout, metadata)
+        return (self._retrying if outgoing.retry else self._plain), outgoing
+
+
+class _UnaryResponse(_MultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        inner, out = self._prepare(request, timeout, metadata)
+        try:
+            return inner(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+        except grpc.RpcError as error:
+            raise service_error(error, out.request_id) from error
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, grpc.Call]:
+        inner, out = self._prepare(request, timeout, metadata)
+        try:
+            return inner.with_call(  # type: ignore[no-any-return]
+                out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression
+            )
+        except grpc.RpcError as error:
+            raise service_error(error, out.request_id) from error
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        inner, out = self._prepare(request, timeout, metadata)
+        try:
+            call = inner.future(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+        except grpc.RpcError as error:  # the request cannot be serialized
+            raise service_error(error, out.request_id) from error
+        return CallFuture(call, out.request_id)
+
+
+class _StreamResponse(_MultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        inner, out = self._prepare(request, timeout, metadata)
+        try:
+            call = inner(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+        except grpc.RpcError as error:  # the request cannot be serialized
+            raise service_error(error, out.request_id) from error
+        return CallIterator(call, out.request_id)
+
+
+# gRPC's classes are generic in their stubs only.
+
+
+class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    pass
+
+
+class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    pass

@@ -1,0 +1,43 @@
+"""What a call that is being served hands on to the calls it causes.
+
+A server sets `CURRENT` around each handler; every channel of this package reads it when a call starts. So
+peers see one request id and one trace, and no call outlives the one that caused it. Callers that serve
+nothing leave it alone, and nothing is handed on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+REQUEST_ID_KEY = "x-request-id"
+TRACEPARENT_KEY = "traceparent"  # https://www.w3.org/TR/trace-context/
+
+
+@dataclass(frozen=True, slots=True)
+class Propagated:
+    """The request id and `traceparent` to send on, and when the time is up in seconds of `time.monotonic()`."""
+
+    request_id: str | None = None
+    traceparent: str | None = None
+    deadline: float | None = None
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative once it has passed; None where there is none."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+
+CURRENT: ContextVar[Propagated] = ContextVar("handfast_propagated", default=Propagated())  # noqa: B039 (it is frozen)
+
+
+@contextmanager
+def propagating(propagated: Propagated) -> Iterator[None]:
+    """Hands `propagated` on to every call made within the block, in this thread or task."""
+    token = CURRENT.set(propagated)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)

@@ -1,0 +1,89 @@
+"""Streams carry a request id and raise typed errors; they have a deadline only if they are given one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.client import Aborted, aio, channel
+
+from .backend import WITHOUT_CONTRACT, Backend
+
+COUNT, COLLECT, ECHO = (f"{WITHOUT_CONTRACT}/{name}" for name in ("Count", "Collect", "Echo"))
+
+
+@pytest.fixture
+def opened(backend: Backend) -> Iterator[Any]:
+    with channel(backend.address, timeout=5) as opened:
+        yield opened
+
+
+def run(backend: Backend, calls: Callable[[Any], Awaitable[None]]) -> None:
+    """Makes `calls` on an asyncio channel."""
+
+    async def run() -> None:
+        async with aio.channel(backend.address) as opened:
+            await calls(opened)
+
+    asyncio.run(run())
+
+
+def test_streams_of_all_kinds_carry_a_request_id_and_no_deadline(backend: Backend, opened: Any) -> None:
+    assert list(opened.unary_stream(COUNT)(b"")) == [b"1", b"2"]
+    assert opened.stream_unary(COLLECT)(iter([b"a", b"b"])) == b"done"
+    assert opened.stream_unary(COLLECT).future(iter([b"a"])).result() == b"done"
+    assert list(opened.stream_stream(ECHO)(iter([b"x", b"y"]))) == [b"x", b"y"]
+    assert None not in backend.metadata_values("x-request-id")
+    assert all(received.time_remaining is None or received.time_remaining > 1e6 for received in backend.received)
+
+
+def test_a_stream_has_the_deadline_that_it_is_given(backend: Backend, opened: Any) -> None:
+    list(opened.unary_stream(COUNT)(b"", timeout=3))
+    assert backend.received[0].time_remaining == pytest.approx(3, abs=0.9)
+
+
+def test_a_stream_that_breaks_raises_a_typed_error_after_what_came_before(backend: Backend, opened: Any) -> None:
+    backend.fail(10, grpc.StatusCode.ABORTED)
+    responses = opened.unary_stream(COUNT)(b"")
+    assert next(responses) == b"1"
+    with pytest.raises(Aborted) as caught:
+        next(responses)
+    assert caught.value.request_id == backend.received[0].metadata["x-request-id"]
+    with pytest.raises(Aborted):
+        list(opened.stream_stream(ECHO)(iter([b"x"])))
+
+
+def test_asyncio_streams_of_all_kinds_work(backend: Backend) -> None:
+    async def calls(opened: Any) -> None:
+        assert [response async for response in opened.unary_stream(COUNT)(b"")] == [b"1", b"2"]
+        collect = opened.stream_unary(COLLECT)()
+        await collect.write(b"a")
+        await collect.done_writing()
+        assert await collect == b"done"
+        echo = opened.stream_stream(ECHO)()
+        await echo.write(b"x")
+        assert await echo.read() == b"x"
+        await echo.done_writing()
+        assert await echo.read() is grpc.aio.EOF
+        assert await echo.code() is grpc.StatusCode.OK
+
+    run(backend, calls)
+    assert None not in backend.metadata_values("x-request-id")
+
+
+def test_an_asyncio_stream_that_breaks_raises_a_typed_error(backend: Backend) -> None:
+    backend.fail(10, grpc.StatusCode.ABORTED)
+
+    async def calls(opened: Any) -> None:
+        with pytest.raises(Aborted):
+            [response async for response in opened.unary_stream(COUNT)(b"")]
+        stream = opened.unary_stream(COUNT)(b"")
+        assert await stream.read() == b"1"
+        with pytest.raises(Aborted):
+            await stream.read()
+
+    run(backend, calls)

@@ -1,0 +1,117 @@
+"""Finding the services, and closing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from handfast.client import ServiceError, Suite, aio, channel, connect
+from handfast.client.addresses import check_address, resolve_address
+from handfast.transactions.v1.transactions_pb2 import GetTransactionRequest
+from handfast.users.v1.users_pb2 import GetUserRequest
+
+from .backend import Backend
+
+
+@pytest.fixture(autouse=True)
+def _no_addresses_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("USERS", "PREFERENCES", "ACCOUNTS"):
+        monkeypatch.delenv(f"HANDFAST_{service}_ADDRESS", raising=False)
+
+
+def test_an_argument_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_address("preferences", None) == "127.0.0.1:50052"
+    monkeypatch.setenv("HANDFAST_PREFERENCES_ADDRESS", "prefs:1")
+    assert resolve_address("preferences", None) == "prefs:1"
+    assert resolve_address("preferences", "other:2") == "other:2"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:50051", "10.0.0.1:1", "[::1]:50051", "dns:///users.internal:50051", "dns://8.8.8.8/users:50051",
+        "dns:users:50051", "ipv4:10.0.0.1:50051,10.0.0.2:50051", "ipv6:[::1]:50051", "unix:/run/users.sock",
+        "unix-abstract:users", "xds:///users",
+    ],
+)  # fmt: skip
+def test_addresses_of_grpc_are_taken(address: str) -> None:
+    assert check_address(address, setting="address") == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", " ", "localhost", "localhost:", ":50051", "localhost:0", "localhost:99999", "::1:50051",
+                "http://localhost:50051", "localhost:http", "localhost:50051/users", "a:1,b"],
+)  # fmt: skip
+def test_a_bad_address_is_refused_by_the_name_of_its_setting(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    with pytest.raises(ValueError, match=r"^users: "):
+        connect(users=address)
+    with pytest.raises(ValueError, match=r"^address: "):
+        channel(address)
+    monkeypatch.setenv("HANDFAST_ACCOUNTS_ADDRESS", address)
+    with pytest.raises(ValueError, match=r"^HANDFAST_ACCOUNTS_ADDRESS: "):
+        connect()
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0])
+def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match=r"^timeout: "):
+        connect(timeout=timeout)
+
+
+def test_a_suite_calls_each_service_where_it_is(backend: Backend) -> None:
+    with connect(users=backend.address, accounts=backend.address) as suite:
+        assert isinstance(suite, Suite)
+        assert suite.users.GetUser(GetUserRequest(user_id="ada")).user.user_id == "ada"
+        suite.transactions.GetTransaction(GetTransactionRequest(transaction_id="t"))
+    assert [received.method for received in backend.received] == ["GetUser", "GetTransaction"]
+
+
+def test_an_asyncio_suite_makes_calls_side_by_side(backend: Backend) -> None:
+    async def calls() -> None:
+        async with aio.connect(users=backend.address) as suite:
+            replies = await asyncio.gather(*(suite.users.GetUser(GetUserRequest(user_id=str(i))) for i in range(5)))
+            assert [reply.user.user_id for reply in replies] == ["0", "1", "2", "3", "4"]
+            call = suite.users.GetUser(GetUserRequest())
+            assert await call.code() is grpc.StatusCode.OK
+            await call.initial_metadata()
+            await call
+
+    asyncio.run(calls())
+
+
+def test_an_asyncio_call_can_be_cancelled(backend: Backend) -> None:
+    async def calls() -> None:
+        async with aio.connect(users=backend.address) as suite:
+            call = suite.users.GetUser(GetUserRequest())
+            assert call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    asyncio.run(calls())
+
+
+def test_a_closed_suite_makes_no_calls(backend: Backend) -> None:
+    suite = connect(users=backend.address)
+    suite.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        suite.users.GetUser(GetUserRequest())
+
+
+def test_a_channel_tells_when_it_is_ready(backend: Backend) -> None:
+    with channel(backend.address) as opened:
+        grpc.channel_ready_future(opened).result(timeout=5)
+
+    async def ready() -> None:
+        async with aio.channel(backend.address) as opened:
+            await opened.channel_ready()
+            assert opened.get_state() is grpc.ChannelConnectivity.READY
+
+    asyncio.run(ready())
+
+
+def test_a_request_of_another_type_is_refused_before_it_is_sent(backend: Backend) -> None:
+    with connect(users=backend.address) as suite, pytest.raises((ServiceError, AttributeError)):
+        suite.users.UpdateUser(GetUserRequest())  # type: ignore[arg-type]
+    assert backend.received == []
