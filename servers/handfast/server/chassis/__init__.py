@@ -1,0 +1,20 @@
+"""What every server is built on. A team's own service can be, too.
+
+A service makes a `Server` of its servicers (`server.py`), raises the errors of `errors.py`, and asks
+`call.current()` for the call at hand. The rest happens around it. A call passes, from the outside in:
+
+    observe/            opens its record, and closes it with the code that the caller saw
+    error_layer.py      turns exceptions into statuses, as error_mapping.py says (database_errors.py for SQLAlchemy's)
+    admission.py        turns bytes into messages and back, and refuses what is too large or not for this method
+    the handler
+
+    call.py             the call at hand, and what is known of its method
+    errors.py           what handlers raise
+    server.py           puts it all together: start, serve, drain
+    settings.py         what a server is told when it starts
+    health.py, reflection.py, metrics.py, logs.py, notify.py    what operators and their tools see
+    handlers.py, status_codes.py, log_writer.py                 small things that the above share
+
+    database.py, migrations.py, idempotency.py                  a service's own data
+    fields.py, paging.py                                        requests: what to check, and how to list
+"""

@@ -1,0 +1,145 @@
+"""The call that is being served: `current()` from anywhere beneath a handler.
+
+What is the same for every call of a method is a `Method`, computed once; what belongs to one call is a `Call`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+
+from handfast.chassis.v1 import options_pb2
+from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
+
+DEFAULT_DEADLINE = 30.0
+"""Seconds that a unary call gets when its caller sets no deadline."""
+
+_NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_TYPES = {
+    (False, False): "unary",
+    (True, False): "client_stream",
+    (False, True): "server_stream",
+    (True, True): "bidi_stream",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Threads that serve some methods and no others. Calls that wait for each other need different pools: when
+    all threads of one wait for calls that queue behind them, nothing moves again."""
+
+    name: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # there is one of each, and hashing by value would cost on every call
+class Method:
+    """What is known of a method before anybody calls it.
+
+    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it.
+    """
+
+    path: str
+    service: str
+    name: str
+    type: str
+    domain: str
+    pool: Pool
+    refuses_transactions: bool = False
+
+    @classmethod
+    def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool) -> Method:
+        service = descriptor.containing_service.full_name
+        return cls(
+            path=f"/{service}/{descriptor.name}",
+            service=service,
+            name=descriptor.name,
+            type=_TYPES[descriptor.client_streaming, descriptor.server_streaming],
+            domain=domain,
+            pool=pool,
+            refuses_transactions=not descriptor.GetOptions().Extensions[options_pb2.stageable],
+        )
+
+
+@dataclass(slots=True)
+class Call:
+    """One call.
+
+    path               as the caller wrote it, with the leading slash
+    request_id         the caller's `x-request-id`, or one minted here
+    deadline           when to give up, in seconds of `time.monotonic()`; None for streams without one
+    metadata           what the caller sent; of a repeated key the last value
+    initial_metadata   what goes to the caller before the first reply; append to it
+    log                fields for this call's line in the log, such as `transaction_id`; never personal data
+    context            grpcio's own, once a handler has the call
+    """
+
+    method: Method
+    path: str
+    metadata: Mapping[str, str | bytes]
+    request_id: str
+    traceparent: str | None
+    peer: str = ""
+    deadline: float | None = None
+    initial_metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
+    log: dict[str, object] = field(default_factory=dict)
+    context: grpc.ServicerContext | None = None
+    _initial_metadata_sent: bool = False
+
+    @classmethod
+    def received(cls, method: Method, path: str, metadata: Mapping[str, str | bytes]) -> Call:
+        request_id = metadata.get(REQUEST_ID_KEY)
+        # A malformed id is replaced, not refused: it is no reason to fail a call.
+        if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+            request_id = str(uuid.uuid4())
+        traceparent = metadata.get(TRACEPARENT_KEY)
+        return cls(
+            method=method,
+            path=path,
+            metadata=metadata,
+            request_id=request_id,
+            traceparent=traceparent if isinstance(traceparent, str) else None,
+            initial_metadata=[(REQUEST_ID_KEY, request_id)],
+        )
+
+    def begin(self, context: grpc.ServicerContext) -> None:
+        """A handler starts on the call."""
+        self.context = context
+        self.peer = context.peer()
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < _NO_DEADLINE:
+            self.deadline = time.monotonic() + remaining
+        elif self.method.type == "unary":
+            self.deadline = time.monotonic() + DEFAULT_DEADLINE
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative once it has passed; None where there is none."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def send_initial_metadata(self, *extra: tuple[str, str | bytes]) -> None:
+        """Sends the initial metadata now rather than with the first reply, for what the caller should learn even
+        if no reply follows. The first to send decides; whatever comes later is not sent."""
+        if self._initial_metadata_sent or self.context is None:
+            return
+        self._initial_metadata_sent = True
+        self.initial_metadata.extend(extra)
+        try:
+            self.context.send_initial_metadata(tuple(self.initial_metadata))
+        except (ValueError, grpc.RpcError):  # a handler sent some by itself, or nobody listens any more
+            return
+
+
+CURRENT: ContextVar[Call] = ContextVar("handfast_call")
+
+
+def current() -> Call:
+    """The call that this thread serves. Raises LookupError outside of calls."""
+    return CURRENT.get()

@@ -1,0 +1,26 @@
+"""The time of day as the servers store it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+Clock = Callable[[], int]
+"""Microseconds since the epoch, UTC."""
+
+MICROSECONDS_PER_SECOND = 1_000_000
+
+
+def now() -> int:
+    return time.time_ns() // 1000
+
+
+def timestamp(microseconds: int) -> Timestamp:
+    seconds, rest = divmod(microseconds, MICROSECONDS_PER_SECOND)
+    return Timestamp(seconds=seconds, nanos=rest * 1000)
+
+
+def microseconds(stamp: Timestamp) -> int:
+    return stamp.seconds * MICROSECONDS_PER_SECOND + stamp.nanos // 1000

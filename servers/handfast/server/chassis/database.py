@@ -1,0 +1,154 @@
+"""One service's database: SQLite by file, or PostgreSQL by URL, through SQLAlchemy Core.
+
+Reads are single statements in autocommit. Writes are local transactions: on SQLite they begin IMMEDIATE on the one
+connection that may write, so writers queue in the process rather than spin on the file's lock; on PostgreSQL they are
+READ COMMITTED and take row locks. Either way they run again after a serialization failure or a deadlock, and after
+nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import QueuePool
+
+from handfast.server.chassis.errors import DatabaseConflict
+
+Result = TypeVar("Result")
+
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
+WRITE_ATTEMPTS = 10
+POOL_TIMEOUT = 5.0
+
+
+class DatabaseError(Exception):
+    """The database cannot be used, in words for the operator."""
+
+
+class Database:
+    """Opens nothing until it is used. `connections` is how many calls may read at once."""
+
+    def __init__(self, url: str, *, connections: int = 16) -> None:
+        try:
+            self.url = sa.make_url(url)
+        except ArgumentError:
+            raise DatabaseError("the database URL is not of the form DIALECT://…") from None
+        self.dialect = self.url.get_backend_name()
+        if self.dialect == "sqlite":
+            if not self.url.database or self.url.database == ":memory:":
+                raise DatabaseError("SQLite needs a file: sqlite:////absolute/path")
+            self._reader = _sqlite(self.url, connections, read_only=True)
+            self._writer = _sqlite(self.url, 1, read_only=False)
+        elif self.dialect == "postgresql":
+            self._writer = _postgresql(self.url, connections)
+            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            raise DatabaseError(f"{self.dialect} is not supported; use sqlite or postgresql")
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection on which every statement stands alone."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    def write(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
+        to another. `work` must not call other services: it holds locks. Raises DatabaseConflict when it keeps losing.
+        """
+        for attempt in range(WRITE_ATTEMPTS):
+            try:
+                with self._writer.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if not _lost_to_another(error):
+                    raise
+                time.sleep(random.uniform(0, 0.005 * 2**attempt))
+        raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def insert_new(self, table: sa.Table) -> Any:
+        """`INSERT … ON CONFLICT DO NOTHING`; its row count tells whether it inserted."""
+        if self.dialect == "sqlite":
+            from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+            return sqlite_insert(table).on_conflict_do_nothing()
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table).on_conflict_do_nothing()
+
+    def check(self) -> None:
+        """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""
+        try:
+            with self._writer.connect() as connection:
+                if self.dialect == "postgresql":
+                    for setting in ("fsync", "synchronous_commit"):
+                        value = connection.exec_driver_sql(f"SHOW {setting}").scalar_one()
+                        if value == "off":
+                            raise DatabaseError(f"PostgreSQL runs with {setting} = off: commits would not be durable")
+                elif connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < SQLITE_FULL:
+                    raise DatabaseError("SQLite runs with synchronous below FULL: commits would not be durable")
+        except (DBAPIError, NoSuchModuleError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            where = self.url.render_as_string(hide_password=True)
+            raise DatabaseError(f"cannot open {where}: {str(cause).strip()}") from error
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine that writes, for migrations."""
+        return self._writer
+
+    def close(self) -> None:
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+SQLITE_FULL = 2
+
+
+def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        connect_args={"check_same_thread": False, "timeout": POOL_TIMEOUT},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+
+    if not read_only:
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        pool_pre_ping=False,
+        isolation_level="READ COMMITTED",
+    )
+
+
+def _lost_to_another(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED)

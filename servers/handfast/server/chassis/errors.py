@@ -1,0 +1,192 @@
+"""The errors that domain code raises; nothing here knows gRPC.
+
+    DomainError                      has a reason that a contract names, a message, and the values it mentions
+    ├── InvalidArgument              the request breaks a rule whatever the state of the service
+    │   └── InvalidFields            … with one violation for each field
+    ├── NotFound
+    ├── AlreadyExists
+    ├── FailedPrecondition           the state forbids it; calling again does not help
+    ├── Aborted                      a conflict; calling again helps where `retry_after` is set
+    ├── ResourceExhausted            too much, of calls or of bytes
+    ├── Unavailable                  something that the service needs does not answer
+    ├── DeadlineExceeded             the caller's time is up
+    ├── Unimplemented                this server has no such method
+    └── OutcomeUnknown               whether a write took effect could not be established
+
+`error_mapping` turns them into a `google.rpc.Status`, in one place. Any other exception is unexpected, and
+reaches the caller as INTERNAL with the request id and nothing else.
+
+Messages never hold personal data (they are logged), so a message about an email does not quote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from handfast.chassis.v1 import reasons_pb2 as chassis_reasons
+
+
+class DomainError(Exception):
+    """A call was refused for a reason that a contract names.
+
+    `reason` is an enum value's name without `REASON_`; a subclass sets it once. `values` are what the message
+    mentions, by name; they become `ErrorInfo.metadata`. `retry_after` is a delay in seconds where calling
+    again can help, and becomes `RetryInfo`.
+    """
+
+    reason: ClassVar[str]
+    retry_after: float | None = None
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **values: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.values = {name: str(value) for name, value in values.items()}
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class InvalidArgument(DomainError):
+    pass
+
+
+class NotFound(DomainError):
+    pass
+
+
+class AlreadyExists(DomainError):
+    pass
+
+
+class FailedPrecondition(DomainError):
+    pass
+
+
+class Aborted(DomainError):
+    pass
+
+
+class ResourceExhausted(DomainError):
+    pass
+
+
+class Unavailable(DomainError):
+    pass
+
+
+class DeadlineExceeded(DomainError):
+    pass
+
+
+class Unimplemented(DomainError):
+    pass
+
+
+class OutcomeUnknown(DomainError):
+    pass
+
+
+def reason_name(enum_value_name: str) -> str:
+    """`REASON_EMAIL_TAKEN` as errors carry it: `EMAIL_TAKEN`."""
+    return enum_value_name.removeprefix("REASON_")
+
+
+def chassis_reason(value: chassis_reasons.Reason.ValueType) -> str:
+    return reason_name(chassis_reasons.Reason.Name(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule that one field breaks: its path in the request, the rule in words, and a reason where the
+    service's contract names one."""
+
+    field: str
+    description: str
+    reason: str = ""
+
+
+class InvalidFields(InvalidArgument):
+    """Fields of the request break rules: every violation at once (AIP-193, `BadRequest`)."""
+
+    reason = chassis_reason(chassis_reasons.REASON_INVALID_FIELDS)
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class Violations:
+    """Collects violations while a request is validated, so that all are reported at once.
+
+    with Violations.collect() as violations:
+        violations.add("user.email", "is required")     # leaving the block raises InvalidFields
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str, reason: str = "") -> None:
+        self._found.append(Violation(field, description, reason))
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def raise_if_any(self) -> None:
+        if self._found:
+            raise InvalidFields(self._found)
+
+    @classmethod
+    @contextmanager
+    def collect(cls) -> Iterator[Violations]:
+        violations = cls()
+        yield violations
+        violations.raise_if_any()
+
+
+class UnparsableRequest(InvalidArgument):
+    reason = chassis_reason(chassis_reasons.REASON_UNPARSABLE_REQUEST)
+
+
+class RequestTooLarge(InvalidArgument):
+    reason = chassis_reason(chassis_reasons.REASON_REQUEST_TOO_LARGE)
+
+
+class ResponseTooLarge(ResourceExhausted):
+    reason = chassis_reason(chassis_reasons.REASON_RESPONSE_TOO_LARGE)
+
+
+class InvalidMetadata(InvalidArgument):
+    reason = chassis_reason(chassis_reasons.REASON_INVALID_METADATA)
+
+
+class UnknownMethod(Unimplemented):
+    reason = chassis_reason(chassis_reasons.REASON_UNKNOWN_METHOD)
+
+
+class NotStageable(FailedPrecondition):
+    reason = chassis_reason(chassis_reasons.REASON_NOT_STAGEABLE)
+
+
+class RequestIdReused(InvalidArgument):
+    reason = chassis_reason(chassis_reasons.REASON_REQUEST_ID_REUSED)
+
+
+class DatabaseUnavailable(Unavailable):
+    reason = chassis_reason(chassis_reasons.REASON_DATABASE_UNAVAILABLE)
+    retry_after = 1.0
+
+
+class DatabaseConflict(Aborted):
+    reason = chassis_reason(chassis_reasons.REASON_DATABASE_CONFLICT)
+    retry_after = 0.05
+
+
+class CallDeadlineExceeded(DeadlineExceeded):
+    reason = chassis_reason(chassis_reasons.REASON_DEADLINE_EXCEEDED)
+
+
+class ShuttingDown(Unavailable):
+    reason = chassis_reason(chassis_reasons.REASON_SHUTTING_DOWN)
+    retry_after = 1.0

@@ -1,0 +1,92 @@
+"""Rules for fields that contracts share. Each check adds what it finds to a `Violations`, by the field's path."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Collection, Sequence
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from handfast.server.chassis.errors import Violations
+
+_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
+_REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+MAX_KEY = 63
+
+
+def check_id(violations: Violations, field: str, value: str) -> None:
+    if not value:
+        violations.add(field, "is required")
+    elif not _ID.fullmatch(value):
+        violations.add(
+            field, "must be 1 to 64 lower-case letters, digits and hyphens, with a letter or digit at either end"
+        )
+
+
+def check_request_id(violations: Violations, value: str, field: str = "request_id") -> None:
+    if not value:
+        return
+    try:
+        well_formed = str(uuid.UUID(value)) == value.lower()
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        violations.add(field, "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
+
+
+def check_key(violations: Violations, field: str, key: str) -> bool:
+    """Keys of maps are narrow, as JSON field masks cannot carry others."""
+    if len(key) <= MAX_KEY and _KEY.fullmatch(key):
+        return True
+    violations.add(field, f"must match {_KEY.pattern} and have up to {MAX_KEY} characters")
+    return False
+
+
+def check_text(violations: Violations, field: str, value: str, longest: int) -> None:
+    if len(value) > longest:
+        violations.add(field, f"must have up to {longest} characters, not {len(value)}")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        violations.add(field, "must not have control characters")
+
+
+def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int) -> None:
+    if not 1 <= len(values) <= largest:
+        violations.add(field, f"must have 1 to {largest} entries, not {len(values)}")
+    if len(set(values)) < len(values):
+        violations.add(field, "must name each only once")
+
+
+def masked_paths(
+    violations: Violations,
+    mask: FieldMask,
+    field: str,
+    *,
+    scalars: Collection[str] = (),
+    maps: Collection[str] = (),
+    implied: Sequence[str],
+) -> tuple[str, ...]:
+    """The paths that an update changes (AIP-134): those of the mask; all where it is `*`; `implied`, which are those
+    set in the message, where it is empty. `maps` has the fields whose single keys can be named, as `labels.colour`.
+    """
+    if not mask.paths:
+        return tuple(implied)
+    if list(mask.paths) == ["*"]:
+        return (*scalars, *maps)
+    for path in mask.paths:
+        name, _, key = path.partition(".")
+        if path in scalars or path in maps:
+            continue
+        if name in maps and key:
+            check_key(violations, f"{field}.{path}", key)
+        else:
+            known = ", ".join([*scalars, *(f"{each}, {each}.<key>" for each in maps)])
+            violations.add(field, f"has the path {path[:100]!r}; it can have {known}, or * alone")
+    return tuple(mask.paths)
+
+
+def check_reason(violations: Violations, field: str, reason: str, longest: int) -> None:
+    if len(reason) > longest or not _REASON.fullmatch(reason):
+        violations.add(field, f"must match {_REASON.pattern} and have up to {longest} characters")

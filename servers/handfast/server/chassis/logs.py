@@ -1,0 +1,128 @@
+"""The log: JSON, one object a line, on stderr.
+
+Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id. Personal
+data stays out: nothing of requests, replies or metadata is logged but the request id.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import grpc
+import structlog
+
+from handfast.server.chassis.call import CURRENT
+from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.observe.record import Record
+from handfast.server.chassis.status_codes import GO_NAMES
+
+# As go-grpc-middleware has it (DefaultServerCodeToLevel).
+_INFO = frozenset(
+    {
+        grpc.StatusCode.OK,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+_ERROR = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+_LEVELS = {
+    code: logging.INFO if code in _INFO else logging.ERROR if code in _ERROR else logging.WARNING
+    for code in grpc.StatusCode
+}
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode  # json.dumps would make an encoder a line
+_MAX_NAME = 200  # an unknown method can have any name
+
+
+def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWriter:
+    """Sends all that structlog and `logging` log in this process to `stream`, stderr by default."""
+    writer = LogWriter(stream or sys.stderr.buffer)
+    atexit.register(writer.flush)
+
+    def render(_logger: object, level_name: str, event: MutableMapping[str, Any]) -> bytes:
+        call = CURRENT.get(None)
+        line: dict[str, Any] = {
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": level_name,
+            "event": event.pop("event"),
+            "service": service,
+        }
+        if call is not None:
+            line["request_id"] = call.request_id
+        if event.get("exc_info"):
+            line["exception"] = _format(event.pop("exc_info"))
+        line.update(event)
+        return _encode(line).encode(errors="backslashreplace")
+
+    structlog.configure(
+        processors=[render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=lambda *_: _Lines(writer),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+    return writer
+
+
+class CallLog:
+    """Logs each call as it ends."""
+
+    def __init__(self) -> None:
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+    def ended(self, record: Record) -> None:
+        call, code = record.call, record.code
+        assert code is not None
+        service, _, method = call.path.removeprefix("/").rpartition("/")
+        self._log.log(
+            _LEVELS[code],
+            "call",
+            **{
+                "grpc.service": service[:_MAX_NAME],
+                "grpc.method": method[:_MAX_NAME],
+                "grpc.code": GO_NAMES[code],
+                "grpc.time_ms": round(record.seconds * 1000, 3),
+                "request_id": call.request_id,
+                "peer": call.peer,
+                **call.log,
+            },
+        )
+
+
+class _Lines:
+    """What structlog calls a logger: takes rendered lines, whatever their level."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
+
+
+class _ToStructlog(logging.Handler):
+    """What libraries log by `logging` comes out in the same shape."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _format(exc_info: Any) -> str:
+    """The traceback of whatever `exc_info=` was given: an exception, a tuple of `sys.exc_info()`, or True."""
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    error = exc_info if isinstance(exc_info, BaseException) else sys.exception()
+    return "".join(traceback.format_exception(error)) if error is not None else ""

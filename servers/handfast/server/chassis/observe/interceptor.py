@@ -1,0 +1,156 @@
+"""Opens a record for each call, and notes in it what the handler does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from handfast.client import propagation
+from handfast.client.propagation import Propagated
+from handfast.server.chassis.call import CURRENT, Call, Method
+from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.observe.executor import CallExecutor
+from handfast.server.chassis.observe.record import RECORD, Record
+
+
+class Observe(grpc.ServerInterceptor):
+    """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
+
+    `on_start` and `on_end` are told of every call once; they run between calls, so they must be quick.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        unknown: Method,
+        executor: CallExecutor,
+        on_start: Sequence[Callable[[Method], None]],
+        on_end: Sequence[Callable[[Record], None]],
+    ) -> None:
+        self._methods = methods
+        self._unknown = unknown
+        self._executor = executor
+        self._on_start = on_start
+        self._on_end = on_end
+        self._handlers: dict[str, Handler] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        # Runs on grpcio's one polling thread, in the context that the handler will run in.
+        path = handler_call_details.method
+        method = self._methods.get(path, self._unknown)
+        call = Call.received(method, path, dict(handler_call_details.invocation_metadata))
+        CURRENT.set(call)
+        RECORD.set(Record(call, self._on_end))
+        for report in self._on_start:
+            report(method)
+        if (known := self._handlers.get(path)) is not None:
+            return known
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        observed = of_bytes(handler, self._observing(handler))
+        if method is not self._unknown:  # anybody can make up names without end
+            self._handlers[path] = observed
+        return observed
+
+    def _observing(self, handler: Handler) -> Behavior:
+        behavior = behavior_of(handler)
+        if is_non_blocking(handler):
+            return self._non_blocking(behavior)
+        return _stream(behavior) if handler.response_streaming else _unary(behavior)
+
+    def _non_blocking(self, behavior: Behavior) -> Behavior:
+        executor = self._executor
+
+        def observed(request: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
+            record = _begin(context)
+            record.received = 1
+
+            def close() -> None:
+                record.close(
+                    status_sent=record.code is not None,
+                    deadline_passed=context.time_remaining() == 0,
+                    server_stopped=executor.calls_are_cut,
+                )
+
+            def send_observed(reply: bytes | None) -> None:
+                record.call.send_initial_metadata()
+                if reply is None:
+                    record.code = _code(context)
+                else:
+                    record.sent += 1
+                send(reply)
+
+            record.outlives_handler = context.add_callback(close)
+            try:
+                behavior(request, context, send_observed)
+            except Exception:
+                record.code = _code(context)
+                record.call.send_initial_metadata()
+                raise
+
+        return observed
+
+
+def _unary(behavior: Behavior) -> Behavior:
+    def observed(request: Any, context: grpc.ServicerContext) -> Any:
+        record = _begin(context)
+        try:
+            reply = behavior(_counted(request, record), context)
+            record.sent = 1
+            return reply
+        finally:
+            record.code = _code(context)
+            record.call.send_initial_metadata()
+
+    return observed
+
+
+def _stream(behavior: Behavior) -> Behavior:
+    def observed(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        record = _begin(context)
+        try:
+            for reply in behavior(_counted(request, record), context):
+                record.call.send_initial_metadata()
+                yield reply
+                record.sent += 1
+        finally:
+            record.code = _code(context)
+            record.call.send_initial_metadata()
+
+    return observed
+
+
+def _begin(context: grpc.ServicerContext) -> Record:
+    record = RECORD.get()
+    call = record.call
+    call.begin(context)
+    propagation.CURRENT.set(Propagated(call.request_id, call.traceparent, call.deadline))
+    return record
+
+
+def _counted(request: bytes | Iterator[bytes], record: Record) -> bytes | Iterator[bytes]:
+    if isinstance(request, bytes):
+        record.received = 1
+        return request
+    return _counting(request, record)
+
+
+def _counting(requests: Iterator[bytes], record: Record) -> Iterator[bytes]:
+    for request in requests:
+        record.received += 1
+        yield request
+
+
+def _code(context: grpc.ServicerContext) -> grpc.StatusCode:
+    """What the handler decided. It can set a code without raising, as the health service does."""
+    code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
+    if code is None:
+        return grpc.StatusCode.OK
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN

@@ -1,0 +1,39 @@
+"""Pages of a list (AIP-158): sizes, and tokens that say where to go on."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from handfast.server.chassis.errors import Violations
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+
+def page_size(violations: Violations, asked: int) -> int:
+    """How many to return; a number beyond the largest means the largest."""
+    if asked < 0:
+        violations.add("page_size", "must not be negative")
+    return min(asked, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+
+
+def page_token(of: str, after: str) -> str:
+    """Goes on after `after` in the list `of`; empty where `after` is. `of` names the list and its filter."""
+    return base64.urlsafe_b64encode(json.dumps([of, after]).encode()).decode() if after else ""
+
+
+def page_start(violations: Violations, token: str, of: str) -> str:
+    """Where `token` says to go on: empty for the first page."""
+    if not token:
+        return ""
+    try:
+        found_of, after = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        well_formed = found_of == of and isinstance(after, str)
+    except (binascii.Error, ValueError, TypeError):
+        well_formed = False
+    if not well_formed:
+        violations.add("page_token", "must be next_page_token of an answer to the same request")
+        return ""
+    return str(after)

@@ -1,0 +1,227 @@
+"""A gRPC server with all that the suite expects of one: errors, logs, metrics, health, reflection, orderly stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from handfast.server.chassis import logs, reflection
+from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, Admission
+from handfast.server.chassis.call import Method, Pool
+from handfast.server.chassis.error_layer import MapErrors, UnknownMethods
+from handfast.server.chassis.health import Health
+from handfast.server.chassis.logs import CallLog
+from handfast.server.chassis.metrics import Metrics, MetricsEndpoint
+from handfast.server.chassis.notify import notify
+from handfast.server.chassis.observe.executor import CallExecutor
+from handfast.server.chassis.observe.interceptor import Observe
+from handfast.server.chassis.settings import ServerSettings, join_address, split_address
+
+_HEALTH_POOL = Pool("health", 2)
+_REFLECTION_POOL = Pool("reflection", 2)
+_UNKNOWN_POOL = Pool("unknown", 1)
+# Only guards memory: what grpcio itself refuses has no details.
+_GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT
+_CUT_SECONDS = 1.0  # that handlers get to notice that their call was cut
+
+_log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The server cannot start. The message is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A gRPC service to serve: its descriptor, its generated `add_…_to_server`, and who answers.
+
+    `domain` names it in errors, such as `handfast.users`. Services that name no pool share the server's `threads`; one
+    that others wait for while they serve a call needs a pool of its own.
+    """
+
+    descriptor: ServiceDescriptor
+    add_to_server: Callable[[Any, grpc.Server], None]
+    servicer: object
+    domain: str
+    pool: Pool | None = None
+
+
+class Background(Protocol):
+    """Work beside the calls, in threads of its own."""
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout: float) -> None:
+        """Ends the work, within `timeout` seconds."""
+
+
+class Server:
+    """Serves `services` until told to stop.
+
+    `domain` names the server in the errors of calls that reach none of its services. `background` runs while the
+    server does; `on_close` is called last, when no handler runs any more. A server starts once.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        domain: str,
+        services: Sequence[Service],
+        background: Sequence[Background] = (),
+        on_close: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        self.settings = settings
+        self.port = 0
+        self.metrics_port = 0
+        self._background = background
+        self._on_close = on_close
+        self._started_background: list[Background] = []
+        self._endpoint: MetricsEndpoint | None = None
+
+        names = [service.descriptor.full_name for service in services]
+        self._health = Health(names)
+        operations = self._operations(domain, names)
+        main_pool = Pool("calls", settings.threads)
+        methods = {
+            method.path: method for service in services for method in _methods(service, service.pool or main_pool)
+        }
+        for service in operations:
+            for method in _methods(service, service.pool or main_pool):
+                methods[method.path] = replace(method, refuses_transactions=False)
+        unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
+
+        self.metrics = Metrics([*methods.values(), unknown])
+        self._executor = CallExecutor()
+        self._pools = {method.pool for method in (*methods.values(), unknown)}
+        observe = Observe(
+            methods,
+            unknown,
+            self._executor,
+            on_start=(self.metrics.started,),
+            on_end=(self.metrics.ended, CallLog().ended),
+        )
+        self._grpc = grpc.server(
+            self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
+            interceptors=[observe, MapErrors(), Admission(methods, DEFAULT_MESSAGE_LIMIT)],
+            options=(
+                ("grpc.so_reuseport", 0),  # or a second server would take the same port, and half of the calls
+                ("grpc.max_receive_message_length", _GRPC_LIMIT),
+                ("grpc.max_send_message_length", _GRPC_LIMIT),
+            ),
+        )
+        for service in (*services, *operations):
+            service.add_to_server(service.servicer, self._grpc)
+        self._grpc.add_generic_rpc_handlers((UnknownMethods(),))
+
+    def run(self, stop: threading.Event) -> None:
+        """Serves until `stop` is set, then drains. Raises StartError. For a process of its own: it configures the
+        log of the whole process."""
+        writer = logs.configure(self.settings.name, self.settings.log_level)
+        try:
+            self.start()
+            notify("READY=1")
+            stop.wait()
+            notify("STOPPING=1")
+            self.stop()
+        finally:
+            writer.flush()
+
+    def start(self) -> None:
+        """Serves, in threads of its own. Raises StartError; nothing runs then."""
+        try:
+            self._bind()
+            self._serve_metrics()
+            for pool in self._pools:
+                self._executor.add(pool)
+            for background in self._background:
+                background.start()
+                self._started_background.append(background)
+        except BaseException:
+            self._close()
+            raise
+        self._grpc.start()
+        self._health.serve()
+        _log.info("serving", address=self.address, metrics=self.metrics_url)
+
+    def stop(self) -> None:
+        """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
+        grace = self.settings.grace
+        self._health.stop()
+        if not self._grpc.stop(grace + _CUT_SECONDS).wait(grace):
+            self._executor.calls_are_cut = True
+            self._grpc.stop(0).wait(_CUT_SECONDS)
+        if not self._executor.stop(_CUT_SECONDS):
+            _log.warning("some handlers did not end within the grace period", grace=grace)
+        self._close()
+        _log.info("stopped")
+
+    def _close(self) -> None:
+        for background in self._started_background:
+            background.stop(self.settings.grace)
+        for close in self._on_close:
+            close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    @property
+    def address(self) -> str:
+        return join_address(split_address(self.settings.listen)[0], self.port)
+
+    @property
+    def metrics_url(self) -> str:
+        host = split_address(self.settings.metrics_listen)[0]
+        return f"http://{join_address(host, self.metrics_port)}/metrics"
+
+    def _operations(self, domain: str, names: Sequence[str]) -> tuple[Service, ...]:
+        """What every server serves for those who run it. Each with threads of its own: a held stream of one must not
+        keep another from answering."""
+        health = self._health.descriptor()
+        reflects = reflection.servicer((*names, health.full_name))
+        v1, v1alpha = reflection.v1_descriptor(), reflection.v1alpha_descriptor()
+        add_v1alpha = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        return (
+            Service(health, health_pb2_grpc.add_HealthServicer_to_server, self._health, domain, _HEALTH_POOL),
+            Service(v1, reflection.add_v1_to_server, reflects, domain, _REFLECTION_POOL),
+            Service(v1alpha, add_v1alpha, reflects, domain, _REFLECTION_POOL),
+        )
+
+    def _bind(self) -> None:
+        address = self.settings.listen
+        host, port = split_address(address)
+        try:
+            # Says what is wrong, where grpcio would print several lines and raise one without the cause.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with contextlib.closing(socket.create_server((host, port), family=family)):
+                pass
+            self.port = self._grpc.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            raise StartError(f"cannot listen on {address}: {_reason(error)}") from error
+
+    def _serve_metrics(self) -> None:
+        address = self.settings.metrics_listen
+        try:
+            self._endpoint = MetricsEndpoint(*split_address(address), self.metrics.registry)
+        except OSError as error:
+            raise StartError(f"cannot serve metrics on {address}: {_reason(error)}") from error
+        self.metrics_port = self._endpoint.port
+
+
+def _methods(service: Service, pool: Pool) -> list[Method]:
+    return [Method.of(method, service.domain, pool) for method in service.descriptor.methods]
+
+
+def _reason(error: Exception) -> str:
+    # Python repeats the address in the text of the error.
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

@@ -1,0 +1,145 @@
+"""What a server is told when it starts: one validated, immutable object.
+
+The command line reads flags and environment into it; a test or a team's own server may construct it directly.
+Every setting has a flag and an environment variable, named by one rule (`flag`, `environment_variable`), so that
+an error can name both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+METRICS_PORT_OFFSET = 100
+
+# These differ from server to server, so their variables carry the server's name. All else is told to all alike.
+_OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url"})
+# https://grpc.github.io/grpc/core/md_doc_naming.html
+_GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
+_DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
+
+
+class SettingsError(Exception):
+    """A setting breaks a rule. The message is one line that names flag, environment variable and rule."""
+
+    def __init__(self, server: str, setting: str, rule: str) -> None:
+        super().__init__(f"{flag(setting)} (or {environment_variable(server, setting)}) {rule}")
+
+
+def flag(setting: str) -> str:
+    """`metrics_listen` as a flag: `--metrics-listen`."""
+    return "--" + setting.replace("_", "-")
+
+
+def environment_variable(server: str, setting: str) -> str:
+    """`listen` of the server `users` as a variable: `HANDFAST_USERS_LISTEN`."""
+    if setting in _OF_ONE_SERVER:
+        owner = database_name(server) if setting == "database_url" else server
+        setting = f"{owner}_{setting}"
+    return "HANDFAST_" + setting.upper()
+
+
+def database_name(server: str) -> str:
+    """A database is named for what it holds: the server's own name, but for `accounts`, which owns decisions about
+    transactions and no accounts."""
+    return "transactions" if server == "accounts" else server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Settings of one server process.
+
+    `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
+    `metrics_listen` left empty is the same host on `listen`'s port + 100. The addresses say where the peers are:
+    `HOST:PORT`, or another name that gRPC resolves. `threads` answer calls; `grace` is the time in seconds that
+    calls in flight get to end when the server stops.
+
+    Raises SettingsError for the first setting that breaks its rule.
+    """
+
+    name: str
+    listen: str
+    database_url: str = field(repr=False)  # may hold a password
+    metrics_listen: str = ""
+    users_address: str = "127.0.0.1:50051"
+    preferences_address: str = "127.0.0.1:50052"
+    accounts_address: str = "127.0.0.1:50053"
+    threads: int = 16
+    grace: float = 10.0
+    log_level: str = "info"
+    allow_plaintext_beyond_loopback: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_listen("listen", self.listen)
+        if not self.metrics_listen:
+            host, port = split_address(self.listen)
+            metrics_port = port + METRICS_PORT_OFFSET if port else 0
+            object.__setattr__(self, "metrics_listen", join_address(host, metrics_port))
+        self._check_listen("metrics_listen", self.metrics_listen)
+        # The URL itself stays out of the message.
+        self._require(
+            "database_url",
+            _DATABASE_URL.fullmatch(self.database_url) is not None,
+            "must be sqlite:///FILE or postgresql://…",
+        )
+        for setting in ("users_address", "preferences_address", "accounts_address"):
+            if not getattr(self, setting).startswith(_GRPC_NAMES_WITHOUT_PORT):
+                self._check_address(setting, getattr(self, setting), lowest_port=1)
+        self._require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
+        self._require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
+        self._require(
+            "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
+        )
+
+    def _require(self, setting: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise SettingsError(self.name, setting, rule)
+
+    def _check_address(self, setting: str, address: str, lowest_port: int) -> None:
+        try:
+            _, port = split_address(address)
+        except ValueError as error:
+            raise SettingsError(self.name, setting, str(error)) from None
+        self._require(setting, port >= lowest_port, f"must name a port, not {address!r}")
+
+    def _check_listen(self, setting: str, address: str) -> None:
+        self._check_address(setting, address, lowest_port=0)
+        self._require(
+            setting,
+            self.allow_plaintext_beyond_loopback or is_loopback(split_address(address)[0]),
+            f"is {address}, which other machines may reach in plain text; "
+            f"listen on loopback, or say {flag('allow_plaintext_beyond_loopback')}",
+        )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`[::1]:50051` as `("::1", 50051)`. Raises ValueError, worded to follow the setting's name."""
+    host, _, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    valid_port = port.isascii() and port.isdigit() and int(port) <= 65535
+    if not host or not valid_port or (_is_ipv6(host) and not bracketed):
+        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not {address!r}")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The inverse of `split_address`."""
+    return f"[{host}]:{port}" if _is_ipv6(host) else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`. A name other than `localhost` is not
+    looked up, since what it resolves to may change."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
