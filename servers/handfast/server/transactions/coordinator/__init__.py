@@ -1,0 +1,12 @@
+"""The coordinator: decides transactions, and sees to it that they are finished.
+
+coordinator.py   a change across services from start to decision: what an account call runs
+staging.py       sends the staged calls side by side, and makes one error of what was refused
+register.py      the decisions in their table
+answers.py       the answers of account calls, kept for repeats of a request id
+finisher.py      tells participants what was decided, in the background and in batches
+service.py       TransactionService
+tables.py        the tables
+migrations.py    steps that create them
+errors.py        why a call is refused for the sake of a transaction
+"""

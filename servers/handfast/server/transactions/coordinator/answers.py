@@ -1,0 +1,67 @@
+"""The answers of account calls, kept for repeats of a request id (AIP-155).
+
+An answer is inserted with the decision, in one local transaction, before it goes out. Of two calls with the same
+request id that run at the same time, one inserts first; the other aborts its own transaction and gives the first
+one's answer. Final failures are kept too: else a repeat that was delayed could commit what the caller was told had
+failed. A failure that says when to call again is not kept, as calling again with the same request id is what it asks
+for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.database import Database
+from handfast.server.chassis.idempotency import ANYBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call was answered: a serialized reply, or where that is None a serialized `google.rpc.Status`.
+    `fingerprint` stands for the request, so that another one under the same id is told apart.
+    """
+
+    method: str
+    request_id: str
+    fingerprint: bytes
+    transaction_id: str
+    reply: bytes | None = None
+    failure: bytes | None = None
+
+
+class Answers:
+    def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
+        self._database, self._table, self._clock = database, table, clock
+
+    def find(self, method: str, request_id: str) -> Answer | None:
+        with self._database.read() as connection:
+            return self._find(connection, method, request_id)
+
+    def insert(self, connection: sa.Connection, answer: Answer) -> Answer:
+        """Inserts an answer where the request has none. Returns the one that stands."""
+        values = {
+            "caller": ANYBODY,
+            "method": answer.method,
+            "request_id": answer.request_id,
+            "fingerprint": answer.fingerprint,
+            "transaction_id": answer.transaction_id,
+            "reply": answer.reply,
+            "failure": answer.failure,
+            "create_time": self._clock(),
+        }
+        if connection.execute(self._database.insert_new(self._table), values).rowcount == 1:
+            return answer
+        standing = self._find(connection, answer.method, answer.request_id)
+        assert standing is not None, "it is what stood in the way"
+        return standing
+
+    def _find(self, connection: sa.Connection, method: str, request_id: str) -> Answer | None:
+        t = self._table.c
+        query = sa.select(t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure)
+        row = connection.execute(
+            query.where(t.caller == ANYBODY, t.method == method, t.request_id == request_id)
+        ).one_or_none()
+        return None if row is None else Answer(*row)

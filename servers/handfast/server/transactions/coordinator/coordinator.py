@@ -1,0 +1,160 @@
+"""A change across services, from start to decision: what an account call runs.
+
+It is two durable writes one after the other before the reply: the stages, side by side, and the decision. The
+participants finish afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+import sqlalchemy as sa
+import structlog
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+from sqlalchemy.exc import SQLAlchemyError
+from uuid6 import uuid7
+
+from handfast.client.errors import ServiceError
+from handfast.server.chassis.call import Call, current
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
+from handfast.server.chassis.errors import DomainError, RequestIdReused
+from handfast.server.chassis.fingerprint import fingerprint
+from handfast.server.chassis.idempotency import Identified
+from handfast.server.transactions import wire
+from handfast.server.transactions.coordinator.answers import Answer, Answers
+from handfast.server.transactions.coordinator.errors import TransactionAborted, TransactionOutcomeUnknown
+from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.staging import StagedCall, stage
+from handfast.server.transactions.core import coordinator as rules
+from handfast.server.transactions.core.model import Decision, Outcome
+
+Reply = TypeVar("Reply", bound=Message)
+
+TIMEOUT = 30 * MICROSECONDS_PER_SECOND
+RETRY_AFTER = 0.05
+LOST_DECISION, REPEATED = "DECISION_LOST", "REQUEST_REPEATED"
+FINAL = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+
+_log = structlog.get_logger()
+
+
+class Coordinator:
+    def __init__(self, register: Register, answers: Answers, finisher: Finisher, clock: Clock = now) -> None:
+        self._register, self._answers, self._finisher, self._clock = register, answers, finisher, clock
+
+    def run(
+        self,
+        request: Identified,
+        plan: Callable[[], Sequence[StagedCall]],
+        compose: Callable[[Sequence[Any], str], Reply],
+        reply_type: type[Reply],
+    ) -> Reply:
+        """Stages the calls of `plan`, one for each participant, and commits them all or none. `compose` makes the
+        reply of their replies and the transaction id. A repeat of a request id is answered as the first call was, and
+        plans nothing.
+
+        Raises what a participant refused, as it put it; TransactionAborted, with a delay, where somebody rolled the
+        transaction back meanwhile; TransactionOutcomeUnknown where the decision could not be established.
+        """
+        call = current()
+        method = call.method.path.removeprefix("/")
+        digest = fingerprint(method, request)
+        first = self._answers.find(method, request.request_id) if request.request_id else None
+        if first is not None:
+            return _as_answered(call, first, digest, reply_type)
+
+        calls = plan()
+        transaction_id = str(uuid7())
+        call.log["transaction_id"] = transaction_id
+        staged = stage(transaction_id, self._clock() + TIMEOUT, calls)
+        answer = Answer(method, request.request_id, digest, transaction_id)
+        if staged.error is None:
+            # From here on the transaction may be committed, so a caller that loses the reply should know its name.
+            call.send_initial_metadata((wire.TRANSACTION_ID, transaction_id))
+            decision = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+            reply = compose(staged.replies, transaction_id)
+            answer = replace(answer, reply=reply.SerializeToString())
+        else:
+            participants = {each.participant: 0 for each in calls}
+            decision = Decision(transaction_id, Outcome.ABORTED, participants, _reason(staged.error))
+            answer = replace(answer, failure=_final_failure(staged.error))
+        try:
+            first = self._decide(decision, answer)
+        finally:
+            self._finisher.wake()
+        if first is not None:
+            return _as_answered(call, first, digest, reply_type)
+        if staged.error is not None:
+            raise staged.error
+        return reply
+
+    def _decide(self, decision: Decision, answer: Answer) -> Answer | None:
+        """Makes the decision durable together with the answer. Returns the answer of another call with the same
+        request id, where there is one: then the transaction is aborted.
+        """
+        try:
+            return self._register.database.write(lambda connection: self._insert(connection, decision, answer))
+        except SQLAlchemyError:
+            # The commit may or may not have got through. The register can still be written once: who aborts, learns.
+            _log.exception("a decision may not have been stored", transaction_id=decision.transaction_id)
+            aborted = replace(decision, outcome=Outcome.ABORTED, abort_reason=LOST_DECISION)
+            try:
+                standing = self._register.decide(aborted).decision
+            except SQLAlchemyError as error:
+                raise TransactionOutcomeUnknown(decision.transaction_id) from error
+            if standing.outcome is Outcome.COMMITTED:
+                return None
+            raise
+
+    def _insert(self, connection: sa.Connection, decision: Decision, answer: Answer) -> Answer | None:
+        if answer.request_id and (answer.reply is not None or answer.failure is not None):
+            first = self._answers.insert(connection, answer)
+            if first is not answer:
+                repeated = replace(decision, outcome=Outcome.ABORTED, abort_reason=REPEATED)
+                self._register.insert(connection, repeated)
+                return first
+        standing = self._register.insert(connection, decision).decision
+        if rules.answer(decision, standing) is not rules.Answer.AS_ASKED:
+            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)
+        return None
+
+
+def _as_answered(call: Call, answer: Answer, digest: bytes, reply_type: type[Reply]) -> Reply:
+    """What the first call with this request id was answered."""
+    if answer.fingerprint != digest:
+        raise RequestIdReused(
+            f"request_id {answer.request_id} was used for another request.", request_id=answer.request_id
+        )
+    call.log["transaction_id"] = answer.transaction_id
+    call.send_initial_metadata((wire.TRANSACTION_ID, answer.transaction_id))
+    if answer.failure is not None:
+        status = Status.FromString(answer.failure)
+        raise ServiceError(status.message, status_proto=status)
+    return reply_type.FromString(answer.reply or b"")
+
+
+def _reason(error: Exception) -> str:
+    """Why a transaction is aborted, for operators."""
+    reason = error.reason if isinstance(error, ServiceError | DomainError) else ""
+    return reason or type(error).__name__
+
+
+def _final_failure(error: Exception) -> bytes | None:
+    """The serialized status of a refusal that stands; None where calling again can help, or where nobody refused."""
+    if isinstance(error, ServiceError) and error.code() in FINAL and not error.retryable and error.status_proto:
+        return error.status_proto.SerializeToString()
+    return None

@@ -1,0 +1,82 @@
+"""Why the coordinator refuses a call; each is a value of `handfast.transactions.v1.Reason`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from handfast.server.chassis.errors import (
+    Aborted,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutcomeUnknown,
+    reason_name,
+)
+from handfast.transactions.v1 import reasons_pb2 as reasons
+
+
+def _reason(value: reasons.Reason.ValueType) -> str:
+    return reason_name(reasons.Reason.Name(value))
+
+
+class NoTransactionOfRequest(NotFound):
+    reason = _reason(reasons.REASON_TRANSACTION_NOT_FOUND)
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"No transaction was decided for request_id {request_id}.", request_id=request_id)
+
+
+class TransactionAborted(Aborted):
+    reason = _reason(reasons.REASON_TRANSACTION_ABORTED)
+
+    def __init__(self, transaction_id: str, *, retry_after: float | None = None) -> None:
+        message = f"Transaction {transaction_id} was rolled back."
+        super().__init__(message, retry_after=retry_after, transaction_id=transaction_id)
+
+
+class TransactionCommitted(FailedPrecondition):
+    reason = _reason(reasons.REASON_TRANSACTION_COMMITTED)
+
+    def __init__(self, transaction_id: str) -> None:
+        super().__init__(f"Transaction {transaction_id} was committed.", transaction_id=transaction_id)
+
+
+class CommitChanged(FailedPrecondition):
+    reason = _reason(reasons.REASON_COMMIT_CHANGED)
+
+    def __init__(self, transaction_id: str, committed: Mapping[str, int]) -> None:
+        listed = ", ".join(f"{participant}: {count}" for participant, count in sorted(committed.items()))
+        super().__init__(
+            f"Transaction {transaction_id} was committed with other operations: {listed}.",
+            transaction_id=transaction_id,
+            committed=listed,
+        )
+
+
+class TransactionFromFuture(InvalidArgument):
+    reason = _reason(reasons.REASON_TRANSACTION_FROM_FUTURE)
+
+    def __init__(self, transaction_id: str) -> None:
+        super().__init__(
+            f"Transaction {transaction_id} was not minted here: its time lies in the future.",
+            transaction_id=transaction_id,
+        )
+
+
+class NotStaged(FailedPrecondition):
+    reason = _reason(reasons.REASON_NOT_STAGED)
+
+    def __init__(self, participant: str) -> None:
+        super().__init__(
+            f"{participant} answered a staged call without confirming that it staged it.", participant=participant
+        )
+
+
+class TransactionOutcomeUnknown(OutcomeUnknown):
+    reason = _reason(reasons.REASON_OUTCOME_UNKNOWN)
+
+    def __init__(self, transaction_id: str) -> None:
+        super().__init__(
+            f"Whether transaction {transaction_id} was committed could not be established; ask GetTransaction.",
+            transaction_id=transaction_id,
+        )

@@ -1,0 +1,38 @@
+"""Migration steps for the tables of a coordinator. A step never changes once released."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+UNFINISHED = sa.text("finish_time IS NULL")
+
+
+def create_tables() -> None:
+    op.create_table(
+        "decisions",
+        sa.Column("transaction_id", sa.String(36), primary_key=True),
+        sa.Column("outcome", sa.String(9), nullable=False),
+        sa.Column("branches", sa.JSON, nullable=False),
+        sa.Column("abort_reason", sa.String(100), nullable=False),
+        sa.Column("decide_time", sa.BigInteger, nullable=False),
+        sa.Column("finish_time", sa.BigInteger),
+    )
+    op.create_index(
+        "decisions_unfinished",
+        "decisions",
+        ["transaction_id"],
+        sqlite_where=UNFINISHED,
+        postgresql_where=UNFINISHED,
+    )
+    op.create_table(
+        "answers",
+        sa.Column("caller", sa.String(200), primary_key=True),
+        sa.Column("method", sa.String(200), primary_key=True),
+        sa.Column("request_id", sa.String(36), primary_key=True),
+        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+        sa.Column("transaction_id", sa.String(36), nullable=False),
+        sa.Column("reply", sa.LargeBinary),
+        sa.Column("failure", sa.LargeBinary),
+        sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+    )

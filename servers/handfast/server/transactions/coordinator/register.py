@@ -1,0 +1,90 @@
+"""The decisions in their table: a write-once register (rule 3).
+
+The primary key decides: the first insert of a transaction wins, and who loses reads the winner by a separate statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.database import Database
+from handfast.server.transactions.core.model import Decision, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A decision with its times, in microseconds since the epoch; `finish_time` is None until all participants
+    confirmed.
+    """
+
+    decision: Decision
+    decide_time: int
+    finish_time: int | None
+
+
+class Register:
+    def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
+        self.database = database
+        self._table, self._clock = table, clock
+
+    def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
+        """Inserts a decision where there is none. Returns the one that stands."""
+        decide_time = self._clock()
+        finish_time = None if decision.branches else decide_time
+        values = {
+            "transaction_id": decision.transaction_id,
+            "outcome": decision.outcome.value,
+            "branches": dict(decision.branches),
+            "abort_reason": decision.abort_reason,
+            "decide_time": decide_time,
+            "finish_time": finish_time,
+        }
+        if connection.execute(self.database.insert_new(self._table), values).rowcount == 1:
+            return Recorded(decision, decide_time, finish_time)
+        row = connection.execute(self._select().where(self._table.c.transaction_id == decision.transaction_id)).one()
+        return _recorded(row)
+
+    def decide(self, decision: Decision) -> Recorded:
+        """`insert` in a local transaction of its own."""
+        return self.database.write(lambda connection: self.insert(connection, decision))
+
+    def find(self, transaction_ids: Collection[str]) -> dict[str, Recorded]:
+        """Those that are decided."""
+        return self._read(self._select().where(self._table.c.transaction_id.in_(transaction_ids)))
+
+    def page(self, before: str, limit: int, outcome: Outcome | None) -> list[Recorded]:
+        """The newest first, from before the transaction `before` on (empty: from the newest)."""
+        query = self._select().order_by(self._table.c.transaction_id.desc()).limit(limit)
+        if before:
+            query = query.where(self._table.c.transaction_id < before)
+        if outcome is not None:
+            query = query.where(self._table.c.outcome == outcome.value)
+        return list(self._read(query).values())
+
+    def unfinished(self, limit: int) -> list[Decision]:
+        """The oldest decisions that some participant has not confirmed."""
+        query = self._select().where(self._table.c.finish_time.is_(None))
+        found = self._read(query.order_by(self._table.c.transaction_id).limit(limit))
+        return [recorded.decision for recorded in found.values()]
+
+    def mark_finished(self, transaction_ids: Collection[str]) -> None:
+        query = sa.update(self._table).where(self._table.c.transaction_id.in_(transaction_ids))
+        finished = query.values(finish_time=self._clock())
+        self.database.write(lambda connection: connection.execute(finished))
+
+    def _select(self) -> sa.Select[Any]:
+        return sa.select(self._table)
+
+    def _read(self, query: sa.Select[Any]) -> dict[str, Recorded]:
+        with self.database.read() as connection:
+            return {row.transaction_id: _recorded(row) for row in connection.execute(query)}
+
+
+def _recorded(row: sa.Row[Any]) -> Recorded:
+    decision = Decision(row.transaction_id, Outcome(row.outcome), row.branches, row.abort_reason)
+    return Recorded(decision, row.decide_time, row.finish_time)

@@ -1,0 +1,198 @@
+"""TransactionService: begins, decides and tells."""
+
+from __future__ import annotations
+
+import grpc
+from uuid6 import uuid7
+
+from handfast.server.chassis import fields
+from handfast.server.chassis.call import Pool
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.paging import page_size, page_start, page_token
+from handfast.server.chassis.server import Service
+from handfast.server.transactions import wire
+from handfast.server.transactions.coordinator.answers import Answers
+from handfast.server.transactions.coordinator.errors import (
+    CommitChanged,
+    NoTransactionOfRequest,
+    TransactionAborted,
+    TransactionCommitted,
+    TransactionFromFuture,
+)
+from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.register import Recorded, Register
+from handfast.server.transactions.core import coordinator as rules
+from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import (
+    TransactionServiceServicer,
+    add_TransactionServiceServicer_to_server,
+)
+
+DOMAIN = "handfast.transactions"
+POOL = Pool("transactions", 8)
+DEFAULT_TIMEOUT = 30
+MAX_TIMEOUT = 300
+MAX_BATCH = 1000
+MAX_BRANCHES = 32
+MAX_ABORT_REASON = 100
+CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND
+"""How far ahead of this clock an id may be minted by another replica's."""
+
+_STATES = {
+    Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
+    Outcome.ABORTED: pb.TRANSACTION_STATE_ABORTED,
+}
+_OUTCOMES = {state: outcome for outcome, state in _STATES.items()}
+
+
+class TransactionServicer(TransactionServiceServicer):
+    def __init__(self, register: Register, answers: Answers, finisher: Finisher, clock: Clock = now) -> None:
+        self._register, self._answers, self._finisher, self._clock = register, answers, finisher, clock
+
+    def BeginTransaction(
+        self, request: pb.BeginTransactionRequest, context: grpc.ServicerContext
+    ) -> pb.BeginTransactionResponse:
+        timeout = DEFAULT_TIMEOUT * MICROSECONDS_PER_SECOND
+        if request.HasField("timeout"):
+            timeout = request.timeout.seconds * MICROSECONDS_PER_SECOND + request.timeout.nanos // 1000
+            if not 0 < timeout <= MAX_TIMEOUT * MICROSECONDS_PER_SECOND:
+                with Violations.collect() as violations:
+                    violations.add("timeout", f"must be more than 0 and up to {MAX_TIMEOUT} seconds")
+        transaction = pb.Transaction(
+            transaction_id=str(uuid7()),
+            state=pb.TRANSACTION_STATE_UNDECIDED,
+            deadline=timestamp(self._clock() + timeout),
+        )
+        return pb.BeginTransactionResponse(transaction=transaction)
+
+    def CommitTransaction(
+        self, request: pb.CommitTransactionRequest, context: grpc.ServicerContext
+    ) -> pb.CommitTransactionResponse:
+        with Violations.collect() as violations:
+            wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
+            participants = [branch.participant for branch in request.branches]
+            fields.check_batch(violations, "branches", participants, MAX_BRANCHES)
+            for index, branch in enumerate(request.branches):
+                if branch.participant not in self._finisher.participants:
+                    violations.add(f"branches[{index}].participant", "is no participant that this coordinator knows")
+                if not 1 <= branch.operation_count <= wire.MAX_OPERATIONS:
+                    violations.add(f"branches[{index}].operation_count", f"must be from 1 to {wire.MAX_OPERATIONS}")
+        branches = {branch.participant: branch.operation_count for branch in request.branches}
+        decision = Decision(request.transaction_id, Outcome.COMMITTED, branches)
+        return pb.CommitTransactionResponse(transaction=self._decide(decision))
+
+    def RollbackTransaction(
+        self, request: pb.RollbackTransactionRequest, context: grpc.ServicerContext
+    ) -> pb.RollbackTransactionResponse:
+        with Violations.collect() as violations:
+            wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
+            if request.abort_reason:
+                fields.check_reason(violations, "abort_reason", request.abort_reason, MAX_ABORT_REASON)
+        # Who holds something is not known here, so all are told.
+        participants = dict.fromkeys(self._finisher.participants, 0)
+        decision = Decision(request.transaction_id, Outcome.ABORTED, participants, request.abort_reason)
+        return pb.RollbackTransactionResponse(transaction=self._decide(decision))
+
+    def _decide(self, decision: Decision) -> pb.Transaction:
+        if wire.minted_at(decision.transaction_id) > self._clock() + CLOCK_SKEW:
+            raise TransactionFromFuture(decision.transaction_id)
+        standing = self._register.decide(decision)
+        match rules.answer(decision, standing.decision):
+            case rules.Answer.ABORTED_BEFORE:
+                raise TransactionAborted(decision.transaction_id)
+            case rules.Answer.COMMITTED_BEFORE:
+                raise TransactionCommitted(decision.transaction_id)
+            case rules.Answer.COMMITTED_OTHERWISE:
+                raise CommitChanged(decision.transaction_id, standing.decision.branches)
+            case rules.Answer.AS_ASKED:
+                self._finisher.wake()
+                return _message(standing)
+
+    def GetTransaction(
+        self, request: pb.GetTransactionRequest, context: grpc.ServicerContext
+    ) -> pb.GetTransactionResponse:
+        transaction_id = request.transaction_id
+        with Violations.collect() as violations:
+            if request.request_id or request.method:
+                fields.check_request_id(violations, request.request_id)
+                for field in ("request_id", "method"):
+                    if not getattr(request, field):
+                        violations.add(field, "is required where the other is given")
+                if transaction_id:
+                    violations.add("transaction_id", "must be empty where request_id is given")
+            else:
+                wire.check_transaction_id(violations, "transaction_id", transaction_id)
+        if request.request_id:
+            answer = self._answers.find(request.method, request.request_id)
+            if answer is None:
+                raise NoTransactionOfRequest(request.request_id)
+            transaction_id = answer.transaction_id
+        return pb.GetTransactionResponse(transaction=self._find([transaction_id])[0])
+
+    def BatchGetTransactions(
+        self, request: pb.BatchGetTransactionsRequest, context: grpc.ServicerContext
+    ) -> pb.BatchGetTransactionsResponse:
+        with Violations.collect() as violations:
+            fields.check_batch(violations, "transaction_ids", request.transaction_ids, MAX_BATCH)
+            for index, transaction_id in enumerate(request.transaction_ids):
+                wire.check_transaction_id(violations, f"transaction_ids[{index}]", transaction_id)
+        return pb.BatchGetTransactionsResponse(transactions=self._find(list(request.transaction_ids)))
+
+    def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
+        """One for each id; what is not decided is UNDECIDED."""
+        found = self._register.find(transaction_ids)
+        return [
+            _message(found[transaction_id])
+            if transaction_id in found
+            else pb.Transaction(transaction_id=transaction_id, state=pb.TRANSACTION_STATE_UNDECIDED)
+            for transaction_id in transaction_ids
+        ]
+
+    def ListTransactions(
+        self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListTransactionsResponse:
+        outcome = _OUTCOMES.get(request.state)
+        list_name = f"transactions/{request.state}"
+        with Violations.collect() as violations:
+            size = page_size(violations, request.page_size)
+            before = page_start(violations, request.page_token, list_name)
+            if outcome is None and request.state != pb.TRANSACTION_STATE_UNSPECIFIED:
+                violations.add("state", "must be COMMITTED, ABORTED or unspecified")
+        found = self._register.page(before, size + 1, outcome)
+        page = found[:size]
+        next_before = page[-1].decision.transaction_id if len(found) > size else ""
+        return pb.ListTransactionsResponse(
+            transactions=[_message(recorded) for recorded in page], next_page_token=page_token(list_name, next_before)
+        )
+
+
+def _message(recorded: Recorded) -> pb.Transaction:
+    decision = recorded.decision
+    committed = decision.outcome is Outcome.COMMITTED
+    return pb.Transaction(
+        transaction_id=decision.transaction_id,
+        state=_STATES[decision.outcome],
+        branches=[
+            pb.TransactionBranch(participant=participant, operation_count=count)
+            for participant, count in sorted(decision.branches.items())
+            if committed
+        ],
+        decide_time=timestamp(recorded.decide_time),
+        finish_time=None if recorded.finish_time is None else timestamp(recorded.finish_time),
+        abort_reason=decision.abort_reason,
+    )
+
+
+def transaction_service(servicer: TransactionServicer) -> Service:
+    """What the server of a coordinator adds to its services. It has threads of its own, since participants ask it
+    while they serve calls that the same server waits for.
+    """
+    return Service(
+        pb.DESCRIPTOR.services_by_name["TransactionService"],
+        add_TransactionServiceServicer_to_server,
+        servicer,
+        DOMAIN,
+        POOL,
+    )

@@ -1,0 +1,110 @@
+"""Sends the staged calls of a transaction side by side, and makes one error of what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+
+from handfast.client.errors import ServiceError
+from handfast.server.transactions import wire
+from handfast.server.transactions.coordinator.errors import NotStaged
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedCall:
+    """A call to stage: a stub's method and its request, at a participant.
+
+    For what is refused: `renamed` says how fields of this request are called in the request that the caller sent, and
+    `explain` may put another error in the place of the participant's.
+    """
+
+    participant: str
+    method: Any  # grpc.UnaryUnaryMultiCallable, which is generic in its stubs only
+    request: Message
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    explain: Callable[[ServiceError], Exception] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """How staging went: all replies, in the order of the calls, or one error."""
+
+    replies: Sequence[Any]
+    error: Exception | None
+
+
+def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall]) -> Staged:
+    """Each participant has one call, so each is operation 1 of its branch."""
+    metadata = wire.stage_metadata(transaction_id, 1, deadline)
+    waiting = [_sent(call, metadata) for call in calls]
+    replies: list[Any] = []
+    refused: list[Exception] = []
+    for call, future in zip(calls, waiting, strict=True):
+        try:
+            replies.append(_reply(call, future))
+        except ServiceError as error:
+            refused.append(_in_the_callers_words(error, call))
+        except NotStaged as error:
+            refused.append(error)
+    return Staged(replies, _one_error(refused) if refused else None)
+
+
+def _sent(call: StagedCall, metadata: Metadata) -> Any:
+    """The future of a call, or the error where it could not even be sent."""
+    try:
+        return call.method.future(call.request, metadata=metadata)
+    except ServiceError as error:
+        return error
+
+
+def _reply(call: StagedCall, future: Any) -> Any:
+    if isinstance(future, ServiceError):
+        raise future
+    reply = future.result()
+    if (wire.STAGED_TRAILER, call.participant) not in ((key, value) for key, value in future.trailing_metadata()):
+        raise NotStaged(call.participant)
+    return reply
+
+
+def _one_error(refused: Sequence[Exception]) -> Exception:
+    """The first in the order of the calls; but where all find fault with fields, all the faults."""
+    first = refused[0]
+    if isinstance(first, ServiceError) and all(_violations(error) for error in refused):
+        return _with_violations(first, [violation for error in refused for violation in _violations(error)])
+    return first
+
+
+def _in_the_callers_words(error: ServiceError, call: StagedCall) -> Exception:
+    if call.explain is not None:
+        return call.explain(error)
+    violations = _violations(error)
+    for violation in violations:
+        name, dot, rest = violation.field.partition(".")
+        violation.field = call.renamed.get(name, name) + dot + rest
+    return _with_violations(error, violations) if violations else error
+
+
+def _violations(error: Exception) -> list[BadRequest.FieldViolation]:
+    bad_request = BadRequest()
+    if isinstance(error, ServiceError) and error.status_proto is not None:
+        any(detail.Unpack(bad_request) for detail in error.status_proto.details)
+    return list(bad_request.field_violations)
+
+
+def _with_violations(error: ServiceError, violations: Sequence[BadRequest.FieldViolation]) -> ServiceError:
+    """The same error about these fields."""
+    status = Status()
+    if error.status_proto is not None:
+        status.CopyFrom(error.status_proto)
+    status.message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+    for detail in status.details:
+        if detail.Unpack(BadRequest()):
+            detail.Pack(BadRequest(field_violations=violations))
+    return type(error)(status.message, status_proto=status)

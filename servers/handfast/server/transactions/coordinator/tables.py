@@ -1,0 +1,46 @@
+"""The tables of the coordinator.
+
+decisions   the write-once register: one row for each decided transaction
+answers     what an account call with a request id was answered, a final failure included
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+UNFINISHED = sa.text("finish_time IS NULL")
+
+
+@dataclass(frozen=True)
+class CoordinatorTables:
+    decisions: sa.Table
+    answers: sa.Table
+
+    @classmethod
+    def define(cls, metadata: sa.MetaData) -> CoordinatorTables:
+        decisions = sa.Table(
+            "decisions",
+            metadata,
+            sa.Column("transaction_id", sa.String(36), primary_key=True),
+            sa.Column("outcome", sa.String(9), nullable=False),
+            sa.Column("branches", sa.JSON, nullable=False),
+            sa.Column("abort_reason", sa.String(100), nullable=False),
+            sa.Column("decide_time", sa.BigInteger, nullable=False),
+            sa.Column("finish_time", sa.BigInteger),
+            sa.Index("decisions_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
+        )
+        answers = sa.Table(
+            "answers",
+            metadata,
+            sa.Column("caller", sa.String(200), primary_key=True),
+            sa.Column("method", sa.String(200), primary_key=True),
+            sa.Column("request_id", sa.String(36), primary_key=True),
+            sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+            sa.Column("transaction_id", sa.String(36), nullable=False),
+            sa.Column("reply", sa.LargeBinary),
+            sa.Column("failure", sa.LargeBinary),
+            sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+        )
+        return cls(decisions, answers)

@@ -1,0 +1,28 @@
+"""The coordinator's rules: a decision is a write-once register (rule 3)."""
+
+from __future__ import annotations
+
+import enum
+
+from handfast.server.transactions.core.model import Decision, Outcome
+
+
+class Answer(enum.Enum):
+    """What the one who asked for a decision is told, by the decision that stands."""
+
+    AS_ASKED = enum.auto()
+    COMMITTED_BEFORE = enum.auto()
+    ABORTED_BEFORE = enum.auto()
+    COMMITTED_OTHERWISE = enum.auto()
+
+
+def answer(asked: Decision, standing: Decision) -> Answer:
+    """`standing` is the decision in the register after `asked` was inserted where none was. A repeated commit is
+    answered as the first only if it names the same operations: else the caller would believe that others were
+    applied.
+    """
+    if standing.outcome is Outcome.ABORTED:
+        return Answer.AS_ASKED if asked.outcome is Outcome.ABORTED else Answer.ABORTED_BEFORE
+    if asked.outcome is Outcome.ABORTED:
+        return Answer.COMMITTED_BEFORE
+    return Answer.AS_ASKED if dict(asked.branches) == dict(standing.branches) else Answer.COMMITTED_OTHERWISE

@@ -1,0 +1,70 @@
+"""The words of the protocol, as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Outcome(enum.Enum):
+    """How a transaction was decided."""
+
+    COMMITTED = "COMMITTED"
+    ABORTED = "ABORTED"
+
+
+class BranchState(enum.Enum):
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+    FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A staged call, as it arrives. `deadline` is in microseconds since the epoch, by the coordinator's clock.
+    `fingerprint` stands for the method and the request, so that a repeat can be told from another call."""
+
+    transaction_id: str
+    number: int
+    deadline: int
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A staged call, as it is kept: the pending change of one resource. `image` is the resource as it will be, in its
+    owner's encoding; None deletes it. `reply` is what the caller was answered, for a repeat."""
+
+    transaction_id: str
+    number: int
+    resource: str
+    fingerprint: bytes
+    image: bytes | None
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What a transaction has at one participant. `staged` counts its operations, numbered from 1."""
+
+    transaction_id: str
+    state: BranchState
+    deadline: int
+    staged: int = 0
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One row of the coordinator's register. `branches` has, by participant, how many operations are committed;
+    where ABORTED, the participants that may hold something, each with 0."""
+
+    transaction_id: str
+    outcome: Outcome
+    branches: Mapping[str, int]
+    abort_reason: str = ""
+
+    def named(self, participant: str) -> int:
+        """How many operations of this participant the decision commits."""
+        return self.branches.get(participant, 0) if self.outcome is Outcome.COMMITTED else 0

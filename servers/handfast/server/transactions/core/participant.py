@@ -1,0 +1,114 @@
+"""A participant's rules: what may be staged, and how a branch is finished or closed.
+
+Each function takes what a local transaction read under its locks, and returns what it must write before it
+commits. Rules 1, 2, 4, 5 and 8 of the protocol.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """The operation is the next of an open branch: validate it and store it, together with this branch."""
+
+    branch: Branch
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The operation is staged already: answer as before."""
+
+    operation: Operation
+
+
+class Refusal(enum.Enum):
+    BRANCH_NOT_OPEN = enum.auto()
+    OPERATION_CHANGED = enum.auto()
+    OPERATION_OUT_OF_ORDER = enum.auto()
+    EXPIRED = enum.auto()
+
+
+def admit(branch: Branch, known: Operation | None, stage: Stage, now: int) -> Proceed | Repeat | Refusal:
+    """Whether a staged call may be stored. `known` is the operation of that number, where it is staged already;
+    `now` is in microseconds since the epoch, and only ever refuses: nothing rests on its being right."""
+    if branch.state is not BranchState.OPEN:
+        return Refusal.BRANCH_NOT_OPEN
+    if known is not None:
+        return Repeat(known) if known.fingerprint == stage.fingerprint else Refusal.OPERATION_CHANGED
+    if stage.number != branch.staged + 1:
+        return Refusal.OPERATION_OUT_OF_ORDER
+    if now > branch.deadline:
+        return Refusal.EXPIRED
+    return Proceed(replace(branch, staged=stage.number))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A branch is finished: make each resource what `applied` says (None deletes it), take the mark of the
+    transaction off those in `dropped`, forget the operations, and store the branch.
+    """
+
+    branch: Branch
+    applied: Mapping[str, bytes | None]
+    dropped: frozenset[str]
+
+
+class Confirmed(enum.Enum):
+    """The branch was finished before."""
+
+    CONFIRMED = enum.auto()
+
+
+class Lost(enum.Enum):
+    """A committed operation is neither staged nor finished here, so the branch cannot be finished."""
+
+    LOST = enum.auto()
+
+
+def finish(
+    branch: Branch, operations: Sequence[Operation], outcome: Outcome, named: int
+) -> Finished | Confirmed | Lost:
+    """Applies the operations up to the number `named` and drops those beyond, whole. A branch that never staged
+    anything is finished too, so that a staged call that arrives late is refused.
+    """
+    if branch.state is BranchState.FINISHED:
+        return Confirmed.CONFIRMED if outcome is branch.outcome else Lost.LOST
+    if len(operations) < named:
+        return Lost.LOST
+    applied = final_images(operations, named)
+    dropped = frozenset(operation.resource for operation in operations) - applied.keys()
+    return Finished(replace(branch, state=BranchState.FINISHED, outcome=outcome), applied, dropped)
+
+
+def final_images(operations: Iterable[Operation], named: int) -> dict[str, bytes | None]:
+    """What each resource becomes by the first `named` operations."""
+    ordered = sorted(operations, key=lambda operation: operation.number)
+    return {operation.resource: operation.image for operation in ordered if operation.number <= named}
+
+
+def close(branch: Branch) -> Branch:
+    """The branch with further operations refused, for good."""
+    return replace(branch, state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
+
+
+UniqueValues = Callable[[bytes | None], frozenset[str]]
+"""The values of an image that no two resources may share; none for None."""
+
+
+def holder_after(
+    value: str, holder: str | None, operations: Sequence[Operation], named: int, unique_values: UniqueValues
+) -> str | None:
+    """Which resource holds a unique value once the first `named` operations are applied. `holder` is who holds it
+    now.
+    """
+    images = final_images(operations, named)
+    for resource, image in images.items():
+        if value in unique_values(image):
+            return resource
+    return None if holder in images else holder

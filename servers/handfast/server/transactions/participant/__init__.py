@@ -1,0 +1,20 @@
+"""The library of a service that owns data and takes part in transactions.
+
+    resources.py   what a service says of one kind of resource: its table, and how rows and messages map
+    tables.py      the participant's own tables
+    store.py       the SQL: rows, branches, operations, claims
+    writes.py      plain and staged writes
+    reads.py       plain reads, which look through a pending change by its decision
+    finishing.py   applies or drops a branch
+    resolver.py    asks the coordinator what became of a transaction
+    service.py     ParticipantService
+    errors.py      why a call is refused for the sake of a transaction
+
+A service describes its resources once, and then writes with `Participant.write`, reads with `Participant.get`, and
+need not know whether a call is staged.
+"""
+
+from handfast.server.transactions.participant.participant import Participant
+from handfast.server.transactions.participant.resources import Resources, Version
+
+__all__ = ["Participant", "Resources", "Version"]

@@ -1,0 +1,55 @@
+"""Finishes a branch: applies what its transaction committed, or drops it, in one local transaction (rule 5)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Generic
+
+import sqlalchemy as sa
+
+from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core.model import Branch, BranchState, Outcome
+from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.store import Store
+
+
+class Result(enum.Enum):
+    CONFIRMED = enum.auto()
+    LOST = enum.auto()
+
+
+class _Lost(Exception):
+    """Rolls the local transaction back."""
+
+
+class Finishing(Generic[M]):
+    def __init__(self, store: Store[M]) -> None:
+        self._store = store
+
+    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> Result:
+        """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed."""
+        try:
+            self._store.database.write(lambda connection: self._finish(connection, transaction_id, outcome, named))
+        except _Lost:
+            return Result.LOST
+        return Result.CONFIRMED
+
+    def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome, named: int) -> None:
+        store = self._store
+        branch = store.open_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+        operations = store.operations(connection, transaction_id)
+        match rules.finish(branch, operations, outcome, named):
+            case rules.Lost.LOST:
+                raise _Lost
+            case rules.Finished(done, applied, dropped):
+                for key in sorted(applied):
+                    image = applied[key]
+                    message = None if image is None else store.resources.message_type.FromString(image)
+                    store.save(connection, key, message, last_transaction_id=transaction_id)
+                store.unmark(connection, dropped)
+                for value, holder in store.marked_claims(connection, transaction_id):
+                    unique_values = store.resources.images_unique_values
+                    next_holder = rules.holder_after(value, holder, operations, named, unique_values)
+                    store.save_claim(connection, value, next_holder)
+                store.forget_operations(connection, transaction_id)
+                store.save_branch(connection, done)

@@ -1,0 +1,63 @@
+"""Migration steps for the tables of a participant, called by the migrations of each service. A step never changes
+once released.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+PENDING = sa.text("pending_transaction_id IS NOT NULL")
+
+
+def create_tables() -> None:
+    op.create_table(
+        "branches",
+        sa.Column("transaction_id", sa.String(36), primary_key=True),
+        sa.Column("state", sa.String(8), nullable=False),
+        sa.Column("deadline", sa.BigInteger, nullable=False),
+        sa.Column("staged", sa.Integer, nullable=False),
+        sa.Column("outcome", sa.String(9)),
+    )
+    op.create_table(
+        "operations",
+        sa.Column("transaction_id", sa.String(36), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("resource", sa.String(64), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+        sa.Column("image", sa.LargeBinary),
+        sa.Column("reply", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "claims",
+        sa.Column("value", sa.Text, primary_key=True),
+        sa.Column("holder", sa.String(64)),
+        sa.Column("pending_transaction_id", sa.String(36)),
+    )
+    create_pending_index("claims")
+
+
+def create_requests() -> None:
+    op.create_table(
+        "requests",
+        sa.Column("caller", sa.String(200), primary_key=True),
+        sa.Column("method", sa.String(200), primary_key=True),
+        sa.Column("request_id", sa.String(36), primary_key=True),
+        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+        sa.Column("reply", sa.LargeBinary, nullable=False),
+        sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+    )
+
+
+def resource_columns() -> tuple[sa.Column[object], ...]:
+    return (
+        sa.Column("present", sa.Boolean, nullable=False),
+        sa.Column("pending_transaction_id", sa.String(36)),
+        sa.Column("last_transaction_id", sa.String(36), nullable=False),
+    )
+
+
+def create_pending_index(table: str) -> None:
+    op.create_index(
+        f"{table}_pending", table, ["pending_transaction_id"], sqlite_where=PENDING, postgresql_where=PENDING
+    )

@@ -1,0 +1,72 @@
+"""A service's part in transactions, as its handlers use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from handfast.server.chassis.call import current
+from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.database import Database
+from handfast.server.chassis.idempotency import Identified, Requests
+from handfast.server.transactions import wire
+from handfast.server.transactions.participant.finishing import Finishing
+from handfast.server.transactions.participant.reads import Reads
+from handfast.server.transactions.participant.resolver import Resolver
+from handfast.server.transactions.participant.resources import M, Resources, Version
+from handfast.server.transactions.participant.store import Store
+from handfast.server.transactions.participant.tables import ParticipantTables
+from handfast.server.transactions.participant.writes import Change, Writes
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Participant(Generic[M]):
+    """Reads and writes one kind of resource. `name` is what transactions know the service by, such as `users`."""
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        tables: ParticipantTables,
+        resources: Resources[M],
+        requests: Requests,
+        resolver: Resolver,
+        clock: Clock = now,
+    ) -> None:
+        self.name = name
+        self.store = Store(name, database, tables, resources)
+        self.finishing = Finishing(self.store)
+        self._writes = Writes(self.store, requests, self.finishing, resolver, clock)
+        self._reads = Reads(self.store, resolver)
+
+    def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
+        """Applies `change` to one resource, or stages it where the call being served carries a transaction. Raises
+        what `change` raises, with nothing written; PendingChange where another transaction has an undecided change.
+        """
+        call = current()
+        stage = wire.staged_call(call.metadata, call.method.path, request)
+        if stage is None:
+            return self._writes.plain(call.method.path, request, key, change, reply_type)
+        call.log["transaction_id"] = stage.transaction_id
+        reply = self._writes.stage(stage, request, key, change, reply_type)
+        if call.context is not None:
+            call.context.set_trailing_metadata(((wire.STAGED_TRAILER, self.name),))
+        return reply
+
+    def get(self, key: str) -> Version[M] | None:
+        return self._reads.get(key)
+
+    def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
+        """What exists of these, by key."""
+        return self._reads.batch(keys)
+
+    def page(self, after: str, limit: int) -> tuple[list[M], str]:
+        """See `Reads.page`."""
+        return self._reads.page(after, limit)
+
+    def holder(self, value: str) -> M | None:
+        """The resource that has a unique value."""
+        return self._reads.holder(value)

@@ -1,0 +1,122 @@
+"""Plain reads: the committed state, or where a pending change is committed already, the state after it (rule 7).
+
+A read never waits and never aborts anybody. Only a pending change costs a call to the coordinator, one for all that
+are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Generic
+
+from handfast.server.transactions.core.model import Decision
+from handfast.server.transactions.core.participant import holder_after
+from handfast.server.transactions.core.reading import Forgotten, Look, first_look, second_look
+from handfast.server.transactions.participant.errors import PendingChange
+from handfast.server.transactions.participant.resolver import Resolver
+from handfast.server.transactions.participant.resources import M, Version
+from handfast.server.transactions.participant.store import Row, Store
+
+ROUNDS = 50
+"""Each round but the first is there because another transaction was decided during the one before."""
+
+
+class Reads(Generic[M]):
+    def __init__(self, store: Store[M], resolver: Resolver) -> None:
+        self._store, self._resolver = store, resolver
+
+    def get(self, key: str) -> Version[M] | None:
+        with self._store.database.read() as connection:
+            row = self._store.row(connection, key)
+        return None if row is None else self._visible([row]).get(key)
+
+    def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
+        """What exists of these, by key."""
+        with self._store.database.read() as connection:
+            rows = self._store.rows(connection, keys)
+        return self._visible(rows)
+
+    def page(self, after: str, limit: int) -> tuple[list[M], str]:
+        """Resources with greater keys in their order, at most `limit`, and the key to go on after (empty at the end).
+        There can be fewer though more follow, since what is about to be created takes a place.
+        """
+        with self._store.database.read() as connection:
+            rows = self._store.page(connection, after, limit + 1)
+        page = rows[:limit]
+        visible = self._visible(page)
+        messages = [visible[row.key].message for row in page if row.key in visible]
+        return messages, page[-1].key if len(rows) > limit else ""
+
+    def holder(self, value: str) -> M | None:
+        """The resource that has a unique value, acknowledged changes included."""
+        for _ in range(ROUNDS):
+            key = self._holder_key(value)
+            if key is None:
+                return None
+            version = self.get(key)
+            if version is not None and value in self._store.resources.unique_values(version.message):
+                return version.message
+            # It has given the value away since; somebody else may have it.
+        raise PendingChange("The value", "of several callers")
+
+    def _visible(self, rows: Iterable[Row[M]]) -> dict[str, Version[M]]:
+        """What a reader sees of these rows, by key; what does not exist is left out."""
+        visible: dict[str, Version[M]] = {}
+        known: dict[str, Decision | Forgotten] = {}  # learnt before the rows at hand were read
+        for _ in range(ROUNDS):
+            again: list[str] = []
+            unknown: dict[str, list[Row[M]]] = {}
+            for row in rows:
+                pending = row.pending_transaction_id
+                if pending is None:
+                    self._show(visible, row)
+                elif pending in known:
+                    look = second_look(row.operations, known[pending], self._store.participant)
+                    if isinstance(look, Look):
+                        self._show(visible, row)
+                    elif look.image is not None:
+                        message = self._store.resources.message_type.FromString(look.image)
+                        visible[row.key] = Version(message, pending)
+                else:
+                    unknown.setdefault(pending, []).append(row)
+            if not unknown:
+                return visible
+            for transaction_id, learnt in self._resolver.ask(unknown.keys()).items():
+                if learnt is None or first_look(learnt) is Look.COMMITTED:
+                    for row in unknown[transaction_id]:
+                        self._show(visible, row)
+                else:
+                    known[transaction_id] = learnt
+                    again.extend(row.key for row in unknown[transaction_id])
+            if not again:
+                return visible
+            with self._store.database.read() as connection:
+                rows = self._store.rows(connection, again)
+        raise PendingChange(again[0], transaction_id)
+
+    @staticmethod
+    def _show(visible: dict[str, Version[M]], row: Row[M]) -> None:
+        if row.committed is not None:
+            visible[row.key] = Version(row.committed, row.last_transaction_id)
+
+    def _holder_key(self, value: str) -> str | None:
+        """Which resource has a unique value, by its claim, which is read as rows are."""
+        known: dict[str, Decision | Forgotten] = {}
+        for _ in range(ROUNDS):
+            with self._store.database.read() as connection:
+                claim = self._store.claim(connection, value)
+            pending = claim.pending_transaction_id
+            if pending is None:
+                return claim.holder
+            if pending in known:
+                decision = known[pending]
+                if isinstance(decision, Forgotten):
+                    return claim.holder
+                named = decision.named(self._store.participant)
+                unique_values = self._store.resources.images_unique_values
+                return holder_after(value, claim.holder, claim.operations, named, unique_values)
+            learnt = self._resolver.ask([pending])[pending]
+            if learnt is None or first_look(learnt) is Look.COMMITTED:
+                return claim.holder
+            known[pending] = learnt
+        raise PendingChange("The value", str(pending))

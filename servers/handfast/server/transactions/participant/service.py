@@ -1,0 +1,111 @@
+"""ParticipantService: the coordinator's door to a service's branches."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+import grpc
+import sqlalchemy as sa
+
+from handfast.server.chassis import fields
+from handfast.server.chassis.call import Pool
+from handfast.server.chassis.clock import timestamp
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.server import Service
+from handfast.server.transactions import wire
+from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core.model import Branch, BranchState, Outcome
+from handfast.server.transactions.participant.finishing import Result
+from handfast.server.transactions.participant.participant import Participant
+from handfast.server.transactions.participant.resources import M
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import (
+    ParticipantServiceServicer,
+    add_ParticipantServiceServicer_to_server,
+)
+
+MAX_DECISIONS = 1000
+PARTICIPANT_POOL = Pool("participant", 4)
+
+_OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
+_RESULTS = {Result.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, Result.LOST: pb.FINISH_RESULT_LOST}
+
+
+class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
+    def __init__(self, participant: Participant[M]) -> None:
+        self._store, self._finishing = participant.store, participant.finishing
+
+    def FinishTransactions(
+        self, request: pb.FinishTransactionsRequest, context: grpc.ServicerContext
+    ) -> pb.FinishTransactionsResponse:
+        with Violations.collect() as violations:
+            ids = [decision.transaction_id for decision in request.decisions]
+            fields.check_batch(violations, "decisions", ids, MAX_DECISIONS)
+            for index, decision in enumerate(request.decisions):
+                path = f"decisions[{index}]"
+                wire.check_transaction_id(violations, f"{path}.transaction_id", decision.transaction_id)
+                if decision.state not in _OUTCOMES:
+                    violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
+                if decision.operation_count < 0:
+                    violations.add(f"{path}.operation_count", "must not be negative")
+        return pb.FinishTransactionsResponse(results=[self._finish(decision) for decision in request.decisions])
+
+    def _finish(self, decision: pb.Decision) -> pb.FinishedTransaction:
+        outcome = _OUTCOMES[decision.state]
+        named = decision.operation_count if outcome is Outcome.COMMITTED else 0
+        result = self._finishing.finish(decision.transaction_id, outcome, named)
+        return pb.FinishedTransaction(transaction_id=decision.transaction_id, result=_RESULTS[result])
+
+    def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:
+        self._check(request.transaction_id)
+        with self._store.database.read() as connection:
+            branch = self._store.branch(connection, request.transaction_id)
+        return pb.QueryBranchResponse(branch=_message(request.transaction_id, branch))
+
+    def CloseBranch(self, request: pb.CloseBranchRequest, context: grpc.ServicerContext) -> pb.CloseBranchResponse:
+        self._check(request.transaction_id)
+
+        def work(connection: sa.Connection) -> Branch:
+            fresh = Branch(request.transaction_id, BranchState.OPEN, deadline=0)
+            closed = rules.close(self._store.open_branch(connection, fresh))
+            self._store.save_branch(connection, closed)
+            return closed
+
+        branch = self._store.database.write(work)
+        return pb.CloseBranchResponse(branch=_message(request.transaction_id, branch))
+
+    @staticmethod
+    def _check(transaction_id: str) -> None:
+        with Violations.collect() as violations:
+            wire.check_transaction_id(violations, "transaction_id", transaction_id)
+
+
+_STATES = {
+    BranchState.OPEN: pb.BRANCH_STATE_OPEN,
+    BranchState.CLOSED: pb.BRANCH_STATE_CLOSED,
+    BranchState.FINISHED: pb.BRANCH_STATE_FINISHED,
+}
+_STATE_OF_OUTCOME = {outcome: state for state, outcome in _OUTCOMES.items()}
+
+
+def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
+    if branch is None:
+        return pb.Branch(transaction_id=transaction_id, state=pb.BRANCH_STATE_ABSENT)
+    return pb.Branch(
+        transaction_id=branch.transaction_id,
+        state=_STATES[branch.state],
+        deadline=timestamp(branch.deadline) if branch.deadline else None,
+        operation_count=branch.staged,
+        outcome=_STATE_OF_OUTCOME[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
+    )
+
+
+def participant_service(participant: Participant[M], domain: str) -> Service:
+    """What a server adds to its services to take part in transactions."""
+    return Service(
+        pb.DESCRIPTOR.services_by_name["ParticipantService"],
+        add_ParticipantServiceServicer_to_server,
+        ParticipantServicer(participant),
+        domain,
+        PARTICIPANT_POOL,
+    )

@@ -1,0 +1,162 @@
+"""Writes of one resource: applied where they are plain, staged where they carry a transaction (rules 1, 2 and 8).
+
+A write is a function from the state before to the state after and the reply; it validates against the state before,
+and raises a domain error to refuse. A plain write applies it at once. A staged one stores it beside the committed
+row; the next operation of the same transaction builds upon it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from handfast.server.chassis.clock import Clock
+from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.chassis.idempotency import Identified, Requests
+from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
+from handfast.server.transactions.participant.errors import PendingChange, refused
+from handfast.server.transactions.participant.finishing import Finishing
+from handfast.server.transactions.participant.resolver import Resolver
+from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.store import Store
+
+Reply = TypeVar("Reply", bound=Message)
+Result = TypeVar("Result")
+
+SETTLE_ATTEMPTS = 20
+
+Change = Callable[[M | None], tuple[M | None, Reply]]
+"""From the state before (None where there is no such resource) to the state after (None deletes it) and the reply."""
+
+
+class _Blocked(Exception):
+    """Another transaction has a pending change of what a write needs."""
+
+    def __init__(self, resource: str, transaction_id: str) -> None:
+        self.resource, self.transaction_id = resource, transaction_id
+
+
+class Writes(Generic[M]):
+    def __init__(
+        self, store: Store[M], requests: Requests, finishing: Finishing[M], resolver: Resolver, clock: Clock
+    ) -> None:
+        self._store, self._requests, self._finishing = store, requests, finishing
+        self._resolver, self._clock = resolver, clock
+
+    def plain(
+        self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
+    ) -> Reply:
+        def work(connection: sa.Connection) -> Reply:
+            row = self._store.lock(connection, key)
+            if row.pending_transaction_id is not None:
+                raise _Blocked(key, row.pending_transaction_id)
+            after, reply = change(row.committed)
+            self._claim(connection, key, row.committed, after, stage=None)
+            self._store.save(connection, key, after, last_transaction_id=row.last_transaction_id)
+            return reply
+
+        return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
+
+    def stage(
+        self, stage: Stage, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
+    ) -> Reply:
+        if request.request_id:
+            raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
+
+        def work(connection: sa.Connection) -> Reply:
+            store, transaction_id = self._store, stage.transaction_id
+            fresh = Branch(transaction_id, BranchState.OPEN, stage.deadline)
+            branch = store.open_branch(connection, fresh)
+            earlier = store.operations(connection, transaction_id) if branch.staged else []
+            known = next((operation for operation in earlier if operation.number == stage.number), None)
+            admitted = rules.admit(branch, known, stage, self._clock())
+            if isinstance(admitted, rules.Refusal):
+                raise refused(admitted, transaction_id, stage.number)
+            if isinstance(admitted, rules.Repeat):
+                return reply_type.FromString(admitted.operation.reply)
+
+            row = store.lock(connection, key)
+            if row.pending_transaction_id not in (None, transaction_id):
+                raise _Blocked(key, row.pending_transaction_id)
+            before = self._own_state(row.committed, key, earlier)
+            after, reply = change(before)
+            self._claim(connection, key, before, after, stage, earlier)
+            image = None if after is None else after.SerializeToString()
+            operation = Operation(
+                transaction_id, stage.number, key, stage.fingerprint, image, reply.SerializeToString()
+            )
+            store.add_operation(connection, operation)
+            store.mark(connection, key, transaction_id)
+            store.save_branch(connection, admitted.branch)
+            return reply
+
+        return self._unblocked(lambda: self._store.database.write(work))
+
+    def _own_state(self, committed: M | None, key: str, earlier: list[Operation]) -> M | None:
+        """The resource as the transaction itself sees it."""
+        images = rules.final_images((o for o in earlier if o.resource == key), named=len(earlier))
+        if key not in images:
+            return committed
+        image = images[key]
+        return None if image is None else self._store.resources.message_type.FromString(image)
+
+    def _claim(
+        self,
+        connection: sa.Connection,
+        key: str,
+        before: M | None,
+        after: M | None,
+        stage: Stage | None,
+        earlier: list[Operation] | None = None,
+    ) -> None:
+        """Takes the unique values that the write gives the resource, and frees those that it takes away; only so in the
+        transaction's eyes where it is staged."""
+        store, resources = self._store, self._store.resources
+        mine = stage.transaction_id if stage else None
+        old = resources.unique_values(before) if before is not None else frozenset()
+        new = resources.unique_values(after) if after is not None else frozenset()
+        for value in sorted(old ^ new):  # in one order, or two writes that swap values would deadlock
+            holder, pending = store.lock_claim(connection, value)
+            if pending is not None and pending != mine:
+                raise _Blocked(key, pending)
+            if pending is not None and earlier:
+                unique_values = resources.images_unique_values
+                holder = rules.holder_after(value, holder, earlier, len(earlier), unique_values)
+            if value in new and holder not in (None, key):
+                raise resources.taken(value)
+            if stage:
+                store.mark_claim(connection, value, stage.transaction_id)
+            else:
+                store.save_claim(connection, value, key if value in new else None)
+
+    def _unblocked(self, attempt: Callable[[], Result]) -> Result:
+        """Tries until no decided transaction stands in the way. Raises PendingChange where an undecided one does."""
+        for _ in range(SETTLE_ATTEMPTS):
+            try:
+                return attempt()
+            except _Blocked as blocked:
+                last = blocked
+                self._settle(blocked)
+        raise PendingChange(last.resource, last.transaction_id)
+
+    def _settle(self, blocked: _Blocked) -> None:
+        """Finishes the branch that stands in the way, if its transaction is decided or its time is up (rules 6 and
+        7).
+        """
+        transaction_id = blocked.transaction_id
+        learnt = self._resolver.ask([transaction_id])[transaction_id]
+        if learnt is None:
+            with self._store.database.read() as connection:
+                branch = self._store.branch(connection, transaction_id)
+            if branch is not None and branch.deadline < self._clock():
+                learnt = self._resolver.abort(transaction_id)
+        if learnt is None:
+            raise PendingChange(blocked.resource, transaction_id)
+        if isinstance(learnt, Decision):
+            self._finishing.finish(transaction_id, learnt.outcome, learnt.named(self._store.participant))
+        else:
+            self._finishing.finish(transaction_id, Outcome.ABORTED, 0)

@@ -1,0 +1,79 @@
+"""What a transaction looks like on the wire: the metadata of a staged call, and times and ids as text."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import uuid
+from collections.abc import Mapping
+
+from handfast.server.chassis.errors import InvalidMetadata, Violations
+from handfast.server.chassis.fingerprint import Serializable, fingerprint
+from handfast.server.transactions.core.model import Stage
+
+TRANSACTION_ID = "handfast-transaction-id"
+OPERATION = "handfast-operation"
+DEADLINE = "handfast-transaction-deadline"
+STAGED_TRAILER = "handfast-staged"
+
+_UTC = datetime.UTC
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+MAX_OPERATIONS = 10_000
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,4}")
+
+
+def stage_metadata(transaction_id: str, number: int, deadline: int) -> tuple[tuple[str, str], ...]:
+    """What a caller sends with a staged call."""
+    return ((TRANSACTION_ID, transaction_id), (OPERATION, str(number)), (DEADLINE, format_time(deadline)))
+
+
+def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> Stage | None:
+    """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
+    if metadata.keys().isdisjoint((TRANSACTION_ID, OPERATION, DEADLINE)):
+        return None
+    transaction_id, number, deadline = (str(metadata.get(key, "")) for key in (TRANSACTION_ID, OPERATION, DEADLINE))
+    if not is_transaction_id(transaction_id):
+        raise InvalidMetadata(f"{TRANSACTION_ID} must be an id that BeginTransaction returned.", key=TRANSACTION_ID)
+    if not _NUMBER.fullmatch(number) or int(number) > MAX_OPERATIONS:
+        raise InvalidMetadata(f"{OPERATION} must be a whole number from 1 to {MAX_OPERATIONS}.", key=OPERATION)
+    try:
+        microseconds = parse_time(deadline)
+    except ValueError:
+        raise InvalidMetadata(f"{DEADLINE} must be a time by RFC 3339, with its offset.", key=DEADLINE) from None
+    return Stage(transaction_id, int(number), microseconds, fingerprint(method, request))
+
+
+def is_transaction_id(text: str) -> bool:
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return False
+    return parsed.version == 7 and str(parsed) == text
+
+
+def minted_at(transaction_id: str) -> int:
+    """When a transaction id was minted, in microseconds since the epoch (RFC 9562: its first 48 bits are
+    milliseconds).
+    """
+    return (uuid.UUID(transaction_id).int >> 80) * 1000
+
+
+def format_time(microseconds: int) -> str:
+    moment = _EPOCH + microseconds * _MICROSECOND
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> int:
+    """Microseconds since the epoch. Raises ValueError."""
+    moment = datetime.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no offset")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def check_transaction_id(violations: Violations, field: str, transaction_id: str) -> None:
+    if not is_transaction_id(transaction_id):
+        violations.add(field, "must be a transaction id: a UUIDv7 in lower case")
