@@ -1,0 +1,66 @@
+"""The staged calls that make up each change of an account: first the user's side, then the preferences'.
+
+The order is that of errors, too: where both sides refuse, the caller gets the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from handfast.accounts.v1 import accounts_pb2 as pb
+from handfast.client import ServiceError, Suite
+from handfast.preferences.v1 import reasons_pb2
+from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
+from handfast.server.accounts.errors import AccountChanged
+from handfast.server.chassis.errors import reason_name
+from handfast.server.transactions.coordinator.staging import StagedCall
+from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
+
+PREFERENCES_CHANGED = reason_name(reasons_pb2.Reason.Name(reasons_pb2.REASON_PREFERENCES_CHANGED))
+USERS, PREFERENCES = "users", "preferences"
+
+_USER_FIELDS = {"update_mask": "user_update_mask"}
+_PREFERENCES_FIELDS = {"update_mask": "preferences_update_mask"}
+_ALL_VALUES = FieldMask(paths=["values"])
+
+
+def create(suite: Suite, request: pb.CreateAccountRequest, user_id: str) -> Sequence[StagedCall]:
+    user = User()
+    user.CopyFrom(request.user)
+    user.user_id = user_id
+    return (
+        StagedCall(USERS, suite.users.CreateUser, CreateUserRequest(user=user)),
+        _update_preferences(suite, user_id, request.preferences, _ALL_VALUES),
+    )
+
+
+def update(suite: Suite, request: pb.UpdateUserAndPreferencesRequest) -> Sequence[StagedCall]:
+    update_user = UpdateUserRequest(user=request.user, update_mask=request.user_update_mask)
+    return (
+        StagedCall(USERS, suite.users.UpdateUser, update_user, _USER_FIELDS),
+        _update_preferences(suite, request.user.user_id, request.preferences, request.preferences_update_mask),
+    )
+
+
+def delete(suite: Suite, request: pb.DeleteAccountRequest, read: Preferences) -> Sequence[StagedCall]:
+    """Clears the preferences only as they were `read`, so that the answer can show what was deleted."""
+
+    def explain(error: ServiceError) -> Exception:
+        unexpected = error.reason == PREFERENCES_CHANGED and not request.preferences_etag
+        return AccountChanged(request.user_id) if unexpected else error
+
+    delete_user = DeleteUserRequest(user_id=request.user_id, etag=request.user_etag)
+    nothing = Preferences(etag=request.preferences_etag or read.etag)
+    clear = _update_preferences(suite, request.user_id, nothing, _ALL_VALUES)
+    return (StagedCall(USERS, suite.users.DeleteUser, delete_user), replace(clear, explain=explain))
+
+
+def _update_preferences(suite: Suite, user_id: str, preferences: Preferences, mask: FieldMask) -> StagedCall:
+    wanted = Preferences()
+    wanted.CopyFrom(preferences)
+    wanted.user_id = user_id
+    request = UpdatePreferencesRequest(preferences=wanted, update_mask=mask)
+    return StagedCall(PREFERENCES, suite.preferences.UpdatePreferences, request, _PREFERENCES_FIELDS)

@@ -1,0 +1,34 @@
+"""Reads both sides of an account without tearing it: of a change that spans both, it shows both sides or neither.
+
+Each side says which transaction was applied to it last. The same on both: one round was enough, as with RAMP (Bailis
+et al., 2014). Else it reads until two rounds in a row see the same versions. Neither looking for pending changes nor
+comparing ids alone would do: a transaction may have touched one side only.
+"""
+
+from __future__ import annotations
+
+from handfast.accounts.v1.accounts_pb2 import Account
+from handfast.client import Suite
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
+from handfast.server.accounts.errors import AccountInMotion
+from handfast.users.v1.users_pb2 import GetUserRequest
+
+ROUNDS = 20
+
+
+def read_account(suite: Suite, user_id: str, *, include_defaults: bool) -> Account:
+    """Raises NotFound, as the users service puts it, and AccountInMotion where it changes without pause."""
+    get_user = GetUserRequest(user_id=user_id)
+    get_preferences = GetPreferencesRequest(user_id=user_id, include_defaults=include_defaults)
+    before = None
+    for _ in range(ROUNDS):
+        user_call = suite.users.GetUser.future(get_user)
+        preferences_call = suite.preferences.GetPreferences.future(get_preferences)
+        user, preferences = user_call.result(), preferences_call.result()
+        # That no transaction was ever applied to either says nothing: one may have been deleted and created again.
+        same = user.last_transaction_id and user.last_transaction_id == preferences.last_transaction_id
+        versions = (user.user.etag, preferences.preferences.etag)
+        if same or versions == before:
+            return Account(user=user.user, preferences=preferences.preferences)
+        before = versions
+    raise AccountInMotion(user_id)

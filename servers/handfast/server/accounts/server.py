@@ -1,0 +1,47 @@
+"""Puts the accounts server together, the coordinator in its own process: an atomic update costs no call for the
+decision.
+"""
+
+from __future__ import annotations
+
+from handfast.accounts.v1 import accounts_pb2, accounts_pb2_grpc
+from handfast.client import channel, connect
+from handfast.server.accounts import tables
+from handfast.server.accounts.changes import PREFERENCES, USERS
+from handfast.server.accounts.service import AccountServicer
+from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.settings import ServerSettings
+from handfast.server.transactions.coordinator.answers import Answers
+from handfast.server.transactions.coordinator.coordinator import Coordinator
+from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.service import TransactionServicer, transaction_service
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+
+DOMAIN = "handfast.accounts"
+
+
+def build(settings: ServerSettings) -> Server:
+    """Raises StartError where the database cannot be used."""
+    database = open_database(settings, "handfast.server.accounts:migrations")
+    addresses = {USERS: settings.users_address, PREFERENCES: settings.preferences_address}
+    suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
+    channels = {name: channel(address) for name, address in addresses.items()}
+
+    register = Register(database, tables.coordinator.decisions)
+    answers = Answers(database, tables.coordinator.answers)
+    finisher = Finisher(register, {name: ParticipantServiceStub(each) for name, each in channels.items()})
+    service = Service(
+        accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
+        accounts_pb2_grpc.add_AccountServiceServicer_to_server,
+        AccountServicer(suite, Coordinator(register, answers, finisher)),
+        DOMAIN,
+    )
+    return Server(
+        settings,
+        domain=DOMAIN,
+        services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
+        background=(finisher,),
+        on_close=(suite.close, *(each.close for each in channels.values()), database.close),
+    )

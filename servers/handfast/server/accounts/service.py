@@ -1,0 +1,73 @@
+"""AccountService: checks what spans both sides, has the coordinator run the change, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from uuid6 import uuid7
+
+from handfast.accounts.v1 import accounts_pb2 as pb
+from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceServicer
+from handfast.client import Suite
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
+from handfast.server.accounts import changes, validation
+from handfast.server.accounts.reading import read_account
+from handfast.server.transactions.coordinator.coordinator import Coordinator
+from handfast.server.transactions.coordinator.staging import StagedCall
+
+
+class AccountServicer(AccountServiceServicer):
+    def __init__(self, suite: Suite, coordinator: Coordinator) -> None:
+        self._suite, self._coordinator = suite, coordinator
+
+    def CreateAccount(
+        self, request: pb.CreateAccountRequest, context: grpc.ServicerContext
+    ) -> pb.CreateAccountResponse:
+        validation.create(request)
+        user_id = request.user.user_id or str(uuid7())
+        return self._coordinator.run(
+            request,
+            lambda: changes.create(self._suite, request, user_id),
+            lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
+            pb.CreateAccountResponse,
+        )
+
+    def GetAccount(self, request: pb.GetAccountRequest, context: grpc.ServicerContext) -> pb.GetAccountResponse:
+        validation.get(request)
+        account = read_account(self._suite, request.user_id, include_defaults=request.include_defaults)
+        return pb.GetAccountResponse(account=account)
+
+    def UpdateUserAndPreferences(
+        self, request: pb.UpdateUserAndPreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.UpdateUserAndPreferencesResponse:
+        validation.update(request)
+        return self._coordinator.run(
+            request,
+            lambda: changes.update(self._suite, request),
+            lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
+            pb.UpdateUserAndPreferencesResponse,
+        )
+
+    def DeleteAccount(
+        self, request: pb.DeleteAccountRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteAccountResponse:
+        validation.delete(request)
+        deleted = pb.Account()
+
+        def plan() -> Sequence[StagedCall]:
+            read = self._suite.preferences.GetPreferences(GetPreferencesRequest(user_id=request.user_id))
+            deleted.preferences.CopyFrom(read.preferences)
+            return changes.delete(self._suite, request, read.preferences)
+
+        def compose(replies: Sequence[Any], transaction_id: str) -> pb.DeleteAccountResponse:
+            deleted.user.CopyFrom(replies[0].user)
+            return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
+
+        return self._coordinator.run(request, plan, compose, pb.DeleteAccountResponse)
+
+
+def _account(replies: Sequence[Any]) -> pb.Account:
+    user, preferences = replies
+    return pb.Account(user=user.user, preferences=preferences.preferences)

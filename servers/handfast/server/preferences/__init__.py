@@ -1,0 +1,14 @@
+"""The preferences server: owns what users have chosen, and the definitions of what can be chosen. It does not know
+which users exist.
+
+    server.py       puts the server together
+    service.py      PreferencesService: requests in, responses out
+    validation.py   the rules of a request, all violations at once
+    values.py       which values a definition takes
+    changes.py      what a write does to preferences, as functions of the preferences before
+    definitions.py  the definitions in their table
+    resources.py    preferences as rows and as messages
+    tables.py       the tables
+    errors.py       why a call is refused
+    migrations/     how the tables came to be
+"""

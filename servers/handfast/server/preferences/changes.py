@@ -1,0 +1,42 @@
+"""What a write does to preferences: from the preferences before (None where they were never set) to those after and
+the reply.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesResponse
+from handfast.server.chassis.clock import Clock, timestamp
+from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.preferences.errors import PreferencesChanged
+from handfast.server.preferences.resources import never_set
+
+MAX_VALUES = 256
+ETAG_BYTES = 8
+
+
+def update(
+    before: Preferences | None, asked: Preferences, paths: Sequence[str], clock: Clock
+) -> tuple[Preferences, UpdatePreferencesResponse]:
+    after = never_set(asked.user_id)
+    if before is not None:
+        after.CopyFrom(before)
+    if asked.etag and asked.etag != after.etag:
+        raise PreferencesChanged(asked.user_id)
+    for path in paths:
+        key = path.partition(".")[2]
+        if not key:
+            after.values.clear()
+        elif key not in asked.values:
+            after.values.pop(key, None)
+        for each in [key] if key else asked.values:
+            if each in asked.values:
+                after.values[each].CopyFrom(asked.values[each])
+    if len(after.values) > MAX_VALUES:
+        rule = f"must have up to {MAX_VALUES} entries, not {len(after.values)}"
+        raise InvalidFields([Violation("preferences.values", rule)])
+    after.update_time.CopyFrom(timestamp(clock()))
+    after.etag = secrets.token_hex(ETAG_BYTES)
+    return after, UpdatePreferencesResponse(preferences=after)

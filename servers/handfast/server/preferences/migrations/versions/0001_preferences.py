@@ -1,0 +1,64 @@
+"""Preferences, a first set of definitions, and what the server needs to take part in transactions."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+from alembic import op
+
+from handfast.server.transactions.participant import migrations as participant
+
+revision = "0001"
+down_revision = None
+
+BOOLEAN, NUMBER, STRING, STRING_LIST = "BOOLEAN", "NUMBER", "STRING", "STRING_LIST"
+
+FIRST_DEFINITIONS: list[tuple[str, str, object, list[object], str]] = [
+    ("theme", STRING, "system", ["light", "dark", "system"], "The colours of the user interface."),
+    (
+        "density",
+        STRING,
+        "comfortable",
+        ["comfortable", "compact"],
+        "How close together the user interface puts things.",
+    ),
+    ("items_per_page", NUMBER, 25, [10, 25, 50, 100], "How many entries lists show at once."),
+    ("start_of_week", STRING, "monday", ["monday", "saturday", "sunday"], "The first day of a week in calendars."),
+    ("time_format", STRING, "24h", ["12h", "24h"], "How the time of day is written."),
+    ("email_notifications", BOOLEAN, True, [], "Whether to send mail about what happens to the user's things."),
+    ("product_news", BOOLEAN, False, [], "Whether to send mail about what is new."),
+    ("muted_topics", STRING_LIST, [], [], "Topics about which the user wants no notifications."),
+]
+
+
+def upgrade() -> None:
+    op.create_table(
+        "preferences",
+        sa.Column("user_id", sa.String(64), primary_key=True),
+        sa.Column("values", sa.JSON, nullable=False),
+        sa.Column("update_time", sa.BigInteger, nullable=False),
+        sa.Column("etag", sa.String(16), nullable=False),
+        *participant.resource_columns(),
+    )
+    participant.create_pending_index("preferences")
+    definitions = op.create_table(
+        "definitions",
+        sa.Column("key", sa.String(63), primary_key=True),
+        sa.Column("type", sa.String(20), nullable=False),
+        sa.Column("default_value", sa.JSON(none_as_null=True)),
+        sa.Column("allowed_values", sa.JSON, nullable=False),
+        sa.Column("description", sa.String(1000), nullable=False),
+        sa.Column("create_time", sa.BigInteger, nullable=False),
+    )
+    columns = ("key", "type", "default_value", "allowed_values", "description")
+    now = time.time_ns() // 1000
+    rows = [{**dict(zip(columns, row, strict=True)), "create_time": now} for row in FIRST_DEFINITIONS]
+    op.bulk_insert(definitions, rows)
+    participant.create_tables()
+    participant.create_requests()
+
+
+def downgrade() -> None:
+    for table in ("requests", "claims", "operations", "branches", "definitions", "preferences"):
+        op.drop_table(table)

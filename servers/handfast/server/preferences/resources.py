@@ -1,0 +1,42 @@
+"""Preferences as rows and as messages. Those that were never set have no row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from handfast.preferences.v1.preferences_pb2 import Preferences
+from handfast.server.chassis.clock import microseconds, timestamp
+from handfast.server.preferences.definitions import from_json, to_json
+from handfast.server.preferences.tables import preferences
+from handfast.server.transactions.participant import Resources
+
+NEVER_SET = "0"
+"""The etag of preferences that were never set."""
+
+
+class PreferencesResources(Resources[Preferences]):
+    table = preferences
+    key = preferences.c.user_id
+    message_type = Preferences
+
+    def to_message(self, row: sa.RowMapping) -> Preferences:
+        return Preferences(
+            user_id=row["user_id"],
+            values={key: from_json(value) for key, value in row["values"].items()},
+            update_time=timestamp(row["update_time"]),
+            etag=row["etag"],
+        )
+
+    def to_columns(self, message: Preferences) -> Mapping[str, Any]:
+        return {
+            "values": {key: to_json(value) for key, value in message.values.items()},
+            "update_time": microseconds(message.update_time),
+            "etag": message.etag,
+        }
+
+
+def never_set(user_id: str) -> Preferences:
+    return Preferences(user_id=user_id, etag=NEVER_SET)

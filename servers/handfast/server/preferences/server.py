@@ -1,0 +1,47 @@
+"""Puts the preferences server together."""
+
+from __future__ import annotations
+
+from handfast.client import channel
+from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.settings import ServerSettings
+from handfast.server.preferences import tables
+from handfast.server.preferences.definitions import Definitions
+from handfast.server.preferences.resources import PreferencesResources
+from handfast.server.preferences.service import PreferencesServicer
+from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.resolver import CoordinatorResolver
+from handfast.server.transactions.participant.service import participant_service
+from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+
+DOMAIN = "handfast.preferences"
+
+
+def build(settings: ServerSettings) -> Server:
+    """Raises StartError where the database cannot be used."""
+    database = open_database(settings, "handfast.server.preferences:migrations")
+    coordinator = channel(settings.accounts_address)
+    requests = Requests(database, tables.requests)
+    preferences = Participant(
+        "preferences",
+        database,
+        tables.participant,
+        PreferencesResources(),
+        requests,
+        CoordinatorResolver(TransactionServiceStub(coordinator)),
+    )
+    service = Service(
+        preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"],
+        preferences_pb2_grpc.add_PreferencesServiceServicer_to_server,
+        PreferencesServicer(preferences, Definitions(database), requests),
+        DOMAIN,
+    )
+    return Server(
+        settings,
+        domain=DOMAIN,
+        services=(service, participant_service(preferences, DOMAIN)),
+        on_close=(coordinator.close, database.close),
+    )

@@ -1,0 +1,90 @@
+"""PreferencesService: checks a request, has the participant or the definitions read or write, answers."""
+
+from __future__ import annotations
+
+import grpc
+import sqlalchemy as sa
+
+from handfast.preferences.v1 import preferences_pb2 as pb
+from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
+from handfast.server.chassis.call import current
+from handfast.server.chassis.clock import Clock, now, timestamp
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.paging import page_token
+from handfast.server.preferences import changes, validation
+from handfast.server.preferences.definitions import Definitions
+from handfast.server.preferences.resources import never_set
+from handfast.server.transactions.participant import Participant
+
+
+class PreferencesServicer(PreferencesServiceServicer):
+    def __init__(
+        self,
+        preferences: Participant[pb.Preferences],
+        definitions: Definitions,
+        requests: Requests,
+        clock: Clock = now,
+    ) -> None:
+        self._preferences, self._definitions = preferences, definitions
+        self._requests, self._clock = requests, clock
+
+    def GetPreferences(
+        self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.GetPreferencesResponse:
+        validation.get(request)
+        version = self._preferences.get(request.user_id)
+        preferences = version.message if version else never_set(request.user_id)
+        if request.include_defaults:
+            self._add_defaults([preferences])
+        last_transaction_id = version.last_transaction_id if version else ""
+        return pb.GetPreferencesResponse(preferences=preferences, last_transaction_id=last_transaction_id)
+
+    def BatchGetPreferences(
+        self, request: pb.BatchGetPreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.BatchGetPreferencesResponse:
+        validation.batch_get(request)
+        found = self._preferences.batch(request.user_ids)
+        preferences = [found[id_].message if id_ in found else never_set(id_) for id_ in request.user_ids]
+        if request.include_defaults:
+            self._add_defaults(preferences)
+        return pb.BatchGetPreferencesResponse(preferences=preferences)
+
+    def UpdatePreferences(
+        self, request: pb.UpdatePreferencesRequest, context: grpc.ServicerContext
+    ) -> pb.UpdatePreferencesResponse:
+        paths = validation.update(request, self._definitions)
+        return self._preferences.write(
+            request,
+            request.preferences.user_id,
+            lambda before: changes.update(before, request.preferences, paths, self._clock),
+            pb.UpdatePreferencesResponse,
+        )
+
+    def CreatePreferenceDefinition(
+        self, request: pb.CreatePreferenceDefinitionRequest, context: grpc.ServicerContext
+    ) -> pb.CreatePreferenceDefinitionResponse:
+        validation.create_definition(request)
+        definition = pb.PreferenceDefinition()
+        definition.CopyFrom(request.definition)
+        definition.create_time.CopyFrom(timestamp(self._clock()))
+
+        def create(connection: sa.Connection) -> pb.CreatePreferenceDefinitionResponse:
+            self._definitions.add(connection, definition)
+            return pb.CreatePreferenceDefinitionResponse(definition=definition)
+
+        reply_type = pb.CreatePreferenceDefinitionResponse
+        return self._requests.once(current().method.path, request, reply_type, create)
+
+    def ListPreferenceDefinitions(
+        self, request: pb.ListPreferenceDefinitionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListPreferenceDefinitionsResponse:
+        after, size = validation.list_definitions(request)
+        definitions, next_after = self._definitions.page(after, size)
+        token = page_token(validation.DEFINITIONS, next_after)
+        return pb.ListPreferenceDefinitionsResponse(definitions=definitions, next_page_token=token)
+
+    def _add_defaults(self, all_preferences: list[pb.Preferences]) -> None:
+        defaults = self._definitions.defaults()
+        for preferences in all_preferences:
+            for key in defaults.keys() - preferences.values.keys():
+                preferences.defaults[key].CopyFrom(defaults[key])

@@ -1,0 +1,33 @@
+"""The tables of the preferences database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from handfast.server.chassis import idempotency
+from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
+
+metadata = sa.MetaData()
+
+preferences = sa.Table(
+    "preferences",
+    metadata,
+    sa.Column("user_id", sa.String(64), primary_key=True),
+    sa.Column("values", sa.JSON, nullable=False, default=dict),
+    sa.Column("update_time", sa.BigInteger, nullable=False, default=0),
+    sa.Column("etag", sa.String(16), nullable=False, default=""),
+    *resource_columns(),
+    pending_index("preferences"),
+)
+definitions = sa.Table(
+    "definitions",
+    metadata,
+    sa.Column("key", sa.String(63), primary_key=True),
+    sa.Column("type", sa.String(20), nullable=False),
+    sa.Column("default_value", sa.JSON(none_as_null=True)),
+    sa.Column("allowed_values", sa.JSON, nullable=False),
+    sa.Column("description", sa.String(1000), nullable=False),
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+)
+participant = ParticipantTables.define(metadata)
+requests = idempotency.define(metadata)

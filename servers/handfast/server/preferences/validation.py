@@ -1,0 +1,87 @@
+"""The rules of each request of PreferencesService: every violation at once (InvalidFields), by the field's path."""
+
+from __future__ import annotations
+
+from handfast.preferences.v1 import preferences_pb2 as pb
+from handfast.server.chassis import fields
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.paging import page_size, page_start
+from handfast.server.preferences.definitions import Definitions
+from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
+from handfast.server.preferences.values import check_type, check_value
+
+MAX_DESCRIPTION = 1000
+MAX_ALLOWED_VALUES = 100
+MAX_BATCH = 1000
+DEFINITIONS = "definitions"  # what page tokens are of
+
+
+def get(request: pb.GetPreferencesRequest) -> None:
+    with Violations.collect() as violations:
+        fields.check_id(violations, "user_id", request.user_id)
+
+
+def batch_get(request: pb.BatchGetPreferencesRequest) -> None:
+    with Violations.collect() as violations:
+        fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH)
+        for index, user_id in enumerate(request.user_ids):
+            fields.check_id(violations, f"user_ids[{index}]", user_id)
+
+
+def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tuple[str, ...]:
+    """Returns the paths that change."""
+    with Violations.collect() as violations:
+        values = request.preferences.values
+        fields.check_id(violations, "preferences.user_id", request.preferences.user_id)
+        paths = fields.masked_paths(
+            violations,
+            request.update_mask,
+            "update_mask",
+            maps=("values",),
+            implied=[f"values.{key}" for key in sorted(values)],
+        )
+        named = {path.partition(".")[2] for path in paths}
+        keys = set(values) if "values" in paths else named & values.keys()
+        defined = definitions.find(keys)
+        for key in sorted(keys):
+            field = f"preferences.values.{key}"
+            if key in defined:
+                check_value(violations, field, values[key], defined[key])
+            else:
+                violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
+        fields.check_request_id(violations, request.request_id)
+    return paths
+
+
+def create_definition(request: pb.CreatePreferenceDefinitionRequest) -> None:
+    with Violations.collect() as violations:
+        definition = request.definition
+        fields.check_key(violations, "definition.key", definition.key)
+        fields.check_text(violations, "definition.description", definition.description, MAX_DESCRIPTION)
+        fields.check_request_id(violations, request.request_id)
+        if definition.type == pb.PREFERENCE_TYPE_UNSPECIFIED or definition.type not in pb.PreferenceType.values():
+            violations.add("definition.type", "must be BOOLEAN, NUMBER, STRING or STRING_LIST")
+            return
+        _check_values(violations, definition)
+
+
+def list_definitions(request: pb.ListPreferenceDefinitionsRequest) -> tuple[str, int]:
+    """Returns the key to go on after, and the page size."""
+    with Violations.collect() as violations:
+        size = page_size(violations, request.page_size)
+        after = page_start(violations, request.page_token, DEFINITIONS)
+    return after, size
+
+
+def _check_values(violations: Violations, definition: pb.PreferenceDefinition) -> None:
+    if len(definition.allowed_values) > MAX_ALLOWED_VALUES:
+        rule = f"must have up to {MAX_ALLOWED_VALUES} entries, not {len(definition.allowed_values)}"
+        violations.add("definition.allowed_values", rule)
+    is_list = definition.type == pb.PREFERENCE_TYPE_STRING_LIST
+    each_type = pb.PREFERENCE_TYPE_STRING if is_list else definition.type
+    for index, value in enumerate(definition.allowed_values):
+        field = f"definition.allowed_values[{index}]"
+        if check_type(violations, field, value, each_type) and value in definition.allowed_values[:index]:
+            violations.add(field, "must not repeat another")
+    if definition.HasField("default_value"):
+        check_value(violations, "definition.default_value", definition.default_value, definition)

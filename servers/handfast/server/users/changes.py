@@ -1,0 +1,69 @@
+"""What a write does to a user: functions from the user before (None where there is none) to the user after and the
+reply.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from handfast.server.chassis.clock import Clock, timestamp
+from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.users.errors import UserAlreadyExists, UserChanged, UserNotFound
+from handfast.users.v1.users_pb2 import CreateUserResponse, DeleteUserResponse, UpdateUserResponse, User
+
+SCALARS = ("email", "display_name", "locale", "time_zone")
+MAX_LABELS = 64
+ETAG_BYTES = 8
+
+
+def create(before: User | None, asked: User, user_id: str, clock: Clock) -> tuple[User, CreateUserResponse]:
+    if before is not None:
+        raise UserAlreadyExists(user_id)
+    user = User(user_id=user_id, labels=asked.labels)
+    for field in SCALARS:
+        setattr(user, field, getattr(asked, field))
+    _stamp(user, clock)
+    user.create_time.CopyFrom(user.update_time)
+    return user, CreateUserResponse(user=user)
+
+
+def update(before: User | None, asked: User, paths: Sequence[str], clock: Clock) -> tuple[User, UpdateUserResponse]:
+    user = _unchanged(before, asked.user_id, asked.etag)
+    after = User()
+    after.CopyFrom(user)
+    for path in paths:
+        if path == "labels":
+            after.labels.clear()
+            after.labels.update(asked.labels)
+        elif path.startswith("labels."):
+            key = path.removeprefix("labels.")
+            if key in asked.labels:
+                after.labels[key] = asked.labels[key]
+            else:
+                after.labels.pop(key, None)
+        else:
+            setattr(after, path, getattr(asked, path))
+    if len(after.labels) > MAX_LABELS:
+        raise InvalidFields(
+            [Violation("user.labels", f"must have up to {MAX_LABELS} entries, not {len(after.labels)}")]
+        )
+    _stamp(after, clock)
+    return after, UpdateUserResponse(user=after)
+
+
+def delete(before: User | None, user_id: str, etag: str) -> tuple[None, DeleteUserResponse]:
+    return None, DeleteUserResponse(user=_unchanged(before, user_id, etag))
+
+
+def _unchanged(before: User | None, user_id: str, etag: str) -> User:
+    if before is None:
+        raise UserNotFound(user_id)
+    if etag and etag != before.etag:
+        raise UserChanged(user_id)
+    return before
+
+
+def _stamp(user: User, clock: Clock) -> None:
+    user.update_time.CopyFrom(timestamp(clock()))
+    user.etag = secrets.token_hex(ETAG_BYTES)

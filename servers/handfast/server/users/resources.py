@@ -1,0 +1,57 @@
+"""Users as rows and as messages, and what is unique about them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.clock import microseconds, timestamp
+from handfast.server.transactions.participant import Resources
+from handfast.server.users.errors import EmailTaken
+from handfast.server.users.tables import users
+from handfast.users.v1.users_pb2 import User
+
+
+class UserResources(Resources[User]):
+    table = users
+    key = users.c.user_id
+    message_type = User
+
+    def to_message(self, row: sa.RowMapping) -> User:
+        return User(
+            user_id=row["user_id"],
+            email=row["email"],
+            display_name=row["display_name"],
+            locale=row["locale"],
+            time_zone=row["time_zone"],
+            labels=row["labels"],
+            create_time=timestamp(row["create_time"]),
+            update_time=timestamp(row["update_time"]),
+            etag=row["etag"],
+        )
+
+    def to_columns(self, message: User) -> Mapping[str, Any]:
+        return {
+            "email": message.email,
+            "display_name": message.display_name,
+            "locale": message.locale,
+            "time_zone": message.time_zone,
+            "labels": dict(message.labels),
+            "create_time": microseconds(message.create_time),
+            "update_time": microseconds(message.update_time),
+            "etag": message.etag,
+        }
+
+    def unique_values(self, message: User) -> frozenset[str]:
+        return frozenset({email_claim(message.email)})
+
+    def taken(self, value: str) -> Exception:
+        return EmailTaken()
+
+
+def email_claim(email: str) -> str:
+    """The unique value of an email: without regard to case, nor to how letters with accents are composed."""
+    return "email:" + unicodedata.normalize("NFC", email.casefold())

@@ -1,0 +1,45 @@
+"""Puts the users server together."""
+
+from __future__ import annotations
+
+from handfast.client import channel
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.settings import ServerSettings
+from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.resolver import CoordinatorResolver
+from handfast.server.transactions.participant.service import participant_service
+from handfast.server.users import tables
+from handfast.server.users.resources import UserResources
+from handfast.server.users.service import UserServicer
+from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+from handfast.users.v1 import users_pb2, users_pb2_grpc
+
+DOMAIN = "handfast.users"
+
+
+def build(settings: ServerSettings) -> Server:
+    """Raises StartError where the database cannot be used."""
+    database = open_database(settings, "handfast.server.users:migrations")
+    coordinator = channel(settings.accounts_address)
+    users = Participant(
+        "users",
+        database,
+        tables.participant,
+        UserResources(),
+        Requests(database, tables.requests),
+        CoordinatorResolver(TransactionServiceStub(coordinator)),
+    )
+    service = Service(
+        users_pb2.DESCRIPTOR.services_by_name["UserService"],
+        users_pb2_grpc.add_UserServiceServicer_to_server,
+        UserServicer(users),
+        DOMAIN,
+    )
+    return Server(
+        settings,
+        domain=DOMAIN,
+        services=(service, participant_service(users, DOMAIN)),
+        on_close=(coordinator.close, database.close),
+    )

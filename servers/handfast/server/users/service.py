@@ -1,0 +1,77 @@
+"""UserService: checks a request, has the participant read or write, answers."""
+
+from __future__ import annotations
+
+import grpc
+from uuid6 import uuid7
+
+from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.paging import page_token
+from handfast.server.transactions.participant import Participant
+from handfast.server.users import changes, validation
+from handfast.server.users.errors import NoUserHasEmail, UserNotFound
+from handfast.server.users.resources import email_claim
+from handfast.users.v1 import users_pb2 as pb
+from handfast.users.v1.users_pb2_grpc import UserServiceServicer
+
+
+class UserServicer(UserServiceServicer):
+    def __init__(self, users: Participant[pb.User], clock: Clock = now) -> None:
+        self._users, self._clock = users, clock
+
+    def CreateUser(self, request: pb.CreateUserRequest, context: grpc.ServicerContext) -> pb.CreateUserResponse:
+        validation.create(request)
+        user_id = request.user.user_id or str(uuid7())
+        return self._users.write(
+            request,
+            user_id,
+            lambda before: changes.create(before, request.user, user_id, self._clock),
+            pb.CreateUserResponse,
+        )
+
+    def GetUser(self, request: pb.GetUserRequest, context: grpc.ServicerContext) -> pb.GetUserResponse:
+        validation.get(request)
+        version = self._users.get(request.user_id)
+        if version is None:
+            raise UserNotFound(request.user_id)
+        return pb.GetUserResponse(user=version.message, last_transaction_id=version.last_transaction_id)
+
+    def LookupUser(self, request: pb.LookupUserRequest, context: grpc.ServicerContext) -> pb.LookupUserResponse:
+        validation.lookup(request)
+        user = self._users.holder(email_claim(request.email))
+        if user is None:
+            raise NoUserHasEmail
+        return pb.LookupUserResponse(user=user)
+
+    def BatchGetUsers(
+        self, request: pb.BatchGetUsersRequest, context: grpc.ServicerContext
+    ) -> pb.BatchGetUsersResponse:
+        validation.batch_get(request)
+        found = self._users.batch(request.user_ids)
+        return pb.BatchGetUsersResponse(
+            users=[found[user_id].message for user_id in request.user_ids if user_id in found],
+            missing_user_ids=[user_id for user_id in request.user_ids if user_id not in found],
+        )
+
+    def ListUsers(self, request: pb.ListUsersRequest, context: grpc.ServicerContext) -> pb.ListUsersResponse:
+        after, size = validation.list_users(request)
+        users, next_after = self._users.page(after, size)
+        return pb.ListUsersResponse(users=users, next_page_token=page_token(validation.USERS, next_after))
+
+    def UpdateUser(self, request: pb.UpdateUserRequest, context: grpc.ServicerContext) -> pb.UpdateUserResponse:
+        paths = validation.update(request)
+        return self._users.write(
+            request,
+            request.user.user_id,
+            lambda before: changes.update(before, request.user, paths, self._clock),
+            pb.UpdateUserResponse,
+        )
+
+    def DeleteUser(self, request: pb.DeleteUserRequest, context: grpc.ServicerContext) -> pb.DeleteUserResponse:
+        validation.delete(request)
+        return self._users.write(
+            request,
+            request.user_id,
+            lambda before: changes.delete(before, request.user_id, request.etag),
+            pb.DeleteUserResponse,
+        )

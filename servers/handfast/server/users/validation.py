@@ -1,0 +1,118 @@
+"""The rules of each request of UserService: every violation at once (InvalidFields), by the field's path."""
+
+from __future__ import annotations
+
+from zoneinfo import available_timezones
+
+import langcodes
+from email_validator import EmailNotValidError, validate_email
+
+from handfast.server.chassis import fields
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.paging import page_size, page_start
+from handfast.server.users.changes import MAX_LABELS, SCALARS
+from handfast.users.v1 import users_pb2 as pb
+
+MAX_EMAIL = 254
+MAX_DISPLAY_NAME = 200
+MAX_LOCALE = 100
+MAX_LABEL = 256
+MAX_BATCH = 1000
+USERS = "users"  # what page tokens are of
+
+_TIME_ZONES = frozenset(available_timezones())
+
+
+def create(request: pb.CreateUserRequest) -> None:
+    with Violations.collect() as violations:
+        user = request.user
+        if user.user_id:
+            fields.check_id(violations, "user.user_id", user.user_id)
+        for path in (*SCALARS, "labels"):
+            _check(violations, user, path)
+        fields.check_request_id(violations, request.request_id)
+
+
+def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
+    """Returns the paths that change."""
+    with Violations.collect() as violations:
+        user = request.user
+        fields.check_id(violations, "user.user_id", user.user_id)
+        implied = [path for path in SCALARS if getattr(user, path)] + (["labels"] if user.labels else [])
+        paths = fields.masked_paths(
+            violations, request.update_mask, "update_mask", scalars=SCALARS, maps=("labels",), implied=implied
+        )
+        for path in paths:
+            _check(violations, user, path)
+        fields.check_request_id(violations, request.request_id)
+    return paths
+
+
+def delete(request: pb.DeleteUserRequest) -> None:
+    with Violations.collect() as violations:
+        fields.check_id(violations, "user_id", request.user_id)
+        fields.check_request_id(violations, request.request_id)
+
+
+def get(request: pb.GetUserRequest) -> None:
+    with Violations.collect() as violations:
+        fields.check_id(violations, "user_id", request.user_id)
+
+
+def lookup(request: pb.LookupUserRequest) -> None:
+    with Violations.collect() as violations:
+        _check_email(violations, "email", request.email)
+
+
+def batch_get(request: pb.BatchGetUsersRequest) -> None:
+    with Violations.collect() as violations:
+        fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH)
+        for index, user_id in enumerate(request.user_ids):
+            fields.check_id(violations, f"user_ids[{index}]", user_id)
+
+
+def list_users(request: pb.ListUsersRequest) -> tuple[str, int]:
+    """Returns the id to go on after, and the page size."""
+    with Violations.collect() as violations:
+        size = page_size(violations, request.page_size)
+        after = page_start(violations, request.page_token, USERS)
+    return after, size
+
+
+def _check(violations: Violations, user: pb.User, path: str) -> None:
+    """Checks what an update of `path` would store."""
+    match path.partition(".")[0]:
+        case "email":
+            _check_email(violations, "user.email", user.email)
+        case "display_name":
+            fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
+        case "locale":
+            if user.locale and (len(user.locale) > MAX_LOCALE or not langcodes.tag_is_valid(user.locale)):
+                violations.add("user.locale", "must be a BCP 47 language tag such as pt-BR, or empty")
+        case "time_zone":
+            if user.time_zone and user.time_zone not in _TIME_ZONES:
+                violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
+        case "labels":
+            _check_labels(violations, user, path.partition(".")[2])
+
+
+def _check_email(violations: Violations, field: str, email: str) -> None:
+    if not email:
+        violations.add(field, "is required")
+        return
+    try:
+        if len(email) > MAX_EMAIL:
+            raise EmailNotValidError
+        validate_email(email, check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        violations.add(field, f"must be an email address of up to {MAX_EMAIL} characters, such as ada@example.com")
+
+
+def _check_labels(violations: Violations, user: pb.User, only: str) -> None:
+    """Checks one label, or all where `only` is empty."""
+    if not only and len(user.labels) > MAX_LABELS:
+        violations.add("user.labels", f"must have up to {MAX_LABELS} entries, not {len(user.labels)}")
+    for key in [only] if only else sorted(user.labels):
+        if (only and key not in user.labels) or not fields.check_key(violations, "user.labels", key):
+            continue
+        fields.check_text(violations, f"user.labels.{key}", user.labels[key], MAX_LABEL)
