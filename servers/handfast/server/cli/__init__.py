@@ -1,0 +1,15 @@
+"""The `handfast` command.
+
+    main.py         the parser; calls the command
+    settings.py     flags and environment, read once, into validated settings
+    serve.py        `handfast serve NAME`: one server in this process
+    up.py           `handfast up`: checks, starts the whole suite, says where it is
+    supervisor.py   keeps child processes running, and ends them together
+    stopping.py     what asks a process to stop: a signal, or the end of its supervisor
+    demo.py         `handfast demo`: the tour, on the suite that runs, or on one started for it
+    tour.py         the tour itself: changes that commit everywhere, and one that is refused
+    ports.py        which ports can be listened on
+    errors.py       the failure that is told in one line
+
+`main`, `up` and what they import stay free of gRPC and SQLAlchemy, so that help and the supervisor start at once.
+"""

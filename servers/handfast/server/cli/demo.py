@@ -1,0 +1,95 @@
+"""`handfast demo`: the tour, on the suite that runs, or on one started for it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from grpc_health.v1 import health_pb2
+
+from handfast.client import ServiceError, channel, connect
+from handfast.client.addresses import check_address
+from handfast.server.chassis.settings import environment_variable, flag
+from handfast.server.cli.errors import CommandError
+from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.settings import DEMO_SETTINGS, FIRST_PORT, SERVERS, port_of, read
+from handfast.server.cli.stopping import SUPERVISED
+from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.cli.tour import tour
+
+_SERVICES = {
+    "users": "handfast.users.v1.UserService",
+    "preferences": "handfast.preferences.v1.PreferencesService",
+    "accounts": "handfast.accounts.v1.AccountService",
+}
+_HEALTH_TIMEOUT = 2.0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = read("demo", DEMO_SETTINGS, vars(arguments), os.environ)
+    for setting, address in given.items():
+        try:
+            check_address(address, setting=f"{flag(setting)} (or {environment_variable('demo', setting)})")
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+    addresses = _on_this_machine() | {setting.removesuffix("_address"): address for setting, address in given.items()}
+    silent = [f"{server} at {address}" for server, address in addresses.items() if not _serves(server, address)]
+    if silent and given:
+        raise CommandError(f"no answer from {', '.join(silent)}")
+    with _suite_of_our_own() if silent else contextlib.nullcontext(addresses) as places:
+        print("Suite:", ", ".join(f"{server} {address}" for server, address in places.items()))
+        with connect(places["users"], places["preferences"], places["accounts"]) as suite:
+            try:
+                tour(suite)
+            except ServiceError as error:
+                raise CommandError(str(error)) from error
+    return 0
+
+
+def _on_this_machine(first_port: int = FIRST_PORT) -> dict[str, str]:
+    return {server: f"127.0.0.1:{port_of(server, first_port)}" for server in SERVERS}
+
+
+def _serves(server: str, address: str) -> bool:
+    with channel(address, timeout=_HEALTH_TIMEOUT) as to_server:
+        check = to_server.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=_SERVICES[server]))
+        except ServiceError:
+            return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@contextlib.contextmanager
+def _suite_of_our_own() -> Iterator[dict[str, str]]:
+    """`handfast up` in a temporary folder, on ports that are free."""
+    print("No suite runs here: starting one in a temporary folder.")
+    # What the environment says about the user's own suite, its databases above all, is not for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
+    first_port = free_first_port()
+    with tempfile.TemporaryDirectory(prefix="handfast-demo-") as folder:
+        logs = Path(folder, "logs")
+        with logs.open("w") as stderr:
+            process = subprocess.Popen(
+                [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port)],
+                env={**environment, SUPERVISED: "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        # Leaving the block closes its stdin, which asks it to stop, and waits for it.
+        with process:
+            if process.stdout is None or "ready\n" not in process.stdout:
+                raise CommandError(f"the suite did not start:\n{logs.read_text()}")
+            yield _on_this_machine(first_port)

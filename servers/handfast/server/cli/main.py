@@ -1,0 +1,54 @@
+"""The parser of the `handfast` command, and the call of the command that it names."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from handfast.server.chassis.settings import SettingsError
+from handfast.server.cli.errors import CommandError
+from handfast.server.cli.settings import DEMO_SETTINGS, SERVERS, UP_SETTINGS, add_flags, serve_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status. What it expects to go wrong is one line on stderr and status 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        # Imported only now, so that no command pays for what another needs.
+        return int(importlib.import_module(f"handfast.server.cli.{arguments.command}").run(arguments))
+    except (SettingsError, CommandError) as error:
+        failure = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("handfast"):
+            raise
+        failure = f"{error.name} is not installed; servers need: pip install 'handfast[server]'"
+    except KeyboardInterrupt:
+        return 130
+    who = getattr(arguments, "server", arguments.command)
+    print(f"handfast: {who}: {failure}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="handfast", description="gRPC services for users and their preferences, with atomic commit across them."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="run all servers, one process each, supervised")
+    add_flags(up, "up", UP_SETTINGS)
+
+    serve = commands.add_parser("serve", help="run one server")
+    servers = serve.add_subparsers(dest="server", required=True, metavar="SERVER")
+    for server in SERVERS:
+        add_flags(servers.add_parser(server, help=f"run the {server} server"), server, serve_settings(server))
+
+    demo = commands.add_parser("demo", help="see an atomic commit, and one that is refused")
+    add_flags(demo, "demo", DEMO_SETTINGS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

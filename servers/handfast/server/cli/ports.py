@@ -1,0 +1,38 @@
+"""Which ports of this machine can be listened on."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+from handfast.server.chassis.settings import METRICS_PORT_OFFSET, split_address
+from handfast.server.cli.settings import SERVERS, port_of
+
+HIGHEST_FIRST_PORT = 65535 - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
+
+
+def why_not_free(address: str) -> str:
+    """Why nothing can listen on this HOST:PORT now; empty where it can."""
+    host, port = split_address(address)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the servers bind: a connection of an earlier run in TIME_WAIT does not keep the port, a listener does.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def free_first_port() -> int:
+    """A first port with which a whole suite finds its ports free, as things stand.
+
+    Taken from below the range that systems hand out to outgoing connections. Raises OSError if there is none.
+    """
+    candidates = list(range(20000, 32000, 2 * len(SERVERS)))
+    random.shuffle(candidates)
+    for first_port in candidates:
+        ports = [port_of(server, first_port) + offset for server in SERVERS for offset in (0, METRICS_PORT_OFFSET)]
+        if not any(why_not_free(f"127.0.0.1:{port}") for port in ports):
+            return first_port
+    raise OSError("no ports are free")

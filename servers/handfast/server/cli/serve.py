@@ -1,0 +1,30 @@
+"""`handfast serve NAME`: one server in this process."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import threading
+
+from handfast.server.cli.errors import CommandError
+from handfast.server.cli.settings import read_server_settings
+from handfast.server.cli.stopping import when_asked_to_stop
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = read_server_settings(arguments.server, vars(arguments), os.environ)
+    stop = threading.Event()
+    when_asked_to_stop(stop.set)
+
+    # Imported only now: a mistake in the settings is told at once, and a signal meanwhile is not lost. The server
+    # is imported by name, so that its process never loads another's code.
+    from handfast.server.chassis.server import Server, StartError
+
+    module = importlib.import_module(f"handfast.server.{settings.name}.server")
+    try:
+        server: Server = module.build(settings)
+        server.run(stop)
+    except StartError as error:
+        raise CommandError(str(error)) from error
+    return 0

@@ -1,0 +1,143 @@
+"""The guided tour: an account made, changed on both sides, changed in vain, and deleted."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Value
+
+from handfast.accounts.v1.accounts_pb2 import (
+    CreateAccountRequest,
+    DeleteAccountRequest,
+    UpdateUserAndPreferencesRequest,
+)
+from handfast.client import NotFound, ServiceError, Suite
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences
+from handfast.server.cli.errors import CommandError
+from handfast.users.v1.users_pb2 import GetUserRequest, User
+
+
+def tour(suite: Suite) -> None:
+    """Raises ServiceError for a failure that is no part of the tour, CommandError if atomicity is broken."""
+    email = f"ada.{uuid.uuid4().hex[:12]}@example.com"  # new each time: emails are unique
+    user_id = _create(suite, email)
+    try:
+        _update(suite, user_id)
+        _update_in_vain(suite, user_id)
+    finally:
+        _delete(suite, user_id)
+    print("\nDone: what spans services commits everywhere or nowhere.")
+
+
+def _create(suite: Suite, email: str) -> str:
+    _step("1. Create an account: a user in one service, preferences in another.")
+    request = CreateAccountRequest(user=User(email=email, display_name="Ada Lovelace"), preferences=_theme("dark"))
+    created = suite.accounts.CreateAccount(request)
+    user_id = created.account.user.user_id
+    seen = _look(suite, user_id)
+    _show("users", f"email {email}, display name {seen.display_name!r}")
+    _show("preferences", f"theme {seen.theme}")
+    _show("transaction", f"{created.transaction_id} committed")
+    return user_id
+
+
+def _update(suite: Suite, user_id: str) -> None:
+    _step("2. Change both sides in one call.")
+    before = _look(suite, user_id)
+    updated = suite.accounts.UpdateUserAndPreferences(
+        UpdateUserAndPreferencesRequest(
+            user=User(user_id=user_id, display_name="Countess of Lovelace"),
+            user_update_mask=FieldMask(paths=["display_name"]),
+            preferences=_theme("light"),
+            preferences_update_mask=FieldMask(paths=["values.theme"]),
+        )
+    )
+    after = _look(suite, user_id)
+    if after != _Seen("Countess of Lovelace", "light"):
+        raise CommandError(f"the update committed, but the services answer {after}")
+    _show("users", f"display name {before.display_name!r} -> {after.display_name!r}")
+    _show("preferences", f"theme {before.theme} -> {after.theme}")
+    _show("transaction", f"{updated.transaction_id} committed")
+
+
+def _update_in_vain(suite: Suite, user_id: str) -> None:
+    _step("3. Change both sides again, where one of them must refuse: no preference has the key 'favourite_colour'.")
+    before = _look(suite, user_id)
+    _show("asked of users", f"display name {before.display_name!r} -> 'Nobody'")
+    _show("asked of preferences", "favourite_colour -> green")
+    try:
+        suite.accounts.UpdateUserAndPreferences(
+            UpdateUserAndPreferencesRequest(
+                user=User(user_id=user_id, display_name="Nobody"),
+                user_update_mask=FieldMask(paths=["display_name"]),
+                preferences=Preferences(values={"favourite_colour": Value(string_value="green")}),
+                preferences_update_mask=FieldMask(paths=["values.favourite_colour"]),
+            )
+        )
+    except ServiceError as error:
+        if error.service != "handfast.preferences":
+            raise
+        refusal = error
+    else:
+        raise CommandError("a preference without a definition was accepted")
+    _show("refused by", f"{refusal.service}, {refusal.status.name} {refusal.reason}")
+    for violation in refusal.violations:
+        _show("", f"{violation.field}: {violation.description} ({violation.reason})")
+    _show("request id", refusal.request_id)
+    _show("transaction", f"{_transaction_id(refusal)} aborted")
+    after = _look(suite, user_id)
+    if after != before:
+        raise CommandError(f"the update was refused, but {before} became {after}")
+    _show("users", f"display name is still {after.display_name!r}")
+    _show("preferences", f"theme is still {after.theme}")
+
+
+def _delete(suite: Suite, user_id: str) -> None:
+    _step("4. Delete the account, on both sides.")
+    deleted = suite.accounts.DeleteAccount(DeleteAccountRequest(user_id=user_id))
+    try:
+        suite.users.GetUser(GetUserRequest(user_id=user_id))
+    except NotFound as error:
+        _show("users", f"{error.status.name} {error.reason}")
+    _show("preferences", f"theme {_stored_theme(suite, user_id)}")
+    _show("transaction", f"{deleted.transaction_id} committed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the two services say, each asked by itself."""
+
+    display_name: str
+    theme: str
+
+
+def _look(suite: Suite, user_id: str) -> _Seen:
+    user = suite.users.GetUser(GetUserRequest(user_id=user_id)).user
+    return _Seen(user.display_name, _stored_theme(suite, user_id))
+
+
+def _stored_theme(suite: Suite, user_id: str) -> str:
+    preferences = suite.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id)).preferences
+    # Asked for by name, a map of messages would make the entry.
+    return preferences.values["theme"].string_value if "theme" in preferences.values else "unset"
+
+
+def _theme(theme: str) -> Preferences:
+    return Preferences(values={"theme": Value(string_value=theme)})
+
+
+def _transaction_id(error: ServiceError) -> str:
+    return next((str(value) for key, value in error.initial_metadata() if key == "handfast-transaction-id"), "")
+
+
+def _step(title: str) -> None:
+    emphasis = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    print(f"\n{emphasis[0]}{title}{emphasis[1]}")
+
+
+def _show(what: str, text: str) -> None:
+    print(f"   {what:<22}{text}")

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.client import propagation
+from handfast.server.chassis.call import Call, current
+from handfast.users.v1 import users_pb2
+
+from .conftest import Running, eventually
+
+FOUND = users_pb2.GetUserResponse(user=users_pb2.User(user_id="ada"))
+
+
+def the_call_of(running: Running, **options: Any) -> Call:
+    calls = []
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        calls.append(current())
+        return FOUND
+
+    running.get_user(behavior, **options)
+    (call,) = calls
+    return call
+
+
+def test_a_request_id_comes_back_as_it_was_sent(running: Running) -> None:
+    running.servicer.behavior = lambda _request, _context: FOUND
+    reply, call = running.stub.GetUser.with_call(users_pb2.GetUserRequest(), metadata=(("x-request-id", "mine-1"),))
+    assert reply == FOUND
+    assert ("x-request-id", "mine-1") in tuple(call.initial_metadata())
+    assert running.call_log("mine-1")["grpc.code"] == "OK"
+
+
+@pytest.mark.parametrize("request_id", [None, "", "two words", "x" * 129], ids=["none", "empty", "space", "long"])
+def test_a_missing_or_malformed_request_id_is_replaced(running: Running, request_id: str | None) -> None:
+    metadata = () if request_id is None else (("x-request-id", request_id),)
+    minted = the_call_of(running, metadata=metadata).request_id
+    assert minted != request_id
+    assert len(minted) == 36
+
+
+def test_the_deadline_is_the_callers_or_else_thirty_seconds(running: Running) -> None:
+    now = time.monotonic()
+    assert 4 < (the_call_of(running, timeout=5).deadline or 0) - now < 6
+    assert 29 < (the_call_of(running).deadline or 0) - now < 32
+
+
+def test_calls_to_peers_carry_request_id_trace_and_deadline(running: Running) -> None:
+    seen = []
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        seen.append(propagation.CURRENT.get())
+        return FOUND
+
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    running.get_user(behavior, timeout=5, metadata=(("x-request-id", "r"), ("traceparent", trace)))
+    (propagated,) = seen
+    assert (propagated.request_id, propagated.traceparent) == ("r", trace)
+    assert 4 < (propagated.remaining() or 0) < 6
+
+
+def test_a_handler_can_send_initial_metadata_before_it_answers(running: Running, gate: threading.Event) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        current().send_initial_metadata(("handfast-transaction-id", "t1"))
+        gate.wait(5)
+        return FOUND
+
+    running.servicer.behavior = behavior
+    # A streaming caller, since grpcio's unary one looks at the initial metadata only when the reply is there.
+    replies = running.channel.unary_stream("/handfast.users.v1.UserService/GetUser")(b"")
+    assert ("handfast-transaction-id", "t1") in tuple(replies.initial_metadata())
+    assert replies.is_active()
+    gate.set()
+    assert list(replies) == [FOUND.SerializeToString()]
+
+
+def test_a_handler_that_sends_initial_metadata_by_itself_still_answers(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        context.send_initial_metadata((("own", "1"),))
+        return FOUND
+
+    assert running.get_user(behavior) == FOUND
+
+
+def test_a_log_line_tells_what_operators_ask_and_no_more(running: Running) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        current().log["transaction_id"] = "t1"
+        return FOUND
+
+    running.get_user(behavior, metadata=(("x-request-id", "logged"), ("cookie", "private")))
+    line = running.call_log("logged")
+    assert line.pop("grpc.time_ms") > 0
+    assert line.pop("peer").startswith("ipv4:127.0.0.1:")
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "level": "info",
+        "event": "call",
+        "service": "users",
+        "grpc.service": "handfast.users.v1.UserService",
+        "grpc.method": "GetUser",
+        "grpc.code": "OK",
+        "request_id": "logged",
+        "transaction_id": "t1",
+    }
+
+
+def test_a_call_whose_deadline_passes_is_recorded_as_such(running: Running, gate: threading.Event) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        gate.wait(5)
+        return FOUND
+
+    failure = running.failure(behavior, timeout=0.1, metadata=(("x-request-id", "late"),))
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    gate.set()
+    assert running.call_log("late")["grpc.code"] == "DeadlineExceeded"
+
+
+def test_a_call_that_its_caller_cancels_is_recorded_as_such(running: Running, gate: threading.Event) -> None:
+    entered = threading.Event()
+
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        entered.set()
+        eventually(lambda: not context.is_active())
+        return FOUND
+
+    running.servicer.behavior = behavior
+    pending = running.stub.GetUser.future(users_pb2.GetUserRequest(), metadata=(("x-request-id", "cancelled"),))
+    assert entered.wait(5)
+    pending.cancel()
+    assert running.call_log("cancelled")["grpc.code"] == "Canceled"
+
+
+def test_a_call_that_expires_in_the_queue_is_recorded_though_no_handler_had_it(
+    running: Running, gate: threading.Event
+) -> None:
+    busy = threading.Semaphore(0)
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        busy.release()
+        gate.wait(5)
+        return FOUND
+
+    running.servicer.behavior = behavior
+    threads = running.server.settings.threads
+    held = [running.stub.GetUser.future(users_pb2.GetUserRequest()) for _ in range(threads)]
+    for _ in range(threads):
+        assert busy.acquire(timeout=5)
+    failure = running.failure(behavior, timeout=0.1, metadata=(("x-request-id", "queued"),))
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    gate.set()
+    for pending in held:
+        assert pending.result() == FOUND
+    assert running.call_log("queued")["grpc.code"] == "DeadlineExceeded"

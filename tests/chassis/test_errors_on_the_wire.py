@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+import sqlalchemy as sa
+from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from handfast.client.errors import NotFound, Unavailable
+from handfast.server.chassis import errors
+from handfast.server.chassis.errors import Violation
+from handfast.users.v1 import users_pb2
+
+from .conftest import Running
+
+SECRET = "postgresql://admin:hunter2@db"
+
+
+class UserNotFound(errors.NotFound):
+    reason = "USER_NOT_FOUND"
+
+
+class UserTaken(errors.AlreadyExists):
+    reason = "USER_ALREADY_EXISTS"
+
+
+class UserChanged(errors.Aborted):
+    reason = "USER_CHANGED"
+
+
+class Unknown(errors.OutcomeUnknown):
+    reason = "OUTCOME_UNKNOWN"
+
+
+def raising(error: BaseException) -> Any:
+    def behavior(_request: Any, _context: Any) -> None:
+        raise error
+
+    return behavior
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "retry_seconds"),
+    [
+        (UserNotFound("m", user_id="ada"), grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND", None),
+        (UserTaken("m", user_id="ada"), grpc.StatusCode.ALREADY_EXISTS, "USER_ALREADY_EXISTS", None),
+        (UserChanged("m"), grpc.StatusCode.ABORTED, "USER_CHANGED", None),
+        (UserChanged("m", retry_after=0.25), grpc.StatusCode.ABORTED, "USER_CHANGED", 0.25),
+        (errors.InvalidMetadata("m", key="k"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_METADATA", None),
+        (errors.NotStageable("m"), grpc.StatusCode.FAILED_PRECONDITION, "NOT_STAGEABLE", None),
+        (errors.ResponseTooLarge("m"), grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE", None),
+        (errors.DatabaseUnavailable("m"), grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", 1.0),
+        (errors.CallDeadlineExceeded("m"), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", None),
+        (errors.UnknownMethod("m"), grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD", None),
+        (Unknown("m", transaction_id="t"), grpc.StatusCode.UNKNOWN, "OUTCOME_UNKNOWN", None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_domain_error_reaches_the_caller_whole(
+    running: Running,
+    error: errors.DomainError,
+    code: grpc.StatusCode,
+    reason: str,
+    retry_seconds: float | None,
+) -> None:
+    failure = running.failure(raising(error))
+    assert (failure.code, failure.message) == (code, "m")
+    assert (failure.info.reason, failure.info.domain) == (reason, "handfast.users")
+    assert dict(failure.info.metadata) == error.values
+    delays = [
+        info.retry_delay.ToTimedelta().total_seconds() for info in failure.details_of(error_details_pb2.RetryInfo)
+    ]
+    assert delays == ([] if retry_seconds is None else [retry_seconds])
+    assert failure.named_request_id == failure.request_id
+
+
+def test_invalid_fields_name_every_violation(running: Running) -> None:
+    violations = [
+        Violation("user.email", "is required", "EMAIL_REQUIRED"),
+        Violation("user.locale", "is no BCP 47 tag"),
+    ]
+    failure = running.failure(raising(errors.InvalidFields(violations)))
+    (bad_request,) = failure.details_of(error_details_pb2.BadRequest)
+    assert [(v.field, v.description, v.reason) for v in bad_request.field_violations] == [
+        ("user.email", "is required", "EMAIL_REQUIRED"),
+        ("user.locale", "is no BCP 47 tag", ""),
+    ]
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("description", ["is wrong " * 20, "ist falsch, weil ä€𝄞 " * 20], ids=["ascii", "wide"])
+def test_too_many_violations_are_cut_and_counted_rather_than_lost(running: Running, description: str) -> None:
+    violations = [Violation(f"user.labels[{n}]", description) for n in range(1000)]
+    failure = running.failure(raising(errors.InvalidFields(violations)))
+    (bad_request,) = failure.details_of(error_details_pb2.BadRequest)
+    listed = len(bad_request.field_violations) - 1
+    assert listed >= 5
+    assert bad_request.field_violations[-1].description == f"{1000 - listed} more are not listed"
+    assert failure.info.reason == "INVALID_FIELDS"
+    assert failure.message.endswith("…")
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), KeyError(SECRET), SystemExit(SECRET)], ids=repr)
+def test_nothing_of_an_unexpected_exception_reaches_the_caller_and_all_of_it_the_log(
+    running: Running, error: BaseException
+) -> None:
+    failure = running.failure(raising(error))
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "hunter2" not in failure.everything
+    line = running.call_log(failure.named_request_id)
+    assert "hunter2" in line["exception"]
+    assert "Traceback" in line["exception"]
+
+
+def test_a_handler_may_still_abort_by_itself(running: Running) -> None:
+    failure = running.failure(lambda _request, context: context.abort(grpc.StatusCode.DATA_LOSS, "gone"))
+    assert (failure.code, failure.message) == (grpc.StatusCode.DATA_LOSS, "gone")
+    assert running.call_log(failure.request_id)["grpc.code"] == "DataLoss"
+
+
+def test_an_error_keeps_the_trailers_that_the_handler_set(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> None:
+        context.set_trailing_metadata((("handfast-hint", "42"),))
+        raise UserNotFound("m")
+
+    failure = running.failure(behavior)
+    assert "handfast-hint" in failure.everything
+    assert failure.info.reason == "USER_NOT_FOUND"
+
+
+def test_what_a_peer_refused_passes_unchanged_but_for_the_request_id(running: Running) -> None:
+    refused = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="no such preference")
+    refused.details.add().Pack(error_details_pb2.ErrorInfo(reason="PREFERENCE_GONE", domain="handfast.preferences"))
+    refused.details.add().Pack(error_details_pb2.RequestInfo(request_id="the peer's"))
+    failure = running.failure(raising(NotFound("no such preference", status_proto=refused)))
+    assert (failure.code, failure.message) == (grpc.StatusCode.NOT_FOUND, "no such preference")
+    assert (failure.info.reason, failure.info.domain) == ("PREFERENCE_GONE", "handfast.preferences")
+    assert failure.named_request_id == failure.request_id
+
+
+def test_a_peer_that_does_not_answer_is_unavailable_and_its_address_stays_inside(running: Running) -> None:
+    failure = running.failure(raising(Unavailable("failed to connect to 10.1.2.3:50051")))
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.UNAVAILABLE, "PEER_UNAVAILABLE")
+    assert failure.details_of(error_details_pb2.RetryInfo)
+    assert "10.1.2.3" not in failure.everything
+    assert "10.1.2.3" in running.call_log(failure.request_id)["exception"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (PoolTimeout("QueuePool limit"), grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
+        ("SELECT * FROM nowhere", grpc.StatusCode.INTERNAL, "INTERNAL"),
+        ("ATTACH '/nowhere/at/all' AS x", grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
+    ],
+    ids=["pool timeout", "no such table", "cannot open"],
+)
+def test_a_failure_of_the_database_is_told_from_a_bug(
+    running: Running, error: Exception | str, code: grpc.StatusCode, reason: str
+) -> None:
+    def behavior(_request: Any, _context: Any) -> None:
+        if isinstance(error, Exception):
+            raise error
+        with sa.create_engine("sqlite://").connect() as connection:
+            connection.exec_driver_sql(error)
+
+    failure = running.failure(behavior)
+    assert (failure.code, failure.info.reason) == (code, reason)
+    assert "exception" in running.call_log(failure.request_id)
+
+
+def test_a_reply_that_cannot_be_serialized_is_an_internal_error(running: Running) -> None:
+    failure = running.failure(lambda _request, _context: object())
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+
+
+def test_a_reply_that_is_too_large_says_by_how_much(running: Running) -> None:
+    reply = users_pb2.GetUserResponse(user=users_pb2.User(display_name="x" * 5_000_000))
+    failure = running.failure(lambda _request, _context: reply)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE")
+    assert dict(failure.info.metadata) == {"size": str(reply.ByteSize()), "limit": "4194304"}

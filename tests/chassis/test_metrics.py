@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Any
+
+from handfast.users.v1 import users_pb2
+
+from .conftest import Running
+from .test_errors_on_the_wire import UserNotFound, raising
+
+GET_USER = 'grpc_method="GetUser",grpc_service="handfast.users.v1.UserService",grpc_type="unary"'
+
+
+def samples(running: Running, code: str) -> dict[str, float]:
+    return {
+        name: running.metric(f"{name}{{{labels}}}")
+        for name, labels in (
+            ("grpc_server_started_total", GET_USER),
+            ("grpc_server_handled_total", f'grpc_code="{code}",{GET_USER}'),
+            ("grpc_server_handling_seconds_count", GET_USER),
+            ("grpc_server_msg_received_total", GET_USER),
+            ("grpc_server_msg_sent_total", GET_USER),
+        )
+    }
+
+
+def increase(running: Running, code: str, call: Any) -> dict[str, float]:
+    before = samples(running, code)
+    running.call_log(call())
+    after = samples(running, code)
+    return {name.removeprefix("grpc_server_"): after[name] - before[name] for name in after}
+
+
+def test_a_call_is_counted_once_under_the_names_of_go_grpc_middleware(running: Running) -> None:
+    def call() -> str:
+        found = users_pb2.GetUserResponse()
+        running.get_user(lambda _request, _context: found, metadata=(("x-request-id", "counted"),))
+        return "counted"
+
+    assert increase(running, "OK", call) == {
+        "started_total": 1,
+        "handled_total": 1,
+        "handling_seconds_count": 1,
+        "msg_received_total": 1,
+        "msg_sent_total": 1,
+    }
+
+
+def test_a_failed_call_is_counted_with_the_code_that_its_caller_saw(running: Running) -> None:
+    def call() -> str:
+        request_id: str = running.failure(raising(UserNotFound("m"))).request_id
+        return request_id
+
+    assert increase(running, "NotFound", call) == {
+        "started_total": 1,
+        "handled_total": 1,
+        "handling_seconds_count": 1,
+        "msg_received_total": 1,
+        "msg_sent_total": 0,
+    }
+
+
+def test_methods_that_nobody_called_are_there_at_zero(running: Running) -> None:
+    labels = 'grpc_method="DeleteUser",grpc_service="handfast.users.v1.UserService",grpc_type="unary"'
+    assert running.metric(f"grpc_server_started_total{{{labels}}}") == 0
+    assert running.metric(f'grpc_server_handled_total{{grpc_code="DeadlineExceeded",{labels}}}') == 0
+
+
+def test_the_process_is_measured_too(running: Running) -> None:
+    assert running.metric("process_resident_memory_bytes") > 0

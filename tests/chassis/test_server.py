@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from handfast.server.chassis.server import Background, StartError
+from handfast.users.v1 import users_pb2
+
+from .conftest import Failure, Running, eventually, new_server, new_users
+
+FOUND = users_pb2.GetUserResponse()
+
+
+@pytest.fixture
+def own(log: Any, writer: Any) -> Iterator[Running]:
+    """A server that the test may stop."""
+    servicer = new_users()
+    server = new_server(servicer)
+    server.start()
+    running = Running(servicer, server, log, writer)
+    yield running
+    running.channel.close()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        yield holder.getsockname()[1]
+
+
+@pytest.mark.parametrize("setting", ["listen", "metrics_listen"])
+def test_a_port_that_is_taken_is_said_in_one_line(setting: str, taken_port: int) -> None:
+    address = f"127.0.0.1:{taken_port}"
+    server = (
+        new_server(new_users(), listen=address)
+        if setting == "listen"
+        else new_server(new_users(), metrics_listen=address)
+    )
+    with pytest.raises(StartError, match=rf"^cannot .* on 127\.0\.0\.1:{taken_port}: Address already in use$"):
+        server.start()
+
+
+def test_two_servers_never_share_a_port(running: Running) -> None:
+    with pytest.raises(StartError, match="Address already in use"):
+        new_server(new_users(), listen=f"127.0.0.1:{running.server.port}").start()
+
+
+def test_what_a_failed_start_began_is_ended(taken_port: int) -> None:
+    closed = threading.Event()
+    server = new_server(new_users(), listen=f"127.0.0.1:{taken_port}", on_close=[closed.set])
+    with pytest.raises(StartError):
+        server.start()
+    assert closed.is_set()
+
+
+def test_calls_in_flight_finish_when_the_server_stops(own: Running) -> None:
+    entered = threading.Event()
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        entered.set()
+        time.sleep(0.1)
+        return FOUND
+
+    own.servicer.behavior = behavior
+    pending = own.stub.GetUser.future(users_pb2.GetUserRequest())
+    assert entered.wait(5)
+    own.server.stop()
+    assert pending.result() == FOUND
+
+
+def test_a_handler_that_will_not_end_does_not_hold_the_server(own: Running, gate: threading.Event) -> None:
+    entered = threading.Event()
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        entered.set()
+        gate.wait(20)
+        return FOUND
+
+    own.servicer.behavior = behavior
+    pending = own.stub.GetUser.future(users_pb2.GetUserRequest(), metadata=(("x-request-id", "stuck"),))
+    assert entered.wait(5)
+    started = time.monotonic()
+    own.server.stop()
+    assert time.monotonic() - started < 4
+    assert pending.exception() is not None
+    gate.set()
+    assert own.call_log("stuck")["grpc.code"] == "Unavailable"
+
+
+def test_background_work_runs_while_the_server_does_and_ends_before_what_it_uses_is_closed() -> None:
+    happened = []
+
+    class Work:
+        def start(self) -> None:
+            happened.append("start")
+
+        def stop(self, timeout: float) -> None:
+            happened.append("stop")
+
+    work: Background = Work()
+    server = new_server(new_users(), background=[work], on_close=[lambda: happened.append("close")])
+    server.start()
+    server.stop()
+    assert happened == ["start", "stop", "close"]
+
+
+def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setattr("handfast.server.chassis.logs.configure", lambda *_: LogNothing())
+        stop = threading.Event()
+        server = new_server(new_users())
+        thread = threading.Thread(target=server.run, args=(stop,))
+        thread.start()
+        assert told.recv(100) == b"READY=1"
+        with grpc.insecure_channel(server.address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+        stop.set()
+        assert told.recv(100) == b"STOPPING=1"
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+class LogNothing:
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+
+@pytest.mark.parametrize("service", ["", "handfast.users.v1.UserService"])
+def test_health_tells_watchers_that_the_server_stops_and_lets_them_go(own: Running, service: str) -> None:
+    request = health_pb2.HealthCheckRequest(service=service)
+    watch = own.health.Watch(request, metadata=(("x-request-id", f"watch-{service}"),))
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    own.server.stop()
+    assert [reply.status for reply in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+    assert own.call_log(f"watch-{service}")["grpc.code"] == "OK"
+
+
+def test_a_watcher_that_leaves_is_recorded_as_gone(running: Running) -> None:
+    watch = running.health.Watch(health_pb2.HealthCheckRequest(), metadata=(("x-request-id", "watcher"),))
+    next(watch)
+    watch.cancel()
+    assert running.call_log("watcher")["grpc.code"] == "Canceled"
+
+
+def test_watchers_hold_no_threads(running: Running) -> None:
+    watches = [running.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(20)]
+    assert all(next(watch).status == health_pb2.HealthCheckResponse.SERVING for watch in watches)
+    for watch in watches:
+        watch.cancel()
+
+
+def test_health_answers_though_all_threads_are_busy(running: Running, gate: threading.Event) -> None:
+    busy = threading.Semaphore(0)
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        busy.release()
+        gate.wait(5)
+        return FOUND
+
+    running.servicer.behavior = behavior
+    held = [running.stub.GetUser.future(users_pb2.GetUserRequest()) for _ in range(running.server.settings.threads)]
+    for _ in held:
+        assert busy.acquire(timeout=5)
+    assert (
+        running.health.Check(health_pb2.HealthCheckRequest(), timeout=2).status
+        == health_pb2.HealthCheckResponse.SERVING
+    )
+    gate.set()
+    assert eventually(lambda: all(pending.done() for pending in held))
+
+
+def reflect(running: Running, version: str, **question: Any) -> reflection_pb2.ServerReflectionResponse:
+    method = running.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    answer: reflection_pb2.ServerReflectionResponse
+    (answer,) = method(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=5)
+    return answer
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_every_service(running: Running, version: str) -> None:
+    answer = reflect(running, version, list_services="*")
+    assert {service.name for service in answer.list_services_response.service} == {
+        "handfast.users.v1.UserService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+@pytest.mark.parametrize(
+    ("symbol", "file"),
+    [
+        ("handfast.users.v1.UserService", "handfast/users/v1/users.proto"),
+        ("google.rpc.ErrorInfo", "google/rpc/error_details.proto"),
+        ("google.rpc.BadRequest", "google/rpc/error_details.proto"),
+        ("grpc.health.v1.Health", None),
+        ("grpc.reflection.v1.ServerReflection", None),
+        ("grpc.reflection.v1alpha.ServerReflection", None),
+    ],
+)
+def test_reflection_resolves_what_grpcurl_asks_for(running: Running, symbol: str, file: str | None) -> None:
+    answer = reflect(running, "v1", file_containing_symbol=symbol)
+    names = [
+        descriptor_pb2.FileDescriptorProto.FromString(serialized).name
+        for serialized in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    assert names
+    assert file is None or file in names
+
+
+def test_a_call_to_a_server_that_has_stopped_is_unavailable(own: Running) -> None:
+    own.server.stop()
+    with pytest.raises(grpc.RpcError) as caught:
+        own.get_user(lambda _request, _context: FOUND, timeout=2)
+    assert Failure(caught.value).code is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,154 @@
+"""Calls that stream, on a contract made here, as those of the suite are all unary."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.wrappers_pb2 import StringValue
+
+from handfast.server.chassis import errors
+from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.settings import ServerSettings
+
+from .conftest import Failure, Running, new_users
+
+NAME = "handfast.test.Streams"
+METHODS = {"Echo": (False, False), "Spell": (False, True), "Join": (True, False), "Double": (True, True)}
+
+
+class Streams:
+    """Answers with the text it gets; `!` makes it fail."""
+
+    def Echo(self, request: StringValue, _context: grpc.ServicerContext) -> StringValue:
+        return checked(request)
+
+    def Spell(self, request: StringValue, _context: grpc.ServicerContext) -> Iterator[StringValue]:
+        for letter in request.value:
+            yield checked(StringValue(value=letter))
+
+    def Join(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> StringValue:
+        return StringValue(value="".join(checked(request).value for request in requests))
+
+    def Double(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Iterator[StringValue]:
+        for request in requests:
+            yield StringValue(value=checked(request).value * 2)
+
+
+def checked(request: StringValue) -> StringValue:
+    if request.value == "!":
+        raise errors.InvalidMetadata("no", key="k")
+    return request
+
+
+def streams_service() -> Service:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="handfast/test/streams.proto",
+        package="handfast.test",
+        dependency=["google/protobuf/wrappers.proto"],
+        syntax="proto3",
+    )
+    contract = file.service.add(name="Streams")
+    text = ".google.protobuf.StringValue"
+    for name, (requests, replies) in METHODS.items():
+        contract.method.add(
+            name=name, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
+        )
+    pool = descriptor_pool.Default()
+    pool.Add(file)
+
+    def add(servicer: Streams, server: grpc.Server) -> None:
+        codec: Any = {
+            "request_deserializer": StringValue.FromString,
+            "response_serializer": StringValue.SerializeToString,
+        }
+        handlers: dict[str, Any] = {
+            "Echo": grpc.unary_unary_rpc_method_handler(servicer.Echo, **codec),
+            "Spell": grpc.unary_stream_rpc_method_handler(servicer.Spell, **codec),
+            "Join": grpc.stream_unary_rpc_method_handler(servicer.Join, **codec),
+            "Double": grpc.stream_stream_rpc_method_handler(servicer.Double, **codec),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+    return Service(pool.FindServiceByName(NAME), add, Streams(), "handfast.test")
+
+
+@pytest.fixture(scope="module")
+def streams(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
+    settings = ServerSettings(name="test", listen="127.0.0.1:0", database_url="sqlite:////unused", grace=0.3)
+    server = Server(settings, domain="handfast.test", services=[streams_service()])
+    server.start()
+    running = Running(new_users(), server, log, writer)
+    yield running
+    running.channel.close()
+    server.stop()
+
+
+def call(streams: Running, name: str, texts: list[bytes | str], request_id: str) -> list[str]:
+    """Sends texts (bytes as they are) by any arity, and returns what comes back."""
+    sent = [text if isinstance(text, bytes) else StringValue(value=text).SerializeToString() for text in texts]
+    requests, replies = METHODS[name]
+    kind = f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}"
+    multi_callable = getattr(streams.channel, kind)(f"/{NAME}/{name}")
+    answer = multi_callable(iter(sent) if requests else sent[0], timeout=5, metadata=(("x-request-id", request_id),))
+    return [StringValue.FromString(reply).value for reply in (answer if replies else [answer])]
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "answers", "type_"),
+    [
+        ("Echo", ["ab"], ["ab"], "unary"),
+        ("Spell", ["abc"], ["a", "b", "c"], "server_stream"),
+        ("Join", ["a", "b"], ["ab"], "client_stream"),
+        ("Double", ["a", "b"], ["aa", "bb"], "bidi_stream"),
+    ],
+)
+def test_every_arity_works_and_counts_its_messages(
+    streams: Running, name: str, texts: list[bytes | str], answers: list[str], type_: str
+) -> None:
+    labels = f'{{grpc_method="{name}",grpc_service="{NAME}",grpc_type="{type_}"}}'
+    received = streams.metric("grpc_server_msg_received_total" + labels)
+    sent = streams.metric("grpc_server_msg_sent_total" + labels)
+    assert call(streams, name, texts, f"{name}-works") == answers
+    assert streams.call_log(f"{name}-works")["grpc.code"] == "OK"
+    assert streams.metric("grpc_server_msg_received_total" + labels) == received + len(texts)
+    assert streams.metric("grpc_server_msg_sent_total" + labels) == sent + len(answers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("!", "INVALID_METADATA"), (b"\xff\xff", "UNPARSABLE_REQUEST"), (b"x" * 4_194_305, "REQUEST_TOO_LARGE")],
+    ids=["the handler refuses", "bad bytes", "too large"],
+)
+def test_every_arity_fails_with_details(streams: Running, name: str, text: bytes | str, reason: str) -> None:
+    request_id = f"{name}-{reason}"
+    with pytest.raises(grpc.RpcError) as caught:
+        call(streams, name, [text], request_id)
+    failure = Failure(caught.value)
+    assert (failure.info.reason, failure.info.domain) == (reason, "handfast.test")
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.named_request_id == failure.request_id == request_id
+    assert streams.call_log(request_id)["grpc.code"] == "InvalidArgument"
+
+
+def test_a_stream_that_fails_midway_delivers_what_came_before(streams: Running) -> None:
+    request = StringValue(value="ab!").SerializeToString()
+    replies = streams.channel.unary_stream(f"/{NAME}/Spell")(request, timeout=5)
+    assert [StringValue.FromString(next(replies)).value for _ in range(2)] == ["a", "b"]
+    with pytest.raises(grpc.RpcError) as caught:
+        next(replies)
+    assert Failure(caught.value).info.reason == "INVALID_METADATA"
+
+
+def test_a_caller_that_leaves_in_the_middle_of_its_own_stream_is_recorded_as_gone(streams: Running) -> None:
+    more = iter(lambda: StringValue(value="a").SerializeToString(), None)
+    replies = streams.channel.stream_stream(f"/{NAME}/Double")(more, metadata=(("x-request-id", "left"),))
+    next(replies)
+    replies.cancel()
+    assert streams.call_log("left")["grpc.code"] == "Canceled"

@@ -1,0 +1,124 @@
+"""Real processes: the `handfast` command as a user runs it, with no settings but those that a test gives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from handfast.client import Suite, connect
+from handfast.server.cli.supervisor import HANDFAST
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up on something that should take a few."""
+
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "NOTIFY_SOCKET"))}
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """One `handfast` process that runs, with all that it and its children write to stderr in a file."""
+
+    popen: subprocess.Popen[str]
+    errors: Path
+    first_port: int = 0
+
+    @property
+    def stderr(self) -> str:
+        return self.errors.read_text()
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return {name: f"127.0.0.1:{self.first_port + n}" for n, name in enumerate(("users", "preferences", "accounts"))}
+
+    def connect(self) -> Suite:
+        return connect(self.addresses["users"], self.addresses["preferences"], self.addresses["accounts"])
+
+    def read_until(self, line: str) -> str:
+        """What it prints on stdout up to and with that line, or all where that line never comes."""
+        assert self.popen.stdout is not None
+        lines = []
+        for printed in self.popen.stdout:
+            lines.append(printed)
+            if printed.rstrip("\n") == line:
+                break
+        return "".join(lines)
+
+    def servers(self) -> dict[str, int]:
+        """The supervisor's children: process ids by name of the server."""
+        pid = self.popen.pid
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return {
+            Path(f"/proc/{child}/cmdline").read_text().rstrip("\0").rpartition("\0")[2]: child for child in children
+        }
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends the signal; the exit status."""
+        self.popen.send_signal(number)
+        return self.popen.wait(PATIENCE)
+
+
+def run_process(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Result:
+    """Runs a command to its end."""
+    done = subprocess.run(
+        [*HANDFAST, *arguments],
+        env={**CLEAN, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def start_process(errors: Path, arguments: tuple[str, ...], environment: Mapping[str, str], first_port: int) -> Process:
+    """Starts a command and leaves it running."""
+    with errors.open("w") as stderr:
+        popen = subprocess.Popen(
+            [*HANDFAST, *arguments],
+            env={**CLEAN, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    return Process(popen, errors, first_port)
+
+
+def stop_process(process: Process) -> None:
+    with process.popen as popen:  # closes its stdout
+        popen.terminate()
+        try:
+            popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold while one can wait for it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):  # a process that ended while it was looked at
+            if holds():
+                return True
+        time.sleep(0.02)
+    return False
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

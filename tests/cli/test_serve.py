@@ -1,0 +1,65 @@
+"""`handfast serve`: one server, which says when it serves, why it cannot, and ends when told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.stopping import SUPERVISED
+from tests.cli.processes import PATIENCE, Process, Result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_tells_systemd_that_it_is_ready_and_ends_on_a_signal(
+    start: Callable[..., Process], tmp_path: Path, number: signal.Signals
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        server = start("serve", "users", *_own_place(tmp_path), NOTIFY_SOCKET=str(tmp_path / "notify"))
+        assert manager.recv(100) == b"READY=1"
+    assert server.end(number) == 0
+    assert "Traceback" not in server.stderr
+
+
+def test_a_database_that_cannot_be_opened_is_told_in_one_line(handfast: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = _own_place(tmp_path / "missing")
+    result = handfast("serve", "users", *arguments)
+    assert result.status == 2
+    assert result.stderr.startswith("handfast: users: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_port_that_is_taken_is_told_in_one_line(handfast: Callable[..., Result], tmp_path: Path, offset: int) -> None:
+    port = free_first_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port + offset))
+        other.listen()
+        result = handfast("serve", "users", *_own_place(tmp_path, port))
+    assert result.status == 2
+    told = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert len(told) == 1
+    assert told[0].startswith("handfast: users: ")
+    assert str(port + offset) in told[0]
+
+
+def test_a_server_that_is_not_supervised_does_not_mind_its_stdin(start: Callable[..., Process], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        server = start("serve", "users", *_own_place(tmp_path), NOTIFY_SOCKET=str(tmp_path / "notify"))
+        manager.recv(100)
+    assert SUPERVISED not in os.environ
+    assert server.popen.poll() is None
+
+
+def _own_place(folder: Path, port: int = 0) -> tuple[str, ...]:
+    listen = f"127.0.0.1:{port or free_first_port()}"
+    return ("--listen", listen, "--database-url", f"sqlite:///{folder}/users.sqlite3")

@@ -1,0 +1,123 @@
+"""Flags and environment become validated settings, and what breaks a rule is told with both its names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from handfast.server.chassis.settings import ServerSettings, SettingsError, join_address, split_address
+from handfast.server.cli.settings import read_server_settings
+
+GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}
+
+
+def test_what_is_not_given_has_a_default() -> None:
+    settings = read_server_settings("accounts", {}, {"HANDFAST_TRANSACTIONS_DATABASE_URL": "sqlite:////tmp/t.sqlite3"})
+    assert settings == ServerSettings(
+        name="accounts",
+        listen="127.0.0.1:50053",
+        metrics_listen="127.0.0.1:50153",
+        database_url="sqlite:////tmp/t.sqlite3",
+        users_address="127.0.0.1:50051",
+        preferences_address="127.0.0.1:50052",
+        accounts_address="127.0.0.1:50053",
+        threads=16,
+        grace=10.0,
+        log_level="info",
+        allow_plaintext_beyond_loopback=False,
+    )
+
+
+def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
+    environment = {
+        "HANDFAST_USERS_DATABASE_URL": "postgresql://h/users",
+        "HANDFAST_USERS_LISTEN": "127.0.0.1:1",
+        "HANDFAST_THREADS": "2",
+        "HANDFAST_GRACE": "",
+    }
+    settings = read_server_settings("users", {"threads": "3", "listen": None}, environment)
+    assert (settings.listen, settings.threads, settings.grace) == ("127.0.0.1:1", 3, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("listen", "metrics_listen"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1:50151"),
+        ("localhost:6000", "localhost:6100"),
+        ("[::1]:50051", "[::1]:50151"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+    ],
+)
+def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -> None:
+    assert ServerSettings(**GIVEN | {"listen": listen}).metrics_listen == metrics_listen
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "complaint"),
+    [
+        ("listen", "", "--listen (or HANDFAST_USERS_LISTEN) must be HOST:PORT"),
+        ("listen", "127.0.0.1", "--listen (or HANDFAST_USERS_LISTEN) must be HOST:PORT"),
+        ("listen", "127.0.0.1:http", "must be HOST:PORT"),
+        ("listen", "127.0.0.1:65536", "must be HOST:PORT"),
+        ("listen", ":50051", "must be HOST:PORT"),
+        ("listen", "::1:50051", "must be HOST:PORT"),
+        ("listen", "127.0.0.1:65500", "--metrics-listen (or HANDFAST_USERS_METRICS_LISTEN) must be HOST:PORT"),
+        ("listen", "0.0.0.0:50051", "or say --allow-plaintext-beyond-loopback"),
+        ("listen", "[::]:50051", "or say --allow-plaintext-beyond-loopback"),
+        ("listen", "db.example.com:50051", "or say --allow-plaintext-beyond-loopback"),
+        ("metrics_listen", "10.0.0.1:9090", "--metrics-listen (or HANDFAST_USERS_METRICS_LISTEN) is 10.0.0.1:9090"),
+        ("database_url", "", "--database-url (or HANDFAST_USERS_DATABASE_URL) must be"),
+        ("database_url", "sqlite://", "must be sqlite:///FILE"),
+        ("database_url", "mysql://u:hunter2@h/d", "must be sqlite:///FILE or postgresql://…"),
+        ("users_address", "users", "--users-address (or HANDFAST_USERS_ADDRESS) must be HOST:PORT"),
+        ("preferences_address", "127.0.0.1:0", "--preferences-address (or HANDFAST_PREFERENCES_ADDRESS) must name a"),
+        ("accounts_address", "", "--accounts-address (or HANDFAST_ACCOUNTS_ADDRESS) must be HOST:PORT"),
+        ("threads", 0, "--threads (or HANDFAST_THREADS) must be from 1 to 1000, not 0"),
+        ("threads", 1001, "must be from 1 to 1000"),
+        ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),
+        ("grace", float("nan"), "must be from 0 to 3600 seconds, not nan"),
+        ("log_level", "loud", "--log-level (or HANDFAST_LOG_LEVEL) must be one of debug, info, warning, error"),
+    ],
+)
+def test_a_setting_that_breaks_its_rule_is_refused_in_one_line(setting: str, value: object, complaint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        ServerSettings(**GIVEN | {setting: value})
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("HANDFAST_THREADS", "many", "--threads (or HANDFAST_THREADS) must be a whole number, not 'many'"),
+        ("HANDFAST_GRACE", "soon", "--grace (or HANDFAST_GRACE) must be a number of seconds, not 'soon'"),
+        ("HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK", "maybe", "must be true or false, not 'maybe'"),
+        ("HANDFAST_USERS_DATABASE_URL", "", "--database-url (or HANDFAST_USERS_DATABASE_URL) is required"),
+    ],
+)
+def test_a_variable_that_does_not_parse_is_refused(variable: str, value: str, complaint: str) -> None:
+    environment = {"HANDFAST_USERS_DATABASE_URL": "sqlite:////tmp/users.sqlite3"} | {variable: value}
+    with pytest.raises(SettingsError) as caught:
+        read_server_settings("users", {}, environment)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "db.example.com:50051"])
+def test_who_says_so_may_listen_beyond_loopback(listen: str) -> None:
+    assert ServerSettings(**GIVEN | {"listen": listen, "allow_plaintext_beyond_loopback": True}).listen == listen
+
+
+@pytest.mark.parametrize("address", ["dns:///users.example.com:50051", "unix:/run/users.sock", "xds:///users"])
+def test_a_peer_may_be_named_in_any_way_that_grpc_resolves(address: str) -> None:
+    assert ServerSettings(**GIVEN | {"users_address": address}).users_address == address
+
+
+def test_settings_do_not_show_a_database_password() -> None:
+    assert "hunter2" not in repr(ServerSettings(**GIVEN | {"database_url": "postgresql://u:hunter2@h/d"}))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:50051", "users.example.com:443"])
+def test_splitting_an_address_loses_nothing(address: str) -> None:
+    assert join_address(*split_address(address)) == address

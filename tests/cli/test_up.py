@@ -1,0 +1,124 @@
+"""`handfast up`: a suite that is ready when it says so, keeps running, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handfast.client import ServiceError
+from handfast.users.v1.users_pb2 import ListUsersRequest
+from tests.cli.processes import Process, eventually, is_running
+
+Up = Callable[..., Process]
+
+
+def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(up: Up, tmp_path: Path) -> None:
+    suite = up()
+    printed = suite.read_until("ready")
+    assert printed.endswith("\nready\n"), suite.stderr
+    for address in suite.addresses.values():
+        assert address in printed
+    assert f"{suite.addresses['accounts']} handfast.accounts.v1.AccountService/CreateAccount" in printed
+    assert _serves_users(suite)
+    for database in ("users", "preferences", "transactions"):
+        assert (tmp_path / "data" / f"{database}.sqlite3").exists()
+    with urllib.request.urlopen(f"http://127.0.0.1:{suite.first_port + 100}/metrics") as metrics:
+        assert b"grpc_server_started_total" in metrics.read()
+
+
+def test_a_server_that_dies_is_restarted_ever_later(up: Up) -> None:
+    suite = _ready(up())
+    seen = [suite.servers()["users"]]
+    for _ in range(2):
+        os.kill(seen[-1], signal.SIGKILL)
+        assert eventually(lambda: suite.servers().get("users", seen[-1]) not in seen)
+        seen.append(suite.servers()["users"])
+    assert eventually(lambda: _serves_users(suite))
+    deaths = [record for record in _logged(suite) if record["event"] == "server ended, restarting"]
+    assert [(death["service"], death["pid"], death["exit_code"]) for death in deaths] == [
+        ("users", pid, -signal.SIGKILL) for pid in seen[:2]
+    ]
+    assert [death["restart_delay_s"] for death in deaths] == [0.1, 0.2]
+    assert all(death["level"] == "error" and death["timestamp"] for death in deaths)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_in_good_order(up: Up, number: signal.Signals) -> None:
+    suite = _ready(up())
+    servers = suite.servers()
+    assert len(servers) == 3
+    assert suite.end(number) == 0
+    assert not any(is_running(pid) for pid in servers.values())
+    assert "Traceback" not in suite.stderr
+
+
+def test_a_signal_while_the_suite_starts_stops_it_as_well(up: Up) -> None:
+    suite = up()
+    assert eventually(lambda: len(suite.servers()) == 3)
+    servers = suite.servers()
+    assert suite.end(signal.SIGINT) == 0
+    assert not any(is_running(pid) for pid in servers.values())
+    assert "ready" not in suite.read_until("ready")
+
+
+def test_a_terminal_interrupt_reaches_the_supervisor_alone(up: Up) -> None:
+    suite = _ready(up())
+    assert {os.getpgid(pid) for pid in suite.servers().values()}.isdisjoint({os.getpgid(suite.popen.pid)})
+
+
+def test_no_server_survives_a_supervisor_that_is_killed(up: Up) -> None:
+    suite = _ready(up())
+    servers = suite.servers()
+    assert suite.end(signal.SIGKILL) == -signal.SIGKILL
+    assert eventually(lambda: not any(is_running(pid) for pid in servers.values()))
+
+
+def test_a_server_that_hangs_is_killed_after_the_grace_period(up: Up) -> None:
+    suite = _ready(up("--grace", "0"))
+    servers = suite.servers()
+    os.kill(servers["users"], signal.SIGSTOP)
+    assert suite.end(signal.SIGTERM) == 0
+    assert not any(is_running(pid) for pid in servers.values())
+
+
+def test_a_suite_starts_again_on_the_data_and_ports_of_its_last_run(up: Up) -> None:
+    first = _ready(up())
+    assert _serves_users(first)  # and so leaves connections behind
+    assert first.end(signal.SIGTERM) == 0
+    assert _serves_users(_ready(up(first_port=first.first_port)))
+
+
+def test_a_server_that_cannot_start_ends_the_suite(up: Up, tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "preferences.sqlite3"
+    suite = up(HANDFAST_PREFERENCES_DATABASE_URL=f"sqlite:///{missing}")
+    assert "ready" not in suite.read_until("ready")
+    assert suite.popen.wait() == 1
+    told, *logged = itertools.dropwhile(lambda line: line.startswith("{"), suite.stderr.splitlines())
+    assert told.startswith("handfast: preferences: ")
+    assert all(line.startswith("{") for line in logged)
+
+
+def _ready(suite: Process) -> Process:
+    assert suite.read_until("ready").endswith("ready\n"), suite.stderr
+    return suite
+
+
+def _serves_users(process: Process) -> bool:
+    with process.connect() as suite:
+        try:
+            suite.users.ListUsers(ListUsersRequest())
+        except ServiceError:
+            return False
+    return True
+
+
+def _logged(process: Process) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.stderr.splitlines() if line.startswith("{")]

@@ -1,0 +1,34 @@
+"""Runs the project's own commands, as `make` and a consumer would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `command` to its end. What it printed, errors too, is in `stdout`; nothing raises on a failure."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def succeed(command: Sequence[str | Path], cwd: Path = ROOT) -> str:
+    """Runs `command`, which must succeed, and returns what it printed."""
+    done = run(*command, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return done.stdout

@@ -1,0 +1,68 @@
+"""The boundaries between packages hold because a forbidden import fails `make check`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.project.commands import BIN, ROOT, run
+
+SOURCE_ROOTS = ("generated", "clients", "servers")
+
+SERVER = "servers/handfast/server"
+FORBIDDEN = {
+    "users import preferences": (f"{SERVER}/users", "handfast.server.preferences"),
+    "users speak to accounts": (f"{SERVER}/users", "handfast.accounts.v1.accounts_pb2"),
+    "preferences import users": (f"{SERVER}/preferences", "handfast.server.users"),
+    "preferences speak to users": (f"{SERVER}/preferences", "handfast.users.v1.users_pb2_grpc"),
+    "accounts import users": (f"{SERVER}/accounts", "handfast.server.users"),
+    "accounts import preferences": (f"{SERVER}/accounts", "handfast.server.preferences"),
+    "transactions import accounts": (f"{SERVER}/transactions", "handfast.server.accounts"),
+    "transactions speak to users": (f"{SERVER}/transactions", "handfast.users.v1.users_pb2"),
+    "chassis imports transactions": (f"{SERVER}/chassis", "handfast.server.transactions"),
+    "chassis imports users": (f"{SERVER}/chassis", "handfast.server.users"),
+    "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
+    "core knows gRPC": (f"{SERVER}/transactions/core", "grpc"),
+    "core knows the clock": (f"{SERVER}/transactions/core", "time"),
+    "core knows the chassis": (f"{SERVER}/transactions/core", "handfast.server.chassis.errors"),
+    "core knows its shell": (f"{SERVER}/transactions/core", "handfast.server.transactions.wire"),
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boundaries")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for root in SOURCE_ROOTS:
+        shutil.copytree(ROOT / root, folder / root, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def lint_imports(project: Path) -> subprocess.CompletedProcess[str]:
+    # -S, and site-packages by hand, so that the editable install's .pth file does not bring in the originals.
+    path = [*(str(project / root) for root in SOURCE_ROOTS), sysconfig.get_path("purelib")]
+    command = (sys.executable, "-S", BIN / "lint-imports", "--no-logo", "--no-cache")
+    return run(*command, cwd=project, PYTHONPATH=os.pathsep.join(path))
+
+
+def test_boundaries_hold(copy: Path) -> None:
+    done = lint_imports(copy)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN.values(), ids=FORBIDDEN.keys())
+def test_forbidden_import_is_caught(copy: Path, package: str, forbidden: str) -> None:
+    planted = copy / package / "planted.py"
+    planted.write_text(f"import {forbidden}\n")
+    try:
+        done = lint_imports(copy)
+    finally:
+        planted.unlink()
+    assert done.returncode == 1, done.stdout
+    assert ".planted -> " in done.stdout

@@ -1,0 +1,68 @@
+"""A consumer gets the client and no server; strict mypy sees through it; and both ends of the versions work."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.project.commands import ROOT, succeed
+from tests.project.conftest import Consumer
+
+CLIENT_AND_WHAT_IT_NEEDS = {
+    "googleapis-common-protos",
+    "grpcio",
+    "grpcio-status",
+    "handfast",
+    "protobuf",
+    "typing-extensions",
+}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_client_brings_no_server(consumer: Consumer) -> None:
+    stubs = {"types-grpcio", "types-protobuf"}  # there already, where a test of types ran first
+    assert consumer.installed() - stubs <= CLIENT_AND_WHAT_IT_NEEDS
+
+
+def test_client_and_stubs_import(consumer: Consumer) -> None:
+    stubs = [
+        ".".join(path.relative_to(ROOT / "generated").with_suffix("").parts)
+        for path in sorted((ROOT / "generated").rglob("*_pb2*.py"))
+    ]
+    imports = ", ".join(["handfast.client", "handfast.client.aio", *stubs])
+    succeed((consumer.python, "-W", "error", "-c", f"import {imports}"), cwd=consumer.folder)
+
+
+def test_consumer_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path) -> None:
+    code = shutil.copytree(ROOT / "tests" / "client" / "consumer", tmp_path / "consumer")
+    assert list(code.rglob("*.py"))
+    status, output = typed_consumer.typecheck(code)
+    assert status == 0, output
+
+
+MISTAKES = {
+    "a request's field": ("suite.users.GetUser(GetUserRequest(user_id=1))", "arg-type"),
+    "a method": ("suite.users.GetUsr(GetUserRequest())", "attr-defined"),
+    "a request": ("suite.preferences.GetPreferences(GetUserRequest())", "arg-type"),
+    "a reply's field": ("suite.users.GetUser(GetUserRequest()).usr", "attr-defined"),
+}
+
+
+@pytest.mark.parametrize(("call", "code"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_strict_mypy_sees_a_mistake(typed_consumer: Consumer, tmp_path: Path, call: str, code: str) -> None:
+    mistaken = f"""
+        from handfast.client import connect
+        from handfast.users.v1.users_pb2 import GetUserRequest
+
+        with connect() as suite:
+            {call}
+    """
+    (tmp_path / "mistaken.py").write_text(textwrap.dedent(mistaken))
+    status, output = typed_consumer.typecheck(tmp_path)
+    assert status == 1
+    assert f"[{code}]" in output
+    assert "Found 1 error " in output

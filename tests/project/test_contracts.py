@@ -1,0 +1,86 @@
+"""A released contract cannot be broken unseen, and stubs that do not match their contract neither."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.project.commands import BIN, ROOT, run, succeed
+from tools.generate import out_of_date
+
+USERS = Path("protos/handfast/users/v1/users.proto")
+EMAIL = "string email = "
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A copy of the contracts, released as they are now: a folder with buf.yaml, protos/ and its image."""
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    succeed((BIN / "buf", "build", "--exclude-source-info", "--output", "protos/released.binpb"), cwd=tmp_path)
+    return tmp_path
+
+
+def check_breaking(project: Path) -> subprocess.CompletedProcess[str]:
+    return run(ROOT / "tools" / "check-breaking.sh", project)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_unchanged_contracts_pass(released: Path) -> None:
+    done = check_breaking(released)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_added_field_passes(released: Path) -> None:
+    edit(released / USERS, "message GetUserRequest {", "message GetUserRequest {\n  string added = 1000;\n")
+    done = check_breaking(released)
+    assert done.returncode == 0, done.stdout
+
+
+def test_changed_type_is_caught(released: Path) -> None:
+    edit(released / USERS, EMAIL, EMAIL.replace("string", "bytes"))
+    done = check_breaking(released)
+    assert done.returncode != 0
+    assert '"email"' in done.stdout
+    assert "changed type" in done.stdout
+
+
+def test_deleted_field_is_caught(released: Path) -> None:
+    text = (released / USERS).read_text()
+    line = next(line for line in text.splitlines(keepends=True) if EMAIL in line)
+    edit(released / USERS, line, "")
+    done = check_breaking(released)
+    assert done.returncode != 0
+    assert '"email"' in done.stdout
+    assert "deleted" in done.stdout
+
+
+def test_before_the_first_release_nothing_can_break(released: Path) -> None:
+    (released / "protos" / "released.binpb").unlink()
+    done = check_breaking(released)
+    assert done.returncode == 0
+    assert "no contract is released yet" in done.stdout
+
+
+def test_stubs_out_of_date_are_listed(tmp_path: Path) -> None:
+    committed, fresh = tmp_path / "committed", tmp_path / "fresh"
+    for folder, files in {
+        committed: {"same": "1", "changed": "1", "left": "1", "__pycache__/same.pyc": "1"},
+        fresh: {"same": "1", "changed": "2", "added": "1"},
+    }.items():
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    assert out_of_date(committed, fresh) == {
+        Path("changed"): "different",
+        Path("left"): "stale",
+        Path("added"): "missing",
+    }
