@@ -61,14 +61,18 @@ class Running:
 
     def call_log(self, request_id: str) -> dict[str, Any]:
         """The one line about this call; waits for it, as it is written after the reply."""
-        lines: list[dict[str, Any]] = eventually(lambda: self._lines(request_id))
+
+        def about_the_call() -> list[dict[str, Any]]:
+            return [line for line in self.log_lines(request_id) if line["event"] == "call"]
+
+        lines: list[dict[str, Any]] = eventually(about_the_call)
         assert len(lines) == 1
         return lines[0]
 
-    def _lines(self, request_id: str) -> list[dict[str, Any]]:
+    def log_lines(self, request_id: str) -> list[dict[str, Any]]:
         self._writer.flush()
         lines = [json.loads(line) for line in self._log.getvalue().splitlines()]
-        return [line for line in lines if line.get("request_id") == request_id and line["event"] == "call"]
+        return [line for line in lines if line.get("request_id") == request_id]
 
     def metric(self, sample: str) -> float:
         """The value of one sample, given as it stands in the text."""
@@ -85,7 +89,7 @@ class Failure:
         self.message: str = error.details()
         status: status_pb2.Status | None = rpc_status.from_call(error)
         self.status = status or status_pb2.Status()
-        self.request_id = dict(error.initial_metadata() or ()).get("x-request-id", "")
+        self.request_id = dict(error.trailing_metadata() or ()).get("x-request-id", "")
         self.everything = repr((error, self.status, error.initial_metadata(), error.trailing_metadata()))
 
     def details_of(self, kind: type[Message]) -> list[Any]:

@@ -109,18 +109,17 @@ def test_a_log_line_tells_what_operators_ask_and_no_more(running: Running) -> No
     }
 
 
-def test_a_call_whose_deadline_passes_is_recorded_as_such(running: Running, gate: threading.Event) -> None:
-    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
-        gate.wait(5)
+def test_a_call_whose_deadline_passes_is_recorded_as_such(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        eventually(lambda: not context.is_active())
         return FOUND
 
     failure = running.failure(behavior, timeout=0.1, metadata=(("x-request-id", "late"),))
     assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    gate.set()
     assert running.call_log("late")["grpc.code"] == "DeadlineExceeded"
 
 
-def test_a_call_that_its_caller_cancels_is_recorded_as_such(running: Running, gate: threading.Event) -> None:
+def test_a_call_that_its_caller_cancels_is_recorded_as_such(running: Running) -> None:
     entered = threading.Event()
 
     def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
@@ -133,6 +132,22 @@ def test_a_call_that_its_caller_cancels_is_recorded_as_such(running: Running, ga
     assert entered.wait(5)
     pending.cancel()
     assert running.call_log("cancelled")["grpc.code"] == "Canceled"
+
+
+def test_a_caller_that_cancels_is_told_from_a_deadline_that_passes_while_the_handler_runs_on(running: Running) -> None:
+    entered = threading.Event()
+
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        entered.set()
+        eventually(lambda: context.time_remaining() == 0)
+        return FOUND
+
+    running.servicer.behavior = behavior
+    metadata = (("x-request-id", "cancelled-early"),)
+    pending = running.stub.GetUser.future(users_pb2.GetUserRequest(), timeout=0.5, metadata=metadata)
+    assert entered.wait(5)
+    pending.cancel()
+    assert running.call_log("cancelled-early")["grpc.code"] == "Canceled"
 
 
 def test_a_call_that_expires_in_the_queue_is_recorded_though_no_handler_had_it(

@@ -115,9 +115,12 @@ def test_nothing_of_an_unexpected_exception_reaches_the_caller_and_all_of_it_the
 
 
 def test_a_handler_may_still_abort_by_itself(running: Running) -> None:
-    failure = running.failure(lambda _request, context: context.abort(grpc.StatusCode.DATA_LOSS, "gone"))
+    def behavior(_request: Any, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.DATA_LOSS, "gone")
+
+    failure = running.failure(behavior, metadata=(("x-request-id", "by-itself"),))
     assert (failure.code, failure.message) == (grpc.StatusCode.DATA_LOSS, "gone")
-    assert running.call_log(failure.request_id)["grpc.code"] == "DataLoss"
+    assert running.call_log("by-itself")["grpc.code"] == "DataLoss"
 
 
 def test_an_error_keeps_the_trailers_that_the_handler_set(running: Running) -> None:

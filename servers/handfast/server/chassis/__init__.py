@@ -16,5 +16,6 @@ A service makes a `Server` of its servicers (`server.py`), raises the errors of 
     handlers.py, status_codes.py, log_writer.py                 small things that the above share
 
     database.py, migrations.py, idempotency.py                  a service's own data
-    fields.py, paging.py                                        requests: what to check, and how to list
+    fields.py, paging.py, fingerprint.py                        requests: what to check, how to list, which is which
+    clock.py                                                    the time
 """

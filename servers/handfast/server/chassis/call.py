@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
+from handfast.server.chassis.errors import CallDeadlineExceeded
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -77,7 +78,8 @@ class Call:
     request_id         the caller's `x-request-id`, or one minted here
     deadline           when to give up, in seconds of `time.monotonic()`; None for streams without one
     metadata           what the caller sent; of a repeated key the last value
-    initial_metadata   what goes to the caller before the first reply; append to it
+    initial_metadata   what goes to the caller before the first reply; append to it. An error goes out without:
+                       gRPC clients try again only where nothing but a status has come back
     log                fields for this call's line in the log, such as `transaction_id`; never personal data
     context            grpcio's own, once a handler has the call
     """
@@ -124,6 +126,12 @@ class Call:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
+    def add_trailer(self, key: str, value: str | bytes) -> None:
+        """Adds to what the caller gets after the last reply, or with the error."""
+        if self.context is not None:
+            earlier = self.context.trailing_metadata() or ()
+            self.context.set_trailing_metadata((*earlier, (key, value)))
+
     def send_initial_metadata(self, *extra: tuple[str, str | bytes]) -> None:
         """Sends the initial metadata now rather than with the first reply, for what the caller should learn even
         if no reply follows. The first to send decides; whatever comes later is not sent."""
@@ -138,6 +146,15 @@ class Call:
 
 
 CURRENT: ContextVar[Call] = ContextVar("handfast_call")
+
+
+def check_deadline() -> None:
+    """Raises CallDeadlineExceeded where the time of the call being served is up. Asked last before a commit: a handler
+    runs on after its caller has given up, and must not do then what the caller believes undone."""
+    call = CURRENT.get(None)
+    remaining = None if call is None else call.remaining()
+    if remaining is not None and remaining <= 0:
+        raise CallDeadlineExceeded("The time was up before the work was done; nothing was changed.")
 
 
 def current() -> Call:

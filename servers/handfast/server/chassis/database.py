@@ -115,6 +115,7 @@ def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
+        hide_parameters=True,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
@@ -145,7 +146,7 @@ def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
         pool_size=connections,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
-        pool_pre_ping=False,
+        hide_parameters=True,  # errors are logged, and parameters may be personal data
         isolation_level="READ COMMITTED",
     )
 

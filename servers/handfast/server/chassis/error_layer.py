@@ -9,6 +9,7 @@ import grpc
 import grpc_interceptor
 from grpc_status import rpc_status
 
+from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.error_mapping import to_status
 from handfast.server.chassis.errors import UnknownMethod
@@ -87,6 +88,9 @@ def _refuse(error: BaseException, context: grpc.ServicerContext) -> Never:
         raise error  # grpcio's own: the caller left in the middle of a stream, or the handler called `context.abort`
     if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         error = _unknown_method(current())  # in the contract, but the servicer leaves it to the generated class
-    status = rpc_status.to_status(to_status(error, current()))
-    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))
+    call = current()
+    status = rpc_status.to_status(to_status(error, call))
+    call.add_trailer(REQUEST_ID_KEY, call.request_id)
+    for key, value in status.trailing_metadata:
+        call.add_trailer(key, value)
     context.abort(status.code, status.details)

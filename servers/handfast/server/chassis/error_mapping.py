@@ -36,7 +36,7 @@ _CODES: dict[type[DomainError], grpc.StatusCode] = {
     errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
 }
 _INTERNAL = chassis_reason(reasons_pb2.REASON_INTERNAL)
-_PEER_UNAVAILABLE = "PEER_UNAVAILABLE"
+_PEER_UNAVAILABLE = chassis_reason(reasons_pb2.REASON_PEER_UNAVAILABLE)
 _INTERNAL_MESSAGE = "Internal error; quote the request id to the operator."
 
 # gRPC clients take 8 KiB of metadata by default and drop all of what is larger. The status travels in base64, and

@@ -37,9 +37,13 @@ def check_request_id(violations: Violations, value: str, field: str = "request_i
         violations.add(field, "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
 
 
-def check_key(violations: Violations, field: str, key: str) -> bool:
+def is_key(key: str) -> bool:
     """Keys of maps are narrow, as JSON field masks cannot carry others."""
-    if len(key) <= MAX_KEY and _KEY.fullmatch(key):
+    return len(key) <= MAX_KEY and _KEY.fullmatch(key) is not None
+
+
+def check_key(violations: Violations, field: str, key: str) -> bool:
+    if is_key(key):
         return True
     violations.add(field, f"must match {_KEY.pattern} and have up to {MAX_KEY} characters")
     return False
@@ -70,21 +74,21 @@ def masked_paths(
 ) -> tuple[str, ...]:
     """The paths that an update changes (AIP-134): those of the mask; all where it is `*`; `implied`, which are those
     set in the message, where it is empty. `maps` has the fields whose single keys can be named, as `labels.colour`.
+    Paths that the mask cannot have are not among them.
     """
     if not mask.paths:
         return tuple(implied)
     if list(mask.paths) == ["*"]:
         return (*scalars, *maps)
-    for path in mask.paths:
+    paths = []
+    for path in dict.fromkeys(mask.paths):
         name, _, key = path.partition(".")
-        if path in scalars or path in maps:
-            continue
-        if name in maps and key:
-            check_key(violations, f"{field}.{path}", key)
+        if path in scalars or path in maps or (name in maps and is_key(key)):
+            paths.append(path)
         else:
             known = ", ".join([*scalars, *(f"{each}, {each}.<key>" for each in maps)])
             violations.add(field, f"has the path {path[:100]!r}; it can have {known}, or * alone")
-    return tuple(mask.paths)
+    return tuple(paths)
 
 
 def check_reason(violations: Violations, field: str, reason: str, longest: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.chassis.call import check_deadline
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.database import Database
 from handfast.server.chassis.errors import RequestIdReused
@@ -60,14 +61,20 @@ class Requests:
         """Does `work` in a local transaction, or answers as the request's first call was answered. Raises
         RequestIdReused where that was another request. Without a request id it just does the work.
         """
+
+        def in_time(connection: sa.Connection) -> Reply:
+            reply = work(connection)
+            check_deadline()
+            return reply
+
         if not request.request_id:
-            return self._database.write(work)
+            return self._database.write(in_time)
         digest = fingerprint(method, request)
 
         def transaction(connection: sa.Connection) -> Reply:
             stored = self._find(connection, method, request.request_id)
             if stored is None:
-                reply = work(connection)
+                reply = in_time(connection)
                 self._store(connection, method, request.request_id, digest, reply)
                 return reply
             if stored.fingerprint != digest:

@@ -88,7 +88,8 @@ def _update_in_vain(suite: Suite, user_id: str) -> None:
     for violation in refusal.violations:
         _show("", f"{violation.field}: {violation.description} ({violation.reason})")
     _show("request id", refusal.request_id)
-    _show("transaction", f"{_transaction_id(refusal)} aborted")
+    if transaction_id := _transaction_id(refusal):
+        _show("transaction", f"{transaction_id} aborted")
     after = _look(suite, user_id)
     if after != before:
         raise CommandError(f"the update was refused, but {before} became {after}")
@@ -131,7 +132,7 @@ def _theme(theme: str) -> Preferences:
 
 
 def _transaction_id(error: ServiceError) -> str:
-    return next((str(value) for key, value in error.initial_metadata() if key == "handfast-transaction-id"), "")
+    return next((str(value) for key, value in error.trailing_metadata() if key == "handfast-transaction-id"), "")
 
 
 def _step(title: str) -> None:

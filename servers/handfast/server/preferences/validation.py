@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from google.protobuf.struct_pb2 import Value
+
 from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.server.chassis import fields
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.paging import page_size, page_start
+from handfast.server.preferences.changes import MAX_VALUES
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
 from handfast.server.preferences.values import check_type, check_value
@@ -42,13 +47,10 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
         )
         named = {path.partition(".")[2] for path in paths}
         keys = set(values) if "values" in paths else named & values.keys()
-        defined = definitions.find(keys)
-        for key in sorted(keys):
-            field = f"preferences.values.{key}"
-            if key in defined:
-                check_value(violations, field, values[key], defined[key])
-            else:
-                violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
+        if len(keys) > MAX_VALUES:  # whatever they are: no database takes any number of keys in one statement
+            violations.add("preferences.values", f"must have up to {MAX_VALUES} entries, not {len(keys)}")
+        else:
+            _check_defined(violations, {key: values[key] for key in sorted(keys)}, definitions)
         fields.check_request_id(violations, request.request_id)
     return paths
 
@@ -73,10 +75,21 @@ def list_definitions(request: pb.ListPreferenceDefinitionsRequest) -> tuple[str,
     return after, size
 
 
+def _check_defined(violations: Violations, values: Mapping[str, Value], definitions: Definitions) -> None:
+    defined = definitions.find([key for key in values if fields.is_key(key)])
+    for key, value in values.items():
+        field = f"preferences.values.{key}"
+        if key in defined:
+            check_value(violations, field, value, defined[key])
+        else:
+            violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
+
+
 def _check_values(violations: Violations, definition: pb.PreferenceDefinition) -> None:
     if len(definition.allowed_values) > MAX_ALLOWED_VALUES:
         rule = f"must have up to {MAX_ALLOWED_VALUES} entries, not {len(definition.allowed_values)}"
         violations.add("definition.allowed_values", rule)
+        return
     is_list = definition.type == pb.PREFERENCE_TYPE_STRING_LIST
     each_type = pb.PREFERENCE_TYPE_STRING if is_list else definition.type
     for index, value in enumerate(definition.allowed_values):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoneinfo import available_timezones
+from importlib.resources import files
 
 import langcodes
 from email_validator import EmailNotValidError, validate_email
@@ -20,7 +20,8 @@ MAX_LABEL = 256
 MAX_BATCH = 1000
 USERS = "users"  # what page tokens are of
 
-_TIME_ZONES = frozenset(available_timezones())
+# Of the package and not of this machine, so that all servers take the same.
+_TIME_ZONES = frozenset((files("tzdata") / "zones").read_text().split())
 
 
 def create(request: pb.CreateUserRequest) -> None:
@@ -87,13 +88,18 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
         case "display_name":
             fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
         case "locale":
-            if user.locale and (len(user.locale) > MAX_LOCALE or not langcodes.tag_is_valid(user.locale)):
+            if user.locale and not _is_language_tag(user.locale):
                 violations.add("user.locale", "must be a BCP 47 language tag such as pt-BR, or empty")
         case "time_zone":
             if user.time_zone and user.time_zone not in _TIME_ZONES:
                 violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
         case "labels":
             _check_labels(violations, user, path.partition(".")[2])
+
+
+def _is_language_tag(tag: str) -> bool:
+    # langcodes also takes `pt_BR`, which BCP 47 does not.
+    return len(tag) <= MAX_LOCALE and "_" not in tag and langcodes.tag_is_valid(tag)
 
 
 def _check_email(violations: Violations, field: str, email: str) -> None:

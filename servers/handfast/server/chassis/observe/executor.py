@@ -82,6 +82,6 @@ class CallExecutor(futures.Executor):
         _function, rpc_event, state, *_rest = job.arguments
         job.record.close(
             status_sent=state.statused,
-            deadline_passed=rpc_event.call_details.deadline <= time.time(),
+            deadline=rpc_event.call_details.deadline,
             server_stopped=self.calls_are_cut,
         )

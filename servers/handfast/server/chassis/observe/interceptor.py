@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ class Observe(grpc.ServerInterceptor):
             def close() -> None:
                 record.close(
                     status_sent=record.code is not None,
-                    deadline_passed=context.time_remaining() == 0,
+                    deadline=time.time() + context.time_remaining(),
                     server_stopped=executor.calls_are_cut,
                 )
 
@@ -92,7 +93,6 @@ class Observe(grpc.ServerInterceptor):
                 behavior(request, context, send_observed)
             except Exception:
                 record.code = _code(context)
-                record.call.send_initial_metadata()
                 raise
 
         return observed
@@ -103,11 +103,11 @@ def _unary(behavior: Behavior) -> Behavior:
         record = _begin(context)
         try:
             reply = behavior(_counted(request, record), context)
+            record.call.send_initial_metadata()
             record.sent = 1
             return reply
         finally:
             record.code = _code(context)
-            record.call.send_initial_metadata()
 
     return observed
 
@@ -120,9 +120,9 @@ def _stream(behavior: Behavior) -> Behavior:
                 record.call.send_initial_metadata()
                 yield reply
                 record.sent += 1
+            record.call.send_initial_metadata()
         finally:
             record.code = _code(context)
-            record.call.send_initial_metadata()
 
     return observed
 
@@ -131,6 +131,8 @@ def _begin(context: grpc.ServicerContext) -> Record:
     record = RECORD.get()
     call = record.call
     call.begin(context)
+    if not context.add_callback(record.note_over):
+        record.note_over()
     propagation.CURRENT.set(Propagated(call.request_id, call.traceparent, call.deadline))
     return record
 

@@ -18,6 +18,7 @@ class Record:
 
     code               what the handler decided, then what the caller saw; None before that
     outlives_handler   replies may follow after the handler has returned, so its return does not end the call
+    arrived, over      when, in seconds since the epoch; a handler can run on after its call is over
     seconds            from arrival to the end, the time in the queue included
     received, sent     messages
     """
@@ -25,6 +26,8 @@ class Record:
     call: Call
     reporters: Sequence[Callable[[Record], None]]
     started: float = field(default_factory=time.perf_counter)
+    arrived: float = field(default_factory=time.time)
+    over: float | None = None
     code: grpc.StatusCode | None = None
     outlives_handler: bool = False
     received: int = 0
@@ -32,14 +35,18 @@ class Record:
     seconds: float = 0.0
     closed: bool = False
 
-    def close(self, *, status_sent: bool, deadline_passed: bool, server_stopped: bool) -> None:
-        """The call is over. Only the first time counts."""
+    def note_over(self) -> None:
+        self.over = time.time()
+
+    def close(self, *, status_sent: bool, deadline: float, server_stopped: bool) -> None:
+        """The call is over, and its handler has ended. Only the first time counts. `deadline` is in seconds since the
+        epoch, far in the future where there is none."""
         if self.closed:
             return
         self.closed = True
         self.seconds = time.perf_counter() - self.started
         if not status_sent:
-            self.code = _code_of_a_cut_call(deadline_passed, server_stopped)
+            self.code = self._code_of_a_cut_call(deadline, server_stopped)
         elif self.code is None:
             # Without a handler, grpcio answers just one thing: that a unary call came without its request.
             self.code = grpc.StatusCode.UNIMPLEMENTED
@@ -47,11 +54,12 @@ class Record:
             report(self)
         self.call.context = None  # grpcio's context leads back to the call: a cycle for the garbage collector
 
-
-def _code_of_a_cut_call(deadline_passed: bool, server_stopped: bool) -> grpc.StatusCode:
-    if deadline_passed:
-        return grpc.StatusCode.DEADLINE_EXCEEDED
-    return grpc.StatusCode.UNAVAILABLE if server_stopped else grpc.StatusCode.CANCELLED
+    def _code_of_a_cut_call(self, deadline: float, server_stopped: bool) -> grpc.StatusCode:
+        left = deadline - (self.over or time.time())
+        # A timeout is rounded up by up to 1 % on its way here, so at the deadline the caller cancels a little early.
+        if left <= max(0.01, 0.01 * (deadline - self.arrived)):
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+        return grpc.StatusCode.UNAVAILABLE if server_stopped else grpc.StatusCode.CANCELLED
 
 
 RECORD: ContextVar[Record] = ContextVar("handfast_record")

@@ -99,6 +99,7 @@ class Coordinator:
         if first is not None:
             return _as_answered(call, first, digest, reply_type)
         if staged.error is not None:
+            call.add_trailer(wire.TRANSACTION_ID, transaction_id)
             raise staged.error
         return reply
 

@@ -11,6 +11,8 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.call import check_deadline
+from handfast.server.chassis.errors import CallDeadlineExceeded
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import NotStaged
 
@@ -53,6 +55,10 @@ def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall]) -> St
             refused.append(_in_the_callers_words(error, call))
         except NotStaged as error:
             refused.append(error)
+    try:
+        check_deadline()
+    except CallDeadlineExceeded as error:
+        refused.append(error)
     return Staged(replies, _one_error(refused) if refused else None)
 
 

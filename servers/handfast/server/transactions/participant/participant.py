@@ -52,8 +52,7 @@ class Participant(Generic[M]):
             return self._writes.plain(call.method.path, request, key, change, reply_type)
         call.log["transaction_id"] = stage.transaction_id
         reply = self._writes.stage(stage, request, key, change, reply_type)
-        if call.context is not None:
-            call.context.set_trailing_metadata(((wire.STAGED_TRAILER, self.name),))
+        call.add_trailer(wire.STAGED_TRAILER, self.name)
         return reply
 
     def get(self, key: str) -> Version[M] | None:

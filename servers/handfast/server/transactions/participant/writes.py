@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.chassis.call import check_deadline
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import InvalidFields, Violation
 from handfast.server.chassis.idempotency import Identified, Requests
@@ -92,6 +93,7 @@ class Writes(Generic[M]):
             store.add_operation(connection, operation)
             store.mark(connection, key, transaction_id)
             store.save_branch(connection, admitted.branch)
+            check_deadline()
             return reply
 
         return self._unblocked(lambda: self._store.database.write(work))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+import structlog
+
+from handfast.server.chassis.log_writer import LogWriter
+from handfast.users.v1 import users_pb2
+
+from .conftest import Running
+
+
+class StuckPipe(io.BytesIO):
+    """Takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def write(self, data: Any) -> int:
+        self.entered.set()
+        self.go_on.wait(10)
+        return super().write(data)
+
+
+def test_a_pipe_that_nobody_empties_holds_nobody_up_and_what_was_dropped_is_counted() -> None:
+    pipe = StuckPipe()
+    writer = LogWriter(pipe)
+    writer.write(b"first")
+    assert pipe.entered.wait(5)
+    for _ in range(10_005):
+        writer.write(b"more")
+    pipe.go_on.set()
+    writer.flush()
+    lines = pipe.getvalue().splitlines()
+    assert lines.count(b"more") == 10_000
+    assert json.loads(lines[-1])["count"] == 5
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_server() -> None:
+    closed = io.BytesIO()
+    closed.close()
+    writer = LogWriter(closed)
+    writer.write(b"line")
+    writer.flush()
+
+
+@pytest.mark.parametrize(
+    "log_something",
+    [lambda: structlog.get_logger().info("noted", count=1), lambda: logging.getLogger("library").warning("noted")],
+    ids=["structlog", "logging"],
+)
+def test_what_is_logged_beneath_a_handler_carries_its_request_id(running: Running, log_something: Any) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        log_something()
+        return users_pb2.GetUserResponse()
+
+    request_id = f"noted-{id(log_something)}"
+    running.get_user(behavior, metadata=(("x-request-id", request_id),))
+    assert [line["event"] for line in running.log_lines(request_id) if line["event"] != "call"] == ["noted"]

@@ -1,0 +1,39 @@
+"""One suite for all tests that only call it: real processes on SQLite, started by `handfast up`.
+
+Tests share it, so each works on users of its own (`tests.people`) and expects others to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from handfast.client import Suite, connect
+from handfast.server.cli.ports import free_first_port
+from tests.cli.processes import Process, start_process, stop_process
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The suite's supervisor. Its servers listen on `first_port` and the two after it."""
+    folder = tmp_path_factory.mktemp("running")
+    first_port = free_first_port()
+    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+    process = start_process(folder / "stderr", arguments, {}, first_port)
+    assert process.read_until("ready").endswith("ready\n"), process.stderr
+    yield process
+    stop_process(process)
+
+
+@pytest.fixture(scope="session")
+def addresses(running: Process) -> dict[str, str]:
+    names = ("users", "preferences", "accounts")
+    return {name: f"127.0.0.1:{running.first_port + offset}" for offset, name in enumerate(names)}
+
+
+@pytest.fixture(scope="session")
+def client(addresses: dict[str, str]) -> Iterator[Suite]:
+    """A client of the shared suite."""
+    with connect(addresses["users"], addresses["preferences"], addresses["accounts"]) as suite:
+        yield suite

@@ -1,0 +1,155 @@
+"""The rules without I/O, as transcripts: what a participant or the coordinator holds, what arrives, what follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from handfast.server.transactions.core import coordinator, participant, reading
+from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
+
+T = "t1"
+DEADLINE = 1000
+EARLIER, LATER = DEADLINE - 1, DEADLINE + 1
+
+OPEN = Branch(T, BranchState.OPEN, DEADLINE)
+COMMITTED = Decision(T, Outcome.COMMITTED, {"users": 1})
+ABORTED = Decision(T, Outcome.ABORTED, {"users": 0})
+
+
+def stage(number: int, content: bytes = b"a") -> Stage:
+    return Stage(T, number, DEADLINE, content)
+
+
+def operation(number: int, resource: str = "ada", image: bytes | None = b"image", content: bytes = b"a") -> Operation:
+    return Operation(T, number, resource, content, image, b"reply")
+
+
+class TestStaging:
+    def test_the_first_operation_opens_the_branch(self) -> None:
+        assert participant.admit(OPEN, None, stage(1), EARLIER) == participant.Proceed(replace(OPEN, staged=1))
+
+    def test_operations_are_staged_in_their_order_without_gaps(self) -> None:
+        one_staged = replace(OPEN, staged=1)
+        assert participant.admit(one_staged, None, stage(2), EARLIER) == participant.Proceed(replace(OPEN, staged=2))
+        assert participant.admit(one_staged, None, stage(3), EARLIER) is participant.Refusal.OPERATION_OUT_OF_ORDER
+
+    def test_a_repeat_is_answered_as_before_even_after_the_deadline(self) -> None:
+        staged = operation(1)
+        assert participant.admit(replace(OPEN, staged=1), staged, stage(1), LATER) == participant.Repeat(staged)
+
+    def test_the_same_number_with_another_content_is_refused(self) -> None:
+        other = stage(1, content=b"b")
+        refusal = participant.admit(replace(OPEN, staged=1), operation(1), other, EARLIER)
+        assert refusal is participant.Refusal.OPERATION_CHANGED
+
+    @pytest.mark.parametrize("state", [BranchState.CLOSED, BranchState.FINISHED])
+    def test_a_branch_that_is_not_open_takes_nothing_not_even_a_repeat(self, state: BranchState) -> None:
+        branch = replace(OPEN, state=state, staged=1)
+        assert participant.admit(branch, operation(1), stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+
+    def test_nothing_is_staged_after_the_deadline(self) -> None:
+        assert participant.admit(OPEN, None, stage(1), LATER) is participant.Refusal.EXPIRED
+
+
+class TestFinishing:
+    def test_what_is_named_is_applied_and_what_is_beyond_is_dropped(self) -> None:
+        operations = [operation(1, "ada", b"1"), operation(2, "ada", b"2"), operation(3, "bob", b"3")]
+        finished = participant.finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, named=2)
+        assert isinstance(finished, participant.Finished)
+        assert finished.applied == {"ada": b"2"}
+        assert finished.dropped == {"bob"}
+        assert (finished.branch.state, finished.branch.outcome) == (BranchState.FINISHED, Outcome.COMMITTED)
+
+    def test_an_abort_drops_everything(self) -> None:
+        finished = participant.finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, named=0)
+        assert isinstance(finished, participant.Finished)
+        assert not finished.applied
+        assert finished.dropped == {"ada"}
+
+    def test_a_deletion_is_applied_like_any_change(self) -> None:
+        finished = participant.finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, named=1)
+        assert isinstance(finished, participant.Finished)
+        assert finished.applied == {"ada": None}
+
+    def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
+        finished = participant.finish(OPEN, [], Outcome.ABORTED, named=0)
+        assert isinstance(finished, participant.Finished)
+        assert participant.admit(finished.branch, None, stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+
+    def test_a_repeat_confirms(self) -> None:
+        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        assert participant.finish(done, [], Outcome.COMMITTED, 1) is participant.Confirmed.CONFIRMED
+
+    def test_a_committed_operation_that_is_not_held_is_lost_not_confirmed(self) -> None:
+        assert participant.finish(OPEN, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+
+    def test_a_branch_finished_the_other_way_is_lost_not_confirmed(self) -> None:
+        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
+        assert participant.finish(done, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+
+    def test_closing_stops_an_open_branch_and_leaves_a_finished_one(self) -> None:
+        assert participant.close(OPEN).state is BranchState.CLOSED
+        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
+        assert participant.close(done) == done
+
+
+class TestUniqueValues:
+    """Images here are the value itself."""
+
+    @staticmethod
+    def holder(value: str, now: str | None, operations: list[Operation], named: int) -> str | None:
+        def values(image: bytes | None) -> frozenset[str]:
+            return frozenset() if image is None else frozenset({image.decode()})
+
+        return participant.holder_after(value, now, operations, named, values)
+
+    def test_a_swap_within_one_transaction_gives_each_the_others_value(self) -> None:
+        swap = [operation(1, "ada", b"x"), operation(2, "bob", b"a"), operation(3, "ada", b"b")]
+        assert self.holder("a", "ada", swap, named=3) == "bob"
+        assert self.holder("b", "bob", swap, named=3) == "ada"
+
+    def test_operations_beyond_the_named_ones_change_no_holder(self) -> None:
+        swap = [operation(1, "ada", b"x"), operation(2, "bob", b"a")]
+        assert self.holder("a", "ada", swap, named=1) is None
+        assert self.holder("a", "ada", swap, named=0) == "ada"
+
+    def test_a_deletion_frees_the_value(self) -> None:
+        assert self.holder("a", "ada", [operation(1, "ada", None)], named=1) is None
+
+    def test_a_holder_that_the_transaction_does_not_touch_stays(self) -> None:
+        assert self.holder("c", "cyd", [operation(1, "ada", b"x")], named=1) == "cyd"
+
+
+class TestDeciding:
+    def test_the_first_decision_stands(self) -> None:
+        assert coordinator.answer(COMMITTED, standing=COMMITTED) is coordinator.Answer.AS_ASKED
+        assert coordinator.answer(COMMITTED, standing=ABORTED) is coordinator.Answer.ABORTED_BEFORE
+        assert coordinator.answer(ABORTED, standing=COMMITTED) is coordinator.Answer.COMMITTED_BEFORE
+        assert coordinator.answer(ABORTED, standing=ABORTED) is coordinator.Answer.AS_ASKED
+
+    @pytest.mark.parametrize("branches", [{"users": 2}, {"preferences": 1}, {"users": 1, "preferences": 1}, {}])
+    def test_a_repeated_commit_of_other_operations_is_not_answered_as_the_first(self, branches: dict[str, int]) -> None:
+        other = replace(COMMITTED, branches=branches)
+        assert coordinator.answer(other, standing=COMMITTED) is coordinator.Answer.COMMITTED_OTHERWISE
+
+
+class TestReading:
+    def test_before_the_decision_everybody_sees_the_committed_state(self) -> None:
+        assert reading.first_look(None) is reading.Look.COMMITTED
+        assert reading.first_look(ABORTED) is reading.Look.COMMITTED
+
+    @pytest.mark.parametrize("learnt", [COMMITTED, reading.Forgotten.FORGOTTEN])
+    def test_a_decision_says_nothing_of_a_row_that_was_read_before_it(self, learnt: reading.Learnt) -> None:
+        assert reading.first_look(learnt) is reading.Look.READ_AGAIN
+
+    def test_after_the_decision_everybody_sees_the_last_operation_it_names(self) -> None:
+        operations = [operation(2), operation(1), operation(3)]
+        two_named = replace(COMMITTED, branches={"users": 2})
+        assert reading.second_look(operations, two_named, "users") == operation(2)
+        assert reading.second_look(operations, two_named, "preferences") is reading.Look.COMMITTED
+
+    def test_a_change_of_a_forgotten_transaction_was_never_committed(self) -> None:
+        look = reading.second_look([operation(1)], reading.Forgotten.FORGOTTEN, "users")
+        assert look is reading.Look.COMMITTED
