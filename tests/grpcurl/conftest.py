@@ -1,0 +1,36 @@
+"""grpcurl, and accounts made with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.grpcurl.tool import Grpcurl, Json, find_grpcurl
+from tests.people import new_email
+
+CREATE_ACCOUNT = "accounts.v1.AccountService/CreateAccount"
+
+
+@pytest.fixture(scope="session")
+def grpcurl() -> Grpcurl:
+    path = find_grpcurl()
+    if path is not None:
+        return Grpcurl(path)
+    missing = "grpcurl is neither in .tools/bin nor on the PATH; `make grpcurl` builds it where Go is installed"
+    if os.environ.get("CI") and shutil.which("go"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture
+def created(grpcurl: Grpcurl, addresses: dict[str, str]) -> Json:
+    """What CreateAccount answered: an account whose theme is dark."""
+    request = {"user": {"email": new_email()}, "preferences": {"values": {"theme": "dark"}}}
+    return grpcurl.call(addresses["accounts"], CREATE_ACCOUNT, request)
+
+
+@pytest.fixture
+def user_id(created: Json) -> str:
+    return str(created["account"]["user"]["userId"])
