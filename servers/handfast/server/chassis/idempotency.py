@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from handfast.server.chassis.call import check_deadline
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.database import Database
-from handfast.server.chassis.errors import RequestIdReused
+from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
 from handfast.server.chassis.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
@@ -32,8 +32,8 @@ class Identified(Protocol):
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
 
 
-class _StoredMeanwhile(Exception):
-    """Another call with the same request id committed first."""
+class _AnsweredBefore(DatabaseConflict):
+    """Another call with the same request id was answered first, so this one is rolled back."""
 
 
 def define(metadata: sa.MetaData) -> sa.Table:
@@ -53,7 +53,14 @@ class Requests:
     """The answers that one database keeps."""
 
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
-        self._database, self._table, self._clock = database, table, clock
+        self._database, self._clock = database, clock
+        columns = table.c
+        self._insert = database.insert_new(table)
+        self._find = sa.select(columns.fingerprint, columns.reply).where(
+            columns.caller == sa.bindparam("caller"),
+            columns.method == sa.bindparam("method"),
+            columns.request_id == sa.bindparam("request_id"),
+        )
 
     def once(
         self, method: str, request: Identified, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
@@ -61,49 +68,32 @@ class Requests:
         """Does `work` in a local transaction, or answers as the request's first call was answered. Raises
         RequestIdReused where that was another request. Without a request id it just does the work.
         """
-
-        def in_time(connection: sa.Connection) -> Reply:
-            reply = work(connection)
-            check_deadline()
-            return reply
-
-        if not request.request_id:
-            return self._database.write(in_time)
-        digest = fingerprint(method, request)
+        identity = {"caller": ANYBODY, "method": method, "request_id": request.request_id}
+        digest = fingerprint(method, request) if request.request_id else b""
 
         def transaction(connection: sa.Connection) -> Reply:
-            stored = self._find(connection, method, request.request_id)
+            reply = work(connection)
+            check_deadline()
+            if request.request_id:
+                answer = {"fingerprint": digest, "reply": reply.SerializeToString(), "create_time": self._clock()}
+                if connection.execute(self._insert, identity | answer).rowcount == 0:
+                    raise _AnsweredBefore(f"request_id {request.request_id} is being answered; ask again.")
+            return reply
+
+        try:
+            return self._database.write(transaction)
+        except Exception:
+            # Looked up only now, as repeats are rare. What stands in the way of a repeat may be the very change that the
+            # first call made, so the first call's answer comes before it.
+            stored = self._answer(identity) if request.request_id else None
             if stored is None:
-                reply = in_time(connection)
-                self._store(connection, method, request.request_id, digest, reply)
-                return reply
+                raise
             if stored.fingerprint != digest:
                 raise RequestIdReused(
                     f"request_id {request.request_id} was used for another request.", request_id=request.request_id
-                )
+                ) from None
             return reply_type.FromString(stored.reply)
 
-        while True:
-            try:
-                return self._database.write(transaction)
-            except _StoredMeanwhile:
-                continue
-
-    def _find(self, connection: sa.Connection, method: str, request_id: str) -> sa.Row[Any, Any] | None:
-        t = self._table.c
-        query = sa.select(t.fingerprint, t.reply)
-        return connection.execute(
-            query.where(t.caller == ANYBODY, t.method == method, t.request_id == request_id)
-        ).one_or_none()
-
-    def _store(self, connection: sa.Connection, method: str, request_id: str, digest: bytes, reply: Message) -> None:
-        values = {
-            "caller": ANYBODY,
-            "method": method,
-            "request_id": request_id,
-            "fingerprint": digest,
-            "reply": reply.SerializeToString(),
-            "create_time": self._clock(),
-        }
-        if connection.execute(self._database.insert_new(self._table), values).rowcount == 0:
-            raise _StoredMeanwhile
+    def _answer(self, identity: dict[str, str]) -> Any:
+        with self._database.read() as connection:
+            return connection.execute(self._find, identity).one_or_none()

@@ -9,7 +9,7 @@ for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
@@ -34,7 +34,14 @@ class Answer:
 
 class Answers:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
-        self._database, self._table, self._clock = database, table, clock
+        self._database, self._clock = database, clock
+        t = table.c
+        self._insert = database.insert_new(table)
+        self._select = sa.select(t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure).where(
+            t.caller == sa.bindparam("caller"),
+            t.method == sa.bindparam("method"),
+            t.request_id == sa.bindparam("request_id"),
+        )
 
     def find(self, method: str, request_id: str) -> Answer | None:
         with self._database.read() as connection:
@@ -42,26 +49,14 @@ class Answers:
 
     def insert(self, connection: sa.Connection, answer: Answer) -> Answer:
         """Inserts an answer where the request has none. Returns the one that stands."""
-        values = {
-            "caller": ANYBODY,
-            "method": answer.method,
-            "request_id": answer.request_id,
-            "fingerprint": answer.fingerprint,
-            "transaction_id": answer.transaction_id,
-            "reply": answer.reply,
-            "failure": answer.failure,
-            "create_time": self._clock(),
-        }
-        if connection.execute(self._database.insert_new(self._table), values).rowcount == 1:
+        values = {**asdict(answer), "caller": ANYBODY, "create_time": self._clock()}
+        if connection.execute(self._insert, values).rowcount == 1:
             return answer
         standing = self._find(connection, answer.method, answer.request_id)
         assert standing is not None, "it is what stood in the way"
         return standing
 
     def _find(self, connection: sa.Connection, method: str, request_id: str) -> Answer | None:
-        t = self._table.c
-        query = sa.select(t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure)
-        row = connection.execute(
-            query.where(t.caller == ANYBODY, t.method == method, t.request_id == request_id)
-        ).one_or_none()
+        identity = {"caller": ANYBODY, "method": method, "request_id": request_id}
+        row = connection.execute(self._select, identity).one_or_none()
         return None if row is None else Answer(*row)

@@ -31,6 +31,11 @@ class Register:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self.database = database
         self._table, self._clock = table, clock
+        self._insert = database.insert_new(table)
+        self._find = sa.select(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
+        unfinished = sa.select(table).where(table.c.finish_time.is_(None)).order_by(table.c.transaction_id)
+        self._unfinished = unfinished.limit(sa.bindparam("limit_"))
+        self._update = sa.update(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
 
     def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
         """Inserts a decision where there is none. Returns the one that stands."""
@@ -44,10 +49,9 @@ class Register:
             "decide_time": decide_time,
             "finish_time": finish_time,
         }
-        if connection.execute(self.database.insert_new(self._table), values).rowcount == 1:
+        if connection.execute(self._insert, values).rowcount == 1:
             return Recorded(decision, decide_time, finish_time)
-        row = connection.execute(self._select().where(self._table.c.transaction_id == decision.transaction_id)).one()
-        return _recorded(row)
+        return _recorded(connection.execute(self._find, {"ids": [decision.transaction_id]}).one())
 
     def decide(self, decision: Decision) -> Recorded:
         """`insert` in a local transaction of its own."""
@@ -55,34 +59,29 @@ class Register:
 
     def find(self, transaction_ids: Collection[str]) -> dict[str, Recorded]:
         """Those that are decided."""
-        return self._read(self._select().where(self._table.c.transaction_id.in_(transaction_ids)))
+        return self._read(self._find, {"ids": list(transaction_ids)})
 
     def page(self, before: str, limit: int, outcome: Outcome | None) -> list[Recorded]:
         """The newest first, from before the transaction `before` on (empty: from the newest)."""
-        query = self._select().order_by(self._table.c.transaction_id.desc()).limit(limit)
+        query = sa.select(self._table).order_by(self._table.c.transaction_id.desc()).limit(limit)
         if before:
             query = query.where(self._table.c.transaction_id < before)
         if outcome is not None:
             query = query.where(self._table.c.outcome == outcome.value)
-        return list(self._read(query).values())
+        return list(self._read(query, {}).values())
 
     def unfinished(self, limit: int) -> list[Decision]:
         """The oldest decisions that some participant has not confirmed."""
-        query = self._select().where(self._table.c.finish_time.is_(None))
-        found = self._read(query.order_by(self._table.c.transaction_id).limit(limit))
+        found = self._read(self._unfinished, {"limit_": limit})
         return [recorded.decision for recorded in found.values()]
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
-        query = sa.update(self._table).where(self._table.c.transaction_id.in_(transaction_ids))
-        finished = query.values(finish_time=self._clock())
-        self.database.write(lambda connection: connection.execute(finished))
+        finished = {"ids": list(transaction_ids), "finish_time": self._clock()}
+        self.database.write(lambda connection: connection.execute(self._update, finished))
 
-    def _select(self) -> sa.Select[Any]:
-        return sa.select(self._table)
-
-    def _read(self, query: sa.Select[Any]) -> dict[str, Recorded]:
+    def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, Recorded]:
         with self.database.read() as connection:
-            return {row.transaction_id: _recorded(row) for row in connection.execute(query)}
+            return {row.transaction_id: _recorded(row) for row in connection.execute(query, parameters)}
 
 
 def _recorded(row: sa.Row[Any]) -> Recorded:

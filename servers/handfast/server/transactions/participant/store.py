@@ -7,7 +7,7 @@ row locks, taken in the order branch, row, claims; on SQLite a local transaction
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Generic
 
 import sqlalchemy as sa
@@ -48,137 +48,153 @@ class Store(Generic[M]):
     ) -> None:
         self.participant, self.database = participant, database
         self.resources = resources
-        self._branches, self._operations, self._claims = tables.branches, tables.operations, tables.claims
         self._table, self._key = resources.table, resources.key
-        self._with_pending = self._join(self._table)
-        self._by_key = self._with_pending.where(self._key == sa.bindparam("key"))
-        self._by_keys = self._with_pending.where(self._key.in_(sa.bindparam("keys", expanding=True)))
+        self._prepare_rows(tables.operations)
+        self._prepare_branches(tables.branches, tables.operations)
+        self._prepare_claims(tables.claims, tables.operations)
 
-    def _join(self, source: sa.FromClause) -> sa.Select[Any]:
+    # Statements are built once: building one costs as much as running it.
+
+    def _prepare_rows(self, operations: sa.Table) -> None:
+        table, is_key = self._table, self._key == sa.bindparam("key_")
+        self._operation_columns = (
+            operations.c.number,
+            operations.c.resource,
+            operations.c.fingerprint,
+            operations.c.image,
+            operations.c.reply,
+        )
+        self._operations = operations
+        with_operations = self._with_operations(table)
+        self._row = with_operations.where(is_key)
+        self._rows = with_operations.where(self._key.in_(sa.bindparam("keys", expanding=True)))
+        self._lock_row = self._row.with_for_update(of=table)
+        after = self._key > sa.bindparam("after")
+        page = sa.select(table).where(after).order_by(self._key).limit(sa.bindparam("limit_")).subquery()
+        self._page = self._with_operations(page).order_by(page.c[self._key.name])
+        self._insert_placeholder = self.database.insert_new(table)
+        self._update_row = sa.update(table).where(is_key)
+        self._delete_row = sa.delete(table).where(is_key)
+        self._delete_placeholder = self._delete_row.where(sa.not_(table.c.present))
+
+    def _prepare_branches(self, branches: sa.Table, operations: sa.Table) -> None:
+        is_branch = branches.c.transaction_id == sa.bindparam("id_")
+        self._insert_branch = self.database.insert_new(branches)
+        self._branch = sa.select(branches).where(is_branch)
+        self._lock_branch = self._branch.with_for_update()
+        self._update_branch = sa.update(branches).where(is_branch)
+        of_branch = operations.c.transaction_id == sa.bindparam("id_")
+        self._operations_of = sa.select(*self._operation_columns).where(of_branch).order_by(operations.c.number)
+        self._insert_operation = sa.insert(operations)
+        self._delete_operations = sa.delete(operations).where(of_branch)
+
+    def _prepare_claims(self, claims: sa.Table, operations: sa.Table) -> None:
+        is_value = claims.c.value == sa.bindparam("value_")
+        pending = claims.c.pending_transaction_id
+        source = claims.outerjoin(operations, operations.c.transaction_id == pending)
+        self._claim = sa.select(claims.c.holder, pending, *self._operation_columns).select_from(source).where(is_value)
+        self._insert_claim = self.database.insert_new(claims)
+        self._lock_claim = sa.select(claims.c.holder, pending).where(is_value).with_for_update()
+        marked = sa.select(claims.c.value, claims.c.holder).where(pending == sa.bindparam("id_"))
+        self._lock_marked_claims = marked.order_by(claims.c.value).with_for_update()
+        self._update_claim = sa.update(claims).where(is_value)
+        self._delete_claim = sa.delete(claims).where(is_value)
+
+    def _with_operations(self, source: sa.FromClause) -> sa.Select[Any]:
         """Rows of `source`, each with its pending operations: several rows where there are several."""
         operations = self._operations
         pending = sa.and_(
             operations.c.transaction_id == source.c.pending_transaction_id,
             operations.c.resource == source.c[self._key.name],
         )
-        columns = (operations.c.number, operations.c.fingerprint, operations.c.image, operations.c.reply)
-        return sa.select(source, *columns).select_from(source.outerjoin(operations, pending))
+        return sa.select(source, *self._operation_columns).select_from(source.outerjoin(operations, pending))
 
     # Rows
 
     def row(self, connection: sa.Connection, key: str) -> Row[M] | None:
-        return next(iter(self._rows(connection.execute(self._by_key, {"key": key}))), None)
+        return self._first(connection.execute(self._row, {"key_": key}))
 
     def rows(self, connection: sa.Connection, keys: Sequence[str]) -> list[Row[M]]:
-        return self._rows(connection.execute(self._by_keys, {"keys": list(keys)}))
+        return list(self._read(connection.execute(self._rows, {"keys": list(keys)})))
 
     def page(self, connection: sa.Connection, after: str, limit: int) -> list[Row[M]]:
         """The first `limit` rows whose key is greater than `after`, placeholders included, in the order of their
         keys.
         """
-        page = sa.select(self._table).where(self._key > after).order_by(self._key).limit(limit).subquery()
-        return self._rows(connection.execute(self._join(page).order_by(page.c[self._key.name])))
+        return list(self._read(connection.execute(self._page, {"after": after, "limit_": limit})))
 
     def lock(self, connection: sa.Connection, key: str) -> Row[M]:
         """The row, locked until the local transaction ends. Where there is none, a placeholder is inserted first: a
         lock on nothing would hold nobody off.
         """
-        row = self._lock_existing(connection, key)
+        row = self._first(connection.execute(self._lock_row, {"key_": key}))
         while row is None:
-            placeholder = {self._key.name: key, "present": False}
-            connection.execute(self.database.insert_new(self._table), placeholder)
-            row = self._lock_existing(connection, key)
+            connection.execute(self._insert_placeholder, {self._key.name: key, "present": False})
+            row = self._first(connection.execute(self._lock_row, {"key_": key}))
         return row
-
-    def _lock_existing(self, connection: sa.Connection, key: str) -> Row[M] | None:
-        locked = self._by_key.with_for_update(of=self._table)
-        return next(iter(self._rows(connection.execute(locked, {"key": key}))), None)
 
     def save(self, connection: sa.Connection, key: str, message: M | None, *, last_transaction_id: str) -> None:
         """Makes the resource what `message` says, without a pending change; removes it where that is None."""
         if message is None:
-            connection.execute(sa.delete(self._table).where(self._key == key))
+            connection.execute(self._delete_row, {"key_": key})
             return
         values = {
             **self.resources.to_columns(message),
+            "key_": key,
             "present": True,
             "pending_transaction_id": None,
             "last_transaction_id": last_transaction_id,
         }
-        connection.execute(sa.update(self._table).where(self._key == key).values(values))
+        connection.execute(self._update_row, values)
 
     def mark(self, connection: sa.Connection, key: str, transaction_id: str) -> None:
-        marked = sa.update(self._table).where(self._key == key)
-        connection.execute(marked.values(pending_transaction_id=transaction_id))
+        """Says that a transaction has a pending change of the resource."""
+        connection.execute(self._update_row, {"key_": key, "pending_transaction_id": transaction_id})
 
     def unmark(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         """Takes the mark off rows whose change is dropped; what was a placeholder only, goes."""
         for key in sorted(keys):
-            row = self._key == key
-            connection.execute(sa.update(self._table).where(row).values(pending_transaction_id=None))
-            connection.execute(sa.delete(self._table).where(row, sa.not_(self._table.c.present)))
+            connection.execute(self._update_row, {"key_": key, "pending_transaction_id": None})
+            connection.execute(self._delete_placeholder, {"key_": key})
 
-    def _rows(self, result: sa.CursorResult[Any]) -> list[Row[M]]:
+    def _first(self, result: sa.CursorResult[Any]) -> Row[M] | None:
+        return next(iter(self._read(result)), None)
+
+    def _read(self, result: sa.CursorResult[Any]) -> Iterable[Row[M]]:
         rows: dict[str, Row[M]] = {}
         for mapping in result.mappings():
             key, pending = mapping[self._key.name], mapping["pending_transaction_id"]
-            operations: tuple[Operation, ...] = ()
-            if pending is not None and mapping["number"] is not None:
-                operations = (self._operation(pending, key, mapping),)
+            operations = _operations(pending, mapping)
             if key in rows:
                 operations = rows[key].operations + operations
             committed = self.resources.to_message(mapping) if mapping["present"] else None
             rows[key] = Row(key, committed, mapping["last_transaction_id"], pending, operations)
-        return list(rows.values())
-
-    @staticmethod
-    def _operation(transaction_id: str, resource: str, mapping: sa.RowMapping) -> Operation:
-        return Operation(
-            transaction_id, mapping["number"], resource, mapping["fingerprint"], mapping["image"], mapping["reply"]
-        )
+        return rows.values()
 
     # Branches and operations
 
     def open_branch(self, connection: sa.Connection, fresh: Branch) -> Branch:
         """The branch, locked until the local transaction ends; `fresh` is inserted where there is none."""
-        inserted = connection.execute(self.database.insert_new(self._branches), _branch_columns(fresh))
-        if inserted.rowcount == 1:
+        if connection.execute(self._insert_branch, _branch_columns(fresh)).rowcount == 1:
             return fresh
-        branch = self.branch(connection, fresh.transaction_id, lock=True)
-        assert branch is not None, "branches are not deleted"
-        return branch
+        return _branch(connection.execute(self._lock_branch, {"id_": fresh.transaction_id}).one())
 
-    def branch(self, connection: sa.Connection, transaction_id: str, *, lock: bool = False) -> Branch | None:
-        query = sa.select(self._branches).where(self._branches.c.transaction_id == transaction_id)
-        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-        if row is None:
-            return None
-        outcome = Outcome(row.outcome) if row.outcome else None
-        return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.staged, outcome)
+    def branch(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
+        row = connection.execute(self._branch, {"id_": transaction_id}).one_or_none()
+        return None if row is None else _branch(row)
 
     def save_branch(self, connection: sa.Connection, branch: Branch) -> None:
-        columns = _branch_columns(branch)
-        query = sa.update(self._branches).where(self._branches.c.transaction_id == branch.transaction_id)
-        connection.execute(query.values(columns))
+        connection.execute(self._update_branch, {"id_": branch.transaction_id, **_branch_columns(branch)})
 
     def operations(self, connection: sa.Connection, transaction_id: str) -> list[Operation]:
-        query = sa.select(self._operations).where(self._operations.c.transaction_id == transaction_id)
-        rows = connection.execute(query.order_by(self._operations.c.number)).mappings()
-        return [self._operation(transaction_id, row["resource"], row) for row in rows]
+        rows = connection.execute(self._operations_of, {"id_": transaction_id}).mappings()
+        return [operation for row in rows for operation in _operations(transaction_id, row)]
 
     def add_operation(self, connection: sa.Connection, operation: Operation) -> None:
-        values = {
-            "transaction_id": operation.transaction_id,
-            "number": operation.number,
-            "resource": operation.resource,
-            "fingerprint": operation.fingerprint,
-            "image": operation.image,
-            "reply": operation.reply,
-        }
-        connection.execute(sa.insert(self._operations), values)
+        connection.execute(self._insert_operation, asdict(operation))
 
     def forget_operations(self, connection: sa.Connection, transaction_id: str) -> None:
-        connection.execute(sa.delete(self._operations).where(self._operations.c.transaction_id == transaction_id))
+        connection.execute(self._delete_operations, {"id_": transaction_id})
 
     # Claims
 
@@ -186,44 +202,50 @@ class Store(Generic[M]):
         """A unique value as one statement read it, with all operations of the transaction that has a pending change
         of it.
         """
-        claims, operations = self._claims.c, self._operations
-        query = sa.select(claims.holder, claims.pending_transaction_id, operations).select_from(
-            self._claims.outerjoin(operations, operations.c.transaction_id == claims.pending_transaction_id)
-        )
-        rows = connection.execute(query.where(claims.value == value)).mappings().all()
+        rows = connection.execute(self._claim, {"value_": value}).mappings().all()
         if not rows:
             return Claim(None, None, ())
         pending = rows[0]["pending_transaction_id"]
-        found = tuple(self._operation(pending, row["resource"], row) for row in rows if row["number"] is not None)
-        return Claim(rows[0]["holder"], pending, found)
+        operations = tuple(operation for row in rows for operation in _operations(pending, row))
+        return Claim(rows[0]["holder"], pending, operations)
 
     def lock_claim(self, connection: sa.Connection, value: str) -> tuple[str | None, str | None]:
-        """Who holds a unique value, and the transaction that has a pending change of it; locked until the local
+        """Who holds a unique value, and the transaction that has a pending change of that; locked until the local
         transaction ends.
         """
-        connection.execute(self.database.insert_new(self._claims), {"value": value})
-        query = sa.select(self._claims).where(self._claims.c.value == value)
-        row = connection.execute(query.with_for_update()).one()
+        connection.execute(self._insert_claim, {"value": value})
+        row = connection.execute(self._lock_claim, {"value_": value}).one()
         return row.holder, row.pending_transaction_id
 
     def mark_claim(self, connection: sa.Connection, value: str, transaction_id: str) -> None:
-        query = sa.update(self._claims).where(self._claims.c.value == value)
-        connection.execute(query.values(pending_transaction_id=transaction_id))
+        """Says that a transaction has a pending change of who holds the value."""
+        connection.execute(self._update_claim, {"value_": value, "pending_transaction_id": transaction_id})
 
     def marked_claims(self, connection: sa.Connection, transaction_id: str) -> list[tuple[str, str | None]]:
         """The values that a transaction has a pending change of, each with who holds it now; locked."""
-        query = sa.select(self._claims).where(self._claims.c.pending_transaction_id == transaction_id)
-        rows = connection.execute(query.order_by(self._claims.c.value).with_for_update())
+        rows = connection.execute(self._lock_marked_claims, {"id_": transaction_id})
         return [(row.value, row.holder) for row in rows]
 
     def save_claim(self, connection: sa.Connection, value: str, holder: str | None) -> None:
         """Gives a value to its holder, without a pending change; frees it where that is None."""
-        claim = self._claims.c.value == value
         if holder is None:
-            connection.execute(sa.delete(self._claims).where(claim))
+            connection.execute(self._delete_claim, {"value_": value})
         else:
-            query = sa.update(self._claims).where(claim)
-            connection.execute(query.values(holder=holder, pending_transaction_id=None))
+            values = {"value_": value, "holder": holder, "pending_transaction_id": None}
+            connection.execute(self._update_claim, values)
+
+
+def _operations(transaction_id: str | None, row: sa.RowMapping) -> tuple[Operation, ...]:
+    """The operation that a row of an outer join has, if any."""
+    if transaction_id is None or row["number"] is None:
+        return ()
+    columns = (row[name] for name in ("number", "resource", "fingerprint", "image", "reply"))
+    return (Operation(transaction_id, *columns),)
+
+
+def _branch(row: sa.Row[Any]) -> Branch:
+    outcome = Outcome(row.outcome) if row.outcome else None
+    return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.staged, outcome)
 
 
 def _branch_columns(branch: Branch) -> dict[str, Any]:

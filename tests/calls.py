@@ -1,0 +1,51 @@
+"""Making calls that are refused, and several calls at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import grpc
+import pytest
+
+from handfast.client import ServiceError
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+def refusal(method: Callable[[Request], object], request: Request) -> ServiceError:
+    """The error of a call that has to fail."""
+    with pytest.raises(ServiceError) as caught:
+        method(request)
+    return caught.value
+
+
+def fields_at_fault(method: Callable[[Request], object], request: Request) -> list[str]:
+    """The paths that a call is refused for, one for each violation, in the order of the alphabet."""
+    error = refusal(method, request)
+    assert (error.status, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS"), error
+    assert all(violation.description for violation in error.violations)
+    assert not error.retryable
+    return sorted(violation.field for violation in error.violations)
+
+
+def all_at_once(
+    method: Callable[[Request], Reply], requests: Sequence[Request]
+) -> tuple[list[Reply], list[ServiceError]]:
+    """Makes each call in a thread of its own, all at the same time: the replies, and the errors of the others."""
+    barrier = threading.Barrier(len(requests))
+
+    def call(request: Request) -> Reply | ServiceError:
+        barrier.wait()
+        try:
+            return method(request)
+        except ServiceError as error:
+            return error
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        outcomes = list(threads.map(call, requests))
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+    return [outcome for outcome in outcomes if not isinstance(outcome, ServiceError)], errors
