@@ -83,8 +83,8 @@ class Requests:
         try:
             return self._database.write(transaction)
         except Exception:
-            # Looked up only now, as repeats are rare. What stands in the way of a repeat may be the very change that the
-            # first call made, so the first call's answer comes before it.
+            # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
+            # the first call made, so that call's answer comes before it.
             stored = self._answer(identity) if request.request_id else None
             if stored is None:
                 raise
