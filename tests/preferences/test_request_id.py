@@ -17,8 +17,9 @@ def assert_reused(error: ServiceError, request_id: str) -> None:
     assert (error.reason, error.metadata, error.retryable) == ("REQUEST_ID_REUSED", {"request_id": request_id}, False)
 
 
-def test_a_repeated_update_is_answered_like_the_first_and_changes_nothing(client: Suite) -> None:
-    request = update(new_id(), {"theme": "dark"}, etag="0")  # an etag that is stale the second time
+@pytest.mark.parametrize("etag", ["0", ""])
+def test_a_repeated_update_is_answered_like_the_first_and_changes_nothing(client: Suite, etag: str) -> None:
+    request = update(new_id(), {"theme": "dark"}, etag=etag)
     request.request_id = new_id()
     first = client.preferences.UpdatePreferences(request)
     now = set_values(client, request.preferences.user_id, {"theme": "light"})

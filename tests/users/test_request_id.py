@@ -30,13 +30,15 @@ def test_a_repeated_create_makes_one_user(client: Suite) -> None:
     assert client.users.LookupUser(LookupUserRequest(email=request.user.email)).user == first.user
 
 
-def test_a_repeated_update_changes_the_user_once(client: Suite) -> None:
+@pytest.mark.parametrize("with_etag", [True, False])
+def test_a_repeated_update_changes_the_user_once(client: Suite, with_etag: bool) -> None:
     user = create_user(client)
-    asked = User(user_id=user.user_id, locale="en", etag=user.etag)  # which is stale the second time
+    asked = User(user_id=user.user_id, locale="en", etag=user.etag if with_etag else "")
     request = UpdateUserRequest(user=asked, request_id=new_id())
     first = client.users.UpdateUser(request)
+    now = client.users.UpdateUser(UpdateUserRequest(user=User(user_id=user.user_id, locale="pt"))).user
     assert client.users.UpdateUser(request) == first
-    assert client.users.GetUser(GetUserRequest(user_id=user.user_id)).user == first.user
+    assert client.users.GetUser(GetUserRequest(user_id=user.user_id)).user == now
 
 
 def test_a_repeated_delete_is_answered_like_the_first(client: Suite) -> None:

@@ -32,7 +32,7 @@ class AccountServiceStub(object):
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     def __init__(self, channel):
@@ -70,7 +70,7 @@ class AccountServiceServicer(object):
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     def CreateAccount(self, request, context):
@@ -141,7 +141,7 @@ class AccountService(object):
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     @staticmethod

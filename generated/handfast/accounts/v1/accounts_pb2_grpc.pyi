@@ -35,7 +35,7 @@ class AccountServiceStub:
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     @_typing.overload
@@ -63,7 +63,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -87,7 +87,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
     caller as that service's own error, and leaves both as they were. The initial metadata
     `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply.
+    reply; of one that was rolled back, the trailing metadata does.
     """
 
     @_abc_1.abstractmethod

@@ -167,7 +167,7 @@ class PreferenceDefinition(_message.Message):
     type: Global___PreferenceType.ValueType
     """The type of its values. Required."""
     description: _builtins.str
-    """What the preference means, for people; up to 1000 characters."""
+    """What the preference means, for people; up to 1000 characters, no control characters."""
     @_builtins.property
     def default_value(self) -> _struct_pb2.Value:
         """What to assume where a user has set nothing: of `type`, and allowed. Optional."""

@@ -62,8 +62,9 @@ class User(_message.Message):
     with a letter or digit at either end. May be chosen on create; a UUIDv7 where it is left empty.
     """
     email: _builtins.str
-    """Where the user gets mail: an address by RFC 5322 with a domain, up to 254 characters. Unique among all
-    users without regard to case. Required.
+    """Where the user gets mail: up to 254 characters, as the public Internet's mail has them (no quoted local
+    part, no address literal, no special-use domain such as `.local`). Unique among all users without regard
+    to case. Required.
     """
     display_name: _builtins.str
     """How to address the user, in any script; up to 200 characters, no control characters."""
@@ -78,7 +79,7 @@ class User(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Short notes of the caller's own, up to 64. Keys match `[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*` and have up to
-        63 characters; values have up to 256.
+        63 characters; values have up to 256, and no control characters.
         """
 
     @_builtins.property

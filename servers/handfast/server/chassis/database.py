@@ -80,7 +80,8 @@ class Database:
             return sqlite_insert(table).on_conflict_do_nothing()
         from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-        return postgresql_insert(table).on_conflict_do_nothing()
+        # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
+        return postgresql_insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""

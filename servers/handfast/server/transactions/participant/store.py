@@ -213,8 +213,10 @@ class Store(Generic[M]):
         """Who holds a unique value, and the transaction that has a pending change of that; locked until the local
         transaction ends.
         """
-        connection.execute(self._insert_claim, {"value": value})
-        row = connection.execute(self._lock_claim, {"value_": value}).one()
+        row = None
+        while row is None:  # another transaction may free the value between the two
+            connection.execute(self._insert_claim, {"value": value})
+            row = connection.execute(self._lock_claim, {"value_": value}).one_or_none()
         return row.holder, row.pending_transaction_id
 
     def mark_claim(self, connection: sa.Connection, value: str, transaction_id: str) -> None:

@@ -1,0 +1,122 @@
+"""What becomes of an account call when a participant is away, hangs, or does not know transactions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.client import FailedPrecondition, Suite, Unavailable, connect
+from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
+from handfast.preferences.v1.preferences_pb2 import Preferences
+from handfast.server.accounts.server import build
+from handfast.server.chassis.server import Server
+from handfast.server.chassis.settings import ServerSettings
+from handfast.transactions.v1.transactions_pb2 import (
+    TRANSACTION_STATE_ABORTED,
+    TRANSACTION_STATE_COMMITTED,
+    GetTransactionRequest,
+    ListTransactionsRequest,
+)
+from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
+from tests.accounts.accounts import text, update
+from tests.cli.processes import eventually
+from tests.people import create_user
+
+NOBODY = "127.0.0.1:9"
+"""Where no server listens."""
+
+StartAccounts = Callable[[str], Suite]
+
+
+@pytest.fixture
+def accounts_with(addresses: dict[str, str], tmp_path: Path) -> Iterator[StartAccounts]:
+    """Starts a second accounts server, with the shared users server and preferences at the address given."""
+    with contextlib.ExitStack() as stack:
+
+        def start(preferences: str) -> Suite:
+            settings = ServerSettings(
+                name="accounts",
+                listen="127.0.0.1:0",
+                database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
+                users_address=addresses["users"],
+                preferences_address=preferences,
+                grace=1,
+            )
+            server: Server = build(settings)
+            server.start()
+            stack.callback(server.stop)
+            return stack.enter_context(connect(addresses["users"], preferences, server.address))
+
+        yield start
+
+
+@pytest.fixture
+def deaf_preferences() -> Iterator[str]:
+    """The address of a preferences service that ignores transaction metadata, and answers as if it had staged."""
+
+    class Deaf(preferences_pb2_grpc.PreferencesServiceServicer):
+        def UpdatePreferences(self, request: Any, context: Any) -> preferences_pb2.UpdatePreferencesResponse:
+            return preferences_pb2.UpdatePreferencesResponse(preferences=request.preferences)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    preferences_pb2_grpc.add_PreferencesServiceServicer_to_server(Deaf(), server)  # type: ignore[abstract]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+def renaming(user: User) -> Any:
+    wanted = User(user_id=user.user_id, display_name="Countess")
+    return update(wanted, Preferences(values={"theme": text("dark")}))
+
+
+def can_be_written(client: Suite, user: User) -> bool:
+    with contextlib.suppress(Exception):
+        client.users.UpdateUser(UpdateUserRequest(user=User(user_id=user.user_id, locale="en")))
+        return True
+    return False
+
+
+def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accounts_with: StartAccounts) -> None:
+    ada = create_user(client, display_name="Ada")
+    away = accounts_with(NOBODY)
+    with pytest.raises(Unavailable) as refused:
+        away.accounts.UpdateUserAndPreferences(renaming(ada))
+    assert (refused.value.service, refused.value.reason) == ("handfast.accounts", "PEER_UNAVAILABLE")
+    assert refused.value.retryable
+    assert NOBODY not in str(refused.value)
+    assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
+    assert eventually(lambda: can_be_written(client, ada))
+
+
+def test_a_service_that_ignores_transactions_cannot_pass_unnoticed(
+    client: Suite, accounts_with: StartAccounts, deaf_preferences: str
+) -> None:
+    ada = create_user(client, display_name="Ada")
+    suite = accounts_with(deaf_preferences)
+    with pytest.raises(FailedPrecondition) as refused:
+        suite.accounts.UpdateUserAndPreferences(renaming(ada))
+    assert (refused.value.reason, refused.value.metadata) == ("NOT_STAGED", {"participant": "preferences"})
+    assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
+    (aborted,) = suite.transactions.ListTransactions(ListTransactionsRequest(page_size=1)).transactions
+    assert (aborted.state, aborted.abort_reason) == (TRANSACTION_STATE_ABORTED, "NOT_STAGED")
+    assert dict(refused.value.trailing_metadata())["handfast-transaction-id"] == aborted.transaction_id
+
+
+def test_what_is_committed_is_finished_though_nobody_reads_it(client: Suite) -> None:
+    ada = create_user(client)
+    transaction_id = client.accounts.UpdateUserAndPreferences(renaming(ada)).transaction_id
+
+    def finished() -> bool:
+        request = GetTransactionRequest(transaction_id=transaction_id)
+        transaction = client.transactions.GetTransaction(request).transaction
+        return transaction.state == TRANSACTION_STATE_COMMITTED and transaction.HasField("finish_time")
+
+    assert eventually(finished)
