@@ -1,6 +1,7 @@
-"""One suite for all tests that only call it: real processes on SQLite, started by `handfast up`.
+"""One suite for all tests that only call it: real processes, started by `handfast up`.
 
-Tests share it, so each works on users of its own (`tests.people`) and expects others to be there.
+It runs on SQLite and then on PostgreSQL, and every test that uses it runs on both. Tests share it, so each works on
+users of its own (`tests.people`) and expects others to be there.
 """
 
 from __future__ import annotations
@@ -12,15 +13,26 @@ import pytest
 from handfast.client import Suite, connect
 from handfast.server.cli.ports import free_first_port
 from tests.cli.processes import Process, start_process, stop_process
+from tests.databases.postgresql import postgresql
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database_urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that say where the servers' databases are; none where they are the suite's own files."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server.create_databases()
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def running(database_urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """The suite's supervisor. Its servers listen on `first_port` and the two after it."""
     folder = tmp_path_factory.mktemp("running")
     first_port = free_first_port()
     arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-    process = start_process(folder / "stderr", arguments, {}, first_port)
+    process = start_process(folder / "stderr", arguments, database_urls, first_port)
     assert process.read_until("ready").endswith("ready\n"), process.stderr
     yield process
     stop_process(process)

@@ -14,6 +14,12 @@ CREATE_ACCOUNT = "accounts.v1.AccountService/CreateAccount"
 
 
 @pytest.fixture(scope="session")
+def database_urls() -> dict[str, str]:
+    """SQLite: what is tested here does not depend on the database."""
+    return {}
+
+
+@pytest.fixture(scope="session")
 def grpcurl() -> Grpcurl:
     path = find_grpcurl()
     if path is not None:

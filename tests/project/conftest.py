@@ -10,6 +10,12 @@ import pytest
 from tests.project.commands import BIN, PIP, ROOT, run, succeed
 
 
+@pytest.fixture(scope="session")
+def database_urls() -> dict[str, str]:
+    """SQLite: what is tested here does not depend on the database."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Consumer:
     """A virtual environment into which nothing but the wheel has been installed."""

@@ -32,6 +32,11 @@ class DatabaseError(Exception):
     """The database cannot be used, in words for the operator."""
 
 
+def key_text(length: int) -> sa.types.TypeEngine[str]:
+    """Text that sorts by code point on every engine: pages of a list go by that order."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 class Database:
     """Opens nothing until it is used. `connections` is how many calls may read at once."""
 

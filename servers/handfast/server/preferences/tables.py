@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from handfast.server.chassis import idempotency
+from handfast.server.chassis.database import key_text
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 
 metadata = sa.MetaData()
@@ -12,7 +13,7 @@ metadata = sa.MetaData()
 preferences = sa.Table(
     "preferences",
     metadata,
-    sa.Column("user_id", sa.String(64), primary_key=True),
+    sa.Column("user_id", key_text(64), primary_key=True),
     sa.Column("values", sa.JSON, nullable=False, default=dict),
     sa.Column("update_time", sa.BigInteger, nullable=False, default=0),
     sa.Column("etag", sa.String(16), nullable=False, default=""),
@@ -22,7 +23,7 @@ preferences = sa.Table(
 definitions = sa.Table(
     "definitions",
     metadata,
-    sa.Column("key", sa.String(63), primary_key=True),
+    sa.Column("key", key_text(63), primary_key=True),
     sa.Column("type", sa.String(20), nullable=False),
     sa.Column("default_value", sa.JSON(none_as_null=True)),
     sa.Column("allowed_values", sa.JSON, nullable=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from handfast.server.chassis import idempotency
+from handfast.server.chassis.database import key_text
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 
 metadata = sa.MetaData()
@@ -12,7 +13,7 @@ metadata = sa.MetaData()
 users = sa.Table(
     "users",
     metadata,
-    sa.Column("user_id", sa.String(64), primary_key=True),
+    sa.Column("user_id", key_text(64), primary_key=True),
     sa.Column("email", sa.String(254), nullable=False, default=""),
     sa.Column("display_name", sa.String(200), nullable=False, default=""),
     sa.Column("locale", sa.String(100), nullable=False, default=""),

@@ -7,6 +7,7 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
+from handfast.server.chassis.database import key_text
 from handfast.server.transactions.participant import migrations as participant
 
 revision = "0001"
@@ -35,7 +36,7 @@ FIRST_DEFINITIONS: list[tuple[str, str, object, list[object], str]] = [
 def upgrade() -> None:
     op.create_table(
         "preferences",
-        sa.Column("user_id", sa.String(64), primary_key=True),
+        sa.Column("user_id", key_text(64), primary_key=True),
         sa.Column("values", sa.JSON, nullable=False),
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("etag", sa.String(16), nullable=False),
@@ -44,7 +45,7 @@ def upgrade() -> None:
     participant.create_pending_index("preferences")
     definitions = op.create_table(
         "definitions",
-        sa.Column("key", sa.String(63), primary_key=True),
+        sa.Column("key", key_text(63), primary_key=True),
         sa.Column("type", sa.String(20), nullable=False),
         sa.Column("default_value", sa.JSON(none_as_null=True)),
         sa.Column("allowed_values", sa.JSON, nullable=False),

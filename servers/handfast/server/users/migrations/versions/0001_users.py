@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from handfast.server.chassis.database import key_text
 from handfast.server.transactions.participant import migrations as participant
 
 revision = "0001"
@@ -14,7 +15,7 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "users",
-        sa.Column("user_id", sa.String(64), primary_key=True),
+        sa.Column("user_id", key_text(64), primary_key=True),
         sa.Column("email", sa.String(254), nullable=False),
         sa.Column("display_name", sa.String(200), nullable=False),
         sa.Column("locale", sa.String(100), nullable=False),
