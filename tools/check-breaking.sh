@@ -12,6 +12,10 @@ directory=${1:-$root}
 image=${2:-$directory/protos/released.binpb}
 
 if [ ! -e "$image" ]; then
+    if ! grep -q '^version = "0\.1\.0\.dev' "$root/pyproject.toml"; then
+        echo "breaking changes: $image is missing, though there has been a release" >&2
+        exit 1
+    fi
     echo "breaking changes: nothing to compare with, no contract is released yet"
     exit 0
 fi

@@ -86,6 +86,19 @@ def test_updates_follow_each_other_without_waiting_for_what_finishes_behind_them
         assert (answer.user.display_name, answer.preferences.values["theme"]) == (f"Ada {number}", text(theme))
 
 
+def test_a_side_that_an_update_leaves_alone_keeps_its_etag(client: Suite) -> None:
+    before = create_account(client, display_name="Ada")
+    user = User(user_id=before.user.user_id, display_name="Countess")
+    after = client.accounts.UpdateUserAndPreferences(update(user, Preferences())).account
+    assert after.preferences == before.preferences
+    assert after.user.etag != before.user.etag
+
+
+def test_an_account_without_preferences_has_those_that_were_never_set(client: Suite) -> None:
+    account = client.accounts.CreateAccount(CreateAccountRequest(user=User(email=new_email()))).account
+    assert account.preferences == Preferences(user_id=account.user.user_id, etag="0")
+
+
 def test_a_deleted_account_is_gone_on_both_sides_and_the_answer_shows_what_it_was(client: Suite) -> None:
     account = create_account(client, theme="dark")
     user_id = account.user.user_id

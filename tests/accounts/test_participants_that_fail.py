@@ -87,8 +87,11 @@ def can_be_written(client: Suite, user: User) -> bool:
 def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accounts_with: StartAccounts) -> None:
     ada = create_user(client, display_name="Ada")
     away = accounts_with(NOBODY)
+    before = len(away.transactions.ListTransactions(ListTransactionsRequest()).transactions)
     with pytest.raises(Unavailable) as refused:
         away.accounts.UpdateUserAndPreferences(renaming(ada))
+    tried = len(away.transactions.ListTransactions(ListTransactionsRequest()).transactions) - before
+    assert tried == 1, "the server has tried again already, so the client does not"
     assert (refused.value.service, refused.value.reason) == ("handfast.accounts", "PEER_UNAVAILABLE")
     assert refused.value.retryable
     assert NOBODY not in str(refused.value)

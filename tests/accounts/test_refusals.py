@@ -83,6 +83,11 @@ def stale_on_both_sides(client: Suite, account: Account) -> UpdateUserAndPrefere
     return update(user, Preferences(etag="stale", values={"theme": text("dark")}))
 
 
+def faults_everywhere(client: Suite, account: Account) -> UpdateUserAndPreferencesRequest:
+    user = User(user_id="Not An Id", email="nobody")
+    return update(user, Preferences(user_id="another", values={"theme": text("plaid")}), request_id="not a uuid")
+
+
 def two_users(client: Suite, account: Account) -> UpdateUserAndPreferencesRequest:
     user = User(user_id=account.user.user_id, display_name="X")
     return update(user, Preferences(user_id=new_id(), values={"theme": text("dark")}))
@@ -122,6 +127,14 @@ REFUSALS = [
     ),
     Refusal("of two refusals the user's comes first", stale_on_both_sides, Aborted, USERS, "USER_CHANGED"),
     Refusal(
+        "faults of the whole and of both sides are told together",
+        faults_everywhere,
+        InvalidArgument,
+        "handfast.accounts",
+        "INVALID_FIELDS",
+        ("user.user_id", "user.email", "preferences.user_id", "preferences.values.theme", "request_id"),
+    ),
+    Refusal(
         "two different users",
         two_users,
         InvalidArgument,
@@ -142,6 +155,18 @@ def test_a_refused_update_changes_neither_side(client: Suite, refusal: Refusal) 
     assert {violation.field for violation in refused.value.violations} == set(refusal.fields)
     assert not refused.value.retryable
     assert get_account(client, before.user.user_id) == before
+
+
+def test_of_more_faults_than_an_error_can_carry_many_are_told_and_the_rest_counted(client: Suite) -> None:
+    account = create_account(client)
+    user = User(user_id=account.user.user_id, labels={f"BAD {number:03}": "" for number in range(64)})
+    values = {f"unknown_{number:03}": text("") for number in range(200)}
+    with pytest.raises(InvalidArgument) as refused:
+        client.accounts.UpdateUserAndPreferences(update(user, Preferences(values=values)))
+    assert (refused.value.service, refused.value.reason) == (USERS, "INVALID_FIELDS")
+    *told, rest = refused.value.violations
+    assert len(told) > 10
+    assert rest.description.endswith("more are not listed")
 
 
 def test_after_a_refusal_both_sides_can_be_written_at_once(client: Suite) -> None:

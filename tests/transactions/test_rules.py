@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -26,73 +27,120 @@ def operation(number: int, resource: str = "ada", image: bytes | None = b"image"
     return Operation(T, number, resource, content, image, b"reply")
 
 
+def admit(
+    branch: Branch | None, known: Operation | None, arriving: Stage, now: int, horizon: str = ""
+) -> participant.Proceed | participant.Repeat | participant.Refusal:
+    return participant.admit(branch, horizon, known, arriving, now)
+
+
+def finish(
+    branch: Branch | None, operations: list[Operation], outcome: Outcome, named: int, horizon: str = ""
+) -> participant.Finished | participant.Confirmed | participant.Lost:
+    return participant.finish(T, branch, horizon, operations, outcome, named)
+
+
+def close(branch: Branch | None, horizon: str = "") -> Branch:
+    return participant.close(T, branch, horizon)
+
+
 class TestStaging:
     def test_the_first_operation_opens_the_branch(self) -> None:
-        assert participant.admit(OPEN, None, stage(1), EARLIER) == participant.Proceed(replace(OPEN, staged=1))
+        assert admit(None, None, stage(1), EARLIER) == participant.Proceed(replace(OPEN, staged=1))
 
     def test_operations_are_staged_in_their_order_without_gaps(self) -> None:
         one_staged = replace(OPEN, staged=1)
-        assert participant.admit(one_staged, None, stage(2), EARLIER) == participant.Proceed(replace(OPEN, staged=2))
-        assert participant.admit(one_staged, None, stage(3), EARLIER) is participant.Refusal.OPERATION_OUT_OF_ORDER
+        assert admit(one_staged, None, stage(2), EARLIER) == participant.Proceed(replace(OPEN, staged=2))
+        assert admit(one_staged, None, stage(3), EARLIER) is participant.Refusal.OPERATION_OUT_OF_ORDER
 
     def test_a_repeat_is_answered_as_before_even_after_the_deadline(self) -> None:
         staged = operation(1)
-        assert participant.admit(replace(OPEN, staged=1), staged, stage(1), LATER) == participant.Repeat(staged)
+        assert admit(replace(OPEN, staged=1), staged, stage(1), LATER) == participant.Repeat(staged)
 
     def test_the_same_number_with_another_content_is_refused(self) -> None:
         other = stage(1, content=b"b")
-        refusal = participant.admit(replace(OPEN, staged=1), operation(1), other, EARLIER)
+        refusal = admit(replace(OPEN, staged=1), operation(1), other, EARLIER)
         assert refusal is participant.Refusal.OPERATION_CHANGED
 
     @pytest.mark.parametrize("state", [BranchState.CLOSED, BranchState.FINISHED])
     def test_a_branch_that_is_not_open_takes_nothing_not_even_a_repeat(self, state: BranchState) -> None:
         branch = replace(OPEN, state=state, staged=1)
-        assert participant.admit(branch, operation(1), stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+        assert admit(branch, operation(1), stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
 
     def test_nothing_is_staged_after_the_deadline(self) -> None:
-        assert participant.admit(OPEN, None, stage(1), LATER) is participant.Refusal.EXPIRED
+        assert admit(None, None, stage(1), LATER) is participant.Refusal.EXPIRED
+
+    def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
+        assert admit(None, None, stage(1), EARLIER, horizon="t2") is participant.Refusal.FORGOTTEN
+        assert admit(None, None, stage(1), EARLIER, horizon="t1") == participant.Proceed(replace(OPEN, staged=1))
+        assert admit(OPEN, None, stage(1), EARLIER, horizon="t2") == participant.Proceed(replace(OPEN, staged=1))
 
 
 class TestFinishing:
     def test_what_is_named_is_applied_and_what_is_beyond_is_dropped(self) -> None:
         operations = [operation(1, "ada", b"1"), operation(2, "ada", b"2"), operation(3, "bob", b"3")]
-        finished = participant.finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, named=2)
+        finished = finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, named=2)
         assert isinstance(finished, participant.Finished)
         assert finished.applied == {"ada": b"2"}
         assert finished.dropped == {"bob"}
         assert (finished.branch.state, finished.branch.outcome) == (BranchState.FINISHED, Outcome.COMMITTED)
 
     def test_an_abort_drops_everything(self) -> None:
-        finished = participant.finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, named=0)
+        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, named=0)
         assert isinstance(finished, participant.Finished)
         assert not finished.applied
         assert finished.dropped == {"ada"}
 
     def test_a_deletion_is_applied_like_any_change(self) -> None:
-        finished = participant.finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, named=1)
+        finished = finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, named=1)
         assert isinstance(finished, participant.Finished)
         assert finished.applied == {"ada": None}
 
     def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
-        finished = participant.finish(OPEN, [], Outcome.ABORTED, named=0)
+        finished = finish(None, [], Outcome.ABORTED, named=0)
         assert isinstance(finished, participant.Finished)
-        assert participant.admit(finished.branch, None, stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+        assert admit(finished.branch, None, stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
 
     def test_a_repeat_confirms(self) -> None:
-        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert participant.finish(done, [], Outcome.COMMITTED, 1) is participant.Confirmed.CONFIRMED
+        done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        assert finish(done, [], Outcome.COMMITTED, 1) is participant.Confirmed.CONFIRMED
+        assert finish(done, [], Outcome.COMMITTED, 2) is participant.Lost.LOST
 
     def test_a_committed_operation_that_is_not_held_is_lost_not_confirmed(self) -> None:
-        assert participant.finish(OPEN, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+        assert finish(None, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
 
     def test_a_branch_finished_the_other_way_is_lost_not_confirmed(self) -> None:
         done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
-        assert participant.finish(done, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+        assert finish(done, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+
+    def test_below_the_horizon_a_branch_that_is_not_there_was_finished(self) -> None:
+        assert finish(None, [], Outcome.COMMITTED, named=1, horizon="t2") is participant.Confirmed.CONFIRMED
+        assert close(None, horizon="t2").state is BranchState.FINISHED
+
+    def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
+        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, named=1, horizon="t2")
+        assert isinstance(finished, participant.Finished)
 
     def test_closing_stops_an_open_branch_and_leaves_a_finished_one(self) -> None:
-        assert participant.close(OPEN).state is BranchState.CLOSED
+        assert close(OPEN).state is close(None).state is BranchState.CLOSED
         done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
-        assert participant.close(done) == done
+        assert close(done) == done
+
+
+class TestPruning:
+    """Ids stand for times: the smaller, the older."""
+
+    @pytest.mark.parametrize("next_horizon", [participant.next_horizon, coordinator.next_horizon])
+    def test_the_horizon_never_passes_what_is_not_done_and_never_goes_back(
+        self, next_horizon: Callable[[str, str, str | None], str]
+    ) -> None:
+        assert next_horizon("t1", "t5", None) == "t5"
+        assert next_horizon("t1", "t5", "t3") == "t3"
+        assert next_horizon("t4", "t5", "t3") == "t4"
+        assert next_horizon("t4", "t2", None) == "t4"
+
+    def test_below_the_horizon_no_decision_is_inserted(self) -> None:
+        assert coordinator.may_insert("t2", horizon="t2")
+        assert not coordinator.may_insert("t1", horizon="t2")
 
 
 class TestUniqueValues:
@@ -124,15 +172,15 @@ class TestUniqueValues:
 
 class TestDeciding:
     def test_the_first_decision_stands(self) -> None:
-        assert coordinator.answer(COMMITTED, standing=COMMITTED) is coordinator.Answer.AS_ASKED
-        assert coordinator.answer(COMMITTED, standing=ABORTED) is coordinator.Answer.ABORTED_BEFORE
-        assert coordinator.answer(ABORTED, standing=COMMITTED) is coordinator.Answer.COMMITTED_BEFORE
-        assert coordinator.answer(ABORTED, standing=ABORTED) is coordinator.Answer.AS_ASKED
+        assert coordinator.judge(COMMITTED, standing=COMMITTED) is coordinator.Verdict.AS_ASKED
+        assert coordinator.judge(COMMITTED, standing=ABORTED) is coordinator.Verdict.ABORTED_BEFORE
+        assert coordinator.judge(ABORTED, standing=COMMITTED) is coordinator.Verdict.COMMITTED_BEFORE
+        assert coordinator.judge(ABORTED, standing=ABORTED) is coordinator.Verdict.AS_ASKED
 
     @pytest.mark.parametrize("branches", [{"users": 2}, {"preferences": 1}, {"users": 1, "preferences": 1}, {}])
     def test_a_repeated_commit_of_other_operations_is_not_answered_as_the_first(self, branches: dict[str, int]) -> None:
         other = replace(COMMITTED, branches=branches)
-        assert coordinator.answer(other, standing=COMMITTED) is coordinator.Answer.COMMITTED_OTHERWISE
+        assert coordinator.judge(other, standing=COMMITTED) is coordinator.Verdict.COMMITTED_OTHERWISE
 
 
 class TestReading:

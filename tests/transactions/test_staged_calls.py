@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
+from uuid6 import UUID, uuid7
 
 from handfast.client import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Suite
 from handfast.preferences.v1.preferences_pb2 import (
@@ -13,6 +14,7 @@ from handfast.preferences.v1.preferences_pb2 import (
     Preferences,
     UpdatePreferencesRequest,
 )
+from handfast.server.chassis import clock
 from handfast.server.transactions import wire
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1.users_pb2 import (
@@ -211,8 +213,31 @@ class TestOperations:
             client.users.UpdateUser(rename(ada.user_id, "one"), metadata=metadata)
         assert get(client, ada.user_id) == ada
 
+    def test_of_a_transaction_from_the_future_are_refused(self, client: Suite) -> None:
+        far = UUID(int=uuid7().int + (60_000 << 80))
+        metadata = wire.stage_metadata(str(far), 1, clock.now() + clock.MICROSECONDS_PER_SECOND)
+        with pytest.raises(InvalidArgument) as refused:
+            client.users.UpdateUser(rename(create_user(client).user_id, "one"), metadata=metadata)
+        assert refused.value.reason == "TRANSACTION_FROM_FUTURE"
+
+    def test_with_a_deadline_that_no_transaction_may_have_are_refused(self, client: Suite) -> None:
+        deadline = clock.now() + 2 * wire.MAX_TIMEOUT
+        metadata = wire.stage_metadata(Transaction(client).id, 1, deadline)
+        with pytest.raises(InvalidArgument) as refused:
+            client.users.UpdateUser(rename(create_user(client).user_id, "one"), metadata=metadata)
+        assert refused.value.metadata == {"key": wire.DEADLINE}
+
 
 class TestOtherWriters:
+    def test_are_told_loudly_when_more_was_committed_than_was_staged(self, client: Suite) -> None:
+        ada = create_user(client)
+        tx = Transaction(client)
+        tx.stage("users", client.users.UpdateUser, rename(ada.user_id, "one"))
+        tx.commit(users=2)
+        with pytest.raises(FailedPrecondition) as refused:
+            client.users.UpdateUser(rename(ada.user_id, "two"))
+        assert (refused.value.reason, refused.value.retryable) == ("COMMITTED_CHANGE_LOST", False)
+
     def test_are_told_to_come_again_while_a_change_is_undecided(self, client: Suite) -> None:
         ada = create_user(client)
         tx = Transaction(client)

@@ -91,11 +91,6 @@ def test_a_request_id_that_is_no_uuid_is_refused(client: Suite, malformed: str) 
     assert fields_at_fault(users.DeleteUser, delete) == ["request_id"]
 
 
-def test_a_request_id_can_have_upper_case(client: Suite) -> None:
-    request = CreateUserRequest(user=User(email=new_email()), request_id=new_id().upper())
-    assert client.users.CreateUser(request) == client.users.CreateUser(request)
-
-
 def test_a_refused_request_can_be_corrected_under_its_request_id(client: Suite) -> None:
     taken = create_user(client).email
     request = CreateUserRequest(user=User(email="nobody"), request_id=new_id())

@@ -128,8 +128,12 @@ def test_output_only_fields_cannot_be_changed(client: Suite, user: User) -> None
     asked.create_time.Clear()
     asked.update_time.Clear()
     after = client.users.UpdateUser(UpdateUserRequest(user=asked)).user
-    assert after.create_time == user.create_time
-    assert after.update_time.ToNanoseconds() > user.update_time.ToNanoseconds()
+    assert (after.create_time, after.update_time) == (user.create_time, user.update_time)
+
+
+def test_an_update_that_changes_nothing_keeps_the_etag(client: Suite, user: User) -> None:
+    asked = User(user_id=user.user_id, display_name=user.display_name)
+    assert client.users.UpdateUser(UpdateUserRequest(user=asked)).user == user
 
 
 def test_what_was_read_can_be_written_back(client: Suite, user: User) -> None:

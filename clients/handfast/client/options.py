@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS = 5  # the most that gRPC makes: with the pauses between them, more than a restart takes
 
 _ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 _RETRY_ALL: dict[str, Any] = {

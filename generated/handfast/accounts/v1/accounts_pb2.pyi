@@ -61,7 +61,7 @@ class CreateAccountRequest(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat harmless: a UUID that the caller chooses for this request. A second call with the same
+    """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
     value and content, within 24 hours, gets the answer of the first, a final failure included.
     """
     @_builtins.property

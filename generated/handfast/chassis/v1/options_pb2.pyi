@@ -3,6 +3,11 @@
 isort:skip_file
 What every Handfast service has in common: options that contracts carry, and the reasons of errors
 that any service can answer with.
+
+Limits that hold for every method: a request or reply has up to 4 MiB. A unary call whose caller sets no
+deadline is given 30 seconds. The metadata `x-request-id`, 1 to 128 visible ASCII characters, names the call in
+logs and errors, here and in the services that this one calls; where it is missing or malformed, one is made.
+It comes back in the initial metadata of a reply and in the trailing metadata of an error.
 """
 
 from google.protobuf import descriptor as _descriptor

@@ -26,7 +26,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Never sent."""
     REASON_INVALID_FIELDS: _Reason.ValueType  # 1
     """INVALID_ARGUMENT. One or more fields break a rule. `google.rpc.BadRequest` has one violation for each,
-    with the field's path in the request. Correct the fields and call again.
+    with the field's path in the request; of very many, as many as an error can carry, and how many more there
+    are. Correct the fields and call again.
     """
     REASON_UNPARSABLE_REQUEST: _Reason.ValueType  # 2
     """INVALID_ARGUMENT. The bytes of the request are not a message of the method's request type. Check that
@@ -77,7 +78,8 @@ REASON_UNSPECIFIED: Reason.ValueType  # 0
 """Never sent."""
 REASON_INVALID_FIELDS: Reason.ValueType  # 1
 """INVALID_ARGUMENT. One or more fields break a rule. `google.rpc.BadRequest` has one violation for each,
-with the field's path in the request. Correct the fields and call again.
+with the field's path in the request; of very many, as many as an error can carry, and how many more there
+are. Correct the fields and call again.
 """
 REASON_UNPARSABLE_REQUEST: Reason.ValueType  # 2
 """INVALID_ARGUMENT. The bytes of the request are not a message of the method's request type. Check that

@@ -114,18 +114,19 @@ class Preferences(_message.Message):
     either end. Whether such a user exists is not checked here.
     """
     etag: _builtins.str
-    """Changes with every change. Sent with an update, it makes the update fail with ABORTED if the preferences
-    have changed since; empty means whatever is there. Preferences that were never set have the etag `0`.
+    """Changes with every change, and not with an update that changes nothing. Sent with an update, it makes the
+    update fail with ABORTED if the preferences have changed since; empty means whatever is there. Preferences that
+    were never set have the etag `0`.
     """
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
         """The values that are set, by key: up to 256. Each key has a definition; each value is of its type, takes
-        up to 4096 bytes, and is neither null, NaN nor infinite.
+        up to 4096 bytes as a serialized `google.protobuf.Value`, and is neither null, NaN nor infinite.
         """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When a value last changed. Unset where none was ever set. Output only."""
+        """When a value was last set, changed or removed. Unset where none ever was. Output only."""
 
     @_builtins.property
     def defaults(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
@@ -170,12 +171,12 @@ class PreferenceDefinition(_message.Message):
     """What the preference means, for people; up to 1000 characters, no control characters."""
     @_builtins.property
     def default_value(self) -> _struct_pb2.Value:
-        """What to assume where a user has set nothing: of `type`, and allowed. Optional."""
+        """What to assume where a user has set nothing: a value that users could set. Optional."""
 
     @_builtins.property
     def allowed_values(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """Where it is not empty: the only values allowed, up to 100, each of `type`. For STRING_LIST it lists strings,
-        and each element must be one of them.
+        """Where it is not empty: the only values allowed, up to 100, each of `type`, up to 4096 bytes, and another than
+        the rest. For STRING_LIST it lists strings, and each element must be one of them.
         """
 
     @_builtins.property
@@ -318,7 +319,7 @@ class UpdatePreferencesRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat harmless: a UUID that the caller chooses for this request. A second call with the same
+    """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
     value and content, within 24 hours, gets the answer of the first. Refused within a transaction.
     """
     @_builtins.property
@@ -431,7 +432,7 @@ class ListPreferenceDefinitionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of definitions to return: up to 1000, 50 where it is 0. Fewer can come back; only an
+    """The largest number of definitions to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an
     empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str

@@ -27,7 +27,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TRANSACTION_NOT_FOUND: _Reason.ValueType  # 1
     """NOT_FOUND. No transaction was decided for this request id. Metadata: `request_id`."""
     REASON_PENDING_CHANGE: _Reason.ValueType  # 2
-    """ABORTED, with RetryInfo. The resource has a change of another transaction that is not decided yet. Call
+    """ABORTED, with RetryInfo. What is written has a change of another transaction that is not decided yet. Call
     again after the delay. Metadata: `resource`, `transaction_id` (the other one).
     """
     REASON_BRANCH_NOT_OPEN: _Reason.ValueType  # 3
@@ -78,6 +78,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. A service answered a staged call without confirming that it staged it, so the
     transaction was rolled back. It does not take part in transactions. Metadata: `participant`.
     """
+    REASON_COMMITTED_CHANGE_LOST: _Reason.ValueType  # 15
+    """FAILED_PRECONDITION. A transaction was committed with an operation that the service neither holds nor has
+    applied: more was committed than it acknowledged, or data was lost, by a restored backup for one. The resource
+    cannot be written until an operator has looked. Metadata: `transaction_id`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -90,7 +95,7 @@ REASON_UNSPECIFIED: Reason.ValueType  # 0
 REASON_TRANSACTION_NOT_FOUND: Reason.ValueType  # 1
 """NOT_FOUND. No transaction was decided for this request id. Metadata: `request_id`."""
 REASON_PENDING_CHANGE: Reason.ValueType  # 2
-"""ABORTED, with RetryInfo. The resource has a change of another transaction that is not decided yet. Call
+"""ABORTED, with RetryInfo. What is written has a change of another transaction that is not decided yet. Call
 again after the delay. Metadata: `resource`, `transaction_id` (the other one).
 """
 REASON_BRANCH_NOT_OPEN: Reason.ValueType  # 3
@@ -140,5 +145,10 @@ another. Metadata: `transaction_id`.
 REASON_NOT_STAGED: Reason.ValueType  # 14
 """FAILED_PRECONDITION. A service answered a staged call without confirming that it staged it, so the
 transaction was rolled back. It does not take part in transactions. Metadata: `participant`.
+"""
+REASON_COMMITTED_CHANGE_LOST: Reason.ValueType  # 15
+"""FAILED_PRECONDITION. A transaction was committed with an operation that the service neither holds nor has
+applied: more was committed than it acknowledged, or data was lost, by a restored backup for one. The resource
+cannot be written until an operator has looked. Metadata: `transaction_id`.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -130,7 +130,7 @@ class TransactionBranch(_message.Message):
     participant: _builtins.str
     """The participant's name, as its `handfast-staged` trailer gives it, such as `users`."""
     operation_count: _builtins.int
-    """How many operations were staged there: they are numbered from 1 up to this."""
+    """How many operations were staged there: they are numbered from 1 up to this, and 10,000 at the most."""
     def __init__(
         self,
         *,
@@ -261,7 +261,9 @@ class CommitTransactionRequest(_message.Message):
     """The transaction. Required."""
     @_builtins.property
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionBranch]:
-        """Every participant with the number of operations that it acknowledged: 1 to 32, each once."""
+        """Every participant with the number of operations that it acknowledged: 1 to 32, each once. The numbers are the
+        caller's word: what was acknowledged and is not named is dropped, and naming more loses data.
+        """
 
     def __init__(
         self,
@@ -363,7 +365,9 @@ class GetTransactionRequest(_message.Message):
     transaction_id: _builtins.str
     """The transaction. Give this, or the two below."""
     request_id: _builtins.str
-    """The `request_id` of an account call."""
+    """The `request_id` of an account call. Of two calls with the same one that ran at the same time, this is the one
+    that was decided; the other's transaction was rolled back with the reason `REQUEST_REPEATED`.
+    """
     method: _builtins.str
     """The method of that call, such as `handfast.accounts.v1.AccountService/CreateAccount`. Request ids are
     kept apart for each method.
@@ -465,7 +469,7 @@ class ListTransactionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of transactions to return: up to 1000, 50 where it is 0. Fewer can come back; only an
+    """The largest number of transactions to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an
     empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str
@@ -644,7 +648,7 @@ class FinishTransactionsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinishedTransaction]:
-        """The results, one for each decision, in the order of the request."""
+        """The results, in the order of the request. A decision that has none was not looked at in time: tell it again."""
 
     def __init__(
         self,

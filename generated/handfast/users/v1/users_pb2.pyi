@@ -69,12 +69,13 @@ class User(_message.Message):
     display_name: _builtins.str
     """How to address the user, in any script; up to 200 characters, no control characters."""
     locale: _builtins.str
-    """The preferred language: a BCP 47 tag such as `pt-BR`. Empty where unknown."""
+    """The preferred language: a BCP 47 tag such as `pt-BR`, up to 100 characters. Empty where unknown."""
     time_zone: _builtins.str
     """The user's time zone: a name of the IANA database such as `Europe/Lisbon`. Empty where unknown."""
     etag: _builtins.str
-    """Changes with every change of the user. Sent with an update, it makes the update fail with ABORTED if
-    the user has changed since; empty means whatever is there. Ignored on create.
+    """Changes with every change of the user, and not with an update that changes nothing. Sent with an update, it
+    makes the update fail with ABORTED if the user has changed since; empty means whatever is there. Ignored on
+    create.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -120,7 +121,7 @@ class CreateUserRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat harmless: a UUID that the caller chooses for this request. A second call with the same
+    """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
     value and content, within 24 hours, gets the answer of the first. Refused within a transaction.
     """
     @_builtins.property
@@ -326,7 +327,7 @@ class ListUsersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of users to return: up to 1000, 50 where it is 0. Fewer can come back; only an empty
+    """The largest number of users to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an empty
     `next_page_token` says that there are no more.
     """
     page_token: _builtins.str

@@ -23,7 +23,7 @@ PREFERENCES_CHANGED = reason_name(reasons_pb2.Reason.Name(reasons_pb2.REASON_PRE
 USERS, PREFERENCES = "users", "preferences"
 
 _USER_FIELDS = {"update_mask": "user_update_mask"}
-_PREFERENCES_FIELDS = {"update_mask": "preferences_update_mask"}
+_PREFERENCES_FIELDS = {"update_mask": "preferences_update_mask", "preferences.user_id": "user.user_id"}
 _ALL_VALUES = FieldMask(paths=["values"])
 
 

@@ -1,8 +1,9 @@
 """Reads both sides of an account without tearing it: of a change that spans both, it shows both sides or neither.
 
 Each side says which transaction was applied to it last. The same on both: one round was enough, as with RAMP (Bailis
-et al., 2014). Else it reads until two rounds in a row see the same versions. Neither looking for pending changes nor
-comparing ids alone would do: a transaction may have touched one side only.
+et al., 2014). Else it reads until two rounds in a row see the same transactions: then none was applied to either side
+between the rounds, so what the second saw differs from a state of both sides by plain writes at most. Plain writes make
+nobody read again. `create_time` tells a user from an earlier one of the same id.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def read_account(suite: Suite, user_id: str, *, include_defaults: bool) -> Accou
         user, preferences = user_call.result(), preferences_call.result()
         # That no transaction was ever applied to either says nothing: one may have been deleted and created again.
         same = user.last_transaction_id and user.last_transaction_id == preferences.last_transaction_id
-        versions = (user.user.etag, preferences.preferences.etag)
-        if same or versions == before:
+        applied = (user.last_transaction_id, user.user.create_time, preferences.last_transaction_id)
+        if same or applied == before:
             return Account(user=user.user, preferences=preferences.preferences)
-        before = versions
+        before = applied
     raise AccountInMotion(user_id)

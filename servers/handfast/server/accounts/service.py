@@ -25,13 +25,14 @@ class AccountServicer(AccountServiceServicer):
     def CreateAccount(
         self, request: pb.CreateAccountRequest, context: grpc.ServicerContext
     ) -> pb.CreateAccountResponse:
-        validation.create(request)
+        faults = validation.create(request)
         user_id = request.user.user_id or str(uuid7())
         return self._coordinator.run(
             request,
             lambda: changes.create(self._suite, request, user_id),
             lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
             pb.CreateAccountResponse,
+            faults,
         )
 
     def GetAccount(self, request: pb.GetAccountRequest, context: grpc.ServicerContext) -> pb.GetAccountResponse:
@@ -42,12 +43,13 @@ class AccountServicer(AccountServiceServicer):
     def UpdateUserAndPreferences(
         self, request: pb.UpdateUserAndPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.UpdateUserAndPreferencesResponse:
-        validation.update(request)
+        faults = validation.update(request)
         return self._coordinator.run(
             request,
             lambda: changes.update(self._suite, request),
             lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
             pb.UpdateUserAndPreferencesResponse,
+            faults,
         )
 
     def DeleteAccount(

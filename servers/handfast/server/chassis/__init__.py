@@ -15,7 +15,7 @@ A service makes a `Server` of its servicers (`server.py`), raises the errors of 
     health.py, reflection.py, metrics.py, logs.py, notify.py    what operators and their tools see
     handlers.py, status_codes.py, log_writer.py                 small things that the above share
 
-    database.py, migrations.py, idempotency.py                  a service's own data
+    database.py, fair_lock.py, migrations.py, idempotency.py    a service's own data
     fields.py, paging.py, fingerprint.py                        requests: what to check, how to list, which is which
     clock.py                                                    the time
 """

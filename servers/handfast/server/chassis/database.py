@@ -19,7 +19,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
-from handfast.server.chassis.errors import DatabaseConflict
+from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
+from handfast.server.chassis.fair_lock import FairLock
 
 Result = TypeVar("Result")
 
@@ -51,8 +52,10 @@ class Database:
                 raise DatabaseError("SQLite needs a file: sqlite:////absolute/path")
             self._reader = _sqlite(self.url, connections, read_only=True)
             self._writer = _sqlite(self.url, 1, read_only=False)
+            self._turn: FairLock | None = FairLock()
         elif self.dialect == "postgresql":
             self._writer = _postgresql(self.url, connections)
+            self._turn = None
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise DatabaseError(f"{self.dialect} is not supported; use sqlite or postgresql")
@@ -69,13 +72,24 @@ class Database:
         """
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                with self._writer.begin() as connection:
+                with self._one_at_a_time(), self._writer.begin() as connection:
                     return work(connection)
             except DBAPIError as error:
                 if not _lost_to_another(error):
                     raise
                 time.sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        try:
+            with self._turn.holding(POOL_TIMEOUT):
+                yield
+        except TimeoutError:
+            raise DatabaseUnavailable("Other writes took too long.") from None
 
     def insert_new(self, table: sa.Table) -> Any:
         """`INSERT … ON CONFLICT DO NOTHING`; its row count tells whether it inserted."""
@@ -101,8 +115,12 @@ class Database:
                     raise DatabaseError("SQLite runs with synchronous below FULL: commits would not be durable")
         except (DBAPIError, NoSuchModuleError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            where = self.url.render_as_string(hide_password=True)
-            raise DatabaseError(f"cannot open {where}: {str(cause).strip()}") from error
+            raise DatabaseError(f"cannot open {self.name}: {one_line(cause)}") from error
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:
@@ -115,6 +133,11 @@ class Database:
 
 
 SQLITE_FULL = 2
+
+
+def one_line(cause: object) -> str:
+    """The first line of what a driver says."""
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
 def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 import traceback
 from collections.abc import Sequence
+from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 import grpc
@@ -53,6 +54,9 @@ def to_status(error: BaseException, call: Call) -> status_pb2.Status:
     known = error if isinstance(error, DomainError | ServiceError) else database_error(error)
     if isinstance(known, ServiceError):
         status = _peer_status(known, call)
+        if known.status is grpc.StatusCode.UNAVAILABLE:
+            # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
+            call.add_trailer("grpc-retry-pushback-ms", "-1")
     elif known is not None:
         status = _domain_status(known, call)
     else:
@@ -78,11 +82,15 @@ def _peer_status(error: ServiceError, call: Call) -> status_pb2.Status:
     """What a peer refused arrives as the peer's own error, with its domain and reason."""
     if error.status_proto is None:
         return _silent_peer_status(error, call)
-    status = status_pb2.Status()
-    status.CopyFrom(error.status_proto)
-    del status.details[:]
-    request_info = error_details_pb2.RequestInfo()
-    status.details.extend(detail for detail in error.status_proto.details if not detail.Unpack(request_info))
+    peers = error.status_proto
+    status = status_pb2.Status(code=peers.code, message=_cut(peers.message, _MAX_MESSAGE))
+    bad_request = error_details_pb2.BadRequest()
+    for detail in peers.details:
+        # Ours names the call instead; and several peers' violations may have come together.
+        if not detail.Unpack(error_details_pb2.RequestInfo()) and not detail.Unpack(bad_request):
+            status.details.append(detail)
+    if bad_request.field_violations:
+        _add_violations(status, bad_request.field_violations)
     return status
 
 
@@ -124,7 +132,16 @@ def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _add_violations(status: status_pb2.Status, violations: Sequence[errors.Violation]) -> None:
+class _Violation(Protocol):
+    @property
+    def field(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def _add_violations(status: status_pb2.Status, violations: Sequence[_Violation]) -> None:
     """As many as fit, and how many did not."""
     room = _MAX_STATUS - status.ByteSize()
     detail = error_details_pb2.BadRequest()
@@ -153,4 +170,8 @@ def _log(status: status_pb2.Status, call: Call) -> None:
     if any(detail.Unpack(info) for detail in status.details):
         call.log["error.domain"] = info.domain
         call.log["error.reason"] = info.reason
-    call.log["error.message"] = status.message
+    bad_request = error_details_pb2.BadRequest()
+    if any(detail.Unpack(bad_request) for detail in status.details):
+        call.log["error.violations"] = len(bad_request.field_violations)  # paths hold keys, which callers make up
+    else:
+        call.log["error.message"] = status.message

@@ -130,8 +130,9 @@ class Violations:
     def add(self, field: str, description: str, reason: str = "") -> None:
         self._found.append(Violation(field, description, reason))
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    @property
+    def found(self) -> Sequence[Violation]:
+        return tuple(self._found)
 
     def raise_if_any(self) -> None:
         if self._found:

@@ -30,11 +30,11 @@ def check_request_id(violations: Violations, value: str, field: str = "request_i
     if not value:
         return
     try:
-        well_formed = str(uuid.UUID(value)) == value.lower()
+        well_formed = str(uuid.UUID(value)) == value
     except ValueError:
         well_formed = False
     if not well_formed:
-        violations.add(field, "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
+        violations.add(field, "must be a UUID in lower case such as 123e4567-e89b-12d3-a456-426614174000, or empty")
 
 
 def is_key(key: str) -> bool:
@@ -45,7 +45,8 @@ def is_key(key: str) -> bool:
 def check_key(violations: Violations, field: str, key: str) -> bool:
     if is_key(key):
         return True
-    violations.add(field, f"must match {_KEY.pattern} and have up to {MAX_KEY} characters")
+    rule = f"keys must match {_KEY.pattern} and have up to {MAX_KEY} characters"
+    violations.add(field, f"{rule}, not {key[:MAX_KEY]!r}")
     return False
 
 

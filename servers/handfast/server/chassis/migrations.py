@@ -7,8 +7,9 @@ A service keeps `migrations/` beside its code, with the usual `env.py` and `vers
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from handfast.server.chassis.database import Database, DatabaseError
+from handfast.server.chassis.database import Database, DatabaseError, one_line
 from handfast.server.chassis.server import StartError
 from handfast.server.chassis.settings import ServerSettings
 
@@ -20,9 +21,11 @@ def open_database(settings: ServerSettings, location: str) -> Database:
     try:
         database = Database(settings.database_url, connections=settings.threads)
         database.check()
+        upgrade(database, location)
     except DatabaseError as error:
         raise StartError(str(error)) from error
-    upgrade(database, location)
+    except DBAPIError as error:
+        raise StartError(f"cannot upgrade {database.name}: {one_line(error.orig)}") from error
     return database
 
 

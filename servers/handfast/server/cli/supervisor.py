@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import json
 import socket
 import subprocess
@@ -35,11 +36,14 @@ KILL_MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and under which name to speak of it. `environment` is complete."""
+    """What to run, and under which name to speak of it. `environment` is complete. `needs` names the programs that it
+    calls: they are asked to end only when it has ended, so that what it is doing can finish.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    needs: Sequence[str] = ()
 
 
 def supervise(programs: Sequence[Program], *, grace: float, on_ready: Callable[[], None]) -> int:
@@ -56,6 +60,7 @@ class _Supervisor:
         self._programs = programs
         self._grace = grace
         self._stop = asyncio.Event()
+        self._ended = {program.name: asyncio.Event() for program in programs}
         self._all_ready = False
         self._failed = False
 
@@ -68,11 +73,15 @@ class _Supervisor:
                 ready = []
                 for program in self._programs:
                     ready.append(asyncio.Event())
-                    tasks.create_task(self._keep(program, Path(folder, program.name), ready[-1]))
+                    keeping = tasks.create_task(self._keep(program, Path(folder, program.name), ready[-1]))
+                    keeping.add_done_callback(functools.partial(self._note_end, program))
                 if await self._unless_stopped(_all(ready)):
                     self._all_ready = True
                     on_ready()
         return 1 if self._failed else 0
+
+    def _note_end(self, program: Program, _keeping: object) -> None:
+        self._ended[program.name].set()
 
     async def _keep(self, program: Program, notify_address: Path, ready: asyncio.Event) -> None:
         """Runs one program again and again, until asked to stop."""
@@ -113,6 +122,9 @@ class _Supervisor:
         """Asks the process to end, and kills it if it does not in time. Does nothing where it has ended."""
         if process.returncode is not None:
             return
+        for other in self._programs:
+            if program.name in other.needs:
+                await self._ended[other.name].wait()
         process.terminate()
         try:
             await asyncio.wait_for(process.wait(), self._grace + KILL_MARGIN)

@@ -43,10 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
     _check_data_dir(data_dir)
     _check_ports(suite)
     return supervise(
-        [Program(settings.name, [*HANDFAST, "serve", settings.name], environment) for settings in suite],
+        [
+            Program(settings.name, [*HANDFAST, "serve", settings.name], environment, NEEDS.get(settings.name, ()))
+            for settings in suite
+        ],
         grace=suite[0].grace,
         on_ready=lambda: _announce(suite, data_dir),
     )
+
+
+NEEDS = {"accounts": ("users", "preferences")}
 
 
 def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) -> dict[str, str]:

@@ -37,6 +37,7 @@ def update(
     if len(after.values) > MAX_VALUES:
         rule = f"must have up to {MAX_VALUES} entries, not {len(after.values)}"
         raise InvalidFields([Violation("preferences.values", rule)])
-    after.update_time.CopyFrom(timestamp(clock()))
-    after.etag = secrets.token_hex(ETAG_BYTES)
+    if after.values != (before or never_set(asked.user_id)).values:
+        after.update_time.CopyFrom(timestamp(clock()))
+        after.etag = secrets.token_hex(ETAG_BYTES)
     return after, UpdatePreferencesResponse(preferences=after)

@@ -26,7 +26,7 @@ class PreferencesResources(Resources[Preferences]):
         return Preferences(
             user_id=row["user_id"],
             values={key: from_json(value) for key, value in row["values"].items()},
-            update_time=timestamp(row["update_time"]),
+            update_time=timestamp(row["update_time"]) if row["update_time"] else None,
             etag=row["etag"],
         )
 

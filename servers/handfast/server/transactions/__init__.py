@@ -4,10 +4,18 @@
     participant/   the library of a service that owns data: stores, reads, writes, ParticipantService
     coordinator/   the service that decides: the register of decisions, TransactionService, the finisher
     wire.py        what transactions look like in metadata, shared by both sides
+    horizon.py     up to where a database has pruned, shared by both sides
 
-The way of one transaction: each participant *stages* the writes it is sent (a staged write is durable, and is
-the yes vote), the coordinator inserts one *decision*, and the participants *finish* after the caller has its
-answer. A row without a pending change never needs the coordinator.
+The way of one transaction, and where to read it:
+
+1. A caller sends each participant its writes, side by side          coordinator/staging.py
+2. Each *stages* its write: validated, durable, invisible; a yes     participant/writes.py
+3. The coordinator inserts one *decision*; the caller is answered    coordinator/coordinator.py
+4. In the background it tells the participants                       coordinator/finisher.py
+5. They *finish*: apply or drop what is staged                       participant/finishing.py
+
+Whoever meets a staged change before that asks what was decided (participant/reads.py, writes.py). A row without a
+pending change never needs the coordinator.
 
 Relatives: Percolator (Peng and Dabek, 2010), Paxos Commit's register (Gray and Lamport, 2006), CockroachDB's write
 intents, ScalarDB's consensus commit. Here the participants are services behind contracts.

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Mapping
 
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import InvalidMetadata, Violations
 from handfast.server.chassis.fingerprint import Serializable, fingerprint
 from handfast.server.transactions.core.model import Stage
@@ -21,6 +22,10 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 MAX_OPERATIONS = 10_000
+MAX_TIMEOUT = 300 * MICROSECONDS_PER_SECOND
+"""How long a transaction may take."""
+CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND
+"""How far ahead another machine's clock may be."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 

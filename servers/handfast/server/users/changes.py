@@ -48,7 +48,8 @@ def update(before: User | None, asked: User, paths: Sequence[str], clock: Clock)
         raise InvalidFields(
             [Violation("user.labels", f"must have up to {MAX_LABELS} entries, not {len(after.labels)}")]
         )
-    _stamp(after, clock)
+    if after != user:
+        _stamp(after, clock)
     return after, UpdateUserResponse(user=after)
 
 

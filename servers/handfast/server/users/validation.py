@@ -89,7 +89,9 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
             fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
         case "locale":
             if user.locale and not _is_language_tag(user.locale):
-                violations.add("user.locale", "must be a BCP 47 language tag such as pt-BR, or empty")
+                violations.add(
+                    "user.locale", "must be a BCP 47 language tag of up to 100 characters such as pt-BR, or empty"
+                )
         case "time_zone":
             if user.time_zone and user.time_zone not in _TIME_ZONES:
                 violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
@@ -109,7 +111,7 @@ def _check_email(violations: Violations, field: str, email: str) -> None:
     try:
         if len(email) > MAX_EMAIL:
             raise EmailNotValidError
-        validate_email(email, check_deliverability=False, test_environment=True)
+        validate_email(email, check_deliverability=False)
     except EmailNotValidError:
         violations.add(field, f"must be an email address of up to {MAX_EMAIL} characters, such as ada@example.com")
 

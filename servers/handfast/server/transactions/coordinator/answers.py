@@ -31,6 +31,11 @@ class Answer:
     reply: bytes | None = None
     failure: bytes | None = None
 
+    @property
+    def final(self) -> bool:
+        """Whether it is kept."""
+        return self.reply is not None or self.failure is not None
+
 
 class Answers:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
@@ -52,9 +57,13 @@ class Answers:
         values = {**asdict(answer), "caller": ANYBODY, "create_time": self._clock()}
         if connection.execute(self._insert, values).rowcount == 1:
             return answer
-        standing = self._find(connection, answer.method, answer.request_id)
+        standing = self.look(connection, answer)
         assert standing is not None, "it is what stood in the way"
         return standing
+
+    def look(self, connection: sa.Connection, answer: Answer) -> Answer | None:
+        """The answer that stands for the same request id."""
+        return self._find(connection, answer.method, answer.request_id)
 
     def _find(self, connection: sa.Connection, method: str, request_id: str) -> Answer | None:
         identity = {"caller": ANYBODY, "method": method, "request_id": request_id}

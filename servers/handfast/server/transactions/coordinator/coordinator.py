@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from uuid6 import uuid7
 
 from handfast.client.errors import ServiceError
-from handfast.server.chassis.call import Call, current
+from handfast.server.chassis.call import Call, check_deadline, current
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.errors import DomainError, RequestIdReused
+from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation
 from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.idempotency import Identified
 from handfast.server.transactions import wire
@@ -29,15 +29,14 @@ from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.errors import TransactionAborted, TransactionOutcomeUnknown
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Register
-from handfast.server.transactions.coordinator.staging import StagedCall, stage
+from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 
 Reply = TypeVar("Reply", bound=Message)
 
 TIMEOUT = 30 * MICROSECONDS_PER_SECOND
-RETRY_AFTER = 0.05
-LOST_DECISION, REPEATED = "DECISION_LOST", "REQUEST_REPEATED"
+REPEATED = "REQUEST_REPEATED"
 FINAL = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -62,10 +61,12 @@ class Coordinator:
         plan: Callable[[], Sequence[StagedCall]],
         compose: Callable[[Sequence[Any], str], Reply],
         reply_type: type[Reply],
+        faults: Sequence[Violation] = (),
     ) -> Reply:
         """Stages the calls of `plan`, one for each participant, and commits them all or none. `compose` makes the
         reply of their replies and the transaction id. A repeat of a request id is answered as the first call was, and
-        plans nothing.
+        plans nothing. `faults` that were found in the request already are refused together with what the participants
+        find.
 
         Raises what a participant refused, as it put it; TransactionAborted, with a delay, where somebody rolled the
         transaction back meanwhile; TransactionOutcomeUnknown where the decision could not be established.
@@ -73,65 +74,74 @@ class Coordinator:
         call = current()
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request)
-        first = self._answers.find(method, request.request_id) if request.request_id else None
+        first = self._answers.find(method, request.request_id) if request.request_id and not faults else None
         if first is not None:
             return _as_answered(call, first, digest, reply_type)
 
         calls = plan()
         transaction_id = str(uuid7())
         call.log["transaction_id"] = transaction_id
-        staged = stage(transaction_id, self._clock() + TIMEOUT, calls)
+        staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults)
         answer = Answer(method, request.request_id, digest, transaction_id)
-        if staged.error is None:
-            # From here on the transaction may be committed, so a caller that loses the reply should know its name.
-            call.send_initial_metadata((wire.TRANSACTION_ID, transaction_id))
-            decision = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
-            reply = compose(staged.replies, transaction_id)
-            answer = replace(answer, reply=reply.SerializeToString())
-        else:
-            participants = {each.participant: 0 for each in calls}
-            decision = Decision(transaction_id, Outcome.ABORTED, participants, _reason(staged.error))
-            answer = replace(answer, failure=_final_failure(staged.error))
+        commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+        error = staged.error
         try:
-            first = self._decide(decision, answer)
+            if error is None:
+                # From here on it may be committed, so a caller that loses the reply should know its name.
+                call.send_initial_metadata((wire.TRANSACTION_ID, transaction_id))
+                try:
+                    reply = compose(staged.replies, transaction_id)
+                    standing = self._decide(commit, replace(answer, reply=reply.SerializeToString()))
+                except Exception as failed:
+                    error = failed
+            if error is not None:
+                standing = self._roll_back(commit, error, answer)
         finally:
             self._finisher.wake()
-        if first is not None:
-            return _as_answered(call, first, digest, reply_type)
-        if staged.error is not None:
-            call.add_trailer(wire.TRANSACTION_ID, transaction_id)
-            raise staged.error
-        return reply
+        if isinstance(standing, Answer):
+            return _as_answered(call, standing, digest, reply_type)
+        if standing.outcome is Outcome.COMMITTED:
+            return reply
+        call.add_trailer(wire.TRANSACTION_ID, transaction_id)
+        raise error or TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
 
-    def _decide(self, decision: Decision, answer: Answer) -> Answer | None:
-        """Makes the decision durable together with the answer. Returns the answer of another call with the same
-        request id, where there is one: then the transaction is aborted.
+    def _roll_back(self, commit: Decision, error: Exception, answer: Answer) -> Answer | Decision:
+        """Aborts for `error`, before the caller hears of it. Where the error came from the database, `commit` may be
+        stored all the same: the register can be written once, so who aborts learns.
         """
+        if isinstance(error, SQLAlchemyError):
+            _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, exc_info=error)
         try:
-            return self._register.database.write(lambda connection: self._insert(connection, decision, answer))
-        except SQLAlchemyError:
-            # The commit may or may not have got through. The register can still be written once: who aborts, learns.
-            _log.exception("a decision may not have been stored", transaction_id=decision.transaction_id)
-            aborted = replace(decision, outcome=Outcome.ABORTED, abort_reason=LOST_DECISION)
-            try:
-                standing = self._register.decide(aborted).decision
-            except SQLAlchemyError as error:
-                raise TransactionOutcomeUnknown(decision.transaction_id) from error
-            if standing.outcome is Outcome.COMMITTED:
-                return None
-            raise
+            return self._decide(_abort(commit, _reason(error)), replace(answer, failure=_final_failure(error)))
+        except Exception as second:
+            if isinstance(error, SQLAlchemyError):
+                raise TransactionOutcomeUnknown(commit.transaction_id) from second
+            raise error from second
 
-    def _insert(self, connection: sa.Connection, decision: Decision, answer: Answer) -> Answer | None:
-        if answer.request_id and (answer.reply is not None or answer.failure is not None):
-            first = self._answers.insert(connection, answer)
-            if first is not answer:
-                repeated = replace(decision, outcome=Outcome.ABORTED, abort_reason=REPEATED)
-                self._register.insert(connection, repeated)
+    def _decide(self, decision: Decision, answer: Answer) -> Answer | Decision:
+        """Makes the decision durable, together with the answer. Returns the decision that stands; or where another call
+        with the same request id was answered first, that answer.
+        """
+        return self._register.database.write(lambda connection: self._insert(connection, decision, answer))
+
+    def _insert(self, connection: sa.Connection, decision: Decision, answer: Answer) -> Answer | Decision:
+        if answer.request_id:
+            first = self._answers.insert(connection, answer) if answer.final else None
+            first = first or self._answers.look(connection, answer)
+            if first is not None and first is not answer:
+                self._register.insert(connection, _abort(decision, REPEATED))
                 return first
         standing = self._register.insert(connection, decision).decision
-        if rules.answer(decision, standing) is not rules.Answer.AS_ASKED:
-            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)
-        return None
+        if rules.judge(decision, standing) is rules.Verdict.ABORTED_BEFORE:
+            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)  # and its answer goes, too
+        if decision.outcome is Outcome.COMMITTED:
+            check_deadline()
+        return standing
+
+
+def _abort(decision: Decision, reason: str) -> Decision:
+    """Instead of `decision`."""
+    return Decision(decision.transaction_id, Outcome.ABORTED, dict.fromkeys(decision.branches, 0), reason)
 
 
 def _as_answered(call: Call, answer: Answer, digest: bytes, reply_type: type[Reply]) -> Reply:
@@ -141,10 +151,11 @@ def _as_answered(call: Call, answer: Answer, digest: bytes, reply_type: type[Rep
             f"request_id {answer.request_id} was used for another request.", request_id=answer.request_id
         )
     call.log["transaction_id"] = answer.transaction_id
-    call.send_initial_metadata((wire.TRANSACTION_ID, answer.transaction_id))
     if answer.failure is not None:
         status = Status.FromString(answer.failure)
+        call.add_trailer(wire.TRANSACTION_ID, answer.transaction_id)
         raise ServiceError(status.message, status_proto=status)
+    call.send_initial_metadata((wire.TRANSACTION_ID, answer.transaction_id))
     return reply_type.FromString(answer.reply or b"")
 
 

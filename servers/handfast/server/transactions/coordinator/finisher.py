@@ -1,12 +1,14 @@
 """Tells participants what was decided, in the background and in batches (rule 5).
 
 What is left to do is read from the register, so nothing rests with one process: the finisher of any replica, or of a
-server that starts again, goes on where another stopped. Finishing is idempotent, so two of them do no harm.
+server that starts again, goes on where another stopped. Finishing is idempotent, so two of them do no harm. Each
+participant is told by a thread of its own: one that is away, or slow, holds up nobody else.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -17,12 +19,15 @@ from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
-BATCH = 500
-GATHER = 0.01
-"""Seconds to wait for more decisions before a batch goes out."""
-LOOK_AGAIN = 1.0
-"""Seconds after which to look for decisions that another process left."""
+# In seconds.
+GATHER = 0.01  # to wait for more decisions before a batch goes out
+LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
+LOST_AGAIN = 60.0  # after which to try again what a participant has lost
 TIMEOUT = 10.0
+FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
+
+BATCH = 50
+"""Decisions told at once: few enough that other writes of the participant get their turn."""
 
 _STATES = {
     Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
@@ -32,84 +37,140 @@ _log = structlog.get_logger()
 
 
 class Finisher:
-    """Runs in a thread of its own between `start` and `stop`; `wake` says that there is something to do."""
+    """Runs between `start` and `stop`; `wake` says that there is something to do."""
 
     def __init__(self, register: Register, participants: Mapping[str, ParticipantServiceStub]) -> None:
-        self._register, self.participants = register, participants
-        self._awake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._register = register
+        self._confirmations = _Confirmations(register)
+        self._tellers = {
+            name: _Teller(name, stub, register, self._confirmations) for name, stub in participants.items()
+        }
+
+    @property
+    def participants(self) -> frozenset[str]:
+        return frozenset(self._tellers)
 
     def start(self) -> None:
-        self._thread.start()
+        for teller in self._tellers.values():
+            teller.start()
 
     def wake(self) -> None:
-        self._awake.set()
+        for teller in self._tellers.values():
+            teller.awake.set()
 
     def stop(self, timeout: float) -> None:
-        """Finishes what is decided, as far as that goes at once, and ends."""
-        self._stopping.set()
-        self._awake.set()
-        self._thread.join(timeout)
+        """Ends within `timeout` seconds. What is not finished then, the next to start finishes."""
+        end = time.monotonic() + timeout
+        for teller in self._tellers.values():
+            teller.stopping.set()
+            teller.awake.set()
+        for teller in self._tellers.values():
+            teller.join(max(0.0, end - time.monotonic()))
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._awake.wait(LOOK_AGAIN)
-            self._awake.clear()
-            self._stopping.wait(GATHER)
-            try:
-                while self.finish_batch() == BATCH:
-                    pass
-            except Exception:
-                _log.exception("finishing transactions failed; trying again")
-                self._stopping.wait(LOOK_AGAIN)
 
-    def finish_batch(self) -> int:
-        """Finishes up to BATCH transactions at all their participants. Returns how many are finished now."""
-        decisions = self._register.unfinished(BATCH)
-        unconfirmed = self._tell(decisions)
-        finished = [each.transaction_id for each in decisions if each.transaction_id not in unconfirmed]
+class _Confirmations:
+    """Who has confirmed what, until a transaction is finished everywhere. Kept in memory only: whoever is asked again
+    confirms again.
+    """
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        self._lock = threading.Lock()
+        self._confirmed: dict[str, set[str]] = {}
+
+    def missing(self, decisions: Sequence[Decision], participant: str) -> list[Decision]:
+        """Those that the participant has a branch of and has not confirmed."""
+        with self._lock:
+            return [
+                decision
+                for decision in decisions
+                if participant in decision.branches
+                and participant not in self._confirmed.get(decision.transaction_id, ())
+            ]
+
+    def add(self, decisions: Sequence[Decision], participant: str) -> None:
+        """The participant has confirmed these. What all have confirmed now is marked in the register."""
+        finished = []
+        with self._lock:
+            for decision in decisions:
+                confirmed = self._confirmed.setdefault(decision.transaction_id, set())
+                confirmed.add(participant)
+                if confirmed >= decision.branches.keys():
+                    finished.append(decision.transaction_id)
         if finished:
             self._register.mark_finished(finished)
-        return len(finished)
+            with self._lock:
+                for transaction_id in finished:
+                    self._confirmed.pop(transaction_id, None)
 
-    def _tell(self, decisions: Sequence[Decision]) -> set[str]:
-        """Tells all participants at once. Returns the transactions that one of them did not confirm."""
-        unconfirmed: set[str] = set()
-        calls = []
-        for name, stub in self.participants.items():
-            request = pb.FinishTransactionsRequest(
-                decisions=[
-                    pb.Decision(
-                        transaction_id=decision.transaction_id,
-                        state=_STATES[decision.outcome],
-                        operation_count=decision.named(name),
-                    )
-                    for decision in decisions
-                    if name in decision.branches
-                ]
-            )
-            if request.decisions:
-                calls.append((name, request, stub.FinishTransactions.future(request, timeout=TIMEOUT)))
-        for decision in decisions:
-            if not decision.branches.keys() <= self.participants.keys():
-                _log.error("a transaction has a participant that is not configured", **_names(decision))
-                unconfirmed.add(decision.transaction_id)
-        for name, request, call in calls:
+
+class _Teller(threading.Thread):
+    """Tells one participant."""
+
+    def __init__(
+        self, participant: str, stub: ParticipantServiceStub, register: Register, confirmations: _Confirmations
+    ) -> None:
+        super().__init__(name=f"finisher-{participant}", daemon=True)
+        self.awake, self.stopping = threading.Event(), threading.Event()
+        self._participant, self._stub = participant, stub
+        self._register, self._confirmations = register, confirmations
+        self._lost: dict[str, float] = {}
+
+    def run(self) -> None:
+        backoff = FIRST_BACKOFF
+        last = False
+        while not last:
+            self.awake.wait(LOOK_AGAIN)
+            self.stopping.wait(GATHER)
+            self.awake.clear()
+            last = self.stopping.is_set()  # once more then, for what was decided meanwhile
             try:
-                results = call.result().results
-            except ServiceError as error:
-                _log.warning("a participant could not be told of decisions", participant=name, error=str(error))
-                unconfirmed.update(decision.transaction_id for decision in request.decisions)
-                continue
-            for result in results:
-                if result.result != pb.FINISH_RESULT_CONFIRMED:
-                    _log.error(
-                        "a participant lost a committed change", participant=name, transaction_id=result.transaction_id
-                    )
-                    unconfirmed.add(result.transaction_id)
-        return unconfirmed
+                self._pass()
+                backoff = FIRST_BACKOFF
+            except Exception as error:
+                expected = isinstance(error, ServiceError)
+                _log.warning(
+                    "a participant could not be told of decisions; trying again",
+                    participant=self._participant,
+                    error=str(error),
+                    exc_info=not expected,
+                )
+                self.stopping.wait(backoff)
+                backoff = min(2 * backoff, LAST_BACKOFF)
 
+    def _pass(self) -> None:
+        """Goes through all decisions that are not finished, from the oldest on."""
+        after = ""
+        while True:
+            decisions = self._register.unfinished(after, BATCH)
+            self._tell(self._confirmations.missing(decisions, self._participant))
+            if len(decisions) < BATCH:
+                return
+            after = decisions[-1].transaction_id
 
-def _names(decision: Decision) -> dict[str, object]:
-    return {"transaction_id": decision.transaction_id, "participants": sorted(decision.branches)}
+    def _tell(self, decisions: Sequence[Decision]) -> None:
+        now = time.monotonic()
+        due = {each.transaction_id: each for each in decisions if self._lost.get(each.transaction_id, now) <= now}
+        if not due:
+            return
+        request = pb.FinishTransactionsRequest(
+            decisions=[
+                pb.Decision(
+                    transaction_id=transaction_id,
+                    state=_STATES[decision.outcome],
+                    operation_count=decision.named(self._participant),
+                )
+                for transaction_id, decision in due.items()
+            ]
+        )
+        results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results
+        # Whatever it does not say is not confirmed.
+        told = {result.transaction_id: result.result for result in results if result.transaction_id in due}
+        confirmed = [due[id_] for id_, result in told.items() if result == pb.FINISH_RESULT_CONFIRMED]
+        self._confirmations.add(confirmed, self._participant)
+        for id_, result in told.items():
+            if result == pb.FINISH_RESULT_LOST:
+                self._lost[id_] = now + LOST_AGAIN
+                _log.error("a participant lost a committed change", participant=self._participant, transaction_id=id_)
+            else:
+                self._lost.pop(id_, None)

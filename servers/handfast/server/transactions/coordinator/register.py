@@ -33,8 +33,12 @@ class Register:
         self._table, self._clock = table, clock
         self._insert = database.insert_new(table)
         self._find = sa.select(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
-        unfinished = sa.select(table).where(table.c.finish_time.is_(None)).order_by(table.c.transaction_id)
-        self._unfinished = unfinished.limit(sa.bindparam("limit_"))
+        self._unfinished = (
+            sa.select(table)
+            .where(table.c.finish_time.is_(None), table.c.transaction_id > sa.bindparam("after"))
+            .order_by(table.c.transaction_id)
+            .limit(sa.bindparam("limit_"))
+        )
         self._update = sa.update(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
 
     def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
@@ -70,9 +74,9 @@ class Register:
             query = query.where(self._table.c.outcome == outcome.value)
         return list(self._read(query, {}).values())
 
-    def unfinished(self, limit: int) -> list[Decision]:
-        """The oldest decisions that some participant has not confirmed."""
-        found = self._read(self._unfinished, {"limit_": limit})
+    def unfinished(self, after: str, limit: int) -> list[Decision]:
+        """The oldest decisions that some participant has not confirmed, from after the transaction `after` on."""
+        found = self._read(self._unfinished, {"after": after, "limit_": limit})
         return [recorded.decision for recorded in found.values()]
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:

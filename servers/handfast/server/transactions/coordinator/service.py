@@ -99,14 +99,14 @@ class TransactionServicer(TransactionServiceServicer):
         if wire.minted_at(decision.transaction_id) > self._clock() + CLOCK_SKEW:
             raise TransactionFromFuture(decision.transaction_id)
         standing = self._register.decide(decision)
-        match rules.answer(decision, standing.decision):
-            case rules.Answer.ABORTED_BEFORE:
+        match rules.judge(decision, standing.decision):
+            case rules.Verdict.ABORTED_BEFORE:
                 raise TransactionAborted(decision.transaction_id)
-            case rules.Answer.COMMITTED_BEFORE:
+            case rules.Verdict.COMMITTED_BEFORE:
                 raise TransactionCommitted(decision.transaction_id)
-            case rules.Answer.COMMITTED_OTHERWISE:
+            case rules.Verdict.COMMITTED_OTHERWISE:
                 raise CommitChanged(decision.transaction_id, standing.decision.branches)
-            case rules.Answer.AS_ASKED:
+            case rules.Verdict.AS_ASKED:
                 self._finisher.wake()
                 return _message(standing)
 

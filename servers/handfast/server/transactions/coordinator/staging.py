@@ -12,9 +12,22 @@ from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import check_deadline
-from handfast.server.chassis.errors import CallDeadlineExceeded
+from handfast.server.chassis.errors import CallDeadlineExceeded, InvalidFields, Violation, reason_name
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.errors import NotStaged
+from handfast.server.transactions.coordinator.errors import NotStaged, TransactionAborted
+from handfast.transactions.v1 import reasons_pb2 as reasons
+
+RETRY_AFTER = 0.05
+"""Seconds."""
+_ABOUT_THE_TRANSACTION = frozenset(
+    reason_name(reasons.Reason.Name(value))
+    for value in (
+        reasons.REASON_BRANCH_NOT_OPEN,
+        reasons.REASON_TRANSACTION_EXPIRED,
+        reasons.REASON_TRANSACTION_FORGOTTEN,
+        reasons.REASON_TRANSACTION_FROM_FUTURE,
+    )
+)
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -42,8 +55,10 @@ class Staged:
     error: Exception | None
 
 
-def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall]) -> Staged:
-    """Each participant has one call, so each is operation 1 of its branch."""
+def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall], faults: Sequence[Violation] = ()) -> Staged:
+    """Each participant has one call, so each is operation 1 of its branch. With `faults` of the request it always ends
+    in an error, which has what the participants find as well.
+    """
     metadata = wire.stage_metadata(transaction_id, 1, deadline)
     waiting = [_sent(call, metadata) for call in calls]
     replies: list[Any] = []
@@ -52,14 +67,14 @@ def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall]) -> St
         try:
             replies.append(_reply(call, future))
         except ServiceError as error:
-            refused.append(_in_the_callers_words(error, call))
+            refused.append(_in_the_callers_words(error, call, transaction_id))
         except NotStaged as error:
             refused.append(error)
     try:
         check_deadline()
     except CallDeadlineExceeded as error:
         refused.append(error)
-    return Staged(replies, _one_error(refused) if refused else None)
+    return Staged(replies, _one_error(refused, faults) if refused or faults else None)
 
 
 def _sent(call: StagedCall, metadata: Metadata) -> Any:
@@ -79,21 +94,27 @@ def _reply(call: StagedCall, future: Any) -> Any:
     return reply
 
 
-def _one_error(refused: Sequence[Exception]) -> Exception:
+def _one_error(refused: Sequence[Exception], faults: Sequence[Violation]) -> Exception:
     """The first in the order of the calls; but where all find fault with fields, all the faults."""
+    found = [violation for error in refused for violation in _violations(error)]
+    if faults:
+        theirs = [Violation(violation.field, violation.description, violation.reason) for violation in found]
+        return InvalidFields(list(dict.fromkeys((*faults, *theirs))))
     first = refused[0]
     if isinstance(first, ServiceError) and all(_violations(error) for error in refused):
-        return _with_violations(first, [violation for error in refused for violation in _violations(error)])
+        return _with_violations(first, list({(each.field, each.description): each for each in found}.values()))
     return first
 
 
-def _in_the_callers_words(error: ServiceError, call: StagedCall) -> Exception:
+def _in_the_callers_words(error: ServiceError, call: StagedCall, transaction_id: str) -> Exception:
+    if error.reason in _ABOUT_THE_TRANSACTION:
+        # Not the request's fault: as it did not come through in time, another transaction may.
+        return TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
     if call.explain is not None:
         return call.explain(error)
     violations = _violations(error)
     for violation in violations:
-        name, dot, rest = violation.field.partition(".")
-        violation.field = call.renamed.get(name, name) + dot + rest
+        violation.field = call.renamed.get(violation.field, violation.field)
     return _with_violations(error, violations) if violations else error
 
 

@@ -7,7 +7,7 @@ import enum
 from handfast.server.transactions.core.model import Decision, Outcome
 
 
-class Answer(enum.Enum):
+class Verdict(enum.Enum):
     """What the one who asked for a decision is told, by the decision that stands."""
 
     AS_ASKED = enum.auto()
@@ -16,13 +16,23 @@ class Answer(enum.Enum):
     COMMITTED_OTHERWISE = enum.auto()
 
 
-def answer(asked: Decision, standing: Decision) -> Answer:
+def may_insert(transaction_id: str, horizon: str) -> bool:
+    """Below the horizon a decision may have been pruned, so none is inserted: it could contradict the one that was."""
+    return transaction_id >= horizon
+
+
+def next_horizon(horizon: str, wanted: str, oldest_unconfirmed: str | None) -> str:
+    """How far pruning may go: never past a decision that some participant has not confirmed, and never back."""
+    return max(horizon, min(wanted, oldest_unconfirmed or wanted))
+
+
+def judge(asked: Decision, standing: Decision) -> Verdict:
     """`standing` is the decision in the register after `asked` was inserted where none was. A repeated commit is
     answered as the first only if it names the same operations: else the caller would believe that others were
     applied.
     """
     if standing.outcome is Outcome.ABORTED:
-        return Answer.AS_ASKED if asked.outcome is Outcome.ABORTED else Answer.ABORTED_BEFORE
+        return Verdict.AS_ASKED if asked.outcome is Outcome.ABORTED else Verdict.ABORTED_BEFORE
     if asked.outcome is Outcome.ABORTED:
-        return Answer.COMMITTED_BEFORE
-    return Answer.AS_ASKED if dict(asked.branches) == dict(standing.branches) else Answer.COMMITTED_OTHERWISE
+        return Verdict.COMMITTED_BEFORE
+    return Verdict.AS_ASKED if dict(asked.branches) == dict(standing.branches) else Verdict.COMMITTED_OTHERWISE

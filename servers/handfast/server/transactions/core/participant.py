@@ -28,15 +28,26 @@ class Repeat:
 
 
 class Refusal(enum.Enum):
+    FORGOTTEN = enum.auto()
     BRANCH_NOT_OPEN = enum.auto()
     OPERATION_CHANGED = enum.auto()
     OPERATION_OUT_OF_ORDER = enum.auto()
     EXPIRED = enum.auto()
 
 
-def admit(branch: Branch, known: Operation | None, stage: Stage, now: int) -> Proceed | Repeat | Refusal:
-    """Whether a staged call may be stored. `known` is the operation of that number, where it is staged already;
-    `now` is in microseconds since the epoch, and only ever refuses: nothing rests on its being right."""
+def admit(
+    branch: Branch | None, horizon: str, known: Operation | None, stage: Stage, now: int
+) -> Proceed | Repeat | Refusal:
+    """Whether a staged call may be stored.
+
+    `branch` is None where nothing is known of the transaction here; then, below the `horizon`, its branch may have been
+    finished and pruned. `known` is the operation of that number, where it is staged already. `now` is in microseconds
+    since the epoch, and only ever refuses: nothing rests on its being right.
+    """
+    if branch is None:
+        if stage.transaction_id < horizon:
+            return Refusal.FORGOTTEN
+        branch = Branch(stage.transaction_id, BranchState.OPEN, stage.deadline)
     if branch.state is not BranchState.OPEN:
         return Refusal.BRANCH_NOT_OPEN
     if known is not None:
@@ -72,13 +83,24 @@ class Lost(enum.Enum):
 
 
 def finish(
-    branch: Branch, operations: Sequence[Operation], outcome: Outcome, named: int
+    transaction_id: str,
+    branch: Branch | None,
+    horizon: str,
+    operations: Sequence[Operation],
+    outcome: Outcome,
+    named: int,
 ) -> Finished | Confirmed | Lost:
-    """Applies the operations up to the number `named` and drops those beyond, whole. A branch that never staged
-    anything is finished too, so that a staged call that arrives late is refused.
+    """Applies the operations up to the number `named` and drops those beyond, whole.
+
+    Where nothing is known of the transaction, it was finished and pruned if it is below the `horizon`; else its branch
+    is stored as finished, so that a staged call that arrives late is refused.
     """
+    if branch is None:
+        if transaction_id < horizon:
+            return Confirmed.CONFIRMED
+        branch = Branch(transaction_id, BranchState.OPEN, deadline=0)
     if branch.state is BranchState.FINISHED:
-        return Confirmed.CONFIRMED if outcome is branch.outcome else Lost.LOST
+        return Confirmed.CONFIRMED if outcome is branch.outcome and named <= branch.staged else Lost.LOST
     if len(operations) < named:
         return Lost.LOST
     applied = final_images(operations, named)
@@ -92,9 +114,18 @@ def final_images(operations: Iterable[Operation], named: int) -> dict[str, bytes
     return {operation.resource: operation.image for operation in ordered if operation.number <= named}
 
 
-def close(branch: Branch) -> Branch:
+def close(transaction_id: str, branch: Branch | None, horizon: str) -> Branch:
     """The branch with further operations refused, for good."""
+    if branch is None:
+        # Below the horizon it was finished, whatever the outcome was; and nothing can be staged any more.
+        state = BranchState.FINISHED if transaction_id < horizon else BranchState.CLOSED
+        return Branch(transaction_id, state, deadline=0)
     return replace(branch, state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
+
+
+def next_horizon(horizon: str, wanted: str, oldest_unfinished: str | None) -> str:
+    """How far pruning may go: never past a branch that is not finished, and never back."""
+    return max(horizon, min(wanted, oldest_unfinished or wanted))
 
 
 UniqueValues = Callable[[bytes | None], frozenset[str]]

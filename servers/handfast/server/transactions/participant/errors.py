@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from handfast.server.chassis.errors import Aborted, FailedPrecondition, Unavailable, reason_name
+from handfast.server.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable, reason_name
+from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.core.participant import Refusal
 from handfast.transactions.v1 import reasons_pb2 as reasons
 
@@ -12,7 +13,7 @@ def _reason(value: reasons.Reason.ValueType) -> str:
 
 
 class PendingChange(Aborted):
-    """Another transaction has an undecided change of the resource."""
+    """Another transaction has an undecided change of what is written."""
 
     reason = _reason(reasons.REASON_PENDING_CHANGE)
     retry_after = 0.05
@@ -22,8 +23,28 @@ class PendingChange(Aborted):
         super().__init__(message, resource=resource, transaction_id=transaction_id)
 
 
+class TransactionFromFuture(InvalidArgument):
+    reason = _reason(reasons.REASON_TRANSACTION_FROM_FUTURE)
+
+    def __init__(self, transaction_id: str) -> None:
+        message = f"Transaction {transaction_id} was not minted by the coordinator: its time lies in the future."
+        super().__init__(message, transaction_id=transaction_id)
+
+
+class CommittedChangeLost(FailedPrecondition):
+    reason = _reason(reasons.REASON_COMMITTED_CHANGE_LOST)
+
+    def __init__(self, transaction_id: str) -> None:
+        message = f"Transaction {transaction_id} was committed with a change that is not here. An operator has to look."
+        super().__init__(message, transaction_id=transaction_id)
+
+
 class BranchNotOpen(FailedPrecondition):
     reason = _reason(reasons.REASON_BRANCH_NOT_OPEN)
+
+
+class TransactionForgotten(FailedPrecondition):
+    reason = _reason(reasons.REASON_TRANSACTION_FORGOTTEN)
 
 
 class OperationOutOfOrder(FailedPrecondition):
@@ -43,26 +64,22 @@ class CoordinatorUnavailable(Unavailable):
     retry_after = 0.5
 
 
-def refused(refusal: Refusal, transaction_id: str, number: int) -> FailedPrecondition:
+def refused(refusal: Refusal, branch: Branch, number: int) -> FailedPrecondition:
     """The error of a staged call that the rules do not admit."""
+    id_ = branch.transaction_id
     match refusal:
+        case Refusal.FORGOTTEN:
+            message = f"Transaction {id_} is older than what is remembered here."
+            return TransactionForgotten(message, transaction_id=id_)
         case Refusal.BRANCH_NOT_OPEN:
-            return BranchNotOpen(
-                f"Transaction {transaction_id} takes no more operations here.", transaction_id=transaction_id
-            )
+            message = f"Transaction {id_} takes no more operations here: its branch is {branch.state.value}."
+            return BranchNotOpen(message, transaction_id=id_, state=branch.state.value)
         case Refusal.OPERATION_CHANGED:
-            return OperationChanged(
-                f"Operation {number} of transaction {transaction_id} was staged with another content.",
-                transaction_id=transaction_id,
-                operation=number,
-            )
+            message = f"Operation {number} of transaction {id_} was staged with another content."
+            return OperationChanged(message, transaction_id=id_, operation=number)
         case Refusal.OPERATION_OUT_OF_ORDER:
-            return OperationOutOfOrder(
-                f"Operation {number} of transaction {transaction_id} is not the next one of its branch.",
-                transaction_id=transaction_id,
-                operation=number,
-            )
+            expected = branch.staged + 1
+            message = f"Operation {number} of transaction {id_} came where {expected} is the next one."
+            return OperationOutOfOrder(message, transaction_id=id_, operation=number, expected=expected)
         case Refusal.EXPIRED:
-            return TransactionExpired(
-                f"The deadline of transaction {transaction_id} has passed.", transaction_id=transaction_id
-            )
+            return TransactionExpired(f"The deadline of transaction {id_} has passed.", transaction_id=id_)

@@ -13,7 +13,7 @@ from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
 
 
-class Result(enum.Enum):
+class FinishResult(enum.Enum):
     CONFIRMED = enum.auto()
     LOST = enum.auto()
 
@@ -22,23 +22,32 @@ class _Lost(Exception):
     """Rolls the local transaction back."""
 
 
+class _FinishedBefore(Exception):
+    """Rolls back what was inserted for the lock: the branch was pruned."""
+
+
 class Finishing(Generic[M]):
     def __init__(self, store: Store[M]) -> None:
         self._store = store
 
-    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> Result:
+    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
         """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed."""
         try:
             self._store.database.write(lambda connection: self._finish(connection, transaction_id, outcome, named))
         except _Lost:
-            return Result.LOST
-        return Result.CONFIRMED
+            return FinishResult.LOST
+        except _FinishedBefore:
+            pass
+        return FinishResult.CONFIRMED
 
     def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome, named: int) -> None:
         store = self._store
-        branch = store.open_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
-        operations = store.operations(connection, transaction_id)
-        match rules.finish(branch, operations, outcome, named):
+        branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+        horizon = "" if branch else store.horizon(connection)
+        operations = store.operations(connection, transaction_id) if branch else []
+        match rules.finish(transaction_id, branch, horizon, operations, outcome, named):
+            case rules.Confirmed.CONFIRMED if branch is None:
+                raise _FinishedBefore
             case rules.Lost.LOST:
                 raise _Lost
             case rules.Finished(done, applied, dropped):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 
 
@@ -19,6 +20,10 @@ def create_tables() -> None:
         sa.Column("staged", sa.Integer, nullable=False),
         sa.Column("outcome", sa.String(9)),
     )
+    op.create_index(
+        "branches_unfinished", "branches", ["transaction_id"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
+    )
+    create_horizon()
     op.create_table(
         "operations",
         sa.Column("transaction_id", sa.String(36), primary_key=True),
@@ -35,6 +40,11 @@ def create_tables() -> None:
         sa.Column("pending_transaction_id", sa.String(36)),
     )
     create_pending_index("claims")
+
+
+def create_horizon() -> None:
+    horizon = op.create_table("horizon", sa.Column("transaction_id", sa.String(36), primary_key=True))
+    op.bulk_insert(horizon, [{"transaction_id": ""}])
 
 
 def create_requests() -> None:

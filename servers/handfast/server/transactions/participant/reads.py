@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Generic
 
+from handfast.server.chassis.errors import DatabaseConflict
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.core.participant import holder_after
 from handfast.server.transactions.core.reading import Forgotten, Look, first_look, second_look
@@ -57,7 +58,7 @@ class Reads(Generic[M]):
             if version is not None and value in self._store.resources.unique_values(version.message):
                 return version.message
             # It has given the value away since; somebody else may have it.
-        raise PendingChange("The value", "of several callers")
+        raise DatabaseConflict("The value kept changing hands while it was looked up.")
 
     def _visible(self, rows: Iterable[Row[M]]) -> dict[str, Version[M]]:
         """What a reader sees of these rows, by key; what does not exist is left out."""

@@ -15,7 +15,7 @@ from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
-from handfast.server.transactions.participant.finishing import Result
+from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resources import M
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -28,7 +28,7 @@ MAX_DECISIONS = 1000
 PARTICIPANT_POOL = Pool("participant", 4)
 
 _OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
-_RESULTS = {Result.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, Result.LOST: pb.FINISH_RESULT_LOST}
+_RESULTS = {FinishResult.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, FinishResult.LOST: pb.FINISH_RESULT_LOST}
 
 
 class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
@@ -48,7 +48,12 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
                     violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
                 if decision.operation_count < 0:
                     violations.add(f"{path}.operation_count", "must not be negative")
-        return pb.FinishTransactionsResponse(results=[self._finish(decision) for decision in request.decisions])
+        results = []
+        for decision in request.decisions:
+            if context.time_remaining() <= 0:
+                break  # nobody waits any more; what is left will be told again
+            results.append(self._finish(decision))
+        return pb.FinishTransactionsResponse(results=results)
 
     def _finish(self, decision: pb.Decision) -> pb.FinishedTransaction:
         outcome = _OUTCOMES[decision.state]
@@ -66,9 +71,11 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         self._check(request.transaction_id)
 
         def work(connection: sa.Connection) -> Branch:
-            fresh = Branch(request.transaction_id, BranchState.OPEN, deadline=0)
-            closed = rules.close(self._store.open_branch(connection, fresh))
-            self._store.save_branch(connection, closed)
+            store, transaction_id = self._store, request.transaction_id
+            branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+            horizon = "" if branch else store.horizon(connection)
+            closed = rules.close(transaction_id, branch, horizon)
+            store.save_branch(connection, closed)
             return closed
 
         branch = self._store.database.write(work)

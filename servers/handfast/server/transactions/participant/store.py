@@ -51,6 +51,7 @@ class Store(Generic[M]):
         self._table, self._key = resources.table, resources.key
         self._prepare_rows(tables.operations)
         self._prepare_branches(tables.branches, tables.operations)
+        self._prepare_horizon(tables.horizon, tables.branches)
         self._prepare_claims(tables.claims, tables.operations)
 
     # Statements are built once: building one costs as much as running it.
@@ -68,7 +69,8 @@ class Store(Generic[M]):
         with_operations = self._with_operations(table)
         self._row = with_operations.where(is_key)
         self._rows = with_operations.where(self._key.in_(sa.bindparam("keys", expanding=True)))
-        self._lock_row = self._row.with_for_update(of=table)
+        # Alone: PostgreSQL reads a row again after it waited for its lock, but not what the row was joined with.
+        self._lock_row = sa.select(table).where(is_key).with_for_update()
         after = self._key > sa.bindparam("after")
         page = sa.select(table).where(after).order_by(self._key).limit(sa.bindparam("limit_")).subquery()
         self._page = self._with_operations(page).order_by(page.c[self._key.name])
@@ -87,6 +89,22 @@ class Store(Generic[M]):
         self._operations_of = sa.select(*self._operation_columns).where(of_branch).order_by(operations.c.number)
         self._insert_operation = sa.insert(operations)
         self._delete_operations = sa.delete(operations).where(of_branch)
+
+    def _prepare_horizon(self, horizon: sa.Table, branches: sa.Table) -> None:
+        self._horizon = sa.select(horizon.c.transaction_id)
+        self._lock_horizon = self._horizon.with_for_update()
+        self._update_horizon = sa.update(horizon)
+        unfinished = branches.c.state != BranchState.FINISHED.value
+        self._unfinished = (
+            sa.select(branches)
+            .where(unfinished, branches.c.transaction_id > sa.bindparam("after"))
+            .order_by(branches.c.transaction_id)
+            .limit(sa.bindparam("limit_"))
+        )
+        self._oldest_unfinished = sa.select(sa.func.min(branches.c.transaction_id)).where(unfinished)
+        self._count_unfinished = sa.select(sa.func.count()).select_from(branches).where(unfinished)
+        below = branches.c.transaction_id < sa.bindparam("horizon")
+        self._delete_branches = sa.delete(branches).where(below, sa.not_(unfinished))
 
     def _prepare_claims(self, claims: sa.Table, operations: sa.Table) -> None:
         is_value = claims.c.value == sa.bindparam("value_")
@@ -124,14 +142,14 @@ class Store(Generic[M]):
         return list(self._read(connection.execute(self._page, {"after": after, "limit_": limit})))
 
     def lock(self, connection: sa.Connection, key: str) -> Row[M]:
-        """The row, locked until the local transaction ends. Where there is none, a placeholder is inserted first: a
-        lock on nothing would hold nobody off.
+        """The row without its operations, locked until the local transaction ends. Where there is none, a placeholder
+        is inserted first: a lock on nothing would hold nobody off.
         """
-        row = self._first(connection.execute(self._lock_row, {"key_": key}))
+        row = connection.execute(self._lock_row, {"key_": key}).mappings().one_or_none()
         while row is None:
             connection.execute(self._insert_placeholder, {self._key.name: key, "present": False})
-            row = self._first(connection.execute(self._lock_row, {"key_": key}))
-        return row
+            row = connection.execute(self._lock_row, {"key_": key}).mappings().one_or_none()
+        return self._row_of(key, row, ())
 
     def save(self, connection: sa.Connection, key: str, message: M | None, *, last_transaction_id: str) -> None:
         """Makes the resource what `message` says, without a pending change; removes it where that is None."""
@@ -167,17 +185,24 @@ class Store(Generic[M]):
             operations = _operations(pending, mapping)
             if key in rows:
                 operations = rows[key].operations + operations
-            committed = self.resources.to_message(mapping) if mapping["present"] else None
-            rows[key] = Row(key, committed, mapping["last_transaction_id"], pending, operations)
+            rows[key] = self._row_of(key, mapping, operations)
         return rows.values()
+
+    def _row_of(self, key: str, mapping: sa.RowMapping, operations: tuple[Operation, ...]) -> Row[M]:
+        committed = self.resources.to_message(mapping) if mapping["present"] else None
+        return Row(key, committed, mapping["last_transaction_id"], mapping["pending_transaction_id"], operations)
 
     # Branches and operations
 
-    def open_branch(self, connection: sa.Connection, fresh: Branch) -> Branch:
-        """The branch, locked until the local transaction ends; `fresh` is inserted where there is none."""
-        if connection.execute(self._insert_branch, _branch_columns(fresh)).rowcount == 1:
-            return fresh
-        return _branch(connection.execute(self._lock_branch, {"id_": fresh.transaction_id}).one())
+    def lock_branch(self, connection: sa.Connection, fresh: Branch) -> Branch | None:
+        """The branch, locked until the local transaction ends. Where there is none, `fresh` is inserted, for the lock,
+        and None returned.
+        """
+        while connection.execute(self._insert_branch, _branch_columns(fresh)).rowcount == 0:
+            row = connection.execute(self._lock_branch, {"id_": fresh.transaction_id}).one_or_none()
+            if row is not None:  # else it was pruned between the two
+                return _branch(row)
+        return None
 
     def branch(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
         row = connection.execute(self._branch, {"id_": transaction_id}).one_or_none()
@@ -185,6 +210,31 @@ class Store(Generic[M]):
 
     def save_branch(self, connection: sa.Connection, branch: Branch) -> None:
         connection.execute(self._update_branch, {"id_": branch.transaction_id, **_branch_columns(branch)})
+
+    def unfinished_branches(self, connection: sa.Connection, after: str, limit: int) -> list[Branch]:
+        """The oldest branches that are not finished, from after the transaction `after` on."""
+        return [_branch(row) for row in connection.execute(self._unfinished, {"after": after, "limit_": limit})]
+
+    def count_unfinished(self, connection: sa.Connection) -> int:
+        return int(connection.execute(self._count_unfinished).scalar_one())
+
+    def oldest_unfinished(self, connection: sa.Connection) -> str | None:
+        oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
+        return oldest
+
+    # Horizon
+
+    def horizon(self, connection: sa.Connection) -> str:
+        """Asked after the branch was locked: only then it says whether a branch that is not there was pruned."""
+        return str(connection.execute(self._horizon).scalar_one())
+
+    def lock_horizon(self, connection: sa.Connection) -> str:
+        return str(connection.execute(self._lock_horizon).scalar_one())
+
+    def prune_branches(self, connection: sa.Connection, horizon: str) -> int:
+        """Advances the horizon, and forgets the finished branches below it."""
+        connection.execute(self._update_horizon, {"transaction_id": horizon})
+        return connection.execute(self._delete_branches, {"horizon": horizon}).rowcount
 
     def operations(self, connection: sa.Connection, transaction_id: str) -> list[Operation]:
         rows = connection.execute(self._operations_of, {"id_": transaction_id}).mappings()

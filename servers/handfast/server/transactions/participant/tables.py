@@ -3,6 +3,7 @@
     branches     what each transaction has here
     operations   the pending changes
     claims       who holds each unique value; no unique index stands on a column that can change
+    horizon      one row: the transaction id below which branches have been pruned
 
 A table of resources has the columns of `resource_columns` after its own.
 """
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 KEY_LENGTH = 64
 TRANSACTION_ID_LENGTH = 36
+UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 
 
@@ -23,6 +25,7 @@ class ParticipantTables:
     branches: sa.Table
     operations: sa.Table
     claims: sa.Table
+    horizon: sa.Table
 
     @classmethod
     def define(cls, metadata: sa.MetaData) -> ParticipantTables:
@@ -34,6 +37,7 @@ class ParticipantTables:
             sa.Column("deadline", sa.BigInteger, nullable=False),
             sa.Column("staged", sa.Integer, nullable=False),
             sa.Column("outcome", sa.String(9)),
+            sa.Index("branches_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
         )
         operations = sa.Table(
             "operations",
@@ -53,7 +57,12 @@ class ParticipantTables:
             sa.Column("pending_transaction_id", sa.String(TRANSACTION_ID_LENGTH)),
             pending_index("claims"),
         )
-        return cls(branches, operations, claims)
+        return cls(branches, operations, claims, horizon_table(metadata))
+
+
+def horizon_table(metadata: sa.MetaData) -> sa.Table:
+    id_ = sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True)
+    return sa.Table("horizon", metadata, id_)
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:

@@ -15,12 +15,18 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.call import check_deadline
 from handfast.server.chassis.clock import Clock
-from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.chassis.idempotency import Identified, Requests
+from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
-from handfast.server.transactions.participant.errors import PendingChange, refused
-from handfast.server.transactions.participant.finishing import Finishing
+from handfast.server.transactions.participant.errors import (
+    CommittedChangeLost,
+    PendingChange,
+    TransactionFromFuture,
+    refused,
+)
+from handfast.server.transactions.participant.finishing import Finishing, FinishResult
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
@@ -67,16 +73,23 @@ class Writes(Generic[M]):
     ) -> Reply:
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
+        if wire.minted_at(stage.transaction_id) > self._clock() + wire.CLOCK_SKEW:
+            raise TransactionFromFuture(stage.transaction_id)
+        if stage.deadline > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
+            raise InvalidMetadata(
+                f"{wire.DEADLINE} lies further ahead than any transaction may take.", key=wire.DEADLINE
+            )
 
         def work(connection: sa.Connection) -> Reply:
             store, transaction_id = self._store, stage.transaction_id
             fresh = Branch(transaction_id, BranchState.OPEN, stage.deadline)
-            branch = store.open_branch(connection, fresh)
-            earlier = store.operations(connection, transaction_id) if branch.staged else []
+            branch = store.lock_branch(connection, fresh)
+            horizon = "" if branch else store.horizon(connection)
+            earlier = store.operations(connection, transaction_id) if branch else []
             known = next((operation for operation in earlier if operation.number == stage.number), None)
-            admitted = rules.admit(branch, known, stage, self._clock())
+            admitted = rules.admit(branch, horizon, known, stage, self._clock())
             if isinstance(admitted, rules.Refusal):
-                raise refused(admitted, transaction_id, stage.number)
+                raise refused(admitted, branch or fresh, stage.number)
             if isinstance(admitted, rules.Repeat):
                 return reply_type.FromString(admitted.operation.reply)
 
@@ -124,7 +137,7 @@ class Writes(Generic[M]):
         for value in sorted(old ^ new):  # in one order, or two writes that swap values would deadlock
             holder, pending = store.lock_claim(connection, value)
             if pending is not None and pending != mine:
-                raise _Blocked(key, pending)
+                raise _Blocked(f"A unique value of {key}", pending)
             if pending is not None and earlier:
                 unique_values = resources.images_unique_values
                 holder = rules.holder_after(value, holder, earlier, len(earlier), unique_values)
@@ -158,7 +171,8 @@ class Writes(Generic[M]):
                 learnt = self._resolver.abort(transaction_id)
         if learnt is None:
             raise PendingChange(blocked.resource, transaction_id)
+        outcome, named = Outcome.ABORTED, 0
         if isinstance(learnt, Decision):
-            self._finishing.finish(transaction_id, learnt.outcome, learnt.named(self._store.participant))
-        else:
-            self._finishing.finish(transaction_id, Outcome.ABORTED, 0)
+            outcome, named = learnt.outcome, learnt.named(self._store.participant)
+        if self._finishing.finish(transaction_id, outcome, named) is FinishResult.LOST:
+            raise CommittedChangeLost(transaction_id)

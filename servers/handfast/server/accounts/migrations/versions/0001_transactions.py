@@ -15,5 +15,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("answers", "decisions"):
+    for table in ("answers", "horizon", "decisions"):
         op.drop_table(table)

@@ -61,5 +61,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("requests", "claims", "operations", "branches", "definitions", "preferences"):
+    for table in ("requests", "claims", "operations", "horizon", "branches", "definitions", "preferences"):
         op.drop_table(table)

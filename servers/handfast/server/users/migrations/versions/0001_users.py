@@ -32,5 +32,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("requests", "claims", "operations", "branches", "users"):
+    for table in ("requests", "claims", "operations", "horizon", "branches", "users"):
         op.drop_table(table)
