@@ -14,13 +14,13 @@ T = "t1"
 DEADLINE = 1000
 EARLIER, LATER = DEADLINE - 1, DEADLINE + 1
 
-OPEN = Branch(T, BranchState.OPEN, DEADLINE)
+OPEN = Branch(T, BranchState.OPEN, DEADLINE, T)
 COMMITTED = Decision(T, Outcome.COMMITTED, {"users": 1})
 ABORTED = Decision(T, Outcome.ABORTED, {"users": 0})
 
 
 def stage(number: int, content: bytes = b"a") -> Stage:
-    return Stage(T, number, DEADLINE, content)
+    return Stage(T, number, DEADLINE, T, content)
 
 
 def operation(number: int, resource: str = "ada", image: bytes | None = b"image", content: bytes = b"a") -> Operation:
@@ -73,6 +73,13 @@ class TestStaging:
         assert admit(None, None, stage(1), EARLIER, horizon="t2") is participant.Refusal.FORGOTTEN
         assert admit(None, None, stage(1), EARLIER, horizon="t1") == participant.Proceed(replace(OPEN, staged=1))
         assert admit(OPEN, None, stage(1), EARLIER, horizon="t2") == participant.Proceed(replace(OPEN, staged=1))
+
+
+class TestWaiting:
+    def test_only_the_older_waits_for_the_younger_so_nobody_waits_in_a_circle(self) -> None:
+        assert participant.may_wait("t1", "t2")
+        assert not participant.may_wait("t2", "t1")
+        assert not participant.may_wait("t1", "t1")
 
 
 class TestFinishing:

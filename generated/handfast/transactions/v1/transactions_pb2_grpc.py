@@ -31,7 +31,9 @@ class TransactionServiceStub(object):
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     def __init__(self, channel):
@@ -78,7 +80,9 @@ class TransactionServiceServicer(object):
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     def BeginTransaction(self, request, context):
@@ -171,7 +175,9 @@ class TransactionService(object):
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     @staticmethod

@@ -34,7 +34,9 @@ class TransactionServiceStub:
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     @_typing.overload
@@ -63,7 +65,9 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -88,7 +92,9 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
     A caller begins a transaction, sends it staged calls (any method whose contract says `stageable`) with the
     metadata `handfast-transaction-id`, `handfast-operation` (1, 2, 3 … for each participant) and
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
-    commits by naming how many operations each participant staged.
+    commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
+    aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
+    sooner others make way for it.
     """
 
     @_abc_1.abstractmethod

@@ -15,6 +15,7 @@ from handfast.server.chassis.settings import ServerSettings
 from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.coordinator.service import TransactionServicer, transaction_service
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -29,7 +30,7 @@ def build(settings: ServerSettings) -> Server:
     suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
     channels = {name: channel(address) for name, address in addresses.items()}
 
-    register = Register(database, tables.coordinator.decisions)
+    register = Register(database, tables.coordinator)
     answers = Answers(database, tables.coordinator.answers)
     finisher = Finisher(register, {name: ParticipantServiceStub(each) for name, each in channels.items()})
     service = Service(
@@ -42,6 +43,6 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
-        background=(finisher,),
+        background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )

@@ -14,13 +14,15 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.server.chassis.call import check_deadline
-from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.database import Database
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
 from handfast.server.chassis.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
 
+KEPT = 24 * 3600 * MICROSECONDS_PER_SECOND
+"""How long an answer is kept."""
 ANYBODY = ""  # the caller, where calls carry no identity
 
 
@@ -61,6 +63,7 @@ class Requests:
             columns.method == sa.bindparam("method"),
             columns.request_id == sa.bindparam("request_id"),
         )
+        self._delete = sa.delete(table).where(columns.create_time < sa.bindparam("before"))
 
     def once(
         self, method: str, request: Identified, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
@@ -93,6 +96,11 @@ class Requests:
                     f"request_id {request.request_id} was used for another request.", request_id=request.request_id
                 ) from None
             return reply_type.FromString(stored.reply)
+
+    def prune(self) -> None:
+        """Forgets answers whose time is up."""
+        before = {"before": self._clock() - KEPT}
+        self._database.write(lambda connection: connection.execute(self._delete, before))
 
     def _answer(self, identity: dict[str, str]) -> Any:
         with self._database.read() as connection:

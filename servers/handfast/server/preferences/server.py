@@ -32,6 +32,7 @@ def build(settings: ServerSettings) -> Server:
         PreferencesResources(),
         requests,
         CoordinatorResolver(TransactionServiceStub(coordinator)),
+        threads=settings.threads,
     )
     service = Service(
         preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"],
@@ -43,5 +44,6 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(preferences, DOMAIN)),
+        background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )

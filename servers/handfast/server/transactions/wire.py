@@ -15,6 +15,7 @@ from handfast.server.transactions.core.model import Stage
 TRANSACTION_ID = "handfast-transaction-id"
 OPERATION = "handfast-operation"
 DEADLINE = "handfast-transaction-deadline"
+FIRST_ATTEMPT = "handfast-first-attempt"
 STAGED_TRAILER = "handfast-staged"
 
 _UTC = datetime.UTC
@@ -30,9 +31,16 @@ CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 
 
-def stage_metadata(transaction_id: str, number: int, deadline: int) -> tuple[tuple[str, str], ...]:
-    """What a caller sends with a staged call."""
-    return ((TRANSACTION_ID, transaction_id), (OPERATION, str(number)), (DEADLINE, format_time(deadline)))
+def stage_metadata(
+    transaction_id: str, number: int, deadline: int, first_attempt: str = ""
+) -> tuple[tuple[str, str], ...]:
+    """What a caller sends with a staged call. `first_attempt` is the transaction that this one runs again."""
+    return (
+        (TRANSACTION_ID, transaction_id),
+        (OPERATION, str(number)),
+        (DEADLINE, format_time(deadline)),
+        (FIRST_ATTEMPT, first_attempt or transaction_id),
+    )
 
 
 def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> Stage | None:
@@ -48,7 +56,10 @@ def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Seria
         microseconds = parse_time(deadline)
     except ValueError:
         raise InvalidMetadata(f"{DEADLINE} must be a time by RFC 3339, with its offset.", key=DEADLINE) from None
-    return Stage(transaction_id, int(number), microseconds, fingerprint(method, request))
+    first_attempt = str(metadata.get(FIRST_ATTEMPT, transaction_id))
+    if not is_transaction_id(first_attempt) or first_attempt > transaction_id:
+        raise InvalidMetadata(f"{FIRST_ATTEMPT} must be the id of an earlier transaction.", key=FIRST_ATTEMPT)
+    return Stage(transaction_id, int(number), microseconds, first_attempt, fingerprint(method, request))
 
 
 def is_transaction_id(text: str) -> bool:

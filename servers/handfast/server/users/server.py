@@ -30,6 +30,7 @@ def build(settings: ServerSettings) -> Server:
         UserResources(),
         Requests(database, tables.requests),
         CoordinatorResolver(TransactionServiceStub(coordinator)),
+        threads=settings.threads,
     )
     service = Service(
         users_pb2.DESCRIPTOR.services_by_name["UserService"],
@@ -41,5 +42,6 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(users, DOMAIN)),
+        background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )

@@ -5,6 +5,7 @@ staging.py       sends the staged calls side by side, and makes one error of wha
 register.py      the decisions in their table
 answers.py       the answers of account calls, kept for repeats of a request id
 finisher.py      tells participants what was decided, in the background and in batches
+pruner.py        forgets what is long done
 service.py       TransactionService
 tables.py        the tables
 migrations.py    steps that create them

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.database import Database
-from handfast.server.chassis.idempotency import ANYBODY
+from handfast.server.chassis.idempotency import ANYBODY, KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Answers:
             t.method == sa.bindparam("method"),
             t.request_id == sa.bindparam("request_id"),
         )
+        self._delete = sa.delete(table).where(t.create_time < sa.bindparam("before"))
 
     def find(self, method: str, request_id: str) -> Answer | None:
         with self._database.read() as connection:
@@ -60,6 +61,11 @@ class Answers:
         standing = self.look(connection, answer)
         assert standing is not None, "it is what stood in the way"
         return standing
+
+    def prune(self) -> None:
+        """Forgets answers whose time is up."""
+        before = {"before": self._clock() - KEPT}
+        self._database.write(lambda connection: connection.execute(self._delete, before))
 
     def look(self, connection: sa.Connection, answer: Answer) -> Answer | None:
         """The answer that stands for the same request id."""

@@ -6,6 +6,9 @@ participants finish afterwards.
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,7 +24,7 @@ from uuid6 import uuid7
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, check_deadline, current
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation
+from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.idempotency import Identified
 from handfast.server.transactions import wire
@@ -32,11 +35,18 @@ from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.transactions.v1 import reasons_pb2 as reasons
 
 Reply = TypeVar("Reply", bound=Message)
 
 TIMEOUT = 30 * MICROSECONDS_PER_SECOND
 REPEATED = "REQUEST_REPEATED"
+PENDING_CHANGE = reason_name(reasons.Reason.Name(reasons.REASON_PENDING_CHANGE))
+ATTEMPTS = 10
+PAUSE = 0.02
+"""Seconds before the second attempt at the most; each further one may pause longer by as much."""
+ENOUGH_TIME = 1.0
+"""Seconds that must be left for another attempt."""
 FINAL = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -78,12 +88,23 @@ class Coordinator:
         if first is not None:
             return _as_answered(call, first, digest, reply_type)
 
-        calls = plan()
-        transaction_id = str(uuid7())
-        call.log["transaction_id"] = transaction_id
-        staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults)
-        answer = Answer(method, request.request_id, digest, transaction_id)
-        commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+        first_attempt = ""
+        for attempt in itertools.count(1):
+            calls = plan()
+            transaction_id = str(uuid7())
+            first_attempt = first_attempt or transaction_id
+            call.log["transaction_id"] = transaction_id
+            staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt)
+            answer = Answer(method, request.request_id, digest, transaction_id)
+            commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+            if staged.error is None or not _makes_way(staged.error) or not _has_time(call, attempt):
+                break
+            # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make way.
+            standing = self._roll_back(commit, staged.error, answer)
+            self._finisher.wake()
+            if isinstance(standing, Answer):
+                return _as_answered(call, standing, digest, reply_type)
+            time.sleep(random.uniform(0, PAUSE * attempt))
         error = staged.error
         try:
             if error is None:
@@ -137,6 +158,15 @@ class Coordinator:
         if decision.outcome is Outcome.COMMITTED:
             check_deadline()
         return standing
+
+
+def _makes_way(error: Exception) -> bool:
+    return isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
+
+
+def _has_time(call: Call, attempt: int) -> bool:
+    remaining = call.remaining()
+    return attempt < ATTEMPTS and (remaining is None or remaining > ENOUGH_TIME)
 
 
 def _abort(decision: Decision, reason: str) -> Decision:

@@ -63,6 +63,14 @@ class TransactionFromFuture(InvalidArgument):
         )
 
 
+class TransactionForgotten(FailedPrecondition):
+    reason = _reason(reasons.REASON_TRANSACTION_FORGOTTEN)
+
+    def __init__(self, transaction_id: str) -> None:
+        message = f"Transaction {transaction_id} is older than what is remembered; whatever became of it is done."
+        super().__init__(message, transaction_id=transaction_id)
+
+
 class NotStaged(FailedPrecondition):
     reason = _reason(reasons.REASON_NOT_STAGED)
 

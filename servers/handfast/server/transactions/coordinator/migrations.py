@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from handfast.server.transactions import horizon
+
 UNFINISHED = sa.text("finish_time IS NULL")
 
 
@@ -25,6 +27,7 @@ def create_tables() -> None:
         sqlite_where=UNFINISHED,
         postgresql_where=UNFINISHED,
     )
+    horizon.create_table()
     op.create_table(
         "answers",
         sa.Column("caller", sa.String(200), primary_key=True),

@@ -13,7 +13,11 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.database import Database
+from handfast.server.transactions.coordinator.errors import TransactionForgotten
+from handfast.server.transactions.coordinator.tables import CoordinatorTables
+from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.horizon import Horizon
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class Recorded:
 
 
 class Register:
-    def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
+    def __init__(self, database: Database, tables: CoordinatorTables, clock: Clock = now) -> None:
+        table = tables.decisions
         self.database = database
         self._table, self._clock = table, clock
         self._insert = database.insert_new(table)
@@ -40,9 +45,19 @@ class Register:
             .limit(sa.bindparam("limit_"))
         )
         self._update = sa.update(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
+        self.horizon = Horizon(tables.horizon)
+        finished = table.c.finish_time.is_not(None)
+        self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
+        self._oldest_unfinished = sa.select(sa.func.min(table.c.transaction_id)).where(sa.not_(finished))
+        below = table.c.transaction_id < sa.bindparam("horizon")
+        self._delete = sa.delete(table).where(below, finished)
 
     def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
-        """Inserts a decision where there is none. Returns the one that stands."""
+        """Inserts a decision where there is none. Returns the one that stands. Raises TransactionForgotten below the
+        horizon.
+        """
+        if not rules.may_insert(decision.transaction_id, self.horizon.held(connection)):
+            raise TransactionForgotten(decision.transaction_id)
         decide_time = self._clock()
         finish_time = None if decision.branches else decide_time
         values = {
@@ -61,9 +76,11 @@ class Register:
         """`insert` in a local transaction of its own."""
         return self.database.write(lambda connection: self.insert(connection, decision))
 
-    def find(self, transaction_ids: Collection[str]) -> dict[str, Recorded]:
-        """Those that are decided."""
-        return self._read(self._find, {"ids": list(transaction_ids)})
+    def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, Recorded], str]:
+        """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
+        with self.database.read() as connection:
+            found = connection.execute(self._find, {"ids": list(transaction_ids)}).all()
+            return {row.transaction_id: _recorded(row) for row in found}, self.horizon.seen(connection)
 
     def page(self, before: str, limit: int, outcome: Outcome | None) -> list[Recorded]:
         """The newest first, from before the transaction `before` on (empty: from the newest)."""
@@ -82,6 +99,24 @@ class Register:
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
         finished = {"ids": list(transaction_ids), "finish_time": self._clock()}
         self.database.write(lambda connection: connection.execute(self._update, finished))
+
+    def count_unfinished(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(self._count_unfinished).scalar_one())
+
+    def prune(self, wanted: str) -> int:
+        """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
+
+        def work(connection: sa.Connection) -> int:
+            horizon = self.horizon.locked(connection)
+            oldest = connection.execute(self._oldest_unfinished).scalar_one()
+            advanced = rules.next_horizon(horizon, wanted, oldest)
+            if advanced == horizon:
+                return 0
+            self.horizon.advance(connection, advanced)
+            return connection.execute(self._delete, {"horizon": advanced}).rowcount
+
+        return self.database.write(work)
 
     def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, Recorded]:
         with self.database.read() as connection:

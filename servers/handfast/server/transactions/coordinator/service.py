@@ -33,12 +33,10 @@ from handfast.transactions.v1.transactions_pb2_grpc import (
 DOMAIN = "handfast.transactions"
 POOL = Pool("transactions", 8)
 DEFAULT_TIMEOUT = 30
-MAX_TIMEOUT = 300
+MAX_SECONDS = wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND
 MAX_BATCH = 1000
 MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
-CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND
-"""How far ahead of this clock an id may be minted by another replica's."""
 
 _STATES = {
     Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
@@ -57,9 +55,12 @@ class TransactionServicer(TransactionServiceServicer):
         timeout = DEFAULT_TIMEOUT * MICROSECONDS_PER_SECOND
         if request.HasField("timeout"):
             timeout = request.timeout.seconds * MICROSECONDS_PER_SECOND + request.timeout.nanos // 1000
-            if not 0 < timeout <= MAX_TIMEOUT * MICROSECONDS_PER_SECOND:
+            if not 0 < timeout <= wire.MAX_TIMEOUT:
                 with Violations.collect() as violations:
-                    violations.add("timeout", f"must be more than 0 and up to {MAX_TIMEOUT} seconds")
+                    violations.add(
+                        "timeout",
+                        f"must be more than 0 and up to {wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND} seconds",
+                    )
         transaction = pb.Transaction(
             transaction_id=str(uuid7()),
             state=pb.TRANSACTION_STATE_UNDECIDED,
@@ -96,7 +97,7 @@ class TransactionServicer(TransactionServiceServicer):
         return pb.RollbackTransactionResponse(transaction=self._decide(decision))
 
     def _decide(self, decision: Decision) -> pb.Transaction:
-        if wire.minted_at(decision.transaction_id) > self._clock() + CLOCK_SKEW:
+        if wire.minted_at(decision.transaction_id) > self._clock() + wire.CLOCK_SKEW:
             raise TransactionFromFuture(decision.transaction_id)
         standing = self._register.decide(decision)
         match rules.judge(decision, standing.decision):
@@ -141,14 +142,17 @@ class TransactionServicer(TransactionServiceServicer):
         return pb.BatchGetTransactionsResponse(transactions=self._find(list(request.transaction_ids)))
 
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
-        """One for each id; what is not decided is UNDECIDED."""
-        found = self._register.find(transaction_ids)
-        return [
-            _message(found[transaction_id])
-            if transaction_id in found
-            else pb.Transaction(transaction_id=transaction_id, state=pb.TRANSACTION_STATE_UNDECIDED)
-            for transaction_id in transaction_ids
-        ]
+        """One for each id."""
+        found, horizon = self._register.find(transaction_ids)
+
+        def message(transaction_id: str) -> pb.Transaction:
+            if transaction_id in found:
+                return _message(found[transaction_id])
+            forgotten = transaction_id < horizon
+            state = pb.TRANSACTION_STATE_FORGOTTEN if forgotten else pb.TRANSACTION_STATE_UNDECIDED
+            return pb.Transaction(transaction_id=transaction_id, state=state)
+
+        return [message(transaction_id) for transaction_id in transaction_ids]
 
     def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext

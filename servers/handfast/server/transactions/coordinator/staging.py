@@ -55,11 +55,17 @@ class Staged:
     error: Exception | None
 
 
-def stage(transaction_id: str, deadline: int, calls: Sequence[StagedCall], faults: Sequence[Violation] = ()) -> Staged:
+def stage(
+    transaction_id: str,
+    deadline: int,
+    calls: Sequence[StagedCall],
+    faults: Sequence[Violation] = (),
+    first_attempt: str = "",
+) -> Staged:
     """Each participant has one call, so each is operation 1 of its branch. With `faults` of the request it always ends
     in an error, which has what the participants find as well.
     """
-    metadata = wire.stage_metadata(transaction_id, 1, deadline)
+    metadata = wire.stage_metadata(transaction_id, 1, deadline, first_attempt)
     waiting = [_sent(call, metadata) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []

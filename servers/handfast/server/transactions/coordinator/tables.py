@@ -1,6 +1,7 @@
 """The tables of the coordinator.
 
 decisions   the write-once register: one row for each decided transaction
+horizon     one row: the transaction id below which decisions have been pruned
 answers     what an account call with a request id was answered, a final failure included
 """
 
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from handfast.server.transactions import horizon
+
 UNFINISHED = sa.text("finish_time IS NULL")
 
 
@@ -17,6 +20,7 @@ UNFINISHED = sa.text("finish_time IS NULL")
 class CoordinatorTables:
     decisions: sa.Table
     answers: sa.Table
+    horizon: sa.Table
 
     @classmethod
     def define(cls, metadata: sa.MetaData) -> CoordinatorTables:
@@ -43,4 +47,4 @@ class CoordinatorTables:
             sa.Column("failure", sa.LargeBinary),
             sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
         )
-        return cls(decisions, answers)
+        return cls(decisions, answers, horizon.define(metadata))

@@ -23,11 +23,14 @@ class BranchState(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A staged call, as it arrives. `deadline` is in microseconds since the epoch, by the coordinator's clock.
-    `fingerprint` stands for the method and the request, so that a repeat can be told from another call."""
+    `fingerprint` stands for the method and the request, so that a repeat can be told from another call.
+    `first_attempt` is the id of the transaction's first attempt, which says how old it is.
+    """
 
     transaction_id: str
     number: int
     deadline: int
+    first_attempt: str
     fingerprint: bytes
 
 
@@ -51,6 +54,7 @@ class Branch:
     transaction_id: str
     state: BranchState
     deadline: int
+    first_attempt: str = ""
     staged: int = 0
     outcome: Outcome | None = None
 

@@ -35,6 +35,18 @@ class Refusal(enum.Enum):
     EXPIRED = enum.auto()
 
 
+def fresh(stage: Stage) -> Branch:
+    """The branch that the first staged call of a transaction opens."""
+    return Branch(stage.transaction_id, BranchState.OPEN, stage.deadline, stage.first_attempt)
+
+
+def may_wait(mine: str, theirs: str) -> bool:
+    """Whether a transaction may wait for another, by the ids of their first attempts: only the older for the younger,
+    so that none wait for each other in a circle.
+    """
+    return mine < theirs
+
+
 def admit(
     branch: Branch | None, horizon: str, known: Operation | None, stage: Stage, now: int
 ) -> Proceed | Repeat | Refusal:
@@ -47,7 +59,7 @@ def admit(
     if branch is None:
         if stage.transaction_id < horizon:
             return Refusal.FORGOTTEN
-        branch = Branch(stage.transaction_id, BranchState.OPEN, stage.deadline)
+        branch = fresh(stage)
     if branch.state is not BranchState.OPEN:
         return Refusal.BRANCH_NOT_OPEN
     if known is not None:

@@ -6,6 +6,8 @@
     writes.py      plain and staged writes
     reads.py       plain reads, which look through a pending change by its decision
     finishing.py   applies or drops a branch
+    settling.py    brings a branch to its end when its transaction is decided, or its time is up
+    sweeper.py     does so for what nobody touches, and forgets what is long done
     resolver.py    asks the coordinator what became of a transaction
     service.py     ParticipantService
     errors.py      why a call is refused for the sake of a transaction

@@ -43,7 +43,7 @@ class Finishing(Generic[M]):
     def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome, named: int) -> None:
         store = self._store
         branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
-        horizon = "" if branch else store.horizon(connection)
+        horizon = "" if branch else store.horizon.seen(connection)
         operations = store.operations(connection, transaction_id) if branch else []
         match rules.finish(transaction_id, branch, horizon, operations, outcome, named):
             case rules.Confirmed.CONFIRMED if branch is None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from handfast.server.transactions import horizon
+
 UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 
@@ -17,13 +19,14 @@ def create_tables() -> None:
         sa.Column("transaction_id", sa.String(36), primary_key=True),
         sa.Column("state", sa.String(8), nullable=False),
         sa.Column("deadline", sa.BigInteger, nullable=False),
+        sa.Column("first_attempt", sa.String(36), nullable=False),
         sa.Column("staged", sa.Integer, nullable=False),
         sa.Column("outcome", sa.String(9)),
     )
     op.create_index(
         "branches_unfinished", "branches", ["transaction_id"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
     )
-    create_horizon()
+    horizon.create_table()
     op.create_table(
         "operations",
         sa.Column("transaction_id", sa.String(36), primary_key=True),
@@ -40,11 +43,6 @@ def create_tables() -> None:
         sa.Column("pending_transaction_id", sa.String(36)),
     )
     create_pending_index("claims")
-
-
-def create_horizon() -> None:
-    horizon = op.create_table("horizon", sa.Column("transaction_id", sa.String(36), primary_key=True))
-    op.bulk_insert(horizon, [{"transaction_id": ""}])
 
 
 def create_requests() -> None:

@@ -16,7 +16,9 @@ from handfast.server.transactions.participant.finishing import Finishing
 from handfast.server.transactions.participant.reads import Reads
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resources import M, Resources, Version
+from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.store import Store
+from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.transactions.participant.tables import ParticipantTables
 from handfast.server.transactions.participant.writes import Change, Writes
 
@@ -24,7 +26,9 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 class Participant(Generic[M]):
-    """Reads and writes one kind of resource. `name` is what transactions know the service by, such as `users`."""
+    """Reads and writes one kind of resource. `name` is what transactions know the service by, such as `users`;
+    `threads` is how many calls are served at once. The server runs `sweeper` in the background.
+    """
 
     def __init__(
         self,
@@ -34,12 +38,16 @@ class Participant(Generic[M]):
         resources: Resources[M],
         requests: Requests,
         resolver: Resolver,
+        *,
+        threads: int,
         clock: Clock = now,
     ) -> None:
         self.name = name
         self.store = Store(name, database, tables, resources)
         self.finishing = Finishing(self.store)
-        self._writes = Writes(self.store, requests, self.finishing, resolver, clock)
+        settling = Settling(self.store, self.finishing, resolver, clock)
+        self.sweeper = Sweeper(self.store, settling, requests, clock)
+        self._writes = Writes(self.store, requests, settling, clock, waiting=max(1, threads // 2))
         self._reads = Reads(self.store, resolver)
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:

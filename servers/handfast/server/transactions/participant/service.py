@@ -73,7 +73,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         def work(connection: sa.Connection) -> Branch:
             store, transaction_id = self._store, request.transaction_id
             branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
-            horizon = "" if branch else store.horizon(connection)
+            horizon = "" if branch else store.horizon.seen(connection)
             closed = rules.close(transaction_id, branch, horizon)
             store.save_branch(connection, closed)
             return closed

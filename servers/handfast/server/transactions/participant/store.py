@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.database import Database
 from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome
+from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.resources import M, Resources
 from handfast.server.transactions.participant.tables import ParticipantTables
 
@@ -51,7 +52,8 @@ class Store(Generic[M]):
         self._table, self._key = resources.table, resources.key
         self._prepare_rows(tables.operations)
         self._prepare_branches(tables.branches, tables.operations)
-        self._prepare_horizon(tables.horizon, tables.branches)
+        self._prepare_pruning(tables.branches)
+        self.horizon = Horizon(tables.horizon)
         self._prepare_claims(tables.claims, tables.operations)
 
     # Statements are built once: building one costs as much as running it.
@@ -90,10 +92,7 @@ class Store(Generic[M]):
         self._insert_operation = sa.insert(operations)
         self._delete_operations = sa.delete(operations).where(of_branch)
 
-    def _prepare_horizon(self, horizon: sa.Table, branches: sa.Table) -> None:
-        self._horizon = sa.select(horizon.c.transaction_id)
-        self._lock_horizon = self._horizon.with_for_update()
-        self._update_horizon = sa.update(horizon)
+    def _prepare_pruning(self, branches: sa.Table) -> None:
         unfinished = branches.c.state != BranchState.FINISHED.value
         self._unfinished = (
             sa.select(branches)
@@ -222,18 +221,8 @@ class Store(Generic[M]):
         oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
         return oldest
 
-    # Horizon
-
-    def horizon(self, connection: sa.Connection) -> str:
-        """Asked after the branch was locked: only then it says whether a branch that is not there was pruned."""
-        return str(connection.execute(self._horizon).scalar_one())
-
-    def lock_horizon(self, connection: sa.Connection) -> str:
-        return str(connection.execute(self._lock_horizon).scalar_one())
-
     def prune_branches(self, connection: sa.Connection, horizon: str) -> int:
-        """Advances the horizon, and forgets the finished branches below it."""
-        connection.execute(self._update_horizon, {"transaction_id": horizon})
+        """Forgets the finished branches below the horizon. Returns how many."""
         return connection.execute(self._delete_branches, {"horizon": horizon}).rowcount
 
     def operations(self, connection: sa.Connection, transaction_id: str) -> list[Operation]:
@@ -297,7 +286,7 @@ def _operations(transaction_id: str | None, row: sa.RowMapping) -> tuple[Operati
 
 def _branch(row: sa.Row[Any]) -> Branch:
     outcome = Outcome(row.outcome) if row.outcome else None
-    return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.staged, outcome)
+    return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.first_attempt, row.staged, outcome)
 
 
 def _branch_columns(branch: Branch) -> dict[str, Any]:
@@ -305,6 +294,7 @@ def _branch_columns(branch: Branch) -> dict[str, Any]:
         "transaction_id": branch.transaction_id,
         "state": branch.state.value,
         "deadline": branch.deadline,
+        "first_attempt": branch.first_attempt,
         "staged": branch.staged,
         "outcome": branch.outcome.value if branch.outcome else None,
     }

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from handfast.server.transactions import horizon
+
 KEY_LENGTH = 64
 TRANSACTION_ID_LENGTH = 36
 UNFINISHED = sa.text("state <> 'FINISHED'")
@@ -35,6 +37,7 @@ class ParticipantTables:
             sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
             sa.Column("state", sa.String(8), nullable=False),
             sa.Column("deadline", sa.BigInteger, nullable=False),
+            sa.Column("first_attempt", sa.String(TRANSACTION_ID_LENGTH), nullable=False),
             sa.Column("staged", sa.Integer, nullable=False),
             sa.Column("outcome", sa.String(9)),
             sa.Index("branches_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
@@ -57,12 +60,7 @@ class ParticipantTables:
             sa.Column("pending_transaction_id", sa.String(TRANSACTION_ID_LENGTH)),
             pending_index("claims"),
         )
-        return cls(branches, operations, claims, horizon_table(metadata))
-
-
-def horizon_table(metadata: sa.MetaData) -> sa.Table:
-    id_ = sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True)
-    return sa.Table("horizon", metadata, id_)
+        return cls(branches, operations, claims, horizon.define(metadata))
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:

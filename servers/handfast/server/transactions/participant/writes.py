@@ -7,34 +7,36 @@ row; the next operation of the same transaction builds upon it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from handfast.server.chassis.call import check_deadline
+from handfast.server.chassis.call import check_deadline, current
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.chassis.idempotency import Identified, Requests
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
+from handfast.server.transactions.core.model import Operation, Stage
 from handfast.server.transactions.participant.errors import (
-    CommittedChangeLost,
     PendingChange,
     TransactionFromFuture,
     refused,
 )
-from handfast.server.transactions.participant.finishing import Finishing, FinishResult
-from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.store import Store
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
 
-SETTLE_ATTEMPTS = 20
+# In seconds.
+FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1
 
 Change = Callable[[M | None], tuple[M | None, Reply]]
 """From the state before (None where there is no such resource) to the state after (None deletes it) and the reply."""
@@ -48,11 +50,12 @@ class _Blocked(Exception):
 
 
 class Writes(Generic[M]):
-    def __init__(
-        self, store: Store[M], requests: Requests, finishing: Finishing[M], resolver: Resolver, clock: Clock
-    ) -> None:
-        self._store, self._requests, self._finishing = store, requests, finishing
-        self._resolver, self._clock = resolver, clock
+    """`waiting` is how many calls may wait for others at once."""
+
+    def __init__(self, store: Store[M], requests: Requests, settling: Settling[M], clock: Clock, waiting: int) -> None:
+        self._store, self._requests = store, requests
+        self._settling, self._clock = settling, clock
+        self._room = threading.BoundedSemaphore(waiting)
 
     def plain(
         self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
@@ -82,9 +85,9 @@ class Writes(Generic[M]):
 
         def work(connection: sa.Connection) -> Reply:
             store, transaction_id = self._store, stage.transaction_id
-            fresh = Branch(transaction_id, BranchState.OPEN, stage.deadline)
+            fresh = rules.fresh(stage)
             branch = store.lock_branch(connection, fresh)
-            horizon = "" if branch else store.horizon(connection)
+            horizon = "" if branch else store.horizon.seen(connection)
             earlier = store.operations(connection, transaction_id) if branch else []
             known = next((operation for operation in earlier if operation.number == stage.number), None)
             admitted = rules.admit(branch, horizon, known, stage, self._clock())
@@ -109,7 +112,7 @@ class Writes(Generic[M]):
             check_deadline()
             return reply
 
-        return self._unblocked(lambda: self._store.database.write(work))
+        return self._unblocked(lambda: self._store.database.write(work), age=stage.first_attempt)
 
     def _own_state(self, committed: M | None, key: str, earlier: list[Operation]) -> M | None:
         """The resource as the transaction itself sees it."""
@@ -148,31 +151,40 @@ class Writes(Generic[M]):
             else:
                 store.save_claim(connection, value, key if value in new else None)
 
-    def _unblocked(self, attempt: Callable[[], Result]) -> Result:
-        """Tries until no decided transaction stands in the way. Raises PendingChange where an undecided one does."""
-        for _ in range(SETTLE_ATTEMPTS):
+    def _unblocked(self, attempt: Callable[[], Result], age: str = "") -> Result:
+        """Tries until nothing stands in the way. What is decided, is finished; for what is undecided, only an older
+        transaction waits (wait-die: Rosenkrantz, Stearns and Lewis, 1978), so that none wait for each other. A plain
+        write, whose `age` is empty, counts as the youngest. Raises PendingChange.
+        """
+        for pause in self._pauses():
             try:
                 return attempt()
             except _Blocked as blocked:
-                last = blocked
-                self._settle(blocked)
-        raise PendingChange(last.resource, last.transaction_id)
+                undecided = self._settling.settle(blocked.transaction_id)
+                if undecided is None:
+                    continue
+                if not age or not rules.may_wait(age, undecided.first_attempt) or not pause():
+                    raise PendingChange(blocked.resource, blocked.transaction_id) from None
+        raise AssertionError("the pauses have no end")
 
-    def _settle(self, blocked: _Blocked) -> None:
-        """Finishes the branch that stands in the way, if its transaction is decided or its time is up (rules 6 and
-        7).
+    def _pauses(self) -> Iterator[Callable[[], bool]]:
+        """Ways to wait a little, each longer than the one before. They return False where there is no time left to
+        wait, or no room: those who wait must not take all threads.
         """
-        transaction_id = blocked.transaction_id
-        learnt = self._resolver.ask([transaction_id])[transaction_id]
-        if learnt is None:
-            with self._store.database.read() as connection:
-                branch = self._store.branch(connection, transaction_id)
-            if branch is not None and branch.deadline < self._clock():
-                learnt = self._resolver.abort(transaction_id)
-        if learnt is None:
-            raise PendingChange(blocked.resource, transaction_id)
-        outcome, named = Outcome.ABORTED, 0
-        if isinstance(learnt, Decision):
-            outcome, named = learnt.outcome, learnt.named(self._store.participant)
-        if self._finishing.finish(transaction_id, outcome, named) is FinishResult.LOST:
-            raise CommittedChangeLost(transaction_id)
+        seconds = FIRST_PAUSE
+        while True:
+
+            def pause(seconds: float = seconds) -> bool:
+                remaining = current().remaining()
+                if remaining is not None and remaining < 2 * seconds:
+                    return False
+                if not self._room.acquire(blocking=False):
+                    return False
+                try:
+                    time.sleep(random.uniform(0.5, 1.0) * seconds)
+                finally:
+                    self._room.release()
+                return True
+
+            yield pause
+            seconds = min(2 * seconds, LAST_PAUSE)

@@ -1,0 +1,102 @@
+"""Settles what nobody touches, and forgets what is long done. Every replica has one; they do each other no harm."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Generic
+
+import sqlalchemy as sa
+import structlog
+
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core.model import Branch
+from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
+from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.settling import Settling
+from handfast.server.transactions.participant.store import Store
+
+SWEEP_INTERVAL = 1.0
+"""Seconds, on average."""
+SWEEPS_PER_PRUNING = 60
+BATCH = 200
+YOUNG = 2 * MICROSECONDS_PER_SECOND
+"""A transaction of this age is still on its way; the coordinator will tell."""
+RETENTION = 3600 * MICROSECONDS_PER_SECOND
+"""How long finished branches are kept, so that what comes late is refused one by one."""
+
+_log = structlog.get_logger()
+
+
+class Sweeper(Generic[M]):
+    """Runs in a thread of its own between `start` and `stop`."""
+
+    def __init__(self, store: Store[M], settling: Settling[M], requests: Requests, clock: Clock) -> None:
+        self._store, self._settling = store, settling
+        self._requests, self._clock = requests, clock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        sweeps = 0
+        # Not in step with other replicas.
+        while not self._stopping.wait(SWEEP_INTERVAL * random.uniform(0.5, 1.5)):
+            try:
+                self.sweep()
+                if sweeps % SWEEPS_PER_PRUNING == 0:
+                    self.prune(self._clock() - RETENTION)
+                sweeps += 1
+            except CoordinatorUnavailable as error:
+                _log.warning("the coordinator does not answer; trying again", error=str(error))
+            except Exception:
+                _log.exception("sweeping failed; trying again")
+
+    def sweep(self) -> None:
+        """Goes once through all branches that are not finished, from the oldest on."""
+        after, settled_before = "", id_at(self._clock() - YOUNG)
+        while not self._stopping.is_set():
+            with self._store.database.read() as connection:
+                branches = self._store.unfinished_branches(connection, after, BATCH)
+            old = [branch for branch in branches if branch.transaction_id < settled_before]
+            if old:
+                self._settle(old)
+            if len(old) < BATCH:
+                return
+            after = old[-1].transaction_id
+
+    def _settle(self, branches: list[Branch]) -> None:
+        try:
+            self._settling.settle_all(branches)
+        except CommittedChangeLost:
+            for branch in branches:  # one by one, so that it holds up no other
+                try:
+                    self._settling.settle_all([branch])
+                except CommittedChangeLost as error:
+                    _log.error(str(error), transaction_id=branch.transaction_id)
+
+    def prune(self, before: int) -> int:
+        """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
+        far as the rules let it, and the answers of request ids whose time is up. Returns how many branches.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            store = self._store
+            horizon = store.horizon.locked(connection)
+            advanced = rules.next_horizon(horizon, id_at(before), store.oldest_unfinished(connection))
+            if advanced == horizon:
+                return 0
+            store.horizon.advance(connection, advanced)
+            return store.prune_branches(connection, advanced)
+
+        self._requests.prune()
+        return self._store.database.write(work)
