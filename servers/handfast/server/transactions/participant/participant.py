@@ -47,7 +47,7 @@ class Participant(Generic[M]):
         self.finishing = Finishing(self.store)
         settling = Settling(self.store, self.finishing, resolver, clock)
         self.sweeper = Sweeper(self.store, settling, requests, clock)
-        self._writes = Writes(self.store, requests, settling, clock, waiting=max(1, threads // 2))
+        self.writes = Writes(self.store, requests, settling, clock, waiting=max(1, threads // 2))
         self._reads = Reads(self.store, resolver)
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
@@ -57,9 +57,9 @@ class Participant(Generic[M]):
         call = current()
         stage = wire.staged_call(call.metadata, call.method.path, request)
         if stage is None:
-            return self._writes.plain(call.method.path, request, key, change, reply_type)
+            return self.writes.plain(call.method.path, request, key, change, reply_type)
         call.log["transaction_id"] = stage.transaction_id
-        reply = self._writes.stage(stage, request, key, change, reply_type)
+        reply = self.writes.stage(stage, request, key, change, reply_type)
         call.add_trailer(wire.STAGED_TRAILER, self.name)
         return reply
 

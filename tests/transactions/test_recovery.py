@@ -1,0 +1,209 @@
+"""What is left behind is settled without anybody touching it, and forgotten in the end, on a real database each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from uuid6 import uuid7
+
+from handfast.client import Suite, channel
+from handfast.server.accounts import tables as accounts_tables
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
+from handfast.server.chassis.database import Database
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.migrations import upgrade
+from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
+from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.core.model import Decision, Outcome, Stage
+from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.errors import TransactionForgotten
+from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.users import tables
+from handfast.server.users.resources import UserResources
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.users.v1.users_pb2 import (
+    DeleteUserRequest,
+    GetUserRequest,
+    UpdateUserRequest,
+    UpdateUserResponse,
+    User,
+)
+from tests.cli.processes import eventually
+from tests.databases.postgresql import postgresql
+from tests.people import create_user
+from tests.transactions.calls import Transaction
+
+LATER = 3600 * MICROSECONDS_PER_SECOND
+
+
+def test_what_a_client_that_died_left_is_rolled_back_after_its_deadline(
+    client: Suite, addresses: dict[str, str]
+) -> None:
+    ada = create_user(client)
+    tx = Transaction(client, timeout_seconds=1)
+    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=ada.user_id))
+    with channel(addresses["users"]) as to_users:
+        stub = ParticipantServiceStub(to_users)
+
+        def finished() -> bool:
+            branch = stub.QueryBranch(pb.QueryBranchRequest(transaction_id=tx.id)).branch
+            return branch.state == pb.BRANCH_STATE_FINISHED and branch.outcome == pb.TRANSACTION_STATE_ABORTED
+
+        assert eventually(finished)
+    assert tx.state() == pb.TRANSACTION_STATE_ABORTED
+    assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
+
+
+@dataclass
+class Coordinator:
+    """Answers participants as the coordinator would, from what a test has decided."""
+
+    decisions: dict[str, Learnt] = field(default_factory=dict)
+
+    def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
+        return {id_: self.decisions.get(id_) for id_ in transaction_ids}
+
+    def abort(self, transaction_id: str) -> Learnt:
+        return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {}))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/data.sqlite3"
+        return
+    with postgresql(tmp_path / "postgresql") as server:
+        server.create_databases()
+        yield server.url("users")
+
+
+class Users:
+    """The users participant on a database of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.coordinator = Coordinator()
+        self.database = Database(url)
+        upgrade(self.database, "handfast.server.users:migrations")
+        requests = Requests(self.database, tables.requests)
+        self.participant = Participant(
+            "users", self.database, tables.participant, UserResources(), requests, self.coordinator, threads=2
+        )
+
+    def stage(self, transaction_id: str, user_id: str) -> None:
+        """Stages the creation of a user."""
+        stage = Stage(transaction_id, 1, now() + LATER // 60, transaction_id, b"")
+        user = User(user_id=user_id, email=f"{user_id}@example.com")
+        request = UpdateUserRequest()
+        self.participant.writes.stage(
+            stage, request, user_id, lambda before: (user, UpdateUserResponse(user=user)), UpdateUserResponse
+        )
+
+    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
+        return self.participant.finishing.finish(transaction_id, outcome, named)
+
+    def branches(self) -> int:
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(tables.participant.branches)).scalar_one()
+
+
+@pytest.fixture
+def users(database_url: str) -> Iterator[Users]:
+    users = Users(database_url)
+    yield users
+    users.database.close()
+
+
+def old_id(seconds: int) -> str:
+    """The id of a transaction that began so long ago."""
+    return id_at(now() - seconds * MICROSECONDS_PER_SECOND)
+
+
+def test_a_sweep_finishes_what_is_decided_and_leaves_what_is_not(users: Users) -> None:
+    committed, undecided = old_id(60), old_id(50)
+    users.stage(committed, "ada")
+    users.stage(undecided, "bob")
+    users.coordinator.decisions[committed] = Decision(committed, Outcome.COMMITTED, {"users": 1})
+    users.participant.sweeper.sweep()
+    with users.database.read() as connection:
+        left = users.participant.store.unfinished_branches(connection, "", 10)
+    assert [branch.transaction_id for branch in left] == [undecided]
+    ada = users.participant.get("ada")
+    assert ada is not None
+    assert ada.last_transaction_id == committed
+
+
+def test_one_branch_that_lost_something_holds_up_no_other(users: Users) -> None:
+    lost, fine = old_id(60), old_id(50)
+    users.stage(lost, "ada")
+    users.stage(fine, "bob")
+    users.coordinator.decisions[lost] = Decision(lost, Outcome.COMMITTED, {"users": 2})
+    users.coordinator.decisions[fine] = Decision(fine, Outcome.COMMITTED, {"users": 1})
+    users.participant.sweeper.sweep()
+    assert users.participant.get("bob") is not None
+    with users.database.read() as connection:
+        left = users.participant.store.unfinished_branches(connection, "", 10)
+    assert [branch.transaction_id for branch in left] == [lost]
+
+
+def test_finished_branches_are_forgotten_and_what_comes_late_is_still_refused(users: Users) -> None:
+    done = old_id(60)
+    users.stage(done, "ada")
+    users.finish(done, Outcome.COMMITTED, 1)
+    assert users.participant.sweeper.prune(now()) == 1
+    assert users.branches() == 0
+    with pytest.raises(TransactionForgotten):
+        users.stage(done, "ada")
+    assert users.finish(done, Outcome.COMMITTED, 1) is FinishResult.CONFIRMED
+    assert users.branches() == 0
+
+
+def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
+    first, open_, last = old_id(60), old_id(50), old_id(40)
+    for transaction_id, user_id in ((first, "ada"), (open_, "bob"), (last, "cyd")):
+        users.stage(transaction_id, user_id)
+    users.finish(first, Outcome.COMMITTED, 1)
+    users.finish(last, Outcome.COMMITTED, 1)
+    assert users.participant.sweeper.prune(now()) == 1
+    assert users.branches() == 2
+    assert users.finish(open_, Outcome.COMMITTED, 1) is FinishResult.CONFIRMED
+    assert users.participant.get("bob") is not None
+    assert users.participant.sweeper.prune(now()) == 2
+
+
+@pytest.fixture
+def register(database_url: str) -> Iterator[Register]:
+    database = Database(database_url)
+    upgrade(database, "handfast.server.accounts:migrations")
+    yield Register(database, accounts_tables.coordinator)
+    database.close()
+
+
+def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(register: Register) -> None:
+    done, late = old_id(60), old_id(59)
+    register.decide(Decision(done, Outcome.COMMITTED, {"users": 1}))
+    register.mark_finished([done])
+    assert register.prune(id_at(now())) == 1
+    found, horizon = register.find([done])
+    assert not found
+    assert done < horizon
+    for transaction_id in (done, late):
+        with pytest.raises(CoordinatorForgot):
+            register.decide(Decision(transaction_id, Outcome.ABORTED, {}))
+
+
+def test_a_decision_that_somebody_has_not_confirmed_is_kept(register: Register) -> None:
+    unconfirmed, done, fresh = old_id(60), old_id(50), str(uuid7())
+    for transaction_id in (unconfirmed, done):
+        register.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
+    register.mark_finished([done])
+    assert register.prune(id_at(now())) == 0
+    found, _ = register.find([unconfirmed, done])
+    assert found.keys() == {unconfirmed, done}
+    assert register.decide(Decision(fresh, Outcome.ABORTED, {})).decision.outcome is Outcome.ABORTED
