@@ -10,7 +10,7 @@ GRPCURL   := .tools/bin/grpcurl
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test check $(CHECKS) format generate freeze pins grpcurl clean
+.PHONY: help install up demo bench test check $(CHECKS) format generate freeze pins grpcurl clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--f
 
 demo: $(INSTALLED) ## watch changes commit everywhere or nowhere
 	@exec $(BIN)/handfast demo $(ARGS)
+
+bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
+	$(BIN)/python -m benchmarks.atomic_update $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS='-k paging')
 	$(BIN)/pytest $(ARGS)
