@@ -34,7 +34,7 @@ def admit(
 
 
 def finish(
-    branch: Branch | None, operations: list[Operation], outcome: Outcome, named: int, horizon: str = ""
+    branch: Branch | None, operations: list[Operation], outcome: Outcome | None, named: int, horizon: str = ""
 ) -> participant.Finished | participant.Confirmed | participant.Lost:
     return participant.finish(T, branch, horizon, operations, outcome, named)
 
@@ -122,6 +122,14 @@ class TestFinishing:
     def test_below_the_horizon_a_branch_that_is_not_there_was_finished(self) -> None:
         assert finish(None, [], Outcome.COMMITTED, named=1, horizon="t2") is participant.Confirmed.CONFIRMED
         assert close(None, horizon="t2").state is BranchState.FINISHED
+
+    def test_what_the_coordinator_has_forgotten_is_finished_or_was_never_committed(self) -> None:
+        done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        assert finish(done, [], None, named=0) is participant.Confirmed.CONFIRMED
+        finished = finish(replace(OPEN, staged=1), [operation(1)], None, named=0)
+        assert isinstance(finished, participant.Finished)
+        assert finished.dropped == {"ada"}
+        assert finished.branch.outcome is Outcome.ABORTED
 
     def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
         finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, named=1, horizon="t2")

@@ -363,6 +363,11 @@ class ParticipantServiceStub(object):
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchRequest.SerializeToString,
                 response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchResponse.FromString,
                 _registered_method=True)
+        self.ListBranches = channel.unary_unary(
+                '/handfast.transactions.v1.ParticipantService/ListBranches',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesResponse.FromString,
+                _registered_method=True)
         self.CloseBranch = channel.unary_unary(
                 '/handfast.transactions.v1.ParticipantService/CloseBranch',
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CloseBranchRequest.SerializeToString,
@@ -389,6 +394,14 @@ class ParticipantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBranches(self, request, context):
+        """Lists the branches that are not finished, the oldest first. A few are always on their way; one that stays for
+        longer than its deadline is in doubt: neither the coordinator nor the sweeper here could bring it to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseBranch(self, request, context):
         """Durably refuses further operations of a transaction, and tells what is staged. What is staged stays, until
         the transaction is decided.
@@ -409,6 +422,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     servicer.QueryBranch,
                     request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchRequest.FromString,
                     response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchResponse.SerializeToString,
+            ),
+            'ListBranches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBranches,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesResponse.SerializeToString,
             ),
             'CloseBranch': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseBranch,
@@ -471,6 +489,33 @@ class ParticipantService(object):
             '/handfast.transactions.v1.ParticipantService/QueryBranch',
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchRequest.SerializeToString,
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.QueryBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBranches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.ParticipantService/ListBranches',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListBranchesResponse.FromString,
             options,
             channel_credentials,
             insecure,

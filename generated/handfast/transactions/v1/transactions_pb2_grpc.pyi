@@ -162,6 +162,10 @@ class ParticipantServiceStub:
     """
     QueryBranch: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.QueryBranchRequest, _transactions_pb2.QueryBranchResponse]
     """Tells what is staged here for a transaction."""
+    ListBranches: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.ListBranchesRequest, _transactions_pb2.ListBranchesResponse]
+    """Lists the branches that are not finished, the oldest first. A few are always on their way; one that stays for
+    longer than its deadline is in doubt: neither the coordinator nor the sweeper here could bring it to its end.
+    """
     CloseBranch: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CloseBranchRequest, _transactions_pb2.CloseBranchResponse]
     """Durably refuses further operations of a transaction, and tells what is staged. What is staged stays, until
     the transaction is decided.
@@ -178,6 +182,10 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
     """
     QueryBranch: _aio.UnaryUnaryMultiCallable[_transactions_pb2.QueryBranchRequest, _transactions_pb2.QueryBranchResponse]  # type: ignore[assignment]
     """Tells what is staged here for a transaction."""
+    ListBranches: _aio.UnaryUnaryMultiCallable[_transactions_pb2.ListBranchesRequest, _transactions_pb2.ListBranchesResponse]  # type: ignore[assignment]
+    """Lists the branches that are not finished, the oldest first. A few are always on their way; one that stays for
+    longer than its deadline is in doubt: neither the coordinator nor the sweeper here could bring it to its end.
+    """
     CloseBranch: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CloseBranchRequest, _transactions_pb2.CloseBranchResponse]  # type: ignore[assignment]
     """Durably refuses further operations of a transaction, and tells what is staged. What is staged stays, until
     the transaction is decided.
@@ -203,6 +211,16 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.QueryBranchResponse, _abc.Awaitable[_transactions_pb2.QueryBranchResponse]]:
         """Tells what is staged here for a transaction."""
+
+    @_abc_1.abstractmethod
+    def ListBranches(
+        self,
+        request: _transactions_pb2.ListBranchesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.ListBranchesResponse, _abc.Awaitable[_transactions_pb2.ListBranchesResponse]]:
+        """Lists the branches that are not finished, the oldest first. A few are always on their way; one that stays for
+        longer than its deadline is in doubt: neither the coordinator nor the sweeper here could bring it to its end.
+        """
 
     @_abc_1.abstractmethod
     def CloseBranch(

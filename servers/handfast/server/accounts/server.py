@@ -5,7 +5,10 @@ decision.
 from __future__ import annotations
 
 from handfast.accounts.v1 import accounts_pb2, accounts_pb2_grpc
+from handfast.accounts.v1 import reasons_pb2 as accounts_reasons
+from handfast.chassis.v1 import reasons_pb2 as chassis_reasons
 from handfast.client import channel, connect
+from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
@@ -18,9 +21,17 @@ from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.coordinator.service import TransactionServicer, transaction_service
+from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt
+from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.users.v1 import reasons_pb2 as users_reasons
 
 DOMAIN = "handfast.accounts"
+REASONS = tuple(
+    reasons.Reason.DESCRIPTOR
+    for reasons in (users_reasons, preferences_reasons, accounts_reasons, transactions_reasons, chassis_reasons)
+)
+"""What transactions are aborted for."""
 
 
 def build(settings: ServerSettings) -> Server:
@@ -30,7 +41,8 @@ def build(settings: ServerSettings) -> Server:
     suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
     channels = {name: channel(address) for name, address in addresses.items()}
 
-    register = Register(database, tables.coordinator)
+    metrics = CoordinatorMetrics(REASONS)
+    register = Register(database, tables.coordinator, observers=(metrics,))
     answers = Answers(database, tables.coordinator.answers)
     finisher = Finisher(register, {name: ParticipantServiceStub(each) for name, each in channels.items()})
     service = Service(
@@ -39,10 +51,13 @@ def build(settings: ServerSettings) -> Server:
         AccountServicer(suite, Coordinator(register, answers, finisher)),
         DOMAIN,
     )
-    return Server(
+    server = Server(
         settings,
         domain=DOMAIN,
         services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
         background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
+    metrics.register(server.metrics.registry)
+    count_decisions_in_doubt(server.metrics.registry, register)
+    return server

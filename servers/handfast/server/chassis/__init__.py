@@ -18,4 +18,5 @@ A service makes a `Server` of its servicers (`server.py`), raises the errors of 
     database.py, fair_lock.py, migrations.py, idempotency.py    a service's own data
     fields.py, paging.py, fingerprint.py                        requests: what to check, how to list, which is which
     clock.py                                                    the time
+    crash_points.py                                             where tests make a server die
 """

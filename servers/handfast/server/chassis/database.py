@@ -134,6 +134,10 @@ class Database:
 
 SQLITE_FULL = 2
 
+# On PostgreSQL, in milliseconds: a process that is frozen in the middle of a local transaction, or cut off, must not
+# keep others waiting for its locks.
+TIMEOUTS = {"lock_timeout": 3000, "idle_in_transaction_session_timeout": 5000}
+
 
 def one_line(cause: object) -> str:
     """The first line of what a driver says."""
@@ -177,6 +181,7 @@ def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
         pool_timeout=POOL_TIMEOUT,
         hide_parameters=True,  # errors are logged, and parameters may be personal data
         isolation_level="READ COMMITTED",
+        connect_args={"options": " ".join(f"-c {name}={value}" for name, value in TIMEOUTS.items())},
     )
 
 

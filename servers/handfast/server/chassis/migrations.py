@@ -41,6 +41,7 @@ def upgrade(database: Database, location: str) -> None:
     config.set_main_option("path_separator", "os")
     with database.engine.begin() as connection:
         if database.dialect == "postgresql":
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica may take its time
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

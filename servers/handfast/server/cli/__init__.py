@@ -8,6 +8,9 @@
     stopping.py     what asks a process to stop: a signal, or the end of its supervisor
     demo.py         `handfast demo`: the tour, on the suite that runs, or on one started for it
     tour.py         the tour itself: changes that commit everywhere, and one that is refused
+    transactions.py `handfast transactions`: lists, shows and resolves them
+    inquiry.py      what the coordinator and the participants say of transactions
+    reports.py      the same in words, tables and JSON
     ports.py        which ports can be listened on
     errors.py       the failure that is told in one line
 

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 from handfast.server.chassis.settings import SettingsError
 from handfast.server.cli.errors import CommandError
-from handfast.server.cli.settings import DEMO_SETTINGS, SERVERS, UP_SETTINGS, add_flags, serve_settings
+from handfast.server.cli.settings import (
+    DEMO_SETTINGS,
+    SERVERS,
+    TRANSACTIONS_SETTINGS,
+    UP_SETTINGS,
+    add_flags,
+    serve_settings,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +54,34 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="see an atomic commit, and one that is refused")
     add_flags(demo, "demo", DEMO_SETTINGS)
+
+    transactions = commands.add_parser("transactions", help="see what became of transactions, and end those in doubt")
+    _add_actions(transactions.add_subparsers(dest="action", required=True, metavar="ACTION"))
     return parser
+
+
+def _add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Those of `handfast transactions`."""
+    listing = actions.add_parser("list", help="list decided transactions, the newest first, or those in doubt")
+    which = listing.add_mutually_exclusive_group()
+    which.add_argument("--state", choices=("committed", "aborted"), help="only those that were decided like this")
+    in_doubt = "those that are not decided, or not finished everywhere, the oldest first; some are always on their way"
+    which.add_argument("--in-doubt", action="store_true", help=in_doubt)
+    listing.add_argument("--limit", type=_positive, default=50, metavar="N", help="how many at the most (default 50)")
+    show = actions.add_parser("show", help="show what became of one, and what each participant holds of it")
+    resolve = actions.add_parser("resolve", help="roll one back unless it is decided, and see it finished")
+    for action in (show, resolve):
+        action.add_argument("transaction_id", metavar="TRANSACTION_ID")
+    for action in (listing, show, resolve):
+        action.add_argument("--json", action="store_true", help="print JSON, for programs")
+        add_flags(action, "transactions", TRANSACTIONS_SETTINGS)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return number
 
 
 if __name__ == "__main__":

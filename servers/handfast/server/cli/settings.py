@@ -84,6 +84,7 @@ UP_SETTINGS = (
     LOG_LEVEL,
 )
 DEMO_SETTINGS = ADDRESSES
+TRANSACTIONS_SETTINGS = ADDRESSES
 
 
 def serve_settings(server: str) -> tuple[Setting, ...]:

@@ -12,6 +12,7 @@ from handfast.server.preferences import tables
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
+from handfast.server.transactions.metrics import count_branches_in_doubt
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.service import participant_service
@@ -40,10 +41,12 @@ def build(settings: ServerSettings) -> Server:
         PreferencesServicer(preferences, Definitions(database), requests),
         DOMAIN,
     )
-    return Server(
+    server = Server(
         settings,
         domain=DOMAIN,
         services=(service, participant_service(preferences, DOMAIN)),
         background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )
+    count_branches_in_doubt(server.metrics.registry, preferences)
+    return server

@@ -7,6 +7,7 @@ from handfast.server.chassis.idempotency import Requests
 from handfast.server.chassis.migrations import open_database
 from handfast.server.chassis.server import Server, Service
 from handfast.server.chassis.settings import ServerSettings
+from handfast.server.transactions.metrics import count_branches_in_doubt
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.service import participant_service
@@ -38,10 +39,12 @@ def build(settings: ServerSettings) -> Server:
         UserServicer(users),
         DOMAIN,
     )
-    return Server(
+    server = Server(
         settings,
         domain=DOMAIN,
         services=(service, participant_service(users, DOMAIN)),
         background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )
+    count_branches_in_doubt(server.metrics.registry, users)
+    return server

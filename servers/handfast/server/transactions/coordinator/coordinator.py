@@ -24,6 +24,7 @@ from uuid6 import uuid7
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, check_deadline, current
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
+from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.idempotency import Identified
@@ -31,7 +32,7 @@ from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.errors import TransactionAborted, TransactionOutcomeUnknown
 from handfast.server.transactions.coordinator.finisher import Finisher
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
@@ -39,7 +40,8 @@ from handfast.transactions.v1 import reasons_pb2 as reasons
 
 Reply = TypeVar("Reply", bound=Message)
 
-TIMEOUT = 30 * MICROSECONDS_PER_SECOND
+TIMEOUT = 5 * MICROSECONDS_PER_SECOND
+"""For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
 PENDING_CHANGE = reason_name(reasons.Reason.Name(reasons.REASON_PENDING_CHANGE))
 ATTEMPTS = 10
@@ -74,9 +76,9 @@ class Coordinator:
         faults: Sequence[Violation] = (),
     ) -> Reply:
         """Stages the calls of `plan`, one for each participant, and commits them all or none. `compose` makes the
-        reply of their replies and the transaction id. A repeat of a request id is answered as the first call was, and
-        plans nothing. `faults` that were found in the request already are refused together with what the participants
-        find.
+        reply of their replies and the transaction id. `faults` that were found in the request already are refused
+        together with what the participants find. A repeat of a request id is answered as the first call was; as repeats
+        are rare, that it is one shows only at the decision.
 
         Raises what a participant refused, as it put it; TransactionAborted, with a delay, where somebody rolled the
         transaction back meanwhile; TransactionOutcomeUnknown where the decision could not be established.
@@ -84,10 +86,6 @@ class Coordinator:
         call = current()
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request)
-        first = self._answers.find(method, request.request_id) if request.request_id and not faults else None
-        if first is not None:
-            return _as_answered(call, first, digest, reply_type)
-
         first_attempt = ""
         for attempt in itertools.count(1):
             calls = plan()
@@ -110,9 +108,11 @@ class Coordinator:
             if error is None:
                 # From here on it may be committed, so a caller that loses the reply should know its name.
                 call.send_initial_metadata((wire.TRANSACTION_ID, transaction_id))
+                reached("coordinator.staged")
                 try:
                     reply = compose(staged.replies, transaction_id)
                     standing = self._decide(commit, replace(answer, reply=reply.SerializeToString()))
+                    reached("coordinator.decided")
                 except Exception as failed:
                     error = failed
             if error is not None:
@@ -132,32 +132,38 @@ class Coordinator:
         """
         if isinstance(error, SQLAlchemyError):
             _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, exc_info=error)
+        failure = _final_failure(error)
         try:
-            return self._decide(_abort(commit, _reason(error)), replace(answer, failure=_final_failure(error)))
+            return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
         except Exception as second:
             if isinstance(error, SQLAlchemyError):
                 raise TransactionOutcomeUnknown(commit.transaction_id) from second
+            if answer.request_id and failure is not None:
+                raise  # told as final though it is not kept, it could be followed by a repeat that commits
             raise error from second
 
     def _decide(self, decision: Decision, answer: Answer) -> Answer | Decision:
         """Makes the decision durable, together with the answer. Returns the decision that stands; or where another call
         with the same request id was answered first, that answer.
         """
-        return self._register.database.write(lambda connection: self._insert(connection, decision, answer))
+        given, recorded = self._register.database.write(lambda connection: self._insert(connection, decision, answer))
+        self._register.observe(recorded)
+        return given
 
-    def _insert(self, connection: sa.Connection, decision: Decision, answer: Answer) -> Answer | Decision:
+    def _insert(
+        self, connection: sa.Connection, decision: Decision, answer: Answer
+    ) -> tuple[Answer | Decision, Recorded]:
         if answer.request_id:
             first = self._answers.insert(connection, answer) if answer.final else None
             first = first or self._answers.look(connection, answer)
             if first is not None and first is not answer:
-                self._register.insert(connection, _abort(decision, REPEATED))
-                return first
-        standing = self._register.insert(connection, decision).decision
-        if rules.judge(decision, standing) is rules.Verdict.ABORTED_BEFORE:
+                return first, self._register.insert(connection, _abort(decision, REPEATED))
+        recorded = self._register.insert(connection, decision)
+        if rules.judge(decision, recorded.decision) is rules.Verdict.ABORTED_BEFORE:
             raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)  # and its answer goes, too
         if decision.outcome is Outcome.COMMITTED:
             check_deadline()
-        return standing
+        return recorded.decision, recorded
 
 
 def _makes_way(error: Exception) -> bool:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.crash_points import reached
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 # In seconds.
-GATHER = 0.01  # to wait for more decisions before a batch goes out
+GATHER = 0.02  # to wait for more decisions before a batch goes out
 LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
 LOST_AGAIN = 60.0  # after which to try again what a participant has lost
 TIMEOUT = 10.0
@@ -88,6 +89,12 @@ class _Confirmations:
                 and participant not in self._confirmed.get(decision.transaction_id, ())
             ]
 
+    def keep(self, unfinished: Set[str]) -> None:
+        """Forgets all others: another replica has seen to them."""
+        with self._lock:
+            for transaction_id in self._confirmed.keys() - unfinished:
+                del self._confirmed[transaction_id]
+
     def add(self, decisions: Sequence[Decision], participant: str) -> None:
         """The participant has confirmed these. What all have confirmed now is marked in the register."""
         finished = []
@@ -140,11 +147,13 @@ class _Teller(threading.Thread):
 
     def _pass(self) -> None:
         """Goes through all decisions that are not finished, from the oldest on."""
-        after = ""
+        after, unfinished = "", set[str]()
         while True:
             decisions = self._register.unfinished(after, BATCH)
             self._tell(self._confirmations.missing(decisions, self._participant))
+            unfinished.update(decision.transaction_id for decision in decisions)
             if len(decisions) < BATCH:
+                self._confirmations.keep(unfinished)
                 return
             after = decisions[-1].transaction_id
 
@@ -163,7 +172,9 @@ class _Teller(threading.Thread):
                 for transaction_id, decision in due.items()
             ]
         )
+        reached("finisher.telling")
         results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results
+        reached("finisher.told")
         # Whatever it does not say is not confirmed.
         told = {result.transaction_id: result.result for result in results if result.transaction_id in due}
         confirmed = [due[id_] for id_, result in told.items() if result == pb.FINISH_RESULT_CONFIRMED]

@@ -5,9 +5,9 @@ The primary key decides: the first insert of a transaction wins, and who loses r
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -23,18 +23,29 @@ from handfast.server.transactions.horizon import Horizon
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """A decision with its times, in microseconds since the epoch; `finish_time` is None until all participants
-    confirmed.
+    confirmed. `inserted` says that it was not there before.
     """
 
     decision: Decision
     decide_time: int
     finish_time: int | None
+    inserted: bool = False
+
+
+class Observer(Protocol):
+    """Is told of each decision once, by the server that made it or marked it as finished. It should be quick."""
+
+    def decided(self, recorded: Recorded) -> None: ...
+
+    def finished(self, recorded: Recorded) -> None: ...
 
 
 class Register:
-    def __init__(self, database: Database, tables: CoordinatorTables, clock: Clock = now) -> None:
+    def __init__(
+        self, database: Database, tables: CoordinatorTables, clock: Clock = now, observers: Sequence[Observer] = ()
+    ) -> None:
         table = tables.decisions
-        self.database = database
+        self.database, self._observers = database, observers
         self._table, self._clock = table, clock
         self._insert = database.insert_new(table)
         self._find = sa.select(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
@@ -44,7 +55,11 @@ class Register:
             .order_by(table.c.transaction_id)
             .limit(sa.bindparam("limit_"))
         )
-        self._update = sa.update(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
+        self._mark_finished = (
+            sa.update(table)
+            .where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)), table.c.finish_time.is_(None))
+            .returning(table)
+        )
         self.horizon = Horizon(tables.horizon)
         finished = table.c.finish_time.is_not(None)
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
@@ -54,7 +69,7 @@ class Register:
 
     def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
         """Inserts a decision where there is none. Returns the one that stands. Raises TransactionForgotten below the
-        horizon.
+        horizon. Once the local transaction has committed, `observe` is to be called.
         """
         if not rules.may_insert(decision.transaction_id, self.horizon.held(connection)):
             raise TransactionForgotten(decision.transaction_id)
@@ -69,12 +84,19 @@ class Register:
             "finish_time": finish_time,
         }
         if connection.execute(self._insert, values).rowcount == 1:
-            return Recorded(decision, decide_time, finish_time)
+            return Recorded(decision, decide_time, finish_time, inserted=True)
         return _recorded(connection.execute(self._find, {"ids": [decision.transaction_id]}).one())
 
     def decide(self, decision: Decision) -> Recorded:
         """`insert` in a local transaction of its own."""
-        return self.database.write(lambda connection: self.insert(connection, decision))
+        recorded = self.database.write(lambda connection: self.insert(connection, decision))
+        self.observe(recorded)
+        return recorded
+
+    def observe(self, recorded: Recorded) -> None:
+        """Tells the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
+        for observer in self._observers if recorded.inserted else ():
+            observer.decided(recorded)
 
     def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, Recorded], str]:
         """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
@@ -97,8 +119,12 @@ class Register:
         return [recorded.decision for recorded in found.values()]
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
+        """What another replica has marked already stays as it is."""
         finished = {"ids": list(transaction_ids), "finish_time": self._clock()}
-        self.database.write(lambda connection: connection.execute(self._update, finished))
+        marked = self.database.write(lambda connection: connection.execute(self._mark_finished, finished).all())
+        for row in marked:
+            for observer in self._observers:
+                observer.finished(_recorded(row))
 
     def count_unfinished(self) -> int:
         with self.database.read() as connection:

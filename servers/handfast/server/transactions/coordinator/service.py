@@ -8,6 +8,7 @@ from uuid6 import uuid7
 from handfast.server.chassis import fields
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
+from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
@@ -100,6 +101,7 @@ class TransactionServicer(TransactionServiceServicer):
         if wire.minted_at(decision.transaction_id) > self._clock() + wire.CLOCK_SKEW:
             raise TransactionFromFuture(decision.transaction_id)
         standing = self._register.decide(decision)
+        reached("coordinator.decided")
         match rules.judge(decision, standing.decision):
             case rules.Verdict.ABORTED_BEFORE:
                 raise TransactionAborted(decision.transaction_id)

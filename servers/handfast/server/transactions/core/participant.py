@@ -99,20 +99,24 @@ def finish(
     branch: Branch | None,
     horizon: str,
     operations: Sequence[Operation],
-    outcome: Outcome,
+    outcome: Outcome | None,
     named: int,
 ) -> Finished | Confirmed | Lost:
     """Applies the operations up to the number `named` and drops those beyond, whole.
 
     Where nothing is known of the transaction, it was finished and pruned if it is below the `horizon`; else its branch
-    is stored as finished, so that a staged call that arrives late is refused.
+    is stored as finished, so that a staged call that arrives late is refused. `outcome` is None where the coordinator
+    has forgotten the transaction: then it is finished here, or nothing of it was committed.
     """
     if branch is None:
         if transaction_id < horizon:
             return Confirmed.CONFIRMED
         branch = Branch(transaction_id, BranchState.OPEN, deadline=0)
     if branch.state is BranchState.FINISHED:
+        if outcome is None:
+            return Confirmed.CONFIRMED
         return Confirmed.CONFIRMED if outcome is branch.outcome and named <= branch.staged else Lost.LOST
+    outcome = outcome or Outcome.ABORTED
     if len(operations) < named:
         return Lost.LOST
     applied = final_images(operations, named)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Generic
 
 import sqlalchemy as sa
 
+from handfast.server.chassis.crash_points import reached
 from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import Branch, BranchState, Outcome
+from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
 
@@ -30,19 +32,23 @@ class Finishing(Generic[M]):
     def __init__(self, store: Store[M]) -> None:
         self._store = store
 
-    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
-        """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed."""
+    def finish(self, transaction_id: str, outcome: Outcome | None, named: int) -> FinishResult:
+        """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed. None
+        for an outcome that the coordinator has forgotten.
+        """
         try:
             self._store.database.write(lambda connection: self._finish(connection, transaction_id, outcome, named))
         except _Lost:
             return FinishResult.LOST
         except _FinishedBefore:
             pass
+        reached("participant.finished")
         return FinishResult.CONFIRMED
 
-    def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome, named: int) -> None:
+    def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome | None, named: int) -> None:
         store = self._store
-        branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+        branch = store.lock_known_branch(connection, transaction_id)
+        branch = branch or store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
         horizon = "" if branch else store.horizon.seen(connection)
         operations = store.operations(connection, transaction_id) if branch else []
         match rules.finish(transaction_id, branch, horizon, operations, outcome, named):
@@ -56,9 +62,16 @@ class Finishing(Generic[M]):
                     message = None if image is None else store.resources.message_type.FromString(image)
                     store.save(connection, key, message, last_transaction_id=transaction_id)
                 store.unmark(connection, dropped)
-                for value, holder in store.marked_claims(connection, transaction_id):
-                    unique_values = store.resources.images_unique_values
-                    next_holder = rules.holder_after(value, holder, operations, named, unique_values)
-                    store.save_claim(connection, value, next_holder)
+                if store.resources.has_unique_values:
+                    self._settle_claims(connection, transaction_id, operations, named)
                 store.forget_operations(connection, transaction_id)
                 store.save_branch(connection, done)
+                reached("participant.finishing")
+
+    def _settle_claims(
+        self, connection: sa.Connection, transaction_id: str, operations: Sequence[Operation], named: int
+    ) -> None:
+        store = self._store
+        for value, holder in store.marked_claims(connection, transaction_id):
+            unique_values = store.resources.images_unique_values
+            store.save_claim(connection, value, rules.holder_after(value, holder, operations, named, unique_values))

@@ -22,7 +22,7 @@ class Version(Generic[M]):
 
 class Resources(Generic[M]):
     """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
-    message as callers see it. A subclass sets the three attributes and says how a row and a message map.
+    message as callers see it. A subclass sets the attributes and says how a row and a message map.
     """
 
     table: sa.Table
@@ -39,6 +39,11 @@ class Resources(Generic[M]):
     def unique_values(self, message: M) -> frozenset[str]:
         """The values that no two resources may share, each with a prefix that says what it is; none by default."""
         return frozenset()
+
+    @property
+    def has_unique_values(self) -> bool:
+        """Whether this kind of resource has any."""
+        return type(self).unique_values is not Resources.unique_values
 
     def taken(self, value: str) -> Exception:
         """The error of a write that wants a unique value which another resource holds."""

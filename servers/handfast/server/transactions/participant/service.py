@@ -11,6 +11,7 @@ from handfast.server.chassis import fields
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
@@ -26,9 +27,14 @@ from handfast.transactions.v1.transactions_pb2_grpc import (
 
 MAX_DECISIONS = 1000
 PARTICIPANT_POOL = Pool("participant", 4)
+BRANCHES = "branches"
 
 _OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
 _RESULTS = {FinishResult.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, FinishResult.LOST: pb.FINISH_RESULT_LOST}
+
+
+class _Pruned(Exception):
+    """Rolls back what was inserted for the lock: the branch was finished, and pruned."""
 
 
 class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
@@ -67,6 +73,19 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
             branch = self._store.branch(connection, request.transaction_id)
         return pb.QueryBranchResponse(branch=_message(request.transaction_id, branch))
 
+    def ListBranches(self, request: pb.ListBranchesRequest, context: grpc.ServicerContext) -> pb.ListBranchesResponse:
+        with Violations.collect() as violations:
+            size = page_size(violations, request.page_size)
+            after = page_start(violations, request.page_token, BRANCHES)
+        with self._store.database.read() as connection:
+            found = self._store.unfinished_branches(connection, after, size + 1)
+        page = found[:size]
+        next_after = page[-1].transaction_id if len(found) > size else ""
+        return pb.ListBranchesResponse(
+            branches=[_message(branch.transaction_id, branch) for branch in page],
+            next_page_token=page_token(BRANCHES, next_after),
+        )
+
     def CloseBranch(self, request: pb.CloseBranchRequest, context: grpc.ServicerContext) -> pb.CloseBranchResponse:
         self._check(request.transaction_id)
 
@@ -75,10 +94,15 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
             branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
             horizon = "" if branch else store.horizon.seen(connection)
             closed = rules.close(transaction_id, branch, horizon)
+            if branch is None and closed.state is BranchState.FINISHED:
+                raise _Pruned
             store.save_branch(connection, closed)
             return closed
 
-        branch = self._store.database.write(work)
+        try:
+            branch = self._store.database.write(work)
+        except _Pruned:
+            branch = Branch(request.transaction_id, BranchState.FINISHED, deadline=0)
         return pb.CloseBranchResponse(branch=_message(request.transaction_id, branch))
 
     @staticmethod

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Generic
 
 from handfast.server.chassis.clock import Clock
-from handfast.server.transactions.core.model import Branch, Decision, Outcome
+from handfast.server.transactions.core.model import Branch, Decision
 from handfast.server.transactions.core.reading import Learnt
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.transactions.participant.finishing import Finishing, FinishResult
@@ -48,9 +48,7 @@ class Settling(Generic[M]):
         return undecided
 
     def _finish(self, transaction_id: str, learnt: Learnt) -> None:
-        # Of a transaction that the coordinator has forgotten, nothing that is still pending was committed.
-        outcome, named = Outcome.ABORTED, 0
-        if isinstance(learnt, Decision):
-            outcome, named = learnt.outcome, learnt.named(self._store.participant)
+        known = learnt if isinstance(learnt, Decision) else None
+        outcome, named = (known.outcome, known.named(self._store.participant)) if known else (None, 0)
         if self._finishing.finish(transaction_id, outcome, named) is FinishResult.LOST:
             raise CommittedChangeLost(transaction_id)

@@ -198,10 +198,15 @@ class Store(Generic[M]):
         and None returned.
         """
         while connection.execute(self._insert_branch, _branch_columns(fresh)).rowcount == 0:
-            row = connection.execute(self._lock_branch, {"id_": fresh.transaction_id}).one_or_none()
-            if row is not None:  # else it was pruned between the two
-                return _branch(row)
+            if branch := self.lock_known_branch(connection, fresh.transaction_id):
+                return branch
+            # It was pruned between the two.
         return None
+
+    def lock_known_branch(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
+        """The same, inserting nothing: for who expects the branch to be there. None holds nobody off."""
+        row = connection.execute(self._lock_branch, {"id_": transaction_id}).one_or_none()
+        return None if row is None else _branch(row)
 
     def branch(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
         row = connection.execute(self._branch, {"id_": transaction_id}).one_or_none()

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.call import check_deadline, current
 from handfast.server.chassis.clock import Clock
+from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.chassis.idempotency import Identified, Requests
 from handfast.server.transactions import wire
@@ -85,14 +87,14 @@ class Writes(Generic[M]):
 
         def work(connection: sa.Connection) -> Reply:
             store, transaction_id = self._store, stage.transaction_id
-            fresh = rules.fresh(stage)
-            branch = store.lock_branch(connection, fresh)
+            first = replace(rules.fresh(stage), staged=1)
+            branch = store.lock_branch(connection, first)
             horizon = "" if branch else store.horizon.seen(connection)
             earlier = store.operations(connection, transaction_id) if branch else []
             known = next((operation for operation in earlier if operation.number == stage.number), None)
             admitted = rules.admit(branch, horizon, known, stage, self._clock())
             if isinstance(admitted, rules.Refusal):
-                raise refused(admitted, branch or fresh, stage.number)
+                raise refused(admitted, branch or rules.fresh(stage), stage.number)
             if isinstance(admitted, rules.Repeat):
                 return reply_type.FromString(admitted.operation.reply)
 
@@ -108,11 +110,15 @@ class Writes(Generic[M]):
             )
             store.add_operation(connection, operation)
             store.mark(connection, key, transaction_id)
-            store.save_branch(connection, admitted.branch)
+            if admitted.branch != first:  # which is stored already
+                store.save_branch(connection, admitted.branch)
             check_deadline()
+            reached("participant.staging")
             return reply
 
-        return self._unblocked(lambda: self._store.database.write(work), age=stage.first_attempt)
+        reply = self._unblocked(lambda: self._store.database.write(work), age=stage.first_attempt)
+        reached("participant.staged")
+        return reply
 
     def _own_state(self, committed: M | None, key: str, earlier: list[Operation]) -> M | None:
         """The resource as the transaction itself sees it."""

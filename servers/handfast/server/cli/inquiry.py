@@ -1,0 +1,192 @@
+"""What the coordinator and the participants say of transactions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TypeVar
+from uuid import UUID
+
+from handfast.client import DeadlineExceeded, FailedPrecondition, Unavailable, channel
+from handfast.server.cli.errors import CommandError
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
+
+COORDINATOR = "accounts"
+TIMEOUT = 3.0
+"""Seconds for each call."""
+PAGE = 1000
+ROLLED_BACK = "ROLLED_BACK_BY_OPERATOR"
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class NoAnswer(CommandError):
+    """A server did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One transaction: what the coordinator says, and the branch at each participant; None where one did not answer."""
+
+    transaction: pb.Transaction
+    branches: Mapping[str, pb.Branch | None]
+
+    @property
+    def id(self) -> str:
+        return self.transaction.transaction_id
+
+    @property
+    def begun(self) -> datetime:
+        """By its id (RFC 9562: 48 bits of milliseconds come first)."""
+        return datetime.fromtimestamp((UUID(self.id).int >> 80) / 1000, UTC)
+
+    @property
+    def deadline(self) -> datetime | None:
+        stated = [branch.deadline for branch in self.branches.values() if branch and branch.HasField("deadline")]
+        return stated[0].ToDatetime(UTC) if stated else None
+
+    @property
+    def held_by(self) -> list[str]:
+        """The participants that have still to apply or drop what is staged."""
+        unfinished = (pb.BRANCH_STATE_OPEN, pb.BRANCH_STATE_CLOSED)
+        return [name for name, branch in self.branches.items() if branch and branch.state in unfinished]
+
+    @property
+    def silent(self) -> list[str]:
+        return [name for name, branch in self.branches.items() if branch is None]
+
+    @property
+    def finished(self) -> bool:
+        """By the coordinator's word. What is forgotten was finished."""
+        return self.transaction.HasField("finish_time") or self.transaction.state == pb.TRANSACTION_STATE_FORGOTTEN
+
+    def named(self, participant: str) -> int:
+        """How many operations of a participant are committed."""
+        return sum(each.operation_count for each in self.transaction.branches if each.participant == participant)
+
+
+class Inquiry:
+    """A context manager, which closes its channels. Raises NoAnswer where the coordinator does not answer, else
+    ServiceError.
+    """
+
+    def __init__(self, addresses: Mapping[str, str]) -> None:
+        self.addresses = addresses
+        self._closing = contextlib.ExitStack()
+        channels = {name: self._closing.enter_context(channel(at, timeout=TIMEOUT)) for name, at in addresses.items()}
+        self._coordinator = TransactionServiceStub(channels.pop(COORDINATOR))
+        self._participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
+
+    def __enter__(self) -> Inquiry:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._closing.close()
+
+    def decided(self, limit: int, state: pb.TransactionState.ValueType) -> list[pb.Transaction]:
+        """The newest decisions."""
+        found: list[pb.Transaction] = []
+        for transaction in self._decisions(state, min(limit, PAGE)):
+            found.append(transaction)
+            if len(found) == limit:
+                break
+        return found
+
+    def in_doubt(self, limit: int) -> tuple[list[Case], list[str]]:
+        """The oldest that are not decided, or not finished everywhere; and the participants that do not answer."""
+        branches = {name: self._unfinished(name, limit) for name in self._participants}
+        everything = pb.TRANSACTION_STATE_UNSPECIFIED
+        unfinished = (each for each in self._decisions(everything, PAGE) if not each.HasField("finish_time"))
+        transactions = {each.transaction_id: each for each in deque(unfinished, maxlen=limit)}
+        ids = sorted(transactions.keys() | {id_ for held in branches.values() if held is not None for id_ in held})
+        transactions |= self._states([id_ for id_ in ids[:limit] if id_ not in transactions])
+        cases = [
+            Case(
+                transactions[id_],
+                {name: None if held is None else held.get(id_, pb.Branch()) for name, held in branches.items()},
+            )
+            for id_ in ids[:limit]
+        ]
+        # What was finished between the two questions shows when it is asked for again.
+        cases = [self.case(case.id) if case.finished else case for case in cases]
+        silent = [name for name, held in branches.items() if held is None]
+        return [case for case in cases if case.held_by or not case.finished], silent
+
+    def case(self, transaction_id: str) -> Case:
+        # Branches first: where one was committed, so was the transaction when the coordinator is asked.
+        branches = {name: self._branch(name, transaction_id) for name in self._participants}
+        return Case(self._state(transaction_id), branches)
+
+    def roll_back(self, transaction_id: str) -> bool:
+        """Has the coordinator roll it back, and tell the participants. False where it was decided otherwise."""
+        request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason=ROLLED_BACK)
+        try:
+            self._ask(COORDINATOR, self._coordinator.RollbackTransaction, request)
+        except FailedPrecondition:
+            return False
+        return True
+
+    def apply(self, case: Case, participant: str) -> pb.FinishResult.ValueType:
+        """Tells a participant to finish a committed transaction."""
+        decision = pb.Decision(
+            transaction_id=case.id, state=pb.TRANSACTION_STATE_COMMITTED, operation_count=case.named(participant)
+        )
+        request = pb.FinishTransactionsRequest(decisions=[decision])
+        results = self._ask(participant, self._participants[participant].FinishTransactions, request).results
+        return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
+
+    def _decisions(self, state: pb.TransactionState.ValueType, page_size: int) -> Iterator[pb.Transaction]:
+        """All of them, the newest first."""
+        request = pb.ListTransactionsRequest(page_size=page_size, state=state)
+        while True:
+            page = self._ask(COORDINATOR, self._coordinator.ListTransactions, request)
+            yield from page.transactions
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch] | None:
+        """The oldest branches there by transaction; None where it does not answer."""
+        request = pb.ListBranchesRequest(page_size=min(limit, PAGE))
+        found: dict[str, pb.Branch] = {}
+        while len(found) < limit:
+            try:
+                page = self._ask(participant, self._participants[participant].ListBranches, request)
+            except NoAnswer:
+                return None
+            found |= {branch.transaction_id: branch for branch in page.branches}
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        return found
+
+    def _states(self, transaction_ids: list[str]) -> dict[str, pb.Transaction]:
+        found: dict[str, pb.Transaction] = {}
+        for start in range(0, len(transaction_ids), PAGE):
+            request = pb.BatchGetTransactionsRequest(transaction_ids=transaction_ids[start : start + PAGE])
+            batch = self._ask(COORDINATOR, self._coordinator.BatchGetTransactions, request)
+            found |= {each.transaction_id: each for each in batch.transactions}
+        return found
+
+    def _state(self, transaction_id: str) -> pb.Transaction:
+        return self._states([transaction_id])[transaction_id]
+
+    def _branch(self, participant: str, transaction_id: str) -> pb.Branch | None:
+        request = pb.QueryBranchRequest(transaction_id=transaction_id)
+        try:
+            return self._ask(participant, self._participants[participant].QueryBranch, request).branch
+        except NoAnswer:
+            return None
+
+    def _ask(self, server: str, method: Callable[[Request], Reply], request: Request) -> Reply:
+        try:
+            return method(request)
+        except (Unavailable, DeadlineExceeded) as error:
+            reason = f" ({error.reason})" if error.reason else ""
+            raise NoAnswer(f"no answer from {server} at {self.addresses[server]}{reason}") from error

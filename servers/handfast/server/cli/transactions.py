@@ -1,0 +1,152 @@
+"""`handfast transactions`: lists decided transactions and those in doubt, shows one, and resolves one.
+
+To resolve is no decision of its own: what is undecided is rolled back at the coordinator, as after its deadline, and
+whatever stands there is carried out. Participants are told of a commit only, since that shows that they and the
+coordinator belong together; were they of different suites, by a mistake in an address, telling them of a rollback would
+drop what their own coordinator may have committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from uuid import UUID
+
+from handfast.client import ServiceError
+from handfast.client.addresses import check_address
+from handfast.server.chassis.settings import environment_variable, flag
+from handfast.server.cli import reports
+from handfast.server.cli.errors import CommandError
+from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
+from handfast.server.cli.settings import SERVERS, TRANSACTIONS_SETTINGS, port_of, read
+from handfast.transactions.v1 import transactions_pb2 as pb
+
+# In seconds.
+PATIENCE = 10.0  # for the participants to finish
+PAUSE = 0.1
+
+STATES = {
+    None: pb.TRANSACTION_STATE_UNSPECIFIED,
+    "committed": pb.TRANSACTION_STATE_COMMITTED,
+    "aborted": pb.TRANSACTION_STATE_ABORTED,
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    actions = {"list": _list, "show": _show, "resolve": _resolve}
+    try:
+        with Inquiry(_addresses(arguments)) as inquiry:
+            actions[arguments.action](inquiry, arguments)
+    except ServiceError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _list(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
+    if not arguments.in_doubt:
+        decided = inquiry.decided(arguments.limit, STATES[arguments.state])
+        _print(arguments, reports.decisions(decided), [reports.plain(each) for each in decided])
+        return
+    cases, silent = inquiry.in_doubt(arguments.limit)
+    _print(arguments, reports.in_doubt(cases, silent), [reports.plain_case(case) for case in cases])
+    if len(cases) == arguments.limit:
+        print(f"handfast: transactions: these are the oldest {len(cases)}; see --limit", file=sys.stderr)
+    if silent:
+        raise CommandError(f"no answer from {_places(inquiry, silent)}: what is in doubt there is not listed")
+
+
+def _show(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
+    case = inquiry.case(_transaction_id(arguments))
+    _print(arguments, reports.one(case), reports.plain_case(case))
+
+
+def _resolve(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
+    before = inquiry.case(_transaction_id(arguments))
+    _refuse_what_contradicts(inquiry, before)
+    lost = _carry_out(inquiry, before)
+    case = inquiry.case(before.id) if lost else _wait(inquiry, before.id)
+    _print(arguments, reports.one(case), reports.plain_case(case))
+    if lost:
+        raise CommandError(
+            f"{_places(inquiry, lost)} lost what was committed: it is neither staged nor applied there; "
+            "was a backup restored, or is this the address of another suite?"
+        )
+    if case.silent:
+        raise CommandError(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")
+    if case.held_by:
+        raise CommandError(
+            f"{_places(inquiry, case.held_by)} did not finish it within {PATIENCE:g} s; "
+            f"is the server of its coordinator at {inquiry.addresses[COORDINATOR]}?"
+        )
+    if not case.finished:
+        raise CommandError(f"a participant of the coordinator did not confirm within {PATIENCE:g} s; it is told again")
+
+
+def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
+    """Has the decision made that is lacking, and carried out what is decided. Returns the participants that lost
+    something, if any.
+    """
+    match case.transaction.state:
+        case pb.TRANSACTION_STATE_UNDECIDED | pb.TRANSACTION_STATE_ABORTED:
+            if not inquiry.roll_back(case.id):
+                return _carry_out(inquiry, inquiry.case(case.id))
+        case pb.TRANSACTION_STATE_COMMITTED:
+            concerned = [name for name in case.branches if name in case.held_by or case.named(name)]
+            asked = [name for name in concerned if name not in case.silent]
+            return [name for name in asked if inquiry.apply(case, name) == pb.FINISH_RESULT_LOST]
+        case pb.TRANSACTION_STATE_FORGOTTEN:
+            pass  # what is left is dropped by whoever holds it
+        case _:
+            state = reports.state(case.transaction)
+            raise CommandError(f"its state {state} is not known to this version of handfast; nothing was done")
+    return []
+
+
+def _refuse_what_contradicts(inquiry: Inquiry, case: Case) -> None:
+    if against := reports.contradicting(case):
+        raise CommandError(
+            f"{_places(inquiry, against)} finished it otherwise than the coordinator at "
+            f"{inquiry.addresses[COORDINATOR]} says: is it theirs, or was a backup restored? Nothing was done"
+        )
+
+
+def _wait(inquiry: Inquiry, transaction_id: str) -> Case:
+    """Until all that answer have finished, and the coordinator knows; but not for ever."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        case = inquiry.case(transaction_id)
+        if not case.held_by and (case.finished or case.silent):
+            return case
+        if time.monotonic() > end:
+            return case
+        time.sleep(PAUSE)
+
+
+def _addresses(arguments: argparse.Namespace) -> dict[str, str]:
+    given = read("transactions", TRANSACTIONS_SETTINGS, vars(arguments), os.environ)
+    for setting, address in given.items():
+        try:
+            check_address(address, setting=f"{flag(setting)} (or {environment_variable('transactions', setting)})")
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+    return {server: given.get(f"{server}_address", f"127.0.0.1:{port_of(server)}") for server in SERVERS}
+
+
+def _transaction_id(arguments: argparse.Namespace) -> str:
+    text: str = arguments.transaction_id
+    try:
+        if UUID(text).version == 7 and str(UUID(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise CommandError(f"{text!r} is no transaction id, which is a UUIDv7 in lower case")
+
+
+def _places(inquiry: Inquiry, names: list[str]) -> str:
+    return " and ".join(f"{name} at {inquiry.addresses[name]}" for name in names)
+
+
+def _print(arguments: argparse.Namespace, text: str, value: object) -> None:
+    print(reports.as_json(value) if arguments.json else text)

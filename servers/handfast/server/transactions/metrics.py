@@ -1,0 +1,117 @@
+"""The metrics of transactions, beside those of calls.
+
+    handfast_transactions_decided_total{outcome,reason}   decisions that this server made
+    handfast_transaction_decide_seconds{outcome}          from minting a transaction to its decision
+    handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
+    handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
+
+What is in doubt is counted in the database when it is scraped, so every replica on that database says the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+from google.protobuf.descriptor import EnumDescriptor
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from sqlalchemy.exc import SQLAlchemyError
+
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
+from handfast.server.chassis.errors import reason_name
+from handfast.server.transactions import wire
+from handfast.server.transactions.coordinator.register import Recorded, Register
+from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions.participant import Participant
+
+OTHER = "other"
+OF_THE_SUITE = frozenset({"REQUEST_REPEATED", "ROLLED_BACK_BY_OPERATOR"})
+"""Reasons that no error carries: of the coordinator, and of `handfast transactions resolve`."""
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+_log = structlog.get_logger()
+
+
+class CoordinatorMetrics:
+    """Observes a register of decisions. `reasons` are the enums of reasons that are counted by name; all others, which
+    callers are free to invent, count as `other`.
+    """
+
+    def __init__(self, reasons: Iterable[EnumDescriptor]) -> None:
+        self._reasons = OF_THE_SUITE.union(reason_name(name) for enum in reasons for name in enum.values_by_name)
+        self._decided = Counter(
+            "handfast_transactions_decided",
+            "Transactions decided here, by outcome; aborted ones by reason.",
+            ("outcome", "reason"),
+            registry=None,
+        )
+        self._decide_seconds = _histogram(
+            "handfast_transaction_decide_seconds", "Time from the minting of a transaction to its decision."
+        )
+        self._finish_seconds = _histogram(
+            "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
+        )
+        self._decided.labels(_label(Outcome.COMMITTED), "")  # exists from the start, at 0, as rates need it
+
+    def register(self, registry: CollectorRegistry) -> None:
+        for metric in (self._decided, self._decide_seconds, self._finish_seconds):
+            registry.register(metric)
+
+    def decided(self, recorded: Recorded) -> None:
+        decision = recorded.decision
+        reason = ""
+        if decision.outcome is Outcome.ABORTED:
+            reason = decision.abort_reason if decision.abort_reason in self._reasons else OTHER
+        self._decided.labels(_label(decision.outcome), reason).inc()
+        minted = wire.minted_at(decision.transaction_id)
+        self._decide_seconds.labels(_label(decision.outcome)).observe(_seconds(minted, recorded.decide_time))
+
+    def finished(self, recorded: Recorded) -> None:
+        assert recorded.finish_time is not None
+        seconds = _seconds(recorded.decide_time, recorded.finish_time)
+        self._finish_seconds.labels(_label(recorded.decision.outcome)).observe(seconds)
+
+
+def count_decisions_in_doubt(registry: CollectorRegistry, register: Register) -> None:
+    """Shows how many decisions some participant has not confirmed."""
+    _in_doubt(registry, "Decisions that some participant has not confirmed.", register.count_unfinished)
+
+
+def count_branches_in_doubt(registry: CollectorRegistry, participant: Participant[Any]) -> None:
+    """Shows how many branches are not finished."""
+
+    def count() -> int:
+        with participant.store.database.read() as connection:
+            return participant.store.count_unfinished(connection)
+
+    _in_doubt(registry, "Branches of transactions that are not finished here.", count)
+
+
+def _in_doubt(registry: CollectorRegistry, text: str, count: Callable[[], int]) -> None:
+    def measure() -> float:
+        try:
+            return count()
+        except SQLAlchemyError as error:  # the other metrics are wanted most just then
+            _log.warning("what is in doubt could not be counted", error=type(error).__name__)
+            return math.nan
+
+    Gauge("handfast_transactions_in_doubt", text, registry=registry).set_function(measure)
+
+
+def _histogram(name: str, text: str) -> Histogram:
+    histogram = Histogram(name, text, ("outcome",), registry=None, buckets=_BUCKETS)
+    for outcome in Outcome:
+        histogram.labels(_label(outcome))
+    return histogram
+
+
+def _label(outcome: Outcome) -> str:
+    return outcome.value.lower()
+
+
+def _seconds(start: int, end: int) -> float:
+    """Between two times in microseconds; 0 where clocks of two machines have the end before the start."""
+    return max(0, end - start) / MICROSECONDS_PER_SECOND

@@ -1,0 +1,266 @@
+"""`handfast transactions`: what is in doubt, what became of a transaction, and how an operator ends it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from uuid6 import uuid7
+
+from handfast.client import NotFound, Suite, channel
+from handfast.server.cli.ports import free_first_port
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
+from tests.cli.processes import CLEAN, PATIENCE, Process, Result, run_process
+from tests.people import create_user
+from tests.project.commands import ROOT
+from tests.transactions.calls import Transaction
+
+Command = Callable[..., Result]
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+CLIENT_THAT_DIES = """
+import os, sys
+from handfast.client import connect
+from handfast.users.v1.users_pb2 import DeleteUserRequest
+from tests.transactions.calls import Transaction
+
+users, preferences, accounts, user_id = sys.argv[1:]
+with connect(users, preferences, accounts) as client:
+    tx = Transaction(client, timeout_seconds=300)
+    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=user_id))
+    print(tx.id, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def client(suite: Process) -> Any:
+    with suite.connect() as services:
+        yield services
+
+
+@pytest.fixture
+def command(suite: Process) -> Command:
+    """Runs `handfast transactions …` for the suite."""
+    environment = {f"HANDFAST_{server.upper()}_ADDRESS": address for server, address in suite.addresses.items()}
+
+    def run(*arguments: str, **more: str) -> Result:
+        return run_process(("transactions", *arguments), environment | more)
+
+    return run
+
+
+@pytest.fixture
+def ada(client: Suite) -> User:
+    return create_user(client)
+
+
+@pytest.fixture
+def left_behind(suite: Process, ada: User) -> str:
+    """A transaction that is about to delete ada, and whose client was killed."""
+    program = [sys.executable, "-c", CLIENT_THAT_DIES, *suite.addresses.values(), ada.user_id]
+    done = subprocess.run(program, cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout.strip()
+
+
+def staged(client: Suite, user: User) -> Transaction:
+    tx = Transaction(client)
+    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=user.user_id))
+    return tx
+
+
+def lines(result: Result) -> list[str]:
+    assert (result.status, result.stderr) == (0, "")
+    return result.stdout.splitlines()
+
+
+def in_words(result: Result) -> str:
+    """The last paragraph."""
+    return result.stdout.rstrip("\n").rpartition("\n\n")[2]
+
+
+def aborted_by_operators(suite: Process) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{suite.first_port + 102}/metrics") as reply:
+        text = reply.read().decode()
+    found = re.search(r'decided_total\{outcome="aborted",reason="ROLLED_BACK_BY_OPERATOR"\} (\S+)', text)
+    return float(found[1]) if found else 0.0
+
+
+class TestInDoubt:
+    def test_what_a_dead_client_left_is_seen_and_resolved(
+        self, suite: Process, client: Suite, command: Command, ada: User, left_behind: str
+    ) -> None:
+        head, *rows = lines(command("list", "--in-doubt"))
+        assert head.split() == ["TRANSACTION", "STATE", "BEGUN", "DEADLINE", "USERS", "PREFERENCES"]
+        (row,) = (row for row in rows if row.startswith(left_behind))
+        assert re.fullmatch(rf"{left_behind}  UNDECIDED  {TIME}  {TIME}  OPEN 1  -", row)
+
+        shown = command("show", left_behind)
+        assert re.search(r"^state +UNDECIDED$", shown.stdout, re.MULTILINE)
+        assert re.search(r"^users +OPEN +1 +- +-$", shown.stdout, re.MULTILINE)
+        assert in_words(shown).startswith("Not decided. Nothing of it is visible;")
+        assert f"`handfast transactions resolve {left_behind}`" in in_words(shown)
+
+        before = aborted_by_operators(suite)
+        resolved = command("resolve", left_behind)
+        assert (resolved.status, resolved.stderr) == (0, "")
+        assert re.search(r"^reason +ROLLED_BACK_BY_OPERATOR$", resolved.stdout, re.MULTILINE)
+        assert re.search(r"^users +FINISHED +1 +- +ABORTED$", resolved.stdout, re.MULTILINE)
+        assert in_words(resolved) == "Rolled back: nothing of it is visible, for good."
+        assert aborted_by_operators(suite) == before + 1
+        assert left_behind not in command("list", "--in-doubt").stdout
+        # At once, minutes before its deadline.
+        client.users.UpdateUser(UpdateUserRequest(user=User(user_id=ada.user_id, display_name="Ada")))
+
+    def test_json_says_the_same(self, command: Command, left_behind: str) -> None:
+        found = json.loads(command("list", "--in-doubt", "--json").stdout)
+        (case,) = (each for each in found if each["transaction_id"] == left_behind)
+        assert case["state"] == "TRANSACTION_STATE_UNDECIDED"
+        assert case["participants"]["users"]["state"] == "BRANCH_STATE_OPEN"
+        resolved = json.loads(command("resolve", "--json", left_behind).stdout)
+        assert resolved["state"] == "TRANSACTION_STATE_ABORTED"
+        assert resolved["participants"]["users"]["outcome"] == "TRANSACTION_STATE_ABORTED"
+
+    def test_the_oldest_come_first_and_a_limit_says_so(self, client: Suite, command: Command) -> None:
+        transactions = [staged(client, create_user(client)) for _ in range(3)]
+        ids = [row.split()[0] for row in lines(command("list", "--in-doubt"))[1:]]
+        assert ids == sorted(ids)
+        assert [id_ for id_ in ids if id_ in {tx.id for tx in transactions}] == [tx.id for tx in transactions]
+        result = command("list", "--in-doubt", "--limit", "2")
+        assert [row.split()[0] for row in result.stdout.splitlines()[1:]] == ids[:2]
+        assert result.stderr == "handfast: transactions: these are the oldest 2; see --limit\n"
+        for tx in transactions:
+            tx.rollback()
+
+
+class TestDecided:
+    def test_a_committed_one_is_told_and_resolving_it_changes_nothing(
+        self, client: Suite, command: Command, ada: User
+    ) -> None:
+        tx = staged(client, ada)
+        tx.commit()
+        for action in ("resolve", "show", "resolve"):
+            result = command(action, tx.id)
+            assert (result.status, result.stderr) == (0, "")
+            assert re.search(r"^users +FINISHED +1 +1 +COMMITTED$", result.stdout, re.MULTILINE)
+            assert in_words(result) == "Committed, and applied by every participant."
+        row = next(row for row in lines(command("list", "--state", "committed")) if row.startswith(tx.id))
+        assert re.fullmatch(rf"{tx.id}  COMMITTED  {TIME}  {TIME}  users 1", row)
+        assert tx.id not in command("list", "--state", "aborted").stdout
+
+    def test_the_newest_come_first_up_to_the_limit(self, client: Suite, command: Command, ada: User) -> None:
+        ids = []
+        for _ in range(3):
+            tx = staged(client, ada)
+            tx.rollback()
+            ids.append(tx.id)
+            client.users.UpdateUser(UpdateUserRequest(user=ada))  # meets what is staged, and finishes it
+        head, *rows = lines(command("list", "--limit", "2"))
+        assert head.split()[:4] == ["TRANSACTION", "STATE", "DECIDED", "FINISHED"]
+        assert [row.split()[0] for row in rows] == [ids[2], ids[1]]
+        assert all(row.endswith("  TEST") for row in rows)
+        assert [each["abort_reason"] for each in json.loads(command("list", "--limit", "2", "--json").stdout)] == [
+            "TEST",
+            "TEST",
+        ]
+
+    def test_a_commit_of_more_than_was_staged_is_said_to_be_lost(
+        self, client: Suite, command: Command, ada: User
+    ) -> None:
+        tx = staged(client, ada)
+        tx.commit(users=2)
+        result = command("resolve", tx.id)
+        assert result.status == 2
+        assert re.match(r"handfast: transactions: users at \S+ lost what was committed: ", result.stderr)
+        assert in_words(result).startswith("Committed: all of it is visible")
+
+
+class TestNeverUsed:
+    def test_is_told_and_resolving_it_keeps_it_from_being_used(self, client: Suite, command: Command) -> None:
+        tx = Transaction(client)
+        assert in_words(command("show", tx.id)) == (
+            "Not decided, and nothing is staged: it was never used, or has only begun."
+        )
+        assert command("resolve", tx.id).status == 0
+        assert tx.state() == pb.TRANSACTION_STATE_ABORTED
+
+
+@pytest.mark.parametrize("action", [(), ("list",), ("show",), ("resolve",)])
+def test_every_action_explains_itself(command: Command, action: tuple[str, ...]) -> None:
+    result = command(*action, "--help")
+    assert result.status == 0
+    assert result.stdout.startswith(f"usage: {' '.join(('handfast', 'transactions', *action))}")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("action", ["show", "resolve"])
+    def test_what_is_no_id(self, command: Command, action: str) -> None:
+        line = "handfast: transactions: 'ada' is no transaction id, which is a UUIDv7 in lower case\n"
+        assert command(action, "ada") == Result(2, "", line)
+
+    def test_an_id_from_the_future(self, command: Command) -> None:
+        result = command("resolve", "ffffffff-ffff-7000-8000-000000000000")
+        assert (result.status, result.stdout) == (2, "")
+        assert "TRANSACTION_FROM_FUTURE" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_no_address(self, command: Command) -> None:
+        result = command("list", "--users-address", "nowhere")
+        assert (result.status, result.stdout) == (2, "")
+        assert result.stderr.startswith("handfast: transactions: --users-address (or HANDFAST_USERS_ADDRESS): ")
+
+    @pytest.mark.parametrize("arguments", [("list",), ("list", "--in-doubt"), ("show", str(uuid7()))])
+    def test_no_coordinator(self, command: Command, arguments: tuple[str, ...]) -> None:
+        nobody = f"127.0.0.1:{free_first_port()}"
+        result = command(*arguments, "--accounts-address", nobody)
+        assert result == Result(2, "", f"handfast: transactions: no answer from accounts at {nobody}\n")
+
+    def test_a_participant_that_does_not_answer(self, command: Command, client: Suite, ada: User) -> None:
+        tx = staged(client, ada)
+        nobody = f"127.0.0.1:{free_first_port()}"
+        listed = command("list", "--in-doubt", HANDFAST_PREFERENCES_ADDRESS=nobody)
+        assert re.search(rf"^{tx.id} .* OPEN 1 +no answer$", listed.stdout, re.MULTILINE)
+        complaint = f"handfast: transactions: no answer from preferences at {nobody}"
+        assert (listed.status, listed.stderr) == (2, f"{complaint}: what is in doubt there is not listed\n")
+        resolved = command("resolve", tx.id, HANDFAST_PREFERENCES_ADDRESS=nobody)
+        assert (resolved.status, resolved.stderr) == (2, f"{complaint}: whether it is finished there is not known\n")
+        assert re.search(r"^users +FINISHED +1 +- +ABORTED$", resolved.stdout, re.MULTILINE)
+
+    def test_a_coordinator_that_never_heard_of_what_is_committed(
+        self, suite: Process, command: Command, client: Suite, ada: User
+    ) -> None:
+        tx = staged(client, ada)
+        with channel(suite.addresses["users"]) as to_users:
+            decision = pb.Decision(transaction_id=tx.id, state=pb.TRANSACTION_STATE_COMMITTED, operation_count=1)
+            ParticipantServiceStub(to_users).FinishTransactions(pb.FinishTransactionsRequest(decisions=[decision]))
+        shown = command("show", tx.id)
+        assert in_words(shown).startswith("DATA WAS LOST: users finished it otherwise than the coordinator says.")
+        resolved = command("resolve", tx.id)
+        assert (resolved.status, resolved.stdout) == (2, "")
+        assert resolved.stderr.startswith(f"handfast: transactions: users at {suite.addresses['users']} finished it")
+        assert tx.state() == pb.TRANSACTION_STATE_UNDECIDED
+
+    def test_the_coordinator_of_another_suite(
+        self, up: Callable[..., Process], command: Command, client: Suite, ada: User
+    ) -> None:
+        """Nothing of it is dropped, so that its own coordinator can still commit it."""
+        tx = staged(client, ada)
+        other = up()
+        assert other.read_until("ready").endswith("ready\n"), other.stderr
+        accounts = other.addresses["accounts"]
+        result = command("resolve", tx.id, HANDFAST_ACCOUNTS_ADDRESS=accounts)
+        assert result.status == 2
+        assert result.stderr.endswith(f"is the server of its coordinator at {accounts}?\n")
+        tx.commit()
+        with pytest.raises(NotFound):
+            client.users.GetUser(GetUserRequest(user_id=ada.user_id))
