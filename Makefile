@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS   ?=
+SEEDS  ?= 0-999
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
@@ -10,7 +11,7 @@ GRPCURL   := .tools/bin/grpcurl
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench test check $(CHECKS) format generate freeze pins grpcurl clean
+.PHONY: help install up demo bench test crash contend simulate check $(CHECKS) format generate freeze pins grpcurl clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +37,15 @@ bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
 
 test: $(INSTALLED) ## run the tests (ARGS='-k paging')
 	$(BIN)/pytest $(ARGS)
+
+crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
+	$(BIN)/python -m tests.crashes.run $(ARGS)
+
+contend: $(INSTALLED) ## let many clients update few accounts, and compare with many accounts
+	$(BIN)/python -m tests.crashes.contend $(ARGS)
+
+simulate: $(INSTALLED) ## run the protocol under seeded faults (SEEDS=0-9999)
+	@$(BIN)/python -m tests.simulation.simulate $(SEEDS)
 
 check: $(INSTALLED) $(GENERATOR) ## run every check below, also after one has failed
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS)

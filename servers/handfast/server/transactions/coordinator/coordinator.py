@@ -30,7 +30,11 @@ from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.idempotency import Identified
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.answers import Answer, Answers
-from handfast.server.transactions.coordinator.errors import TransactionAborted, TransactionOutcomeUnknown
+from handfast.server.transactions.coordinator.errors import (
+    TransactionAborted,
+    TransactionForgotten,
+    TransactionOutcomeUnknown,
+)
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
@@ -43,6 +47,7 @@ Reply = TypeVar("Reply", bound=Message)
 TIMEOUT = 5 * MICROSECONDS_PER_SECOND
 """For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
+FORGOTTEN = TransactionForgotten.reason
 PENDING_CHANGE = reason_name(reasons.Reason.Name(reasons.REASON_PENDING_CHANGE))
 ATTEMPTS = 10
 PAUSE = 0.02
@@ -157,13 +162,22 @@ class Coordinator:
             first = self._answers.insert(connection, answer) if answer.final else None
             first = first or self._answers.look(connection, answer)
             if first is not None and first is not answer:
-                return first, self._register.insert(connection, _abort(decision, REPEATED))
-        recorded = self._register.insert(connection, decision)
+                return first, self._standing(connection, _abort(decision, REPEATED))
+        recorded = self._standing(connection, decision)
         if rules.judge(decision, recorded.decision) is rules.Verdict.ABORTED_BEFORE:
             raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)  # and its answer goes, too
         if decision.outcome is Outcome.COMMITTED:
             check_deadline()
         return recorded.decision, recorded
+
+    def _standing(self, connection: sa.Connection, decision: Decision) -> Recorded:
+        """The decision that stands once this one is inserted where none is."""
+        try:
+            return self._register.insert(connection, decision)
+        except TransactionForgotten:
+            # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
+            now = self._clock()
+            return Recorded(_abort(decision, FORGOTTEN), now, now)
 
 
 def _makes_way(error: Exception) -> bool:

@@ -1,0 +1,164 @@
+"""Kills the suite again and again while clients use it, and checks what they saw: python -m tests.crashes.run --help"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from handfast.server.chassis.crash_points import POINTS
+from tests.crashes.clients import Client
+from tests.crashes.history import Ending, Event, Violation, check
+from tests.crashes.settled import Freed, time_to_free
+from tests.crashes.suite import DATABASES, SERVERS, Suite, suite
+from tests.crashes.world import World
+
+CALL_TIMEOUT = 2.0
+"""Seconds, for each call of a client."""
+FREE_WITHIN = 5.0
+"""Seconds after the last restart within which everything must be free."""
+PROGRESS_EVERY = 10.0
+PATIENCE = 0.9
+"""How often a kill waits until all servers are there again: else hardly any call would come through."""
+LONGEST_PAUSE = 3.0
+"""Seconds before a kill."""
+RARELY, OFTEN = (1, 200), (1, 40)
+"""At the how manyth time a process dies at a point."""
+
+
+@dataclass(frozen=True)
+class Report:
+    history: Sequence[Event]
+    violations: Sequence[Violation]
+    kills: Counter[str]
+    points: Counter[str]
+    freed: Sequence[Freed]
+
+    @property
+    def acknowledged(self) -> int:
+        return sum(event.ending is Ending.DONE and bool(event.writes) for event in self.history)
+
+    @property
+    def stuck(self) -> list[Freed]:
+        return [each for each in self.freed if each.seconds > FREE_WITHIN]
+
+    def __str__(self) -> str:
+        endings = Counter(event.ending.name for event in self.history)
+        lines = [
+            f"{len(self.history)} operations: {_counts(endings)}",
+            f"{self.kills.total()} kills: {_counts(self.kills)}",
+            f"{self.points.total()} of them at named points: {_counts(self.points)}",
+            f"everything free {max(each.seconds for each in self.freed):.1f} s after the last restart",
+            *(f"not free in time: {each}" for each in self.stuck),
+            f"{len(self.violations)} violations",
+            *map(str, self.violations[:10]),
+        ]
+        return "\n".join(lines)
+
+
+def crash(database: str, *, folder: Path, kills: int, seconds: float, clients: int, seed: str) -> Report:
+    """Runs until so many processes have been killed, or the time is up; then lets it settle, and checks."""
+    world, history, stopping = World(), list[Event](), threading.Event()
+    chance = random.Random(seed)
+    with suite(database, folder) as target, contextlib.ExitStack() as stack:
+        target.start(",".join(f"{point}:{first}-{last}" for point, (first, last) in _times()))
+        faces = [stack.enter_context(target.connect(timeout=CALL_TIMEOUT)) for _ in range(clients)]
+        world.create(faces[0])
+        workers = [Client(f"c{number}", face, world, history, stopping, seed) for number, face in enumerate(faces)]
+        stack.callback(_join, workers, stopping)
+        for worker in workers:
+            worker.start()
+        for _ in _until(kills, seconds, target, history):
+            if chance.random() < PATIENCE:
+                target.wait_until_up()
+            time.sleep(chance.uniform(0, LONGEST_PAUSE))
+            victim = chance.choice((*SERVERS, *SERVERS, "database"))
+            if victim != "database":
+                target.kill(victim)
+            elif target.database is not None:
+                target.kill_database()
+        stopping.set()
+        target.kill_all()
+        target.start()
+        freed = time_to_free(faces[0], world, seed)
+        _join(workers, stopping)
+        workers[0].read_all()
+        report_kills, points = target.kills(), target.points()
+    return Report(history, check(history, world.initial), report_kills, points, freed)
+
+
+def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
+    stopping.set()
+    for worker in workers:
+        worker.join()
+
+
+def _times() -> Iterator[tuple[str, tuple[int, int]]]:
+    """Participants finish far more often than anything else happens."""
+    for point in POINTS:
+        yield point, RARELY if point.startswith("participant.") else OFTEN
+
+
+def _until(kills: int, seconds: float, target: Suite, history: Sequence[Event]) -> Iterator[None]:
+    started = told = time.monotonic()
+    while (killed := target.kills().total()) < kills and time.monotonic() - started < seconds:
+        if time.monotonic() - told > PROGRESS_EVERY:
+            told = time.monotonic()
+            print(f"{told - started:4.0f} s  {killed:3} kills  {len(history)} operations", flush=True)
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make crash ARGS=...", description=__doc__)
+    parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
+    parser.add_argument("--kills", type=int, default=200, help="on each database (200)")
+    parser.add_argument("--seconds", type=float, default=1800, help="at the most, on each database (1800)")
+    parser.add_argument("--clients", type=int, default=8, help="(8)")
+    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
+    parser.add_argument("--keep", type=Path, help="an empty folder to leave data, logs and history in")
+    chosen = parser.parse_args(argv)
+    good = True
+    for database in DATABASES if chosen.database == "both" else (chosen.database,):
+        print(f"{database}, seed {chosen.seed}", flush=True)
+        with _folder(chosen.keep, database) as folder:
+            report = crash(
+                database,
+                folder=folder,
+                kills=chosen.kills,
+                seconds=chosen.seconds,
+                clients=chosen.clients,
+                seed=chosen.seed,
+            )
+            with (folder / "history.jsonl").open("w") as file:
+                for event in report.history:
+                    print(json.dumps({**asdict(event), "ending": event.ending.name}), file=file)
+        print(report, flush=True)
+        good = good and not report.violations and not report.stuck and report.kills.total() >= chosen.kills
+    return 0 if good else 1
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None, database: str) -> Iterator[Path]:
+    if keep is not None:
+        (keep / database).mkdir(parents=True)
+        yield keep / database
+        return
+    with tempfile.TemporaryDirectory(prefix="handfast-crash-") as folder:
+        yield Path(folder)
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

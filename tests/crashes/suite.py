@@ -1,0 +1,124 @@
+"""A suite that is killed: `handfast up` on one of the databases, and the database with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from handfast import client
+from handfast.server.chassis.crash_points import VARIABLE
+from handfast.server.cli.ports import free_first_port
+from tests.cli.processes import CLEAN, Process, eventually, is_running
+from tests.databases.postgresql import PostgreSQL, postgresql
+
+ROOT = Path(__file__).parents[2]
+SERVERS = ("users", "preferences", "accounts")
+DATABASES = ("sqlite", "postgresql")
+_KILLED = re.compile(r'"service": ?"(\w+)".*"exit_code": ?-9')
+_POINT = re.compile(r"^crash point (\S+)$", re.MULTILINE)
+
+
+class Suite:
+    """Its data, its ports and the file of its logs stay the same over any number of starts."""
+
+    def __init__(self, folder: Path, database: PostgreSQL | None) -> None:
+        self._folder, self.database = folder, database
+        self._urls = database.create_databases() if database else {}
+        self._first_port = free_first_port()
+        self.errors = folder / "stderr"
+        self._killed_by_hand: Counter[str] = Counter()
+        self.process: Process
+
+    def start(self, crash_at: str = "") -> None:
+        """Returns once all serve."""
+        arguments = ["--data-dir", str(self._folder / "data"), "--first-port", str(self._first_port)]
+        environment = {**CLEAN, **self._urls, VARIABLE: crash_at, "HANDFAST_LOG_LEVEL": "warning"}
+        with self.errors.open("a") as stderr:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.crashes.up", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.process = Process(popen, self.errors, self._first_port)
+        if not self.process.read_until("ready").endswith("ready\n"):
+            raise RuntimeError(f"the suite does not start:\n{self.process.stderr[-2000:]}")
+
+    def connect(self, timeout: float) -> client.Suite:
+        at = self.process.addresses
+        return client.connect(at["users"], at["preferences"], at["accounts"], timeout=timeout)
+
+    def kill(self, server: str) -> None:
+        """Kills one server, if it runs; the supervisor starts it again."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, KeyError):
+            os.kill(self.process.servers()[server], signal.SIGKILL)
+
+    def wait_until_up(self) -> None:
+        """Until all servers listen, or for as long as that should take."""
+        eventually(lambda: all(_listens(address) for address in self.process.addresses.values()))
+
+    def kill_database(self) -> None:
+        """Kills PostgreSQL, and starts it again."""
+        assert self.database is not None
+        self._killed_by_hand["postgresql"] += 1
+        self.database.kill_and_start()
+
+    def kill_all(self) -> None:
+        """Kills the servers and who supervises them, all at the same moment."""
+        servers: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError):
+            servers = self.process.servers()
+        os.kill(self.process.popen.pid, signal.SIGKILL)
+        for server, pid in servers.items():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self._killed_by_hand[server or "starting"] += 1  # too young to have a name
+        with self.process.popen as popen:
+            popen.wait()
+        while any(is_running(pid) for pid in servers.values()):
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        with self.process.popen as popen:
+            popen.terminate()
+            popen.wait()
+
+    def kills(self) -> Counter[str]:
+        """How many processes were killed, by name."""
+        return self._killed_by_hand + Counter(_KILLED.findall(self.errors.read_text()))
+
+    def points(self) -> Counter[str]:
+        """How many of them died at each named point."""
+        return Counter(_POINT.findall(self.errors.read_text()))
+
+
+def _listens(address: str) -> bool:
+    host, port = address.split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def suite(database: str, folder: Path) -> Iterator[Suite]:
+    """A suite that has not been started; it is stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(postgresql(folder / "postgresql")) if database == "postgresql" else None
+        made = Suite(folder, server)
+        try:
+            yield made
+        finally:
+            if made.process.popen.poll() is None:
+                made.stop()

@@ -1,0 +1,266 @@
+"""Calls between processes: what is sent can be lost, repeated, delayed, and overtaken by what was sent later.
+
+A call is repeated only where gRPC or a client may do so: where it only reads, is a staged call, carries a request id,
+or belongs to the protocol. Its handler runs once for each arrival, and the first reply to come back counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+
+from handfast.accounts.v1 import accounts_pb2
+from handfast.client.errors import ServiceError
+from handfast.preferences.v1 import preferences_pb2
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.error_mapping import to_status
+from handfast.server.chassis.fingerprint import fingerprint
+from handfast.server.transactions import wire
+from handfast.server.transactions.participant.errors import CommittedChangeLost
+from handfast.transactions.v1 import transactions_pb2
+from handfast.users.v1 import users_pb2
+from tests.simulation.scheduler import SECOND, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TIMEOUT = 2.0
+"""Seconds, where the caller says nothing."""
+RESPONSES: dict[Method, Callable[[bytes], Any]] = {}
+REQUESTS: dict[Method, Callable[[bytes], Any]] = {}
+SERVICES: dict[str, dict[str, Method]] = {}
+
+_POOL = Pool("simulated", 1)
+_ERRORS = {error.status: error for error in ServiceError.__subclasses__()}
+_PROTOCOL = ("TransactionService", "ParticipantService")
+FORGOTTEN = "TRANSACTION_FORGOTTEN"
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+for _file in (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2):
+    for _service in _file.DESCRIPTOR.services_by_name.values():
+        _methods = SERVICES.setdefault(_service.name, {})
+        for _descriptor in _service.methods:
+            _method = Method.of(_descriptor, _file.DESCRIPTOR.package.removesuffix(".v1"), _POOL)
+            _methods[_descriptor.name] = _method
+            REQUESTS[_method] = message_factory.GetMessageClass(_descriptor.input_type).FromString
+            RESPONSES[_method] = message_factory.GetMessageClass(_descriptor.output_type).FromString
+
+
+class Context:
+    """What a handler sees of gRPC."""
+
+    def __init__(self, world: World, deadline: int) -> None:
+        self._world, self._deadline = world, deadline
+        self._trailers: tuple[tuple[str, Any], ...] = ()
+
+    def peer(self) -> str:
+        return "simulated"
+
+    def time_remaining(self) -> float:
+        return (self._deadline - self._world.scheduler.now) / SECOND
+
+    def trailing_metadata(self) -> tuple[tuple[str, Any], ...]:
+        return self._trailers
+
+    def set_trailing_metadata(self, trailers: tuple[tuple[str, Any], ...]) -> None:
+        self._trailers = trailers
+
+    def send_initial_metadata(self, metadata: Any) -> None:
+        """Nobody looks at it here."""
+
+
+class Future:
+    """The answer to a call, once there is one."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self.name = world, name
+        self._done = False
+        self._waking: Callable[[], None] | None = None
+        self._reply: Any = None
+        self._error: ServiceError | None = None
+        self._trailers: tuple[tuple[str, Any], ...] = ()
+
+    def settle(self, reply: Any, error: ServiceError | None, trailers: tuple[tuple[str, Any], ...] = ()) -> None:
+        """Only the first answer counts."""
+        if self._done:
+            return
+        self._done, self._reply, self._error, self._trailers = True, reply, error, trailers
+        if self._waking:
+            self._waking()
+
+    def fail(self, code: grpc.StatusCode) -> None:
+        """It is not the server that says so."""
+        if not self._done:
+            self.settle(None, _ERRORS[code]("the network"))
+
+    def result(self) -> Any:
+        while not self._done:
+            self._waking = self._world.scheduler.waker()
+            self._world.scheduler.park()
+        if self._error is not None:
+            raise self._error
+        return self._reply
+
+    def trailing_metadata(self) -> tuple[tuple[str, Any], ...]:
+        return self._trailers
+
+
+class Stub:
+    """A service as a process calls it."""
+
+    def __init__(self, world: World, caller: Process, service: str, replicas: str) -> None:
+        for name, method in SERVICES[service].items():
+            setattr(self, name, StubMethod(world, caller, method, replicas))
+
+    def __getattr__(self, name: str) -> StubMethod:
+        raise AttributeError(name)
+
+
+class StubMethod:
+    def __init__(self, world: World, caller: Process, method: Method, replicas: str) -> None:
+        self._world, self._caller, self.method, self._replicas = world, caller, method, replicas
+
+    def __call__(self, request: Message, *, timeout: float = TIMEOUT, metadata: Any = ()) -> Any:
+        return self.future(request, timeout=timeout, metadata=metadata).result()
+
+    def future(self, request: Message, *, timeout: float = TIMEOUT, metadata: Any = ()) -> Future:
+        call = CURRENT.get(None)
+        remaining = None if call is None else call.remaining()
+        if remaining is not None:
+            timeout = min(timeout, max(remaining, 0.001))
+        return self._world.network.send(self._caller, self._replicas, self.method, request, timeout, dict(metadata))
+
+
+class Network:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._count = 0
+
+    def send(
+        self, caller: Process, replicas: str, method: Method, request: Message, timeout: float, metadata: dict[str, str]
+    ) -> Future:
+        world, faults = self._world, self._world.faults
+        self._count += 1
+        name = f"{method.name} #{self._count}"
+        future = Future(world, name)
+        transaction_id = metadata.get(wire.TRANSACTION_ID)
+        if transaction_id:
+            number = int(metadata[wire.OPERATION])
+            world.oracle.sent(transaction_id, replicas, number, fingerprint(method.path, request), request)
+        if world.transcript is not None:
+            world.log(caller.name, f"sends {name} to {replicas}: {world.brief(request, metadata)}")
+        data = request.SerializeToString()
+        world.scheduler.after(
+            int(timeout * SECOND),
+            lambda: future.fail(grpc.StatusCode.DEADLINE_EXCEEDED),
+        )
+        repeatable = bool(
+            transaction_id
+            or method.service.rpartition(".")[2] in _PROTOCOL
+            or method.name.startswith(("Get", "List", "Lookup", "BatchGet"))
+            or getattr(request, "request_id", "")
+        )
+        copies = 1
+        if repeatable and faults.strikes("repeated"):
+            copies = 2
+            world.log("network", f"repeats {name}")
+        for copy in range(copies):
+            if faults.strikes("lost"):
+                world.log("network", f"loses {name}")
+                self._may_notice(future)
+            else:
+                late = copy > 0 and world.rng.random() < 0.5  # a client that sends again takes its time
+                delay = world.rng.randrange(2 * SECOND) if late else faults.delay()
+                world.scheduler.after(delay, lambda: self._arrive(future, replicas, method, data, timeout, metadata))
+        return future
+
+    def _may_notice(self, future: Future) -> None:
+        """A caller whose connection broke learns it at once, or never."""
+        if self._world.rng.random() < 0.5:
+            self._world.scheduler.after(self._world.faults.delay(), lambda: future.fail(grpc.StatusCode.UNAVAILABLE))
+
+    def _arrive(
+        self, future: Future, replicas: str, method: Method, data: bytes, timeout: float, metadata: dict[str, str]
+    ) -> None:
+        world = self._world
+        server = world.rng.choice(world.servers[replicas])
+        handler = server.handlers.get(method) if server.process.alive else None
+        if handler is None:
+            world.log("network", f"{future.name} finds {server.process.name} down")
+            future.fail(grpc.StatusCode.UNAVAILABLE)
+            return
+        request = REQUESTS[method](data)
+        process = server.process
+
+        def serve() -> None:
+            call = Call(method, method.path, metadata, "simulated", None)
+            context: Any = Context(world, world.scheduler.now + int(timeout * SECOND))
+            call.begin(context)
+            CURRENT.set(call)
+            reply, error = b"", None
+            world.log(process.name, f"receives {future.name}")
+            try:
+                reply = handler(request, context).SerializeToString()
+            except Exception as raised:
+                error = to_status(raised, call)
+                if isinstance(raised, CommittedChangeLost) or error.code == grpc.StatusCode.INTERNAL.value[0]:
+                    world.fail(f"{process.name}, {future.name}: {call.log.get('exception', raised)}")
+            self._answer(future, process, method, reply, error, context.trailing_metadata())
+
+        world.scheduler.spawn(process, serve, request if not metadata else None)
+        # A crash cuts the connections of the calls that are being served.
+        server.callers.append(future)
+
+    def _answer(
+        self, future: Future, server: Process, method: Method, reply: bytes, status: Status | None, trailers: Any
+    ) -> None:
+        world = self._world
+        if world.transcript is not None:
+            word = "OK" if status is None else _code(status).name
+            message = "" if status is None else f": {world.brief_text(status.message)}"
+            world.log(server.name, f"answers {future.name}: {word}{message}")
+        if world.faults.strikes("reply_lost"):
+            world.log("network", f"loses the answer to {future.name}")
+            self._may_notice(future)
+            return
+
+        def arrive() -> None:
+            if status is None:
+                future.settle(RESPONSES[method](reply), None, trailers)
+            else:
+                future.settle(None, _ERRORS[_code(status)](status.message, status_proto=status))
+
+        world.scheduler.after(world.faults.delay(), arrive)
+
+    def cut(self, future: Future) -> None:
+        self._may_notice(future)
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _code(status: Status) -> grpc.StatusCode:
+    return _CODES[status.code]
+
+
+def definite(error: ServiceError) -> bool:
+    """Whether a server refused, so that the call had no effect. Anything else leaves that open, and so does a
+    coordinator that has forgotten.
+    """
+    decided = error.reason != FORGOTTEN
+    return (
+        decided
+        and error.status_proto is not None
+        and error.code()
+        not in (
+            *_LOST,
+            grpc.StatusCode.UNKNOWN,
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.CANCELLED,
+        )
+    )

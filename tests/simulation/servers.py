@@ -1,0 +1,180 @@
+"""The server processes: the servers' own servicers and protocol classes, put together as their `server.py` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.struct_pb2 import Value
+
+from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition
+from handfast.server.accounts.service import AccountServicer
+from handfast.server.chassis.call import Method
+from handfast.server.preferences.resources import PreferencesResources
+from handfast.server.preferences.service import PreferencesServicer
+from handfast.server.transactions.coordinator.coordinator import Coordinator
+from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.service import TransactionServicer
+from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.finishing import Finishing
+from handfast.server.transactions.participant.reads import Reads
+from handfast.server.transactions.participant.resolver import CoordinatorResolver
+from handfast.server.transactions.participant.resources import M, Resources
+from handfast.server.transactions.participant.service import ParticipantServicer
+from handfast.server.transactions.participant.settling import Settling
+from handfast.server.transactions.participant.sweeper import Sweeper
+from handfast.server.transactions.participant.writes import Writes
+from handfast.server.users.resources import UserResources
+from handfast.server.users.service import UserServicer
+from tests.simulation.engine import Engine
+from tests.simulation.network import SERVICES, Future, Stub
+from tests.simulation.scheduler import SECOND, Process
+from tests.simulation.statements import SimulatedAnswers, SimulatedRegister, SimulatedRequests, SimulatedStore
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+WAITING = 4
+"""How many writes of one process may wait for other transactions."""
+
+
+class SuiteOfStubs:
+    """Stands for `handfast.client.Suite`."""
+
+    def __init__(self, world: World, caller: Process) -> None:
+        self.users: Any = Stub(world, caller, "UserService", "users")
+        self.preferences: Any = Stub(world, caller, "PreferencesService", "preferences")
+        self.accounts: Any = Stub(world, caller, "AccountService", "accounts")
+        self.transactions: Any = Stub(world, caller, "TransactionService", "accounts")
+
+
+class Server:
+    """A process that serves. `start` is also what a restart does: nothing is left but the database."""
+
+    def __init__(self, world: World, name: str, engine: Engine, skew: int) -> None:
+        self.world, self.engine, self.skew = world, engine, skew
+        self.name = name
+        self.handlers: dict[Method, Callable[[Any, Any], Any]] = {}
+        self.callers: list[Future] = []
+        self.process = Process(name, skew)
+        self.start()
+
+    def start(self) -> None:
+        self.process = Process(self.name, self.skew)
+        self.callers = []
+        self.handlers = {}
+        self.build()
+
+    def clock(self) -> int:
+        return self.world.scheduler.now + self.skew
+
+    def build(self) -> None:
+        raise NotImplementedError
+
+    def serve(self, service: str, servicer: Any) -> None:
+        for name, method in SERVICES[service].items():
+            self.handlers[method] = getattr(servicer, name)
+
+    def background(self) -> list[tuple[float, Callable[[], None]]]:
+        """What it does on its own: how often at the most, in seconds, and what."""
+        raise NotImplementedError
+
+    def prune(self, before: int) -> None:
+        """Forgets what is older, as far as the rules let it."""
+        raise NotImplementedError
+
+    def in_background(self) -> None:
+        """Starts what it does on its own."""
+        for seconds, act in self.background():
+            self.world.scheduler.spawn(self.process, partial(self._forever, seconds, act))
+
+    def _forever(self, seconds: float, act: Callable[[], None]) -> None:
+        world = self.world
+        while True:
+            world.scheduler.sleep(int(world.rng.uniform(0.02, seconds) * SECOND))
+            self.attempt(act)
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        """As the loops of sweeper, finisher and pruner do: what fails is tried again later."""
+        try:
+            act()
+        except Exception as error:
+            self.world.background_failed(self.name, error)
+
+    def prune_something(self) -> None:
+        self.prune(self.clock() - int(self.world.rng.uniform(0, 4) * SECOND))
+
+
+class ParticipantServer(Server):
+    """Users or preferences."""
+
+    def __init__(self, world: World, name: str, participant: str, engine: Engine, skew: int) -> None:
+        self.participant = participant
+        super().__init__(world, name, engine, skew)
+
+    def build(self) -> None:
+        if self.participant == "users":
+            users = self._participant(UserResources())
+            self.serve("UserService", UserServicer(users, self.clock))
+        else:
+            preferences = self._participant(PreferencesResources())
+            requests = SimulatedRequests(self.engine, self.clock)
+            definitions: Any = AnyKey()
+            self.serve("PreferencesService", PreferencesServicer(preferences, definitions, requests, self.clock))
+
+    def _participant(self, resources: Resources[M]) -> Participant[M]:
+        """As `Participant.__init__` does, with the store in memory."""
+        transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
+        resolver = CoordinatorResolver(transactions)
+        requests = SimulatedRequests(self.engine, self.clock)
+        made: Participant[M] = Participant.__new__(Participant)
+        made.name = self.participant
+        made.store = store = SimulatedStore(self.participant, self.engine, resources)
+        made.finishing = Finishing(store)
+        settling = Settling(store, made.finishing, resolver, self.clock)
+        made.sweeper = Sweeper(store, settling, requests, self.clock)
+        made.writes = Writes(store, requests, settling, self.clock, waiting=WAITING)
+        made._reads = Reads(store, resolver)
+        self._sweeper: Sweeper[Any] = made.sweeper
+        self.serve("ParticipantService", ParticipantServicer(made))
+        return made
+
+    def background(self) -> list[tuple[float, Callable[[], None]]]:
+        return [(2.5, self._sweeper.sweep), (4.0, self.prune_something)]
+
+    def prune(self, before: int) -> None:
+        self._sweeper.prune(before)
+
+
+class CoordinatorServer(Server):
+    """Accounts, with the coordinator."""
+
+    def build(self) -> None:
+        register = SimulatedRegister(self.engine, self.clock)
+        answers = SimulatedAnswers(self.engine, self.clock)
+        stubs: Any = {
+            name: Stub(self.world, self.process, "ParticipantService", name) for name in ("users", "preferences")
+        }
+        finisher = Finisher(register, stubs)
+        suite: Any = SuiteOfStubs(self.world, self.process)
+        self.serve("AccountService", AccountServicer(suite, Coordinator(register, answers, finisher, self.clock)))
+        self.serve("TransactionService", TransactionServicer(register, answers, finisher, self.clock))
+        self._register, self._tellers = register, list(finisher._tellers.values())
+
+    def background(self) -> list[tuple[float, Callable[[], None]]]:
+        return [*((1.0, teller._pass) for teller in self._tellers), (4.0, self.prune_something)]
+
+    def prune(self, before: int) -> None:
+        self._register.prune(id_at(before))
+
+
+class AnyKey:
+    """Stands for `Definitions`: every key is defined, and takes a text."""
+
+    def find(self, keys: Collection[str]) -> dict[str, PreferenceDefinition]:
+        return {key: PreferenceDefinition(key=key, type=PREFERENCE_TYPE_STRING) for key in keys}
+
+    def defaults(self) -> dict[str, Value]:
+        return {}

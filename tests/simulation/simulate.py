@@ -1,0 +1,86 @@
+"""The simulation's command line: `python -m tests.simulation.simulate 0-9999`.
+
+simulate.py     this: many seeds on all cores, progress, the transcript of one that fails
+world.py        one seed from start to end
+scheduler.py    virtual time, tasks, processes that crash
+engine.py       a database in memory: local transactions, locks, lost connections
+statements.py   the servers' stores upon it
+network.py      calls that are lost, repeated, delayed
+servers.py      the servers' own classes, put together
+clients.py      what callers do and conclude
+oracle.py       what must hold
+without.py      each rule left out, which the simulation must notice
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from tests.simulation.without import WITHOUT
+from tests.simulation.world import run_seed, transcript_of
+
+CHUNK = 20
+
+
+def run_chunk(job: tuple[Sequence[int], str]) -> tuple[int, list[tuple[int, str]]]:
+    """How many seeds ran, and those that violate something."""
+    seeds, rule = job
+    without = WITHOUT[rule] if rule else None
+    gc.disable()
+    failed = [(seed, failure) for seed in seeds if (failure := run_seed(seed, without=without)) is not None]
+    gc.collect()
+    return len(seeds), failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="simulate", description="Runs the servers' protocol under seeded faults.")
+    parser.add_argument("seeds", type=_seeds, help="one, such as 17, or from-to, such as 0-9999")
+    parser.add_argument("--without", default="", choices=sorted(WITHOUT), metavar="RULE", help="leave a rule out")
+    parser.add_argument("--transcript", action="store_true", help="print what happens, step by step")
+    arguments = parser.parse_args(argv)
+    logging.disable()
+    seeds: range = arguments.seeds
+    if arguments.transcript:
+        print("\n".join(line for seed in seeds for line in _transcript(seed, arguments.without)))
+    started = time.monotonic()
+    done = 0
+    jobs = ((list(seeds[at : at + CHUNK]), arguments.without) for at in range(0, len(seeds), CHUNK))
+    for count, failed in _on_all_cores(jobs, len(seeds)):
+        done += count
+        rate = done / (time.monotonic() - started)
+        print(f"\r{done} of {len(seeds)} seeds, {rate:.0f} a second ", end="", file=sys.stderr, flush=True)
+        for seed, failure in failed:
+            print(f"\nseed {seed}: {failure}\n")
+            print("\n".join(_transcript(seed, arguments.without)))
+            return 1
+    print(file=sys.stderr)
+    print(f"{done} seeds, {done / (time.monotonic() - started):.0f} a second: nothing is violated")
+    return 0
+
+
+def _on_all_cores(jobs: Iterable[tuple[Sequence[int], str]], seeds: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+    if seeds <= CHUNK:
+        yield from map(run_chunk, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        yield from pool.imap(run_chunk, jobs)
+
+
+def _transcript(seed: int, rule: str) -> list[str]:
+    return transcript_of(seed, without=WITHOUT[rule] if rule else None)
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

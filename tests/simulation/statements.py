@@ -1,0 +1,259 @@
+"""The servers' stores upon the database in memory: the same classes, each SQL statement replaced by what it does.
+
+Everything else of these classes is the servers' own code: which statements, in which order, under which locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.clock import Clock
+from handfast.server.chassis.idempotency import Requests
+from handfast.server.transactions.coordinator.answers import Answers
+from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.core.model import BranchState
+from handfast.server.transactions.horizon import Horizon
+from handfast.server.transactions.participant.resources import M, Resources
+from handfast.server.transactions.participant.store import Store
+from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement
+
+OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
+FINISHED = BranchState.FINISHED.value
+
+
+def _one(row: Columns | None) -> Result:
+    return Result() if row is None else Result([row])
+
+
+def _select(table: str, parameter: str) -> Statement:
+    return lambda c, p: _one(c.get(table, p[parameter]))
+
+
+def _select_for_update(table: str, parameter: str) -> Statement:
+    def select(c: Connection, p: Columns) -> Result:
+        if c.get(table, p[parameter]) is None:
+            return Result()
+        c.lock(table, p[parameter])
+        return _one(c.get(table, p[parameter]))
+
+    return select
+
+
+def _insert_new(table: str, key: str, defaults: Columns) -> Statement:
+    return lambda c, p: Result(rowcount=int(c.insert(table, p[key], {**defaults, **p})))
+
+
+def _update(table: str, parameter: str) -> Statement:
+    return lambda c, p: Result(rowcount=c.update(table, p[parameter], p))
+
+
+def _delete(table: str, parameter: str) -> Statement:
+    return lambda c, p: Result(rowcount=c.delete(table, p[parameter]))
+
+
+def _smallest(rows: Iterable[Columns], after: str, limit: int) -> Result:
+    later = sorted((row for row in rows if row["transaction_id"] > after), key=lambda row: str(row["transaction_id"]))
+    return Result(later[:limit])
+
+
+def _oldest(rows: Iterable[Columns]) -> Result:
+    return Result([{"min": min((row["transaction_id"] for row in rows), default=None)}])
+
+
+def _defaults(table: sa.Table) -> Columns:
+    """What the columns of a new row hold."""
+
+    def default(column: sa.Column[Any]) -> Any:
+        if column.default is None:
+            return None
+        return column.default.arg if column.default.is_scalar else {}  # type: ignore[attr-defined]
+
+    return {column.name: default(column) for column in table.columns}
+
+
+class SimulatedHorizon(Horizon):
+    def __init__(self, engine: Engine) -> None:
+        engine.tables.setdefault("horizon", {0: {"transaction_id": ""}})
+
+        def locked(c: Connection, shared: bool) -> Result:
+            c.lock("horizon", 0, shared=shared)
+            return _one(c.get("horizon", 0))
+
+        self._select: Any = lambda c, p: _one(c.get("horizon", 0))
+        self._hold: Any = lambda c, p: locked(c, shared=True)
+        self._lock: Any = lambda c, p: locked(c, shared=False)
+        self._update: Any = lambda c, p: Result(rowcount=c.update("horizon", 0, p))
+
+
+class SimulatedStore(Store[M]):
+    def __init__(self, participant: str, engine: Engine, resources: Resources[M]) -> None:
+        self.participant, self.resources = participant, resources
+        self.database = SimulatedDatabase(engine)
+        self._key = resources.key
+        self.horizon = SimulatedHorizon(engine)
+        for table in ("rows", "branches", "operations", "claims"):
+            engine.tables.setdefault(table, {})
+        self._rows_statements(_defaults(resources.table))
+        self._branches_statements()
+        self._claims_statements()
+
+    def _rows_statements(self, defaults: Columns) -> None:
+        key = self._key.name
+        self._row: Any = lambda c, p: Result(self._joined(c, [c.get("rows", p["key_"])]))
+        self._rows: Any = lambda c, p: Result(self._joined(c, [c.get("rows", each) for each in p["keys"]]))
+        self._page: Any = lambda c, p: Result(
+            self._joined(
+                c,
+                sorted((row for row in c.scan("rows") if row[key] > p["after"]), key=lambda row: str(row[key]))[
+                    : p["limit_"]
+                ],
+            )
+        )
+        self._lock_row: Any = _select_for_update("rows", "key_")
+        self._insert_placeholder: Any = _insert_new("rows", key, defaults)
+        self._update_row: Any = _update("rows", "key_")
+        self._delete_row: Any = _delete("rows", "key_")
+        self._delete_placeholder: Any = lambda c, p: Result(
+            rowcount=c.delete("rows", p["key_"], lambda row: not row["present"])
+        )
+
+    def _joined(self, c: Connection, rows: Iterable[Columns | None]) -> Iterator[Columns]:
+        """Rows, each with the operations of the transaction that has a pending change of it."""
+        for row in rows:
+            if row is not None:
+                key, pending = row[self._key.name], row["pending_transaction_id"]
+                yield from _with_operations(
+                    row, [o for o in _operations_of(c, pending) if o["resource"] == key] if pending else []
+                )
+
+    def _branches_statements(self) -> None:
+        def insert_operation(c: Connection, p: Columns) -> Result:
+            inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
+            assert inserted, "the primary key"
+            return Result(rowcount=1)
+
+        def delete_operations(c: Connection, p: Columns) -> Result:
+            found = _operations_of(c, p["id_"])
+            return Result(rowcount=sum(c.delete("operations", (p["id_"], each["number"])) for each in found))
+
+        def unfinished(c: Connection) -> list[Columns]:
+            return [row for row in c.scan("branches") if row["state"] != FINISHED]
+
+        def prune(c: Connection, p: Columns) -> Result:
+            def below(row: Columns) -> bool:
+                return bool(row["transaction_id"] < p["horizon"] and row["state"] == FINISHED)
+
+            found = [row["transaction_id"] for row in c.scan("branches") if below(row)]
+            return Result(rowcount=sum(c.delete("branches", each, below) for each in found))
+
+        self._insert_branch: Any = _insert_new("branches", "transaction_id", {})
+        self._branch: Any = _select("branches", "id_")
+        self._lock_branch: Any = _select_for_update("branches", "id_")
+        self._update_branch: Any = _update("branches", "id_")
+        self._operations_of: Any = lambda c, p: Result(_operations_of(c, p["id_"]))
+        self._insert_operation: Any = insert_operation
+        self._delete_operations: Any = delete_operations
+        self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
+        self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
+        self._delete_branches: Any = prune
+
+    def _claims_statements(self) -> None:
+        def claim(c: Connection, p: Columns) -> Result:
+            row = c.get("claims", p["value_"])
+            if row is None:
+                return Result()
+            pending = row["pending_transaction_id"]
+            return Result(_with_operations(row, _operations_of(c, pending) if pending else []))
+
+        def lock_marked(c: Connection, p: Columns) -> Result:
+            found = sorted(row["value"] for row in c.scan("claims") if row["pending_transaction_id"] == p["id_"])
+            for value in found:
+                c.lock("claims", value)
+            rows = [c.get("claims", value) for value in found]
+            return Result([row for row in rows if row and row["pending_transaction_id"] == p["id_"]])
+
+        self._claim: Any = claim
+        self._insert_claim: Any = _insert_new("claims", "value", {"holder": None, "pending_transaction_id": None})
+        self._lock_claim: Any = _select_for_update("claims", "value_")
+        self._lock_marked_claims: Any = lock_marked
+        self._update_claim: Any = _update("claims", "value_")
+        self._delete_claim: Any = _delete("claims", "value_")
+
+
+def _operations_of(c: Connection, transaction_id: str) -> list[Columns]:
+    found = [row for row in c.scan("operations") if row["transaction_id"] == transaction_id]
+    return sorted(found, key=lambda row: int(row["number"]))
+
+
+def _with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns]:
+    """An outer join."""
+    for operation in operations or [dict.fromkeys(OPERATION_COLUMNS)]:
+        yield {**row, **{name: operation[name] for name in OPERATION_COLUMNS}}
+
+
+class SimulatedRegister(Register):
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        engine.tables.setdefault("decisions", {})
+        self.database, self._clock, self._observers = SimulatedDatabase(engine), clock, ()
+        self.horizon = SimulatedHorizon(engine)
+
+        def found(c: Connection, p: Columns) -> Result:
+            rows = [c.get("decisions", id_) for id_ in p["ids"]]
+            return Result([row for row in rows if row is not None])
+
+        def unfinished(c: Connection) -> list[Columns]:
+            return [row for row in c.scan("decisions") if row["finish_time"] is None]
+
+        def delete(c: Connection, p: Columns) -> Result:
+            def below(row: Columns) -> bool:
+                return bool(row["transaction_id"] < p["horizon"] and row["finish_time"] is not None)
+
+            found = [row["transaction_id"] for row in c.scan("decisions") if below(row)]
+            return Result(rowcount=sum(c.delete("decisions", each, below) for each in found))
+
+        self._insert: Any = _insert_new("decisions", "transaction_id", {})
+        self._find: Any = found
+        self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
+
+        def mark_finished(c: Connection, p: Columns) -> Result:
+            marked = [row["transaction_id"] for row in unfinished(c) if row["transaction_id"] in p["ids"]]
+            for each in marked:
+                c.lock("decisions", each)
+            marked = [each for each in marked if c.get("decisions", each) in unfinished(c)]
+            for each in marked:
+                c.update("decisions", each, {"finish_time": p["finish_time"]})
+            return found(c, {"ids": marked})
+
+        self._mark_finished: Any = mark_finished
+        self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
+        self._delete: Any = delete
+
+
+class SimulatedAnswers(Answers):
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        engine.tables.setdefault("answers", {})
+        self._database, self._clock = SimulatedDatabase(engine), clock
+        columns = ("method", "request_id", "fingerprint", "transaction_id", "reply", "failure")
+
+        def select(c: Connection, p: Columns) -> Result:
+            row = c.get("answers", (p["method"], p["request_id"]))
+            return Result() if row is None else Result([{name: row[name] for name in columns}])
+
+        self._insert: Any = lambda c, p: Result(
+            rowcount=int(c.insert("answers", (p["method"], p["request_id"]), dict(p)))
+        )
+        self._select: Any = select
+
+
+class SimulatedRequests(Requests):
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        engine.tables.setdefault("requests", {})
+        self._database, self._clock = SimulatedDatabase(engine), clock
+        self._insert: Any = lambda c, p: Result(
+            rowcount=int(c.insert("requests", (p["method"], p["request_id"]), dict(p)))
+        )
+        self._find: Any = lambda c, p: _one(c.get("requests", (p["method"], p["request_id"])))
+        self._delete: Any = lambda c, p: Result()  # no simulation lasts as long as they are kept

@@ -1,0 +1,227 @@
+"""Each rule of the protocol, left out: so that it shows that the simulation would notice.
+
+A rule is left out by a patch of the one place that holds it, or by not taking the lock that it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+from handfast.server.transactions.core import coordinator as coordinator_rules
+from handfast.server.transactions.core import participant as participant_rules
+from handfast.server.transactions.core.coordinator import Verdict
+from handfast.server.transactions.core.model import BranchState, Decision, Outcome, Stage
+from handfast.server.transactions.core.participant import Proceed, Refusal
+from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.participant import finishing, reads, settling
+from handfast.server.transactions.participant.resolver import CoordinatorResolver
+from handfast.server.transactions.participant.store import Row, Store
+from tests.simulation import servers, statements
+from tests.simulation.engine import Columns, Connection, Result
+from tests.simulation.world import Without
+
+
+def _patch(owner: Any, name: str, value: Any) -> tuple[tuple[Any, str, Any], ...]:
+    return ((owner, name, value),)
+
+
+# The decision is write-once.
+
+
+class OverwritingRegister(statements.SimulatedRegister):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+
+        def upsert(c: Connection, p: Columns) -> Result:
+            if not c.insert("decisions", p["transaction_id"], dict(p)):
+                c.update("decisions", p["transaction_id"], p)
+            return Result(rowcount=1)
+
+        self._insert = upsert
+
+
+# Nothing pending is forgotten without a decision.
+
+
+def _presumed_aborted(self: CoordinatorResolver, transaction_id: str) -> Learnt:
+    return Decision(transaction_id, Outcome.ABORTED, {})
+
+
+# A decision is kept until all participants have confirmed it; a horizon never passes an open branch.
+
+
+def _as_far_as_wanted(horizon: str, wanted: str, oldest: str | None) -> str:
+    return max(horizon, wanted)
+
+
+class ForgettingRegister(statements.SimulatedRegister):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._delete = lambda c, p: _delete_below(c, "decisions", p["horizon"])
+
+
+class ForgettingStore(statements.SimulatedStore[Any]):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._delete_branches = lambda c, p: _delete_below(c, "branches", p["horizon"])
+
+
+def _delete_below(c: Connection, table: str, horizon: str) -> Result:
+    found = [row["transaction_id"] for row in c.scan(table) if row["transaction_id"] < horizon]
+    return Result(rowcount=sum(c.delete(table, each) for each in found))
+
+
+# A finished branch leaves a marker; horizons refuse what comes later still; numbers follow each other.
+
+_finish, _admit, _save_branch = participant_rules.finish, participant_rules.admit, Store.save_branch
+
+
+def _save_no_marker(self: Store[Any], connection: Any, branch: Any) -> None:
+    if branch.state is BranchState.FINISHED:
+        connection.changes["branches", branch.transaction_id] = None
+    else:
+        _save_branch(self, connection, branch)
+
+
+def _finish_whatever_is_there(
+    id_: str, branch: Any, horizon: str, operations: Collection[Any], outcome: Outcome, named: int
+) -> Any:
+    return _finish(id_, branch, horizon, list(operations), outcome, min(named, len(operations)))
+
+
+def _admit_below_the_horizon(branch: Any, horizon: str, known: Any, stage: Stage, now: int) -> Any:
+    return _admit(branch, "", known, stage, now)
+
+
+def _admit_any_number(branch: Any, horizon: str, known: Any, stage: Stage, now: int) -> Any:
+    admitted = _admit(branch, horizon, known, stage, now)
+    if admitted is Refusal.OPERATION_OUT_OF_ORDER:
+        return Proceed(replace(branch or participant_rules.fresh(stage), staged=stage.number))
+    return admitted
+
+
+# A branch is finished as a whole.
+
+
+class KeepsBranches:
+    """A store that forgets operations when they are applied, but leaves their branch open."""
+
+    def __init__(self, store: Store[Any]) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def save_branch(self, connection: Any, branch: Any) -> None:
+        connection.update("branches", branch.transaction_id, {"staged": 0})
+
+
+def _settle_the_rows_alone(self: settling.Settling[Any], transaction_id: str, learnt: Any) -> None:
+    """As a writer or a sweeper would that finishes only what stands in its way; the coordinator does the rest."""
+    store: Any = KeepsBranches(self._store)
+    alone = settling.Settling(self._store, finishing.Finishing(store), self._resolver, self._clock)
+    _settle(alone, transaction_id, learnt)
+
+
+_settle = settling.Settling._finish
+
+
+# Only what is named is applied.
+
+
+def _finish_all(id_: str, branch: Any, horizon: str, operations: Any, outcome: Outcome, named: int) -> Any:
+    committed = outcome is Outcome.COMMITTED and named > 0
+    return _finish(id_, branch, horizon, operations, outcome, len(operations) if committed and operations else named)
+
+
+# A repeated commit names the same operations.
+
+
+def _judge_by_outcome(asked: Decision, standing: Decision) -> Verdict:
+    return _judge(replace(asked, branches=standing.branches), standing)
+
+
+_judge = coordinator_rules.judge
+
+# A row and its pending change come from one statement; what was learnt makes a reader read again.
+
+
+class TwoStatementsStore(statements.SimulatedStore[Any]):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        row, rows = self._row, self._rows
+        self._row = lambda c, p: self._in_two(c, row(c, p))
+        self._rows = lambda c, p: self._in_two(c, rows(c, p))
+
+    def _in_two(self, c: Connection, result: Result) -> Result:
+        """The operations are read afterwards."""
+        first = {row[self._key.name]: row._columns for row in result}
+        c._engine.world.pause("between row and pending change")
+        joined: list[Columns] = []
+        for key, columns in first.items():
+            pending = columns["pending_transaction_id"]
+            found = [o for o in statements._operations_of(c, pending) if o["resource"] == key] if pending else []
+            joined.extend(statements._with_operations(columns, found))
+        return Result(joined)
+
+
+_visible = reads.Reads._visible
+
+
+class ReadBefore:
+    """A store that reads nothing again."""
+
+    def __init__(self, store: Store[Any], rows: Collection[Row[Any]]) -> None:
+        self.participant, self.resources, self.database = store.participant, store.resources, store.database
+        self._rows = {row.key: row for row in rows}
+
+    def rows(self, connection: Any, keys: Collection[str]) -> list[Row[Any]]:
+        return [self._rows[key] for key in keys]
+
+
+def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
+    """Folds what is learnt into what was read before."""
+    kept = list(rows)
+    store: Any = ReadBefore(self._store, kept)
+    return _visible(reads.Reads(store, self._resolver), kept)
+
+
+WITHOUT: dict[str, Without] = {
+    "write-once decision": Without(patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
+    "nothing forgotten without a decision": Without(patches=_patch(CoordinatorResolver, "abort", _presumed_aborted)),
+    "keep until confirmed": Without(
+        patches=(
+            (coordinator_rules, "next_horizon", _as_far_as_wanted),
+            (servers, "SimulatedRegister", ForgettingRegister),
+        )
+    ),
+    "branch lock": Without(locks=frozenset({"branches"}), by_row=True),
+    "FINISHED marker": Without(
+        patches=(
+            (Store, "save_branch", _save_no_marker),
+            (participant_rules, "finish", _finish_whatever_is_there),
+        )
+    ),
+    "whole-branch finish": Without(
+        patches=(
+            (settling.Settling, "_finish", _settle_the_rows_alone),
+            (participant_rules, "finish", _finish_whatever_is_there),
+        )
+    ),
+    "horizon for stages": Without(patches=_patch(participant_rules, "admit", _admit_below_the_horizon)),
+    "horizon at the coordinator": Without(patches=_patch(coordinator_rules, "may_insert", lambda *_: True)),
+    "only what is named": Without(patches=_patch(participant_rules, "finish", _finish_all)),
+    "next number only": Without(patches=_patch(participant_rules, "admit", _admit_any_number)),
+    "same operations on a repeated commit": Without(patches=_patch(coordinator_rules, "judge", _judge_by_outcome)),
+    "compare-and-set on the row": Without(locks=frozenset({"rows"}), by_row=True),
+    "one statement for row and pending": Without(patches=_patch(servers, "SimulatedStore", TwoStatementsStore)),
+    "read again": Without(patches=_patch(reads.Reads, "_visible", _visible_at_once)),
+    "horizon never past an open branch": Without(
+        patches=(
+            (participant_rules, "next_horizon", _as_far_as_wanted),
+            (servers, "SimulatedStore", ForgettingStore),
+        )
+    ),
+}

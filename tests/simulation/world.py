@@ -1,0 +1,380 @@
+"""One seed: a world of servers, clients and faults, from its start until everything has settled.
+
+What stands still in it: the clock of the machine, its random numbers, its threads. The servers' modules get those of
+the world instead (`PATCHES`). Each call has a task of its own, so pools of threads are not simulated.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import greenlet
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from sqlalchemy.exc import DBAPIError
+
+from handfast.client.errors import ServiceError
+from handfast.server.chassis import call, database
+from handfast.server.chassis.errors import DomainError
+from handfast.server.preferences import changes as preferences_changes
+from handfast.server.transactions import wire
+from handfast.server.transactions.coordinator import coordinator, finisher, service
+from handfast.server.transactions.participant import sweeper, writes
+from handfast.server.transactions.participant.errors import CommittedChangeLost
+from handfast.server.users import changes as users_changes
+from tests.simulation.clients import Client
+from tests.simulation.engine import Changes, Engine
+from tests.simulation.network import Network
+from tests.simulation.oracle import Oracle
+from tests.simulation.scheduler import SECOND, START, Process, Scheduler, Task
+from tests.simulation.servers import CoordinatorServer, ParticipantServer, Server
+
+ACCOUNT_TIMEOUT = 4 * SECOND
+"""Shorter than in truth, so that account calls expire while a simulation runs."""
+
+
+class Faults:
+    """Which go wrong, and how often: drawn anew for each seed, so that some seeds have much of one and none of
+    another.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        often = {
+            "lost": (0, 0.02, 0.1),
+            "reply_lost": (0, 0.03, 0.1),
+            "repeated": (0, 0.1, 0.3),
+            "slow": (0, 0.05, 0.2),
+            "crash": (0, 0.002, 0.01),
+            "connection_lost_before_commit": (0, 0, 0.01),
+            "connection_lost_after_commit": (0, 0, 0.01),
+        }
+        self._rates: dict[str, float] = {name: rng.choice(rates) for name, rates in often.items()}
+
+    def stop(self) -> None:
+        self._rates.clear()
+
+    def strikes(self, name: str) -> bool:
+        rate = self._rates.get(name, 0)
+        return rate > 0 and self._rng.random() < rate
+
+    def delay(self) -> int:
+        """How long a message is under way, in microseconds."""
+        if self.strikes("slow"):
+            return int(self._rng.uniform(0, 1) ** 2 * 6 * SECOND)
+        return self._rng.randrange(100, 3000)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Which rules are left out: locks of these tables, and whatever a patch does besides."""
+
+    locks: frozenset[str] = frozenset()
+    by_row: bool | None = None
+    """Only on databases like PostgreSQL (True) or SQLite (False), as the rule may not matter on the other."""
+    patches: tuple[tuple[Any, str, Any], ...] = field(default=(), repr=False)
+
+
+class World:
+    def __init__(self, seed: int, *, transcript: bool = False, without: Without | None = None) -> None:
+        global _running
+        _running = self
+        self.without = without or Without()
+        self.rng = rng = random.Random(seed)
+        self.transcript: list[str] | None = [] if transcript else None
+        self.failure: str | None = None
+        self.scheduler = Scheduler(rng)
+        self.faults = Faults(rng)
+        self.oracle = Oracle(self)
+        self.network = Network(self)
+        self._minted = 0
+        self._last_minted: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+
+        like_postgresql = rng.random() < 0.5
+        by_row = like_postgresql if self.without.by_row is None else self.without.by_row
+        self.engines = {name: Engine(self, name, by_row=by_row) for name in ("users", "preferences", "transactions")}
+        farthest = rng.choice((0, SECOND // 10, 3 * SECOND, 20 * SECOND))
+
+        def skew() -> int:
+            return rng.randint(-farthest, farthest)
+
+        replicas = {"users": rng.choice((1, 2)), "preferences": 1, "accounts": rng.choice((2, 2, 3))}
+        self.servers: dict[str, list[Server]] = {
+            participant: [
+                ParticipantServer(self, f"{participant}-{n}", participant, self.engines[participant], skew())
+                for n in range(1, replicas[participant] + 1)
+            ]
+            for participant in ("users", "preferences")
+        }
+        self.servers["accounts"] = [
+            CoordinatorServer(self, f"accounts-{n}", self.engines["transactions"], skew())
+            for n in range(1, replicas["accounts"] + 1)
+        ]
+        self.all_servers = [server for servers in self.servers.values() for server in servers]
+        self.clients = [Client(self, f"client-{n}") for n in range(1, rng.choice((3, 4, 5)) + 1)]
+        self.log("", f"seed {seed}; databases like {'PostgreSQL' if by_row else 'SQLite'}; {self.faults._rates}")
+
+    # The way of a seed
+
+    def run(self) -> str | None:
+        """Returns what was violated, if anything."""
+        for phase in (self._start, self._live, self._settle, self._check_free, self._prune, self._read_all):
+            phase()
+            if self.failure is not None:
+                break
+        self.scheduler.forget()
+        for server in self.all_servers:
+            self.scheduler.crash(server.process)
+        for client in self.clients:
+            self.scheduler.crash(client.process)
+        return self.failure
+
+    def _start(self) -> None:
+        """What is there at first, made without faults."""
+        rates, self.faults._rates = self.faults._rates, {}
+        self._do([self.clients[0].create_accounts])
+        self.faults._rates = rates
+
+    def _live(self) -> None:
+        for server in self.all_servers:
+            server.in_background()
+        tasks = [self.scheduler.spawn(client.process, client.act) for client in self.clients]
+        self.scheduler.run(until=lambda: all(task.dead for task in tasks))
+
+    def _settle(self) -> None:
+        """The faults stop, everything is started once more, and all that is on its way arrives."""
+        self.log("", "all faults stop")
+        self.faults.stop()
+        for server in self.all_servers:
+            self.scheduler.crash(server.process)
+            server.start()
+        self.scheduler.run()
+        for _ in range(3):
+            self.scheduler.now += 40 * SECOND
+            acts = [(server, act) for server in self.all_servers for _, act in server.background()]
+            self._do([partial(server.attempt, act) for server, act in acts])
+
+    def _check_free(self) -> None:
+        for name in ("users", "preferences"):
+            tables = self.engines[name].tables
+            for row in (*tables["rows"].values(), *tables["claims"].values()):
+                if row["pending_transaction_id"] is not None:
+                    self.fail(f"{name}: a row is not free in the end: {row}")
+            if any(not row["present"] for row in tables["rows"].values()):
+                self.fail(f"{name}: a placeholder is left")
+            if tables["operations"]:
+                self.fail(f"{name}: operations are left")
+            unfinished = [key for key, branch in tables["branches"].items() if branch["state"] != "FINISHED"]
+            if unfinished:
+                self.fail(f"{name}: branches are not finished in the end: {unfinished}")
+        for id_, decision in self.engines["transactions"].tables["decisions"].items():
+            if decision["finish_time"] is None:
+                self.fail(f"{id_} is not finished everywhere in the end")
+        self.oracle.check_claims()
+
+    def _prune(self) -> None:
+        self.scheduler.now += 100 * SECOND
+        self._do([partial(server.prune, server.clock()) for server in self.all_servers])
+        for name, table in (("users", "branches"), ("preferences", "branches"), ("transactions", "decisions")):
+            if self.engines[name].tables[table]:
+                self.fail(f"{name}: pruning leaves {table}")
+
+    def _read_all(self) -> None:
+        self._do([self.clients[0].read_everything])
+
+    def _do(self, acts: list[Callable[[], None]]) -> None:
+        process = Process("the end")
+        for act in acts:
+            self.scheduler.spawn(process, act)
+        self.scheduler.run()
+
+    # What the parts of the world call
+
+    def pause(self, where: str) -> None:
+        """Others may go on here, and the process may crash."""
+        task = greenlet.getcurrent()
+        if not isinstance(task, Task):
+            return
+        if self.faults.strikes("crash"):
+            self._crash(task.process, where)
+        if self.rng.random() < 0.7:
+            self.scheduler.sleep(self.rng.randrange(1000))
+
+    def pause_between_statements(self) -> None:
+        if self.rng.random() < 0.25:
+            self.pause("between two statements")
+
+    def _crash(self, process: Process, where: str) -> None:
+        server = next((each for each in self.all_servers if each.process is process), None)
+        if server is None:
+            return
+
+        def crash() -> None:
+            self.log(server.name, f"CRASHES {where}")
+            self.scheduler.crash(process)
+            for future in server.callers:
+                self.network.cut(future)
+            self.scheduler.after(int(self.rng.uniform(0.001, 2) * SECOND), restart)
+
+        def restart() -> None:
+            if not server.process.alive:
+                self.log(server.name, "starts again")
+                server.start()
+                server.in_background()
+
+        if process.alive:
+            self.scheduler.after(0, crash)
+            self.scheduler.park()
+
+    def committed(self, engine: Engine, changes: Changes) -> None:
+        task = self.scheduler.current()
+        if self.transcript is not None:
+            for (table, key), columns in changes.items():
+                what = "deleted" if columns is None else _brief_row(columns)
+                self.log(task.process.name, f"commits {engine.name}.{table} {key}: {what}")
+        self.oracle.committed(engine, changes, task.request)
+
+    def background_failed(self, who: str, error: Exception) -> None:
+        expected = isinstance(error, DomainError | ServiceError | DBAPIError)
+        if not expected or isinstance(error, CommittedChangeLost):
+            self.fail(f"{who}, in the background: {error!r}")
+
+    def mint(self) -> str:
+        """A UUIDv7 by the clock of the process that asks, as `uuid6.uuid7` makes them."""
+        process = self.scheduler.current().process
+        milliseconds = max((self.scheduler.now + process.skew) // 1000, self._last_minted.get(process.name, 0) + 1)
+        self._last_minted[process.name] = milliseconds
+        self._minted += 1
+        minted = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{self._minted:012x}"
+        self._names[minted] = f"T{self._minted}"
+        return minted
+
+    def fail(self, text: str) -> None:
+        if self.failure is None:
+            self.failure = self.brief_text(text)
+            self.log("", f"VIOLATION: {text}")
+        self.scheduler.stopped = True
+
+    def log(self, who: str, text: str) -> None:
+        if self.transcript is not None:
+            seconds = (self.scheduler.now - START) / SECOND
+            number = len(self.transcript) + 1
+            self.transcript.append(self.brief_text(f"{number:5}. {seconds:10.4f} s  {who:<14} {text}"))
+
+    def brief_text(self, text: str) -> str:
+        """Transactions by short names."""
+        return _ID.sub(lambda found: self._names.get(found[0], found[0]), text)
+
+    def brief(self, request: Message, metadata: dict[str, str]) -> str:
+        text = text_format.MessageToString(request, as_one_line=True)
+        if wire.TRANSACTION_ID in metadata:
+            text = f"[operation {metadata[wire.OPERATION]} of {metadata[wire.TRANSACTION_ID]}] {text}"
+        return text
+
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7000-8000-[0-9a-f]{12}")
+_running: World
+
+
+def _brief_row(columns: dict[str, Any]) -> str:
+    kept = ((name, value) for name, value in columns.items() if value not in (None, "", 0) and type(value) is not bytes)
+    return ", ".join(
+        f"{name}={_words(value)}" for name, value in kept if name not in ("create_time", "update_time", "etag")
+    )
+
+
+def _words(value: Any) -> str:
+    return (
+        "{" + ", ".join(f"{key}: {value[key]}" for key in sorted(value)) + "}"
+        if isinstance(value, dict)
+        else str(value)
+    )
+
+
+class VirtualTime:
+    """Stands for the module `time`."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return _running.scheduler.now / SECOND
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        _running.scheduler.sleep(int(seconds * SECOND))
+
+
+class SeededRandom:
+    """Stands for the module `random`."""
+
+    @staticmethod
+    def uniform(low: float, high: float) -> float:
+        return _running.rng.uniform(low, high)
+
+
+class SeededSecrets:
+    """Stands for the module `secrets`."""
+
+    @staticmethod
+    def token_hex(size: int) -> str:
+        return f"{_running.rng.getrandbits(8 * size):0{2 * size}x}"
+
+
+class Log:
+    """Stands for loggers. What calls for an operator is a violation here."""
+
+    def warning(self, event: str, **values: object) -> None:
+        _running.log("", f"warning: {event} {values.get('error', '')}")
+
+    def error(self, event: str, **values: object) -> None:
+        if "lost" in event:
+            _running.fail(f"{event}: {values}")
+
+    exception = error
+
+
+def _mint() -> str:
+    return _running.mint()
+
+
+PATCHES: tuple[tuple[Any, str, Any], ...] = (
+    *((module, "time", VirtualTime) for module in (call, database, coordinator, writes, finisher)),
+    *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
+    *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
+    *((module, "uuid7", _mint) for module in (coordinator, service)),
+    *((module, "_log", Log()) for module in (coordinator, finisher, sweeper)),
+    (coordinator, "TIMEOUT", ACCOUNT_TIMEOUT),
+)
+
+
+@contextmanager
+def patched(more: tuple[tuple[Any, str, Any], ...] = ()) -> Iterator[None]:
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in (*PATCHES, *more)]
+    for owner, name, value in (*PATCHES, *more):
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
+
+
+def run_seed(seed: int, *, without: Without | None = None) -> str | None:
+    """What the seed violates, if anything."""
+    with patched(without.patches if without else ()):
+        return World(seed, without=without).run()
+
+
+def transcript_of(seed: int, *, without: Without | None = None) -> list[str]:
+    """The same once more, step by step."""
+    with patched(without.patches if without else ()):
+        world = World(seed, transcript=True, without=without)
+        world.run()
+    assert world.transcript is not None
+    return world.transcript
