@@ -60,7 +60,7 @@ class TransactionServicer(TransactionServiceServicer):
                 with Violations.collect() as violations:
                     violations.add(
                         "timeout",
-                        f"must be more than 0 and up to {wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND} seconds",
+                        f"must be more than 0 and up to {MAX_SECONDS} seconds",
                     )
         transaction = pb.Transaction(
             transaction_id=str(uuid7()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -162,35 +162,29 @@ class Writes(Generic[M]):
         transaction waits (wait-die: Rosenkrantz, Stearns and Lewis, 1978), so that none wait for each other. A plain
         write, whose `age` is empty, counts as the youngest. Raises PendingChange.
         """
-        for pause in self._pauses():
+        seconds = FIRST_PAUSE
+        while True:
             try:
                 return attempt()
             except _Blocked as blocked:
                 undecided = self._settling.settle(blocked.transaction_id)
-                if undecided is None:
-                    continue
-                if not age or not rules.may_wait(age, undecided.first_attempt) or not pause():
-                    raise PendingChange(blocked.resource, blocked.transaction_id) from None
-        raise AssertionError("the pauses have no end")
-
-    def _pauses(self) -> Iterator[Callable[[], bool]]:
-        """Ways to wait a little, each longer than the one before. They return False where there is no time left to
-        wait, or no room: those who wait must not take all threads.
-        """
-        seconds = FIRST_PAUSE
-        while True:
-
-            def pause(seconds: float = seconds) -> bool:
-                remaining = current().remaining()
-                if remaining is not None and remaining < 2 * seconds:
-                    return False
-                if not self._room.acquire(blocking=False):
-                    return False
-                try:
-                    time.sleep(random.uniform(0.5, 1.0) * seconds)
-                finally:
-                    self._room.release()
-                return True
-
-            yield pause
+                if undecided is not None:
+                    older = age and rules.may_wait(age, undecided.first_attempt)
+                    if not older or not self._pause(seconds):
+                        raise PendingChange(blocked.resource, blocked.transaction_id) from None
             seconds = min(2 * seconds, LAST_PAUSE)
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits a little. Returns False where there is no time left to wait, or no room: those who wait must not take
+        all threads.
+        """
+        remaining = current().remaining()
+        if remaining is not None and remaining < 2 * seconds:
+            return False
+        if not self._room.acquire(blocking=False):
+            return False
+        try:
+            time.sleep(random.uniform(0.5, 1.0) * seconds)
+        finally:
+            self._room.release()
+        return True
