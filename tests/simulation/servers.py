@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,9 @@ class CoordinatorServer(Server):
         }
         finisher = Finisher(register, stubs)
         suite: Any = SuiteOfStubs(self.world, self.process)
-        self.serve("AccountService", AccountServicer(suite, Coordinator(register, answers, finisher, self.clock)))
+        turns: Any = NoTurns()
+        coordinator = Coordinator(register, answers, finisher, turns, self.clock)
+        self.serve("AccountService", AccountServicer(suite, coordinator))
         self.serve("TransactionService", TransactionServicer(register, answers, finisher, self.clock))
         self._register, self._tellers = register, list(finisher._tellers.values())
 
@@ -168,6 +171,13 @@ class CoordinatorServer(Server):
 
     def prune(self, before: int) -> None:
         self._register.prune(id_at(before))
+
+
+class NoTurns:
+    """Stands for `Turns`, on which nothing rests: without it, more meet."""
+
+    def of(self, resource: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class AnyKey:

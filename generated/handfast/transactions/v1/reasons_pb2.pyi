@@ -83,6 +83,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     applied: more was committed than it acknowledged, or data was lost, by a restored backup for one. The resource
     cannot be written until an operator has looked. Metadata: `transaction_id`.
     """
+    REASON_TOO_MANY_CHANGES: _Reason.ValueType  # 16
+    """ABORTED, with RetryInfo. So many calls change the same resource at once that this one did not get its turn.
+    Nothing was changed. Metadata: `resource`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -150,5 +154,9 @@ REASON_COMMITTED_CHANGE_LOST: Reason.ValueType  # 15
 """FAILED_PRECONDITION. A transaction was committed with an operation that the service neither holds nor has
 applied: more was committed than it acknowledged, or data was lost, by a restored backup for one. The resource
 cannot be written until an operator has looked. Metadata: `transaction_id`.
+"""
+REASON_TOO_MANY_CHANGES: Reason.ValueType  # 16
+"""ABORTED, with RetryInfo. So many calls change the same resource at once that this one did not get its turn.
+Nothing was changed. Metadata: `resource`.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -21,6 +21,7 @@ from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.coordinator.service import TransactionServicer, transaction_service
+from handfast.server.transactions.coordinator.turns import Turns
 from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -48,7 +49,7 @@ def build(settings: ServerSettings) -> Server:
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
-        AccountServicer(suite, Coordinator(register, answers, finisher)),
+        AccountServicer(suite, Coordinator(register, answers, finisher, Turns(waiting=max(1, settings.threads // 2)))),
         DOMAIN,
     )
     server = Server(

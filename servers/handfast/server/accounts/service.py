@@ -29,6 +29,7 @@ class AccountServicer(AccountServiceServicer):
         user_id = request.user.user_id or str(uuid7())
         return self._coordinator.run(
             request,
+            user_id,
             lambda: changes.create(self._suite, request, user_id),
             lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
             pb.CreateAccountResponse,
@@ -46,6 +47,7 @@ class AccountServicer(AccountServiceServicer):
         faults = validation.update(request)
         return self._coordinator.run(
             request,
+            request.user.user_id,
             lambda: changes.update(self._suite, request),
             lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
             pb.UpdateUserAndPreferencesResponse,
@@ -67,7 +69,7 @@ class AccountServicer(AccountServiceServicer):
             deleted.user.CopyFrom(replies[0].user)
             return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
 
-        return self._coordinator.run(request, plan, compose, pb.DeleteAccountResponse)
+        return self._coordinator.run(request, request.user_id, plan, compose, pb.DeleteAccountResponse)
 
 
 def _account(replies: Sequence[Any]) -> pb.Account:

@@ -1,6 +1,7 @@
 """The coordinator: decides transactions, and sees to it that they are finished.
 
 coordinator.py   a change across services from start to decision: what an account call runs
+turns.py         lets changes of the same resource go one after the other
 staging.py       sends the staged calls side by side, and makes one error of what was refused
 register.py      the decisions in their table
 answers.py       the answers of account calls, kept for repeats of a request id

@@ -38,6 +38,7 @@ from handfast.server.transactions.coordinator.errors import (
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
+from handfast.server.transactions.coordinator.turns import Turns
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import reasons_pb2 as reasons
@@ -69,25 +70,41 @@ _log = structlog.get_logger()
 
 
 class Coordinator:
-    def __init__(self, register: Register, answers: Answers, finisher: Finisher, clock: Clock = now) -> None:
-        self._register, self._answers, self._finisher, self._clock = register, answers, finisher, clock
+    def __init__(
+        self, register: Register, answers: Answers, finisher: Finisher, turns: Turns, clock: Clock = now
+    ) -> None:
+        self._register, self._answers, self._finisher = register, answers, finisher
+        self._turns, self._clock = turns, clock
 
     def run(
         self,
         request: Identified,
+        resource: str,
         plan: Callable[[], Sequence[StagedCall]],
         compose: Callable[[Sequence[Any], str], Reply],
         reply_type: type[Reply],
         faults: Sequence[Violation] = (),
     ) -> Reply:
         """Stages the calls of `plan`, one for each participant, and commits them all or none. `compose` makes the
-        reply of their replies and the transaction id. `faults` that were found in the request already are refused
-        together with what the participants find. A repeat of a request id is answered as the first call was; as repeats
-        are rare, that it is one shows only at the decision.
+        reply of their replies and the transaction id. Changes of the same `resource` take turns. `faults` that were
+        found in the request already are refused together with what the participants find. A repeat of a request id is
+        answered as the first call was; as repeats are rare, that it is one shows only at the decision.
 
         Raises what a participant refused, as it put it; TransactionAborted, with a delay, where somebody rolled the
-        transaction back meanwhile; TransactionOutcomeUnknown where the decision could not be established.
+        transaction back meanwhile; TooManyChanges; TransactionOutcomeUnknown where the decision could not be
+        established.
         """
+        with self._turns.of(resource):
+            return self._run(request, plan, compose, reply_type, faults)
+
+    def _run(
+        self,
+        request: Identified,
+        plan: Callable[[], Sequence[StagedCall]],
+        compose: Callable[[Sequence[Any], str], Reply],
+        reply_type: type[Reply],
+        faults: Sequence[Violation],
+    ) -> Reply:
         call = current()
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request)

@@ -34,6 +34,14 @@ class TransactionAborted(Aborted):
         super().__init__(message, retry_after=retry_after, transaction_id=transaction_id)
 
 
+class TooManyChanges(Aborted):
+    reason = _reason(reasons.REASON_TOO_MANY_CHANGES)
+    retry_after = 0.1
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"Too many calls change {resource} at the same time.", resource=resource)
+
+
 class TransactionCommitted(FailedPrecondition):
     reason = _reason(reasons.REASON_TRANSACTION_COMMITTED)
 

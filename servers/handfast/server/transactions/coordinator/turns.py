@@ -1,0 +1,57 @@
+"""Lets changes of the same resource go one after the other, before they stage anything.
+
+The two sides of a change are staged side by side. So of two changes that meet, each may win one row, and wait-die then
+throws away what both have staged; with many, nearly all work is thrown away. Nothing rests on this queue: plain writes
+and other replicas pass it by, and wait-die settles what meets after all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from handfast.server.chassis.call import current
+from handfast.server.chassis.fair_lock import FairLock
+from handfast.server.transactions.coordinator.errors import TooManyChanges
+
+PATIENCE = 5.0
+"""Seconds to wait at the most."""
+
+
+class Turns:
+    """`waiting` is how many calls may wait at once, for whatever resources: those who wait hold a thread each."""
+
+    def __init__(self, waiting: int) -> None:
+        self._waiting = waiting
+        self._guard = threading.Lock()
+        self._calls: dict[str, int] = {}
+        self._locks: dict[str, FairLock] = {}
+
+    @contextmanager
+    def of(self, resource: str) -> Iterator[None]:
+        """Waits for its turn, in the order of arrival. Raises TooManyChanges where too many wait already, or when it
+        takes too long."""
+        lock = self._enter(resource)
+        remaining = current().remaining()
+        try:
+            with lock.holding(PATIENCE if remaining is None else min(PATIENCE, remaining)):
+                yield
+        except TimeoutError:
+            raise TooManyChanges(resource) from None
+        finally:
+            self._leave(resource)
+
+    def _enter(self, resource: str) -> FairLock:
+        with self._guard:
+            calls = self._calls.get(resource, 0)
+            if calls and sum(self._calls.values()) - len(self._calls) >= self._waiting:
+                raise TooManyChanges(resource)
+            self._calls[resource] = calls + 1
+            return self._locks.setdefault(resource, FairLock())
+
+    def _leave(self, resource: str) -> None:
+        with self._guard:
+            self._calls[resource] -= 1
+            if not self._calls[resource]:
+                del self._calls[resource], self._locks[resource]
