@@ -99,6 +99,25 @@ def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accoun
     assert eventually(lambda: can_be_written(client, ada))
 
 
+def test_what_a_service_that_is_away_has_to_finish_is_listed_with_the_oldest_first(
+    client: Suite, accounts_with: StartAccounts
+) -> None:
+    away = accounts_with(NOBODY)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            away.accounts.UpdateUserAndPreferences(renaming(create_user(client)))
+    decided = [
+        each.transaction_id for each in away.transactions.ListTransactions(ListTransactionsRequest()).transactions
+    ]
+    request = ListTransactionsRequest(unfinished=True, page_size=2)
+    first = away.transactions.ListTransactions(request)
+    request.page_token = first.next_page_token
+    second = away.transactions.ListTransactions(request)
+    listed = [each.transaction_id for each in (*first.transactions, *second.transactions)]
+    assert listed == sorted(decided)
+    assert (len(first.transactions), second.next_page_token) == (2, "")
+
+
 def test_a_service_that_ignores_transactions_cannot_pass_unnoticed(
     client: Suite, accounts_with: StartAccounts, deaf_preferences: str
 ) -> None:
@@ -123,3 +142,5 @@ def test_what_is_committed_is_finished_though_nobody_reads_it(client: Suite) -> 
         return transaction.state == TRANSACTION_STATE_COMMITTED and transaction.HasField("finish_time")
 
     assert eventually(finished)
+    unfinished = client.transactions.ListTransactions(ListTransactionsRequest(unfinished=True)).transactions
+    assert transaction_id not in [each.transaction_id for each in unfinished]

@@ -468,24 +468,28 @@ class ListTransactionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    UNFINISHED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The largest number of transactions to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an
     empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str
-    """Where to go on: `next_page_token` of the page before, with the same `state`. Empty for the first page."""
+    """Where to go on: `next_page_token` of the page before, with the same filter. Empty for the first page."""
     state: Global___TransactionState.ValueType
     """Only those in this state: COMMITTED or ABORTED. Both where it is unspecified."""
+    unfinished: _builtins.bool
+    """Only those that some participant has not finished. These come the oldest first: what stays is what is in doubt."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         state: Global___TransactionState.ValueType = ...,
+        unfinished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "unfinished", b"unfinished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,7 +507,7 @@ class ListTransactionsResponse(_message.Message):
     """Fetches the next page; empty when there is none."""
     @_builtins.property
     def transactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transaction]:
-        """The transactions of this page, the newest first."""
+        """The transactions of this page."""
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ class TransactionServiceStub:
     BatchGetTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]
     """Tells what became of several transactions."""
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]
-    """Lists decided transactions, the newest first."""
+    """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
 @_typing.type_check_only
 class TransactionServiceAsyncStub(TransactionServiceStub):
@@ -84,7 +84,7 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     BatchGetTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]  # type: ignore[assignment]
     """Tells what became of several transactions."""
     ListTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]  # type: ignore[assignment]
-    """Lists decided transactions, the newest first."""
+    """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
 class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decides transactions.
@@ -145,7 +145,7 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transactions_pb2.ListTransactionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.ListTransactionsResponse, _abc.Awaitable[_transactions_pb2.ListTransactionsResponse]]:
-        """Lists decided transactions, the newest first."""
+        """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
 def add_TransactionServiceServicer_to_server(servicer: TransactionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -91,19 +90,13 @@ class Inquiry:
 
     def decided(self, limit: int, state: pb.TransactionState.ValueType) -> list[pb.Transaction]:
         """The newest decisions."""
-        found: list[pb.Transaction] = []
-        for transaction in self._decisions(state, min(limit, PAGE)):
-            found.append(transaction)
-            if len(found) == limit:
-                break
-        return found
+        return self._decisions(pb.ListTransactionsRequest(state=state), limit)
 
     def in_doubt(self, limit: int) -> tuple[list[Case], list[str]]:
         """The oldest that are not decided, or not finished everywhere; and the participants that do not answer."""
         branches = {name: self._unfinished(name, limit) for name in self._participants}
-        everything = pb.TRANSACTION_STATE_UNSPECIFIED
-        unfinished = (each for each in self._decisions(everything, PAGE) if not each.HasField("finish_time"))
-        transactions = {each.transaction_id: each for each in deque(unfinished, maxlen=limit)}
+        unfinished = self._decisions(pb.ListTransactionsRequest(unfinished=True), limit)
+        transactions = {each.transaction_id: each for each in unfinished}
         ids = sorted(transactions.keys() | {id_ for held in branches.values() if held is not None for id_ in held})
         transactions |= self._states([id_ for id_ in ids[:limit] if id_ not in transactions])
         cases = [
@@ -141,15 +134,17 @@ class Inquiry:
         results = self._ask(participant, self._participants[participant].FinishTransactions, request).results
         return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
 
-    def _decisions(self, state: pb.TransactionState.ValueType, page_size: int) -> Iterator[pb.Transaction]:
-        """All of them, the newest first."""
-        request = pb.ListTransactionsRequest(page_size=page_size, state=state)
-        while True:
+    def _decisions(self, request: pb.ListTransactionsRequest, limit: int) -> list[pb.Transaction]:
+        """The first ones of a list."""
+        found: list[pb.Transaction] = []
+        while len(found) < limit:
+            request.page_size = min(limit - len(found), PAGE)
             page = self._ask(COORDINATOR, self._coordinator.ListTransactions, request)
-            yield from page.transactions
+            found.extend(page.transactions)
             if not page.next_page_token:
-                return
+                break
             request.page_token = page.next_page_token
+        return found
 
     def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch] | None:
         """The oldest branches there by transaction; None where it does not answer."""

@@ -104,11 +104,16 @@ class Register:
             found = connection.execute(self._find, {"ids": list(transaction_ids)}).all()
             return {row.transaction_id: _recorded(row) for row in found}, self.horizon.seen(connection)
 
-    def page(self, before: str, limit: int, outcome: Outcome | None) -> list[Recorded]:
-        """The newest first, from before the transaction `before` on (empty: from the newest)."""
-        query = sa.select(self._table).order_by(self._table.c.transaction_id.desc()).limit(limit)
-        if before:
-            query = query.where(self._table.c.transaction_id < before)
+    def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[Recorded]:
+        """The newest first, from before the transaction `start` on; of those that are `unfinished` the oldest first,
+        from after it on. Empty: from the first one.
+        """
+        id_ = self._table.c.transaction_id
+        query = sa.select(self._table).limit(limit).order_by(id_ if unfinished else id_.desc())
+        if start:
+            query = query.where(id_ > start if unfinished else id_ < start)
+        if unfinished:
+            query = query.where(self._table.c.finish_time.is_(None))
         if outcome is not None:
             query = query.where(self._table.c.outcome == outcome.value)
         return list(self._read(query, {}).values())

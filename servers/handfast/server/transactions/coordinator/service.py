@@ -160,17 +160,17 @@ class TransactionServicer(TransactionServiceServicer):
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.ListTransactionsResponse:
         outcome = _OUTCOMES.get(request.state)
-        list_name = f"transactions/{request.state}"
+        list_name = f"transactions/{request.state}/{request.unfinished}"
         with Violations.collect() as violations:
             size = page_size(violations, request.page_size)
-            before = page_start(violations, request.page_token, list_name)
+            start = page_start(violations, request.page_token, list_name)
             if outcome is None and request.state != pb.TRANSACTION_STATE_UNSPECIFIED:
                 violations.add("state", "must be COMMITTED, ABORTED or unspecified")
-        found = self._register.page(before, size + 1, outcome)
+        found = self._register.page(start, size + 1, outcome, unfinished=request.unfinished)
         page = found[:size]
-        next_before = page[-1].decision.transaction_id if len(found) > size else ""
+        next_start = page[-1].decision.transaction_id if len(found) > size else ""
         return pb.ListTransactionsResponse(
-            transactions=[_message(recorded) for recorded in page], next_page_token=page_token(list_name, next_before)
+            transactions=[_message(recorded) for recorded in page], next_page_token=page_token(list_name, next_start)
         )
 
 
