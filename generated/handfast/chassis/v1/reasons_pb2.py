@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/reasons.proto\x12\x13handfast.chassis.v1*\xb0\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_INVALID_FIELDS\x10\x01\x12\x1d\n\x19REASON_UNPARSABLE_REQUEST\x10\x02\x12\x1b\n\x17REASON_INVALID_METADATA\x10\x03\x12\x19\n\x15REASON_UNKNOWN_METHOD\x10\x04\x12\x18\n\x14REASON_NOT_STAGEABLE\x10\x05\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x06\x12\x13\n\x0fREASON_INTERNAL\x10\x07\x12\x1f\n\x1bREASON_DATABASE_UNAVAILABLE\x10\x08\x12\x1c\n\x18REASON_DATABASE_CONFLICT\x10\t\x12\x1c\n\x18REASON_DEADLINE_EXCEEDED\x10\n\x12\x1c\n\x18REASON_REQUEST_TOO_LARGE\x10\x0b\x12\x18\n\x14REASON_SHUTTING_DOWN\x10\x0c\x12\x1d\n\x19REASON_RESPONSE_TOO_LARGE\x10\r\x12\x1b\n\x17REASON_PEER_UNAVAILABLE\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/reasons.proto\x12\x13handfast.chassis.v1*\xdd\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_INVALID_FIELDS\x10\x01\x12\x1d\n\x19REASON_UNPARSABLE_REQUEST\x10\x02\x12\x1b\n\x17REASON_INVALID_METADATA\x10\x03\x12\x19\n\x15REASON_UNKNOWN_METHOD\x10\x04\x12\x18\n\x14REASON_NOT_STAGEABLE\x10\x05\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x06\x12\x13\n\x0fREASON_INTERNAL\x10\x07\x12\x1f\n\x1bREASON_DATABASE_UNAVAILABLE\x10\x08\x12\x1c\n\x18REASON_DATABASE_CONFLICT\x10\t\x12\x1c\n\x18REASON_DEADLINE_EXCEEDED\x10\n\x12\x1c\n\x18REASON_REQUEST_TOO_LARGE\x10\x0b\x12\x18\n\x14REASON_SHUTTING_DOWN\x10\x0c\x12\x1d\n\x19REASON_RESPONSE_TOO_LARGE\x10\r\x12\x1b\n\x17REASON_PEER_UNAVAILABLE\x10\x0e\x12\x15\n\x11REASON_OVERLOADED\x10\x0f\x12\x14\n\x10REASON_CANCELLED\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.chassis.v1.reasons
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REASON']._serialized_start=59
-  _globals['_REASON']._serialized_end=491
+  _globals['_REASON']._serialized_end=536
 # @@protoc_insertion_point(module_scope)

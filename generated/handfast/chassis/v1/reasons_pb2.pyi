@@ -67,6 +67,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_PEER_UNAVAILABLE: _Reason.ValueType  # 14
     """UNAVAILABLE. Another service that this one needs did not answer. Call again after the delay in RetryInfo."""
+    REASON_OVERLOADED: _Reason.ValueType  # 15
+    """RESOURCE_EXHAUSTED. More calls are waiting than the server can answer in time, so it did not begin this one. Call
+    again after the delay in RetryInfo; where everybody is told this, longer delays each time help more.
+    """
+    REASON_CANCELLED: _Reason.ValueType  # 16
+    """CANCELLED. The caller gave up, or its caller did. A write may have been committed just before; where the request
+    has a `request_id`, calling again with the same one answers.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed, where the cause is common to all services. Errors carry the value's name without
@@ -119,4 +127,12 @@ Metadata: `size`, `limit`, in bytes.
 """
 REASON_PEER_UNAVAILABLE: Reason.ValueType  # 14
 """UNAVAILABLE. Another service that this one needs did not answer. Call again after the delay in RetryInfo."""
+REASON_OVERLOADED: Reason.ValueType  # 15
+"""RESOURCE_EXHAUSTED. More calls are waiting than the server can answer in time, so it did not begin this one. Call
+again after the delay in RetryInfo; where everybody is told this, longer delays each time help more.
+"""
+REASON_CANCELLED: Reason.ValueType  # 16
+"""CANCELLED. The caller gave up, or its caller did. A write may have been committed just before; where the request
+has a `request_id`, calling again with the same one answers.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

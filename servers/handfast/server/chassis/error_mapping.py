@@ -33,6 +33,7 @@ _CODES: dict[type[DomainError], grpc.StatusCode] = {
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
     errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
 }

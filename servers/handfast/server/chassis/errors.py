@@ -10,6 +10,7 @@
     ├── ResourceExhausted            too much, of calls or of bytes
     ├── Unavailable                  something that the service needs does not answer
     ├── DeadlineExceeded             the caller's time is up
+    ├── Cancelled                    the caller has given up
     ├── Unimplemented                this server has no such method
     └── OutcomeUnknown               whether a write took effect could not be established
 
@@ -77,6 +78,10 @@ class Unavailable(DomainError):
 
 
 class DeadlineExceeded(DomainError):
+    pass
+
+
+class Cancelled(DomainError):
     pass
 
 
@@ -186,6 +191,15 @@ class DatabaseConflict(Aborted):
 
 class CallDeadlineExceeded(DeadlineExceeded):
     reason = chassis_reason(chassis_reasons.REASON_DEADLINE_EXCEEDED)
+
+
+class CallCancelled(Cancelled):
+    reason = chassis_reason(chassis_reasons.REASON_CANCELLED)
+
+
+class Overloaded(ResourceExhausted):
+    reason = chassis_reason(chassis_reasons.REASON_OVERLOADED)
+    retry_after = 1.0
 
 
 class ShuttingDown(Unavailable):
