@@ -14,7 +14,7 @@ gone then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -261,3 +261,6 @@ class SimulatedDatabase(Database):
         self.dialect = "postgresql" if engine.by_row else "sqlite"
         self._writer = self._reader = engine  # type: ignore[assignment]
         self._turn = None
+
+    def _interruptible(self, connection: Any) -> AbstractContextManager[None]:
+        return nullcontext()

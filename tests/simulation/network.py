@@ -98,6 +98,9 @@ class Future:
         if not self._done:
             self.settle(None, _ERRORS[code]("the network"))
 
+    def cancel(self) -> None:
+        """The caller waits no longer; the call goes on, as one does whose cancellation comes too late."""
+
     def result(self) -> Any:
         while not self._done:
             self._waking = self._world.scheduler.waker()

@@ -344,7 +344,8 @@ def _mint() -> str:
 
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
-    *((module, "time", VirtualTime) for module in (call, database, coordinator, writes, finisher)),
+    *((module, "time", VirtualTime) for module in (call, finisher)),
+    *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
     *((module, "uuid7", _mint) for module in (coordinator, service)),

@@ -14,6 +14,7 @@ from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes, validation
 from handfast.server.accounts.reading import read_account
+from handfast.server.chassis.interrupts import answer_of
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.staging import StagedCall
 
@@ -61,7 +62,8 @@ class AccountServicer(AccountServiceServicer):
         deleted = pb.Account()
 
         def plan() -> Sequence[StagedCall]:
-            read = self._suite.preferences.GetPreferences(GetPreferencesRequest(user_id=request.user_id))
+            get_preferences = GetPreferencesRequest(user_id=request.user_id)
+            read = answer_of(self._suite.preferences.GetPreferences.future(get_preferences))
             deleted.preferences.CopyFrom(read.preferences)
             return changes.delete(self._suite, request, read.preferences)
 

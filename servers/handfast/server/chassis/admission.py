@@ -14,6 +14,7 @@ import grpc
 from handfast.server.chassis.call import Call, Method, current
 from handfast.server.chassis.errors import NotStageable, RequestTooLarge, ResponseTooLarge, UnparsableRequest
 from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.interrupts import check_active
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
@@ -43,19 +44,21 @@ class Admission(grpc.ServerInterceptor):
         serialize = self._serializer(handler)
         refuses = method.refuses_transactions
 
-        def unary(request: Any, context: grpc.ServicerContext) -> bytes:
+        def check() -> None:
+            check_active()  # what came too late is not begun
             if refuses:
                 _refuse_transactions(current())
+
+        def unary(request: Any, context: grpc.ServicerContext) -> bytes:
+            check()
             return serialize(behavior(parse(request), context))
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            if refuses:
-                _refuse_transactions(current())
+            check()
             return map(serialize, behavior(parse(request), context))
 
         def non_blocking(request: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            if refuses:
-                _refuse_transactions(current())
+            check()
             behavior(parse(request), context, lambda reply: send(None if reply is None else serialize(reply)))
 
         if is_non_blocking(handler):

@@ -5,10 +5,12 @@ What is the same for every call of a method is a `Method`, computed once; what b
 
 from __future__ import annotations
 
+import math
 import re
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -17,7 +19,6 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
-from handfast.server.chassis.errors import CallDeadlineExceeded
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -35,10 +36,19 @@ _TYPES = {
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Threads that serve some methods and no others. Calls that wait for each other need different pools: when
-    all threads of one wait for calls that queue behind them, nothing moves again."""
+    all threads of one wait for calls that queue behind them, nothing moves again.
+
+    `queue` is how many calls may wait for a thread; further ones are refused. None: any number.
+    """
 
     name: str
     threads: int
+    queue: int | None = 256
+
+    @property
+    def limit(self) -> float:
+        """How many calls it takes at once, those that wait included."""
+        return math.inf if self.queue is None else self.threads + self.queue
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # there is one of each, and hashing by value would cost on every call
@@ -70,7 +80,7 @@ class Method:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call.
 
@@ -82,6 +92,8 @@ class Call:
                        gRPC clients try again only where nothing but a status has come back
     log                fields for this call's line in the log, such as `transaction_id`; never personal data
     context            grpcio's own, once a handler has the call
+    over, stopping     the caller has left; the server stops. The handler may run on
+    uninterrupted, wakes, waking    how `interrupts.py` stops what the handler waits for
     """
 
     method: Method
@@ -94,6 +106,11 @@ class Call:
     initial_metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
     log: dict[str, object] = field(default_factory=dict)
     context: grpc.ServicerContext | None = None
+    over: bool = False
+    stopping: bool = False
+    uninterrupted: bool = False
+    wakes: list[Callable[[], object]] = field(default_factory=list)
+    waking: threading.Lock = field(default_factory=threading.Lock)
     _initial_metadata_sent: bool = False
 
     @classmethod
@@ -126,6 +143,13 @@ class Call:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
+    def is_late(self) -> bool:
+        return self.deadline is not None and self.deadline <= time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.over or self.stopping or self.is_late()
+
     def add_trailer(self, key: str, value: str | bytes) -> None:
         """Adds to what the caller gets after the last reply, or with the error."""
         if self.context is not None:
@@ -146,15 +170,6 @@ class Call:
 
 
 CURRENT: ContextVar[Call] = ContextVar("handfast_call")
-
-
-def check_deadline() -> None:
-    """Raises CallDeadlineExceeded where the time of the call being served is up. Asked last before a commit: a handler
-    runs on after its caller has given up, and must not do then what the caller believes undone."""
-    call = CURRENT.get(None)
-    remaining = None if call is None else call.remaining()
-    if remaining is not None and remaining <= 0:
-        raise CallDeadlineExceeded("The time was up before the work was done; nothing was changed.")
 
 
 def current() -> Call:

@@ -9,9 +9,8 @@ nothing else.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -21,12 +20,14 @@ from sqlalchemy.pool import QueuePool
 
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.fair_lock import FairLock
+from handfast.server.chassis.interrupts import interruptible, pause
 
 Result = TypeVar("Result")
 
 SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
 POOL_TIMEOUT = 5.0
+CANCEL_TIMEOUT = 1.0
 
 
 class DatabaseError(Exception):
@@ -63,7 +64,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
-        with self._reader.connect() as connection:
+        with self._reader.connect() as connection, self._interruptible(connection):
             yield connection
 
     def write(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -73,12 +74,21 @@ class Database:
         for attempt in range(WRITE_ATTEMPTS):
             try:
                 with self._one_at_a_time(), self._writer.begin() as connection:
-                    return work(connection)
+                    with self._interruptible(connection):
+                        result = work(connection)
+                    return result  # and commit; what is being committed is not interrupted
             except DBAPIError as error:
                 if not _lost_to_another(error):
                     raise
-                time.sleep(random.uniform(0, 0.005 * 2**attempt))
+                pause(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def _interruptible(self, connection: sa.Connection) -> AbstractContextManager[None]:
+        """While the call being served is over, the connection's statements fail."""
+        driver: Any = connection.connection.driver_connection
+        if self.dialect == "sqlite":
+            return interruptible(driver.interrupt)
+        return interruptible(lambda: driver.cancel_safe(timeout=CANCEL_TIMEOUT))
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

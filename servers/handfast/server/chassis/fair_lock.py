@@ -5,7 +5,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from handfast.server.chassis.errors import DomainError
+from handfast.server.chassis.interrupts import check_active, interruptible
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.awake = threading.Event()
+        self.came = False
 
 
 class FairLock:
@@ -16,7 +25,7 @@ class FairLock:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._held = False
-        self._waiting: deque[threading.Event] = deque()
+        self._waiting: deque[_Turn] = deque()
 
     @property
     def waiting(self) -> int:
@@ -26,7 +35,9 @@ class FairLock:
 
     @contextmanager
     def holding(self, timeout: float) -> Iterator[None]:
-        """Raises TimeoutError after `timeout` seconds of waiting."""
+        """Raises TimeoutError after `timeout` seconds of waiting, and as `check_active` does when the call being served
+        is over.
+        """
         self._acquire(timeout)
         try:
             yield
@@ -34,23 +45,26 @@ class FairLock:
             self._release()
 
     def _acquire(self, timeout: float) -> None:
-        turn = threading.Event()
+        turn = _Turn()
         with self._guard:
             if not self._held:
                 self._held = True
                 return
             self._waiting.append(turn)
-        if turn.wait(timeout):
-            return
+        with suppress(DomainError), interruptible(turn.awake.set):
+            turn.awake.wait(timeout)
         with self._guard:
-            if turn.is_set():  # it came just now
+            if turn.came:  # perhaps just now
                 return
             self._waiting.remove(turn)
+        check_active()
         raise TimeoutError
 
     def _release(self) -> None:
         with self._guard:
             if self._waiting:
-                self._waiting.popleft().set()  # and it stays held
+                turn = self._waiting.popleft()
+                turn.came = True  # and it stays held
+                turn.awake.set()
             else:
                 self._held = False

@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from handfast.server.chassis.call import check_deadline
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.database import Database
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
 from handfast.server.chassis.fingerprint import fingerprint
+from handfast.server.chassis.interrupts import check_active
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -76,7 +76,7 @@ class Requests:
 
         def transaction(connection: sa.Connection) -> Reply:
             reply = work(connection)
-            check_deadline()
+            check_active()
             if request.request_id:
                 answer = {"fingerprint": digest, "reply": reply.SerializeToString(), "create_time": self._clock()}
                 if connection.execute(self._insert, identity | answer).rowcount == 0:

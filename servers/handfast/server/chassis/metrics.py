@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -17,8 +17,11 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from handfast.server.chassis.call import Method
+from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import Record
 from handfast.server.chassis.status_codes import GO_NAMES
 
@@ -75,6 +78,31 @@ class Metrics:
             self._received[method].inc(record.received)
         if record.sent:
             self._sent[method].inc(record.sent)
+
+
+class _LoadCollector(Collector):
+    def __init__(self, load: Load) -> None:
+        self._load = load
+
+    def collect(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            "handfast_calls_in_flight", "Calls that arrived and have not ended, queued or at work.", labels=["pool"]
+        )
+        limit = GaugeMetricFamily(
+            "handfast_calls_limit", "How many of them the pool takes before it refuses further ones.", labels=["pool"]
+        )
+        shed = CounterMetricFamily(
+            "handfast_calls_shed", "Calls refused since the pool had as many as it takes.", labels=["pool"]
+        )
+        for pool in self._load.pools:
+            in_flight.add_metric([pool.name], self._load.in_flight(pool))
+            limit.add_metric([pool.name], pool.limit)
+            shed.add_metric([pool.name], self._load.shed(pool))
+        yield from (in_flight, limit, shed)
+
+
+def export_load(load: Load, registry: CollectorRegistry) -> None:
+    registry.register(_LoadCollector(load))
 
 
 class MetricsEndpoint:

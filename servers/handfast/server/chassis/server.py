@@ -21,14 +21,17 @@ from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
 from handfast.server.chassis.error_layer import MapErrors, UnknownMethods
 from handfast.server.chassis.health import Health
+from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.logs import CallLog
-from handfast.server.chassis.metrics import Metrics, MetricsEndpoint
+from handfast.server.chassis.metrics import Metrics, MetricsEndpoint, export_load
 from handfast.server.chassis.notify import notify
 from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
+from handfast.server.chassis.observe.load import Load
+from handfast.server.chassis.overload import refusal
 from handfast.server.chassis.settings import ServerSettings, join_address, split_address
 
-_HEALTH_POOL = Pool("health", 2)
+_HEALTH_POOL = Pool("health", 2, queue=None)
 _REFLECTION_POOL = Pool("reflection", 2)
 _UNKNOWN_POOL = Pool("unknown", 1)
 # Only guards memory: what grpcio itself refuses has no details.
@@ -93,7 +96,7 @@ class Server:
         names = [service.descriptor.full_name for service in services]
         self._health = Health(names)
         operations = self._operations(domain, names)
-        main_pool = Pool("calls", settings.threads)
+        main_pool = Pool("calls", settings.threads, settings.queue)
         methods = {
             method.path: method for service in services for method in _methods(service, service.pool or main_pool)
         }
@@ -104,11 +107,17 @@ class Server:
 
         self.metrics = Metrics([*methods.values(), unknown])
         self._executor = CallExecutor()
-        self._pools = {method.pool for method in (*methods.values(), unknown)}
+        self._interrupter = Interrupter()
+        load = Load({method.pool for method in (*methods.values(), unknown)})
+        self._pools = load.pools
+        export_load(load, self.metrics.registry)
         observe = Observe(
             methods,
             unknown,
             self._executor,
+            load,
+            self._interrupter,
+            refusal(),
             on_start=(self.metrics.started,),
             on_end=(self.metrics.ended, CallLog().ended),
         )
@@ -151,6 +160,7 @@ class Server:
         except BaseException:
             self._close()
             raise
+        self._interrupter.start()
         self._grpc.start()
         self._health.serve()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
@@ -159,9 +169,12 @@ class Server:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
         grace = self.settings.grace
         self._health.stop()
-        if not self._grpc.stop(grace + _CUT_SECONDS).wait(grace):
-            self._executor.calls_are_cut = True
-            self._grpc.stop(0).wait(_CUT_SECONDS)
+        ended = self._grpc.stop(grace + 2 * _CUT_SECONDS)
+        if not ended.wait(grace):
+            self._interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
+            if not ended.wait(_CUT_SECONDS):
+                self._executor.calls_are_cut = True
+                self._grpc.stop(0).wait(_CUT_SECONDS)
         if not self._executor.stop(_CUT_SECONDS):
             _log.warning("some handlers did not end within the grace period", grace=grace)
         self._close()
@@ -170,10 +183,11 @@ class Server:
     def _close(self) -> None:
         for background in self._started_background:
             background.stop(self.settings.grace)
+        if self._endpoint is not None:
+            self._endpoint.close()  # before the databases, which it asks
         for close in self._on_close:
             close()
-        if self._endpoint is not None:
-            self._endpoint.close()
+        self._interrupter.stop()
 
     @property
     def address(self) -> str:

@@ -53,7 +53,8 @@ class ServerSettings:
 
     `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
     `metrics_listen` left empty is the same host on `listen`'s port + 100. The addresses say where the peers are:
-    `HOST:PORT`, or another name that gRPC resolves. `threads` answer calls; `grace` is the time in seconds that
+    `HOST:PORT`, or another name that gRPC resolves. `threads` answer calls; `queue` is
+    how many may wait for one before further ones are refused; `grace` is the time in seconds that
     calls in flight get to end when the server stops.
 
     Raises SettingsError for the first setting that breaks its rule.
@@ -67,6 +68,7 @@ class ServerSettings:
     preferences_address: str = "127.0.0.1:50052"
     accounts_address: str = "127.0.0.1:50053"
     threads: int = 16
+    queue: int = 64
     grace: float = 10.0
     log_level: str = "info"
     allow_plaintext_beyond_loopback: bool = False
@@ -88,6 +90,7 @@ class ServerSettings:
             if not getattr(self, setting).startswith(_GRPC_NAMES_WITHOUT_PORT):
                 self._check_address(setting, getattr(self, setting), lowest_port=1)
         self._require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
+        self._require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
         self._require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
         self._require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"

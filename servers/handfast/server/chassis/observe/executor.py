@@ -53,7 +53,11 @@ class CallExecutor(futures.Executor):
         context: contextvars.Context = fn.__self__  # type: ignore[attr-defined]
         record = context[RECORD]
         future: futures.Future[_T] = futures.Future()
-        self._pools[record.call.method.pool].put(_Job(future, fn, args, record))
+        job = _Job(future, fn, args, record)
+        if record.admitted:
+            self._pools[record.call.method.pool].put(job)
+        else:
+            self._run(job)  # a refusal waits for nothing, and costs least here
         return future
 
     def stop(self, timeout: float) -> bool:
@@ -68,13 +72,16 @@ class CallExecutor(futures.Executor):
 
     def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
-            try:
-                job.future.set_result(job.run(*job.arguments))
-            except BaseException as error:
-                job.future.set_exception(error)
-            if not job.record.outlives_handler:
-                self._close(job)
+            self._run(job)
             del job  # or the call lives on until the next one comes
+
+    def _run(self, job: _Job) -> None:
+        try:
+            job.future.set_result(job.run(*job.arguments))
+        except BaseException as error:
+            job.future.set_exception(error)
+        if not job.record.outlives_handler:
+            self._close(job)
 
     def _close(self, job: _Job) -> None:
         # grpcio has no public way to ask whether a status was sent, nor for the deadline of a call that no handler

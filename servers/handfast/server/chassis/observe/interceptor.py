@@ -12,14 +12,17 @@ from handfast.client import propagation
 from handfast.client.propagation import Propagated
 from handfast.server.chassis.call import CURRENT, Call, Method
 from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.observe.executor import CallExecutor
+from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import RECORD, Record
 
 
 class Observe(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
-    `on_start` and `on_end` are told of every call once; they run between calls, so they must be quick.
+    What `load` does not admit is served by `refusal`. `on_start` and `on_end` are told of every call once; they run
+    between calls, so they must be quick.
     """
 
     def __init__(
@@ -27,12 +30,18 @@ class Observe(grpc.ServerInterceptor):
         methods: Mapping[str, Method],
         unknown: Method,
         executor: CallExecutor,
+        load: Load,
+        interrupter: Interrupter,
+        refusal: Handler,
         on_start: Sequence[Callable[[Method], None]],
         on_end: Sequence[Callable[[Record], None]],
     ) -> None:
         self._methods = methods
         self._unknown = unknown
         self._executor = executor
+        self._load = load
+        self._interrupter = interrupter
+        self._refusal = of_bytes(refusal, self._observing(refusal))
         self._on_start = on_start
         self._on_end = on_end
         self._handlers: dict[str, Handler] = {}
@@ -47,9 +56,12 @@ class Observe(grpc.ServerInterceptor):
         method = self._methods.get(path, self._unknown)
         call = Call.received(method, path, dict(handler_call_details.invocation_metadata))
         CURRENT.set(call)
-        RECORD.set(Record(call, self._on_end))
+        admitted = self._load.admit(method.pool)
+        RECORD.set(Record(call, admitted, (self._load.ended, *self._on_end)))
         for report in self._on_start:
             report(method)
+        if not admitted:
+            return self._refusal
         if (known := self._handlers.get(path)) is not None:
             return known
         handler = continuation(handler_call_details)
@@ -64,13 +76,13 @@ class Observe(grpc.ServerInterceptor):
         behavior = behavior_of(handler)
         if is_non_blocking(handler):
             return self._non_blocking(behavior)
-        return _stream(behavior) if handler.response_streaming else _unary(behavior)
+        return self._stream(behavior) if handler.response_streaming else self._unary(behavior)
 
     def _non_blocking(self, behavior: Behavior) -> Behavior:
         executor = self._executor
 
         def observed(request: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            record = _begin(context)
+            record = self._begin(context)
             record.received = 1
 
             def close() -> None:
@@ -97,44 +109,47 @@ class Observe(grpc.ServerInterceptor):
 
         return observed
 
-
-def _unary(behavior: Behavior) -> Behavior:
-    def observed(request: Any, context: grpc.ServicerContext) -> Any:
-        record = _begin(context)
-        try:
-            reply = behavior(_counted(request, record), context)
-            record.call.send_initial_metadata()
-            record.sent = 1
-            return reply
-        finally:
-            record.code = _code(context)
-
-    return observed
-
-
-def _stream(behavior: Behavior) -> Behavior:
-    def observed(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-        record = _begin(context)
-        try:
-            for reply in behavior(_counted(request, record), context):
+    def _unary(self, behavior: Behavior) -> Behavior:
+        def observed(request: Any, context: grpc.ServicerContext) -> Any:
+            record = self._begin(context)
+            try:
+                reply = behavior(_counted(request, record), context)
                 record.call.send_initial_metadata()
-                yield reply
-                record.sent += 1
-            record.call.send_initial_metadata()
-        finally:
-            record.code = _code(context)
+                record.sent = 1
+                return reply
+            finally:
+                record.code = _code(context)
 
-    return observed
+        return observed
 
+    def _stream(self, behavior: Behavior) -> Behavior:
+        def observed(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            record = self._begin(context)
+            try:
+                for reply in behavior(_counted(request, record), context):
+                    record.call.send_initial_metadata()
+                    yield reply
+                    record.sent += 1
+                record.call.send_initial_metadata()
+            finally:
+                record.code = _code(context)
 
-def _begin(context: grpc.ServicerContext) -> Record:
-    record = RECORD.get()
-    call = record.call
-    call.begin(context)
-    if not context.add_callback(record.note_over):
-        record.note_over()
-    propagation.CURRENT.set(Propagated(call.request_id, call.traceparent, call.deadline))
-    return record
+        return observed
+
+    def _begin(self, context: grpc.ServicerContext) -> Record:
+        record = RECORD.get()
+        call = record.call
+        call.begin(context)
+        self._interrupter.begin(call)
+
+        def over() -> None:
+            record.note_over()
+            self._interrupter.interrupt(call)
+
+        if not context.add_callback(over):
+            over()
+        propagation.CURRENT.set(Propagated(call.request_id, call.traceparent, call.deadline))
+        return record
 
 
 def _counted(request: bytes | Iterator[bytes], record: Record) -> bytes | Iterator[bytes]:

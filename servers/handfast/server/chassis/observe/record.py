@@ -16,6 +16,7 @@ from handfast.server.chassis.call import Call
 class Record:
     """One call, from its arrival to its end.
 
+    admitted           whether its pool took it; else it is refused
     code               what the handler decided, then what the caller saw; None before that
     outlives_handler   replies may follow after the handler has returned, so its return does not end the call
     arrived, over      when, in seconds since the epoch; a handler can run on after its call is over
@@ -24,6 +25,7 @@ class Record:
     """
 
     call: Call
+    admitted: bool
     reporters: Sequence[Callable[[Record], None]]
     started: float = field(default_factory=time.perf_counter)
     arrived: float = field(default_factory=time.time)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from uuid6 import uuid7
 
 from handfast.client.errors import ServiceError
-from handfast.server.chassis.call import Call, check_deadline, current
+from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.idempotency import Identified
+from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.errors import (
@@ -124,7 +124,7 @@ class Coordinator:
             self._finisher.wake()
             if isinstance(standing, Answer):
                 return _as_answered(call, standing, digest, reply_type)
-            time.sleep(random.uniform(0, PAUSE * attempt))
+            pause(random.uniform(0, PAUSE * attempt))
         error = staged.error
         try:
             if error is None:
@@ -156,7 +156,8 @@ class Coordinator:
             _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, exc_info=error)
         failure = _final_failure(error)
         try:
-            return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
+            with uninterrupted():
+                return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
         except Exception as second:
             if isinstance(error, SQLAlchemyError):
                 raise TransactionOutcomeUnknown(commit.transaction_id) from second
@@ -184,7 +185,7 @@ class Coordinator:
         if rules.judge(decision, recorded.decision) is rules.Verdict.ABORTED_BEFORE:
             raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)  # and its answer goes, too
         if decision.outcome is Outcome.COMMITTED:
-            check_deadline()
+            check_active()
         return recorded.decision, recorded
 
     def _standing(self, connection: sa.Connection, decision: Decision) -> Recorded:

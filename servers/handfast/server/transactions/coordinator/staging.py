@@ -11,8 +11,14 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
-from handfast.server.chassis.call import check_deadline
-from handfast.server.chassis.errors import CallDeadlineExceeded, InvalidFields, Violation, reason_name
+from handfast.server.chassis.errors import (
+    CallCancelled,
+    CallDeadlineExceeded,
+    InvalidFields,
+    Violation,
+    reason_name,
+)
+from handfast.server.chassis.interrupts import answer_of, check_active
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import NotStaged, TransactionAborted
 from handfast.transactions.v1 import reasons_pb2 as reasons
@@ -74,11 +80,11 @@ def stage(
             replies.append(_reply(call, future))
         except ServiceError as error:
             refused.append(_in_the_callers_words(error, call, transaction_id))
-        except NotStaged as error:
+        except (NotStaged, CallDeadlineExceeded, CallCancelled) as error:
             refused.append(error)
     try:
-        check_deadline()
-    except CallDeadlineExceeded as error:
+        check_active()
+    except (CallDeadlineExceeded, CallCancelled) as error:
         refused.append(error)
     return Staged(replies, _one_error(refused, faults) if refused or faults else None)
 
@@ -94,7 +100,7 @@ def _sent(call: StagedCall, metadata: Metadata) -> Any:
 def _reply(call: StagedCall, future: Any) -> Any:
     if isinstance(future, ServiceError):
         raise future
-    reply = future.result()
+    reply = answer_of(future)
     if (wire.STAGED_TRAILER, call.participant) not in ((key, value) for key, value in future.trailing_metadata()):
         raise NotStaged(call.participant)
     return reply

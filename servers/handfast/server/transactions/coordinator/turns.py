@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handfast.server.chassis.call import current
 from handfast.server.chassis.fair_lock import FairLock
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 
@@ -33,9 +32,8 @@ class Turns:
         """Waits for its turn, in the order of arrival. Raises TooManyChanges where too many wait already, or when it
         takes too long."""
         lock = self._enter(resource)
-        remaining = current().remaining()
         try:
-            with lock.holding(PATIENCE if remaining is None else min(PATIENCE, remaining)):
+            with lock.holding(PATIENCE):
                 yield
         except TimeoutError:
             raise TooManyChanges(resource) from None

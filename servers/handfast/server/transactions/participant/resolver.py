@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from handfast.client.errors import FailedPrecondition, ServiceError
+from handfast.server.chassis.interrupts import answer_of
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.core.reading import Forgotten, Learnt
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
@@ -30,7 +31,7 @@ class CoordinatorResolver:
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
         request = pb.BatchGetTransactionsRequest(transaction_ids=sorted(transaction_ids))
         try:
-            found = self._stub.BatchGetTransactions(request).transactions
+            found = answer_of(self._stub.BatchGetTransactions.future(request)).transactions
         except ServiceError as error:
             raise _unavailable(min(transaction_ids)) from error
         return {transaction.transaction_id: learnt(transaction) for transaction in found}
@@ -38,7 +39,7 @@ class CoordinatorResolver:
     def abort(self, transaction_id: str) -> Learnt:
         request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason="TRANSACTION_EXPIRED")
         try:
-            return learnt(self._stub.RollbackTransaction(request).transaction)
+            return learnt(answer_of(self._stub.RollbackTransaction.future(request)).transaction)
         except FailedPrecondition:
             return self.ask([transaction_id])[transaction_id]
         except ServiceError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -17,11 +16,12 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from handfast.server.chassis.call import check_deadline, current
+from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.chassis.idempotency import Identified, Requests
+from handfast.server.chassis.interrupts import check_active, pause
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Operation, Stage
@@ -112,7 +112,7 @@ class Writes(Generic[M]):
             store.mark(connection, key, transaction_id)
             if admitted.branch != first:  # which is stored already
                 store.save_branch(connection, admitted.branch)
-            check_deadline()
+            check_active()
             reached("participant.staging")
             return reply
 
@@ -184,7 +184,7 @@ class Writes(Generic[M]):
         if not self._room.acquire(blocking=False):
             return False
         try:
-            time.sleep(random.uniform(0.5, 1.0) * seconds)
+            pause(random.uniform(0.5, 1.0) * seconds)
         finally:
             self._room.release()
         return True

@@ -1,0 +1,162 @@
+"""Lets a call that is over stop waiting: its caller has left, its deadline has passed, or the server stops.
+
+What waits within a call (for the database, a lock, a peer, the next attempt) does so in a block that says how to wake
+it. Outside of calls, and in `uninterrupted` blocks, nothing is woken.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import grpc
+import structlog
+
+from handfast.server.chassis.call import CURRENT, Call
+from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DomainError, ShuttingDown
+
+LOOK_EVERY = 0.1
+"""Seconds between looks at all calls: grpcio knows nothing of deadlines that are the server's own."""
+
+_log = structlog.get_logger()
+
+
+def why_over() -> DomainError | None:
+    """Why nobody waits for the call being served any more; None where somebody does."""
+    call = CURRENT.get(None)
+    if call is None or call.uninterrupted:
+        return None
+    if call.is_late():
+        return CallDeadlineExceeded("The time was up before the work was done; nothing was changed.")
+    if call.over:
+        return CallCancelled("The call was cancelled before the work was done; nothing was changed.")
+    if call.stopping:
+        return ShuttingDown("The server stops, and the work was not done in time; nothing was changed.")
+    return None
+
+
+def check_active() -> None:
+    """Raises CallDeadlineExceeded, CallCancelled or ShuttingDown where the call being served is over. Asked last before
+    a commit: a handler runs on after its caller has given up, and must not do then what the caller believes undone.
+    """
+    if (why := why_over()) is not None:
+        raise why
+
+
+@contextmanager
+def interruptible(wake: Callable[[], object]) -> Iterator[None]:
+    """Calls `wake` from another thread when the call being served is over, and never after the block has been left. So
+    leaving may wait for a `wake` under way. Raises as `check_active` does where the call is over already.
+    """
+    call = CURRENT.get(None)
+    if call is None or call.uninterrupted:
+        yield
+        return
+    with call.waking:
+        call.wakes.append(wake)
+    try:
+        check_active()  # only now, or the call could be over in between, and nobody would wake it
+        yield
+    finally:
+        with call.waking:
+            call.wakes.remove(wake)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For what has to be done though the call is over, such as rolling back."""
+    call = CURRENT.get(None)
+    if call is None:
+        yield
+        return
+    before, call.uninterrupted = call.uninterrupted, True
+    try:
+        yield
+    finally:
+        call.uninterrupted = before
+
+
+def pause(seconds: float) -> None:
+    """Sleeps. Raises as `check_active` does as soon as the call being served is over."""
+    over = threading.Event()
+    with interruptible(over.set):
+        over.wait(seconds)
+    check_active()
+
+
+def answer_of(future: Any) -> Any:
+    """Waits for a peer's answer, a future of one of the client's stubs, and cancels it when the call being served is
+    over. Raises what `future.result()` raises, or as `check_active` does.
+    """
+    try:
+        with interruptible(future.cancel):
+            return future.result()
+    except grpc.FutureCancelledError:
+        check_active()
+        raise
+    except DomainError:
+        future.cancel()
+        raise
+
+
+class Interrupter(threading.Thread):
+    """Wakes what calls wait for. In a thread of its own, as grpcio says on its polling thread that a call is over, and
+    nothing may take long there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="interrupter", daemon=True)
+        self._over: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._running: set[Call] = set()
+        self._stopping = False
+
+    def begin(self, call: Call) -> None:
+        """A handler starts on the call."""
+        self._running.add(call)
+        call.stopping = self._stopping
+
+    def end(self, call: Call) -> None:
+        self._running.discard(call)
+
+    def interrupt(self, call: Call) -> None:
+        """The caller has left, or its deadline has passed."""
+        call.over = True
+        if call.wakes:
+            self._over.put(call)
+
+    def interrupt_all(self) -> None:
+        """The server stops, and calls had their time to end."""
+        self._stopping = True
+        for call in self._running.copy():
+            call.stopping = True
+            self._over.put(call)
+
+    def stop(self) -> None:
+        self._over.put(None)
+
+    def run(self) -> None:
+        look_at = time.monotonic() + LOOK_EVERY
+        while True:
+            with suppress(queue.Empty):
+                if (call := self._over.get(timeout=max(0.0, look_at - time.monotonic()))) is None:
+                    return
+                _wake(call)
+            if time.monotonic() >= look_at:
+                # Again and again: what was woken between two statements goes on with the next.
+                for call in self._running.copy():
+                    if call.wakes and call.is_over():
+                        _wake(call)
+                look_at = time.monotonic() + LOOK_EVERY
+
+
+def _wake(call: Call) -> None:
+    with call.waking:
+        for wake in call.wakes:
+            try:
+                wake()
+            except Exception:
+                _log.exception("a call that is over could not be interrupted", request_id=call.request_id)
