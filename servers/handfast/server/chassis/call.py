@@ -66,6 +66,10 @@ class Method:
     pool: Pool
     refuses_transactions: bool = False
 
+    @property
+    def streams_requests(self) -> bool:
+        return self.type in ("client_stream", "bidi_stream")
+
     @classmethod
     def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool) -> Method:
         service = descriptor.containing_service.full_name

@@ -20,6 +20,7 @@ from handfast.server.chassis.call import Pool
 from handfast.server.chassis.observe.record import RECORD, Record
 
 _T = TypeVar("_T")
+_CANCELLED = "cancelled"  # as grpcio's state of a call has it
 
 
 @dataclass(slots=True)
@@ -80,15 +81,22 @@ class CallExecutor(futures.Executor):
             job.future.set_result(job.run(*job.arguments))
         except BaseException as error:
             job.future.set_exception(error)
-        if not job.record.outlives_handler:
+        record = job.record
+        if record.outlives_handler:
+            return
+        if record.call.method.streams_requests:
+            # The requests can run out before grpcio says that the caller left: the handler then ends as if all were
+            # well, and only the end of the call tells.
+            record.when_over(lambda: self._close(job))
+        else:
             self._close(job)
 
     def _close(self, job: _Job) -> None:
-        # grpcio has no public way to ask whether a status was sent, nor for the deadline of a call that no handler
-        # had: both stand in the arguments of the function that it runs.
+        # grpcio has no public way to ask whether the caller was sent a status, nor for the deadline of a call that no
+        # handler had: both stand in the arguments of the function that it runs.
         _function, rpc_event, state, *_rest = job.arguments
         job.record.close(
-            status_sent=state.statused,
+            status_sent=state.statused and state.client != _CANCELLED,
             deadline=rpc_event.call_details.deadline,
             server_stopped=self.calls_are_cut,
         )

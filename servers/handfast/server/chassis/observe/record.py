@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -36,9 +37,23 @@ class Record:
     sent: int = 0
     seconds: float = 0.0
     closed: bool = False
+    _afterwards: Callable[[], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note_over(self) -> None:
-        self.over = time.time()
+        """grpcio is done with the call. Its handler may run on, if the caller left."""
+        with self._lock:
+            self.over = time.time()
+        if self._afterwards is not None:
+            self._afterwards()
+
+    def when_over(self, act: Callable[[], None]) -> None:
+        """Does it then, or now if the call is over."""
+        with self._lock:
+            if self.over is None:
+                self._afterwards = act
+                return
+        act()
 
     def close(self, *, status_sent: bool, deadline: float, server_stopped: bool) -> None:
         """The call is over, and its handler has ended. Only the first time counts. `deadline` is in seconds since the

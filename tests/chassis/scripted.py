@@ -1,0 +1,118 @@
+"""A service whose methods, one of each kind of streaming, do what the request's text says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.wrappers_pb2 import StringValue
+
+from handfast.server.chassis import errors
+from handfast.server.chassis.database import Database
+from handfast.server.chassis.interrupts import pause
+from handfast.server.chassis.server import Service
+
+NAME = "handfast.test.Scripted"
+METHODS = {
+    "unary": ("Unary", False, False),
+    "server_stream": ("Spread", False, True),
+    "client_stream": ("Gather", True, False),
+    "bidi_stream": ("Both", True, True),
+}
+LARGE = 5 * 1024 * 1024
+FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
+
+
+class Scripted:
+    """`entered` is released when a handler begins to wait; `gate` lets those go that wait for nothing else."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def act(self, text: str) -> Any:
+        match text:
+            case "refuse":
+                raise errors.InvalidMetadata("no", key="k")
+            case "crash":
+                raise ZeroDivisionError("private")
+            case "unserializable":
+                return object()
+            case "large":
+                return StringValue(value="x" * LARGE)
+            case "wait":
+                self.entered.release()
+                pause(30)
+            case "query":
+                self.entered.release()
+                with self._database.read() as connection:
+                    connection.exec_driver_sql(FOREVER).one()
+            case "write":
+                self.entered.release()
+                self._database.write(lambda connection: connection.exec_driver_sql(FOREVER).one())
+            case "block":
+                self.entered.release()
+                self.gate.wait(30)
+        return StringValue(value=text)
+
+    def Unary(self, request: StringValue, _context: grpc.ServicerContext) -> Any:
+        return self.act(request.value)
+
+    def Spread(self, request: StringValue, _context: grpc.ServicerContext) -> Iterator[Any]:
+        yield StringValue(value="first")
+        yield self.act(request.value)
+
+    def Gather(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Any:
+        return [self.act(request.value) for request in requests][-1]
+
+    def Both(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Iterator[Any]:
+        for request in requests:
+            yield self.act(request.value)
+
+
+def _descriptor() -> Any:
+    pool = descriptor_pool.Default()
+    try:
+        return pool.FindServiceByName(NAME)
+    except KeyError:
+        file = descriptor_pb2.FileDescriptorProto(
+            name="handfast/test/scripted.proto",
+            package="handfast.test",
+            dependency=["google/protobuf/wrappers.proto"],
+            syntax="proto3",
+        )
+        contract = file.service.add(name="Scripted")
+        text = ".google.protobuf.StringValue"
+        for name, requests, replies in METHODS.values():
+            contract.method.add(
+                name=name, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
+            )
+        pool.Add(file)
+        return pool.FindServiceByName(NAME)
+
+
+def scripted_service(servicer: Scripted) -> Service:
+    def add(servicer: Any, server: grpc.Server) -> None:
+        factories: dict[tuple[bool, bool], Callable[..., Any]] = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        handlers = {
+            name: factories[requests, replies](
+                getattr(servicer, name), StringValue.FromString, lambda reply: reply.SerializeToString()
+            )
+            for name, requests, replies in METHODS.values()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+    return Service(_descriptor(), add, servicer, "handfast.test")
+
+
+def labels_of(kind: str) -> dict[str, str]:
+    return {"grpc_type": kind, "grpc_service": NAME, "grpc_method": METHODS[kind][0]}
