@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -56,20 +57,40 @@ def accounts_with(addresses: dict[str, str], tmp_path: Path) -> Iterator[StartAc
         yield start
 
 
+@contextlib.contextmanager
+def serving(servicer: preferences_pb2_grpc.PreferencesServiceServicer) -> Iterator[str]:
+    """The address of a preferences service."""
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    preferences_pb2_grpc.add_PreferencesServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
 @pytest.fixture
 def deaf_preferences() -> Iterator[str]:
-    """The address of a preferences service that ignores transaction metadata, and answers as if it had staged."""
+    """The address of one that ignores transaction metadata, and answers as if it had staged."""
 
     class Deaf(preferences_pb2_grpc.PreferencesServiceServicer):
         def UpdatePreferences(self, request: Any, context: Any) -> preferences_pb2.UpdatePreferencesResponse:
             return preferences_pb2.UpdatePreferencesResponse(preferences=request.preferences)
 
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    preferences_pb2_grpc.add_PreferencesServiceServicer_to_server(Deaf(), server)  # type: ignore[abstract]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None)
+    with serving(Deaf()) as address:  # type: ignore[abstract]
+        yield address
+
+
+class Hanging(preferences_pb2_grpc.PreferencesServiceServicer):
+    """Answers nothing; `left` is set when the caller leaves."""
+
+    def __init__(self) -> None:
+        self.entered, self.left = threading.Event(), threading.Event()
+
+    def UpdatePreferences(self, request: Any, context: Any) -> preferences_pb2.UpdatePreferencesResponse:
+        context.add_callback(self.left.set)
+        self.entered.set()
+        self.left.wait(30)
+        return preferences_pb2.UpdatePreferencesResponse()
 
 
 def renaming(user: User) -> Any:
@@ -103,19 +124,19 @@ def test_what_a_service_that_is_away_has_to_finish_is_listed_with_the_oldest_fir
     client: Suite, accounts_with: StartAccounts
 ) -> None:
     away = accounts_with(NOBODY)
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(Unavailable):
             away.accounts.UpdateUserAndPreferences(renaming(create_user(client)))
     decided = [
         each.transaction_id for each in away.transactions.ListTransactions(ListTransactionsRequest()).transactions
     ]
-    request = ListTransactionsRequest(unfinished=True, page_size=2)
+    request = ListTransactionsRequest(unfinished=True, page_size=1)
     first = away.transactions.ListTransactions(request)
     request.page_token = first.next_page_token
     second = away.transactions.ListTransactions(request)
     listed = [each.transaction_id for each in (*first.transactions, *second.transactions)]
     assert listed == sorted(decided)
-    assert (len(first.transactions), second.next_page_token) == (2, "")
+    assert (len(first.transactions), second.next_page_token) == (1, "")
 
 
 def test_a_service_that_ignores_transactions_cannot_pass_unnoticed(
@@ -130,6 +151,24 @@ def test_a_service_that_ignores_transactions_cannot_pass_unnoticed(
     (aborted,) = suite.transactions.ListTransactions(ListTransactionsRequest(page_size=1)).transactions
     assert (aborted.state, aborted.abort_reason) == (TRANSACTION_STATE_ABORTED, "NOT_STAGED")
     assert dict(refused.value.trailing_metadata())["handfast-transaction-id"] == aborted.transaction_id
+
+
+def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(client: Suite, accounts_with: StartAccounts) -> None:
+    ada = create_user(client, display_name="Ada")
+    hanging = Hanging()  # type: ignore[abstract]
+    with serving(hanging) as address:
+        suite = accounts_with(address)
+        call = suite.accounts.UpdateUserAndPreferences.future(renaming(ada))
+        assert hanging.entered.wait(10)
+        assert eventually(lambda: not can_be_written(client, ada)), "it is staged with users"
+        call.cancel()
+        assert hanging.left.wait(10), "the participants are told that nobody waits"
+        request = ListTransactionsRequest(page_size=1)
+        assert eventually(lambda: bool(suite.transactions.ListTransactions(request).transactions))
+        (aborted,) = suite.transactions.ListTransactions(request).transactions
+        assert (aborted.state, aborted.abort_reason) == (TRANSACTION_STATE_ABORTED, "CANCELLED")
+        assert eventually(lambda: can_be_written(client, ada))
+    assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user.display_name == "Ada"
 
 
 def test_what_is_committed_is_finished_though_nobody_reads_it(client: Suite) -> None:

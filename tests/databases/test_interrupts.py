@@ -1,0 +1,124 @@
+"""A query whose caller has left ends, in the database too, and its connection can be used again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.database import Database
+from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
+from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
+from tests.cli.processes import eventually
+
+FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
+METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
+
+
+@pytest.fixture
+def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database]:
+    url = database_urls.get("HANDFAST_USERS_DATABASE_URL", f"sqlite:///{tmp_path}/test.sqlite3")
+    database = Database(url, connections=2)
+    database.check()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def interrupter() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    interrupter.start()
+    yield interrupter
+    interrupter.stop()
+
+
+@pytest.fixture
+def call(interrupter: Interrupter) -> Call:
+    call = Call.received(METHOD, METHOD.path, {})
+    interrupter.begin(call)
+    return call
+
+
+def serving(call: Call, pool: ThreadPoolExecutor, database: Database, entered: threading.Event) -> Future[None]:
+    """Runs the query within the call, in a thread of the pool."""
+
+    def serve() -> None:
+        CURRENT.set(call)
+        with database.read() as connection:
+            entered.set()
+            connection.exec_driver_sql(FOREVER).one()
+
+    return pool.submit(copy_context().run, serve)
+
+
+def test_a_call_that_is_over_ends_its_query(database: Database, interrupter: Interrupter, call: Call) -> None:
+    entered = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = serving(call, pool, database, entered)
+        assert entered.wait(5)
+        interrupter.interrupt(call)
+        with pytest.raises(sa.exc.OperationalError):
+            running.result(10)
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.literal(1))).scalar_one() == 1
+        if database.dialect == "postgresql":
+            active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'WITH RECURSIVE%%'"
+            assert eventually(lambda: connection.exec_driver_sql(active).scalar_one() == 0)
+
+
+def test_a_deadline_of_the_servers_own_ends_the_query_too(database: Database, call: Call) -> None:
+    call.deadline = 0.0  # of a clock that began at the start of the machine
+    entered = threading.Event()
+    with ThreadPoolExecutor(1) as pool, pytest.raises((sa.exc.OperationalError, CallDeadlineExceeded)):
+        serving(call, pool, database, entered).result(10)
+
+
+def test_a_call_that_waits_for_its_turn_to_write_gives_up(
+    database: Database, interrupter: Interrupter, call: Call
+) -> None:
+    table = sa.table("interrupted", sa.column("id"))
+    ddl = "CREATE TABLE interrupted (id INTEGER PRIMARY KEY)"
+    database.write(lambda connection: connection.exec_driver_sql(ddl))
+    database.write(lambda connection: connection.execute(sa.insert(table), {"id": 1}))
+    update = sa.update(table).values(id=1)
+
+    def write() -> None:
+        CURRENT.set(call)
+        database.write(lambda connection: connection.execute(update))
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def hold(connection: sa.Connection) -> None:
+            connection.execute(update)
+            waiting = pool.submit(copy_context().run, write)
+            assert eventually(lambda: bool(call.wakes))
+            interrupter.interrupt(call)
+            with pytest.raises((sa.exc.OperationalError, CallCancelled)):
+                waiting.result(10)
+
+        database.write(hold)
+    database.write(lambda connection: connection.exec_driver_sql("DROP TABLE interrupted"))
+
+
+def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
+    database: Database, interrupter: Interrupter, call: Call
+) -> None:
+    interrupter.interrupt(call)
+
+    def serve() -> list[int]:
+        CURRENT.set(call)
+        one = sa.select(sa.literal(1))
+        with pytest.raises(CallCancelled):
+            database.write(lambda connection: connection.execute(one).scalar_one())
+        with pytest.raises(CallCancelled):
+            check_active()
+        with uninterrupted():
+            return [database.write(lambda connection: connection.execute(one).scalar_one())]
+
+    assert copy_context().run(serve) == [1]
