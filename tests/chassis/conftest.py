@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from handfast.server.chassis import logs
 from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service
 from handfast.server.chassis.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
@@ -128,6 +129,7 @@ def new_server(
     *,
     listen: str = "127.0.0.1:0",
     metrics_listen: str = "127.0.0.1:0",
+    checks: Sequence[Check] = (),
     background: Sequence[Background] = (),
     on_close: Sequence[Callable[[], None]] = (),
 ) -> Server:
@@ -138,6 +140,7 @@ def new_server(
         ),
         domain="handfast.users",
         services=[Service(USERS, users_pb2_grpc.add_UserServiceServicer_to_server, servicer, "handfast.users")],
+        checks=checks,
         background=background,
         on_close=on_close,
     )

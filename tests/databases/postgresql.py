@@ -36,9 +36,14 @@ class PostgreSQL:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self.start()
+
+    def start(self) -> None:
         started = self._start()
+        if started.returncode:  # on a busy machine it may need more time than the package gives it
+            started = self._start()
         if started.returncode:
-            raise RuntimeError(f"PostgreSQL in {folder} does not start:\n{started.stderr}")
+            raise RuntimeError(f"PostgreSQL in {self._folder} does not start:\n{started.stderr}")
         self._pid, uri = _pid_and_uri(started.stdout)
         self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
 

@@ -12,7 +12,7 @@ from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
-from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.chassis.settings import ServerSettings
 from handfast.server.transactions.coordinator.answers import Answers
@@ -28,6 +28,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 from handfast.users.v1 import reasons_pb2 as users_reasons
 
 DOMAIN = "handfast.accounts"
+MIGRATIONS = "handfast.server.accounts:migrations"
 REASONS = tuple(
     reasons.Reason.DESCRIPTOR
     for reasons in (users_reasons, preferences_reasons, accounts_reasons, transactions_reasons, chassis_reasons)
@@ -37,7 +38,7 @@ REASONS = tuple(
 
 def build(settings: ServerSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, "handfast.server.accounts:migrations")
+    database = open_database(settings, MIGRATIONS)
     addresses = {USERS: settings.users_address, PREFERENCES: settings.preferences_address}
     suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
     channels = {name: channel(address) for name, address in addresses.items()}
@@ -56,6 +57,7 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
+        checks=(schema_check(database, MIGRATIONS),),
         background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )

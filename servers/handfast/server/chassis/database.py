@@ -53,11 +53,13 @@ class Database:
                 raise DatabaseError("SQLite needs a file: sqlite:////absolute/path")
             self._reader = _sqlite(self.url, connections, read_only=True)
             self._writer = _sqlite(self.url, 1, read_only=False)
+            self._prober = _sqlite(self.url, 1, read_only=True)
             self._turn: FairLock | None = FairLock()
         elif self.dialect == "postgresql":
             self._writer = _postgresql(self.url, connections)
             self._turn = None
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            self._prober = _postgresql(self.url, 1).execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise DatabaseError(f"{self.dialect} is not supported; use sqlite or postgresql")
 
@@ -112,6 +114,12 @@ class Database:
         # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
         return postgresql_insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
+    def probe(self, query: sa.Select[Any]) -> Any:
+        """The one value of a query, on a connection that serves nothing else: that all others are busy says nothing of
+        the database."""
+        with self._prober.connect() as connection:
+            return connection.execute(query).scalar_one()
+
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""
         try:
@@ -140,6 +148,7 @@ class Database:
     def close(self) -> None:
         self._writer.dispose()
         self._reader.dispose()
+        self._prober.dispose()
 
 
 SQLITE_FULL = 2

@@ -25,8 +25,7 @@ class Health(health.HealthServicer):
         self._services = (health.OVERALL_HEALTH, *services)
         self._watchers_lock = threading.Lock()
         self._watchers: set[SendReply] = set()
-        for service in self._services:
-            self.set(service, HealthCheckResponse.NOT_SERVING)
+        self.pause()
 
     def Watch(  # type: ignore[override]  # always called in grpcio's non-blocking mode
         self, request: HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: SendReply
@@ -47,8 +46,15 @@ class Health(health.HealthServicer):
         return descriptor_pool.Default().FindServiceByName(health.SERVICE_NAME)
 
     def serve(self) -> None:
+        self._set_all(HealthCheckResponse.SERVING)
+
+    def pause(self) -> None:
+        """Turns everything NOT_SERVING until `serve` is called again."""
+        self._set_all(HealthCheckResponse.NOT_SERVING)
+
+    def _set_all(self, status: int) -> None:
         for service in self._services:
-            self.set(service, HealthCheckResponse.SERVING)
+            self.set(service, status)
 
     def stop(self) -> None:
         """Turns everything NOT_SERVING for good, and ends the watches once they were told."""

@@ -6,12 +6,18 @@ A service keeps `migrations/` beside its code, with the usual `env.py` and `vers
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from handfast.server.chassis.database import Database, DatabaseError, one_line
+from handfast.server.chassis.readiness import Check
 from handfast.server.chassis.server import StartError
 from handfast.server.chassis.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
 
@@ -34,17 +40,46 @@ def upgrade(database: Database, location: str) -> None:
     Replicas that start together wait for each other.
     """
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", location)
-    config.set_main_option("path_separator", "os")
+    config = _config(location)
     with database.engine.begin() as connection:
         if database.dialect == "postgresql":
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica may take its time
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def schema_check(database: Database, location: str) -> Check:
+    """For a server's readiness: that the database answers, and is not behind what the code expects, as one that was
+    restored from a backup may be. A newer schema, by a newer replica, is none of its business.
+    """
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config(location))
+    head = scripts.get_current_head()
+    behind = {revision.revision for revision in scripts.walk_revisions()} - {head}
+    current = sa.select(sa.table("alembic_version", sa.column("version_num", sa.String)).c.version_num)
+
+    def check() -> None:
+        try:
+            found = database.probe(current)
+        except SQLAlchemyError as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise DatabaseError(f"{database.name} does not answer: {one_line(cause)}") from error
+        if found in behind:
+            raise DatabaseError(f"the schema of {database.name} is {found}, and {head} is needed")
+
+    return check
+
+
+def _config(location: str) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", location)
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 def run(metadata: sa.MetaData) -> None:

@@ -29,6 +29,7 @@ from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.overload import refusal
+from handfast.server.chassis.readiness import Check, Readiness
 from handfast.server.chassis.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
@@ -72,8 +73,9 @@ class Background(Protocol):
 class Server:
     """Serves `services` until told to stop.
 
-    `domain` names the server in the errors of calls that reach none of its services. `background` runs while the
-    server does; `on_close` is called last, when no handler runs any more. A server starts once.
+    `domain` names the server in the errors of calls that reach none of its services. Health follows the `checks`: each
+    raises while what it looks at is away. `background` runs while the server does; `on_close` is called last, when no
+    handler runs any more. A server starts once.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Server:
         *,
         domain: str,
         services: Sequence[Service],
+        checks: Sequence[Check] = (),
         background: Sequence[Background] = (),
         on_close: Sequence[Callable[[], None]] = (),
     ) -> None:
@@ -106,6 +109,7 @@ class Server:
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
         self.metrics = Metrics([*methods.values(), unknown])
+        self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self._executor = CallExecutor()
         self._interrupter = Interrupter()
         load = Load({method.pool for method in (*methods.values(), unknown)})
@@ -162,13 +166,13 @@ class Server:
             raise
         self._interrupter.start()
         self._grpc.start()
-        self._health.serve()
+        self._readiness.start()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
 
     def stop(self) -> None:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
         grace = self.settings.grace
-        self._health.stop()
+        self._readiness.stop()
         ended = self._grpc.stop(grace + 2 * _CUT_SECONDS)
         if not ended.wait(grace):
             self._interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from handfast.client import channel
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.chassis.settings import ServerSettings
 from handfast.server.preferences import tables
@@ -19,11 +19,12 @@ from handfast.server.transactions.participant.service import participant_service
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
 
 DOMAIN = "handfast.preferences"
+MIGRATIONS = "handfast.server.preferences:migrations"
 
 
 def build(settings: ServerSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, "handfast.server.preferences:migrations")
+    database = open_database(settings, MIGRATIONS)
     coordinator = channel(settings.accounts_address)
     requests = Requests(database, tables.requests)
     preferences = Participant(
@@ -45,6 +46,7 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(preferences, DOMAIN)),
+        checks=(schema_check(database, MIGRATIONS),),
         background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )

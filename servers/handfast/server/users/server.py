@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handfast.client import channel
 from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.migrations import open_database
+from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.chassis.settings import ServerSettings
 from handfast.server.transactions.metrics import count_branches_in_doubt
@@ -18,11 +18,12 @@ from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStu
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
 DOMAIN = "handfast.users"
+MIGRATIONS = "handfast.server.users:migrations"
 
 
 def build(settings: ServerSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, "handfast.server.users:migrations")
+    database = open_database(settings, MIGRATIONS)
     coordinator = channel(settings.accounts_address)
     users = Participant(
         "users",
@@ -43,6 +44,7 @@ def build(settings: ServerSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(users, DOMAIN)),
+        checks=(schema_check(database, MIGRATIONS),),
         background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )

@@ -1,0 +1,73 @@
+"""Lets health follow what the server cannot do without, such as its database.
+
+A check raises when what it looks at is not there. While one does, or does not come back in time, health says
+NOT_SERVING, so that load balancers turn to other replicas. Calls are served all the same: a check may be wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+
+from handfast.server.chassis.health import Health
+
+INTERVAL = 1.0
+PATIENCE = 3.0
+"""Seconds within which all checks must be through."""
+
+Check = Callable[[], None]
+_log = structlog.get_logger()
+
+
+class Readiness:
+    """Runs the checks between `start` and `stop`. It begins as ready: what is missing keeps a server from starting."""
+
+    def __init__(self, health: Health, checks: Sequence[Check], registry: CollectorRegistry) -> None:
+        self._health, self._checks = health, checks
+        self._ready = True
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="readiness", daemon=True)
+        self._gauge = Gauge("handfast_ready", "Whether health says SERVING.", registry=registry)
+
+    def start(self) -> None:
+        self._health.serve()
+        self._gauge.set(1)
+        if self._checks:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Turns health NOT_SERVING, for good. Does not wait for a check under way."""
+        self._stopping.set()
+        self._health.stop()
+        self._gauge.set(0)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL):
+            watchdog = threading.Timer(PATIENCE, self._turn, (f"a check took more than {PATIENCE:g} s",))
+            watchdog.daemon = True
+            watchdog.start()
+            why = ""
+            try:
+                for check in self._checks:
+                    check()
+            except Exception as error:
+                why = str(error)
+            watchdog.cancel()
+            self._turn(why)
+
+    def _turn(self, why_not: str) -> None:
+        with self._lock:
+            if self._stopping.is_set() or self._ready is (not why_not):
+                return
+            self._ready = not why_not
+            if self._ready:
+                self._health.serve()
+                _log.info("ready again")
+            else:
+                self._health.pause()
+                _log.error("not ready", reason=why_not)
+            self._gauge.set(self._ready)
