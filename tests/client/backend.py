@@ -96,11 +96,16 @@ def _without_contract(backend: Backend) -> grpc.GenericRpcHandler:
         backend.answer("Echo", None, context)
         yield from requests
 
+    def gather(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield b"".join(requests)
+        backend.answer("Gather", None, context)
+
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Spend": grpc.unary_unary_rpc_method_handler(unary),
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Collect": grpc.stream_unary_rpc_method_handler(collect),
         "Echo": grpc.stream_stream_rpc_method_handler(echo),
+        "Gather": grpc.stream_stream_rpc_method_handler(gather),
     }
     return grpc.method_handlers_generic_handler(WITHOUT_CONTRACT.strip("/"), handlers)
 

@@ -218,9 +218,18 @@ def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
     return status
 
 
-def _detail(status_proto: status_pb2.Status | None, detail_class: type[_Detail]) -> _Detail | None:
-    for packed in status_proto.details if status_proto else ():
+def unpacked(status_proto: status_pb2.Status, detail_class: type[_Detail]) -> list[_Detail]:
+    """The details of one class, without those that cannot be read: an error must not hide behind another."""
+    details = []
+    for packed in status_proto.details:
         detail = detail_class()
-        if packed.Unpack(detail):
-            return detail
-    return None
+        try:
+            if packed.Unpack(detail):
+                details.append(detail)
+        except DecodeError:
+            continue
+    return details
+
+
+def _detail(status_proto: status_pb2.Status | None, detail_class: type[_Detail]) -> _Detail | None:
+    return next(iter(unpacked(status_proto, detail_class)), None) if status_proto else None
