@@ -90,7 +90,8 @@ class Failure:
         self.message: str = error.details()
         status: status_pb2.Status | None = rpc_status.from_call(error)
         self.status = status or status_pb2.Status()
-        self.request_id = dict(error.trailing_metadata() or ()).get("x-request-id", "")
+        self.trailers: dict[str, str | bytes] = dict(error.trailing_metadata() or ())
+        self.request_id = str(self.trailers.get("x-request-id", ""))
         self.everything = repr((error, self.status, error.initial_metadata(), error.trailing_metadata()))
 
     def details_of(self, kind: type[Message]) -> list[Any]:

@@ -20,30 +20,50 @@ from .conftest import Failure, Running, new_users
 
 NAME = "handfast.test.Streams"
 METHODS = {"Echo": (False, False), "Spell": (False, True), "Join": (True, False), "Double": (True, True)}
+LEFT_OUT = {f"No{name}": arity for name, arity in METHODS.items()}  # in the contract, not implemented
+UNKNOWN = {f"Fly{name}": arity for name, arity in METHODS.items()}
+TYPES = {"Echo": "unary", "Spell": "server_stream", "Join": "client_stream", "Double": "bidi_stream"}
 
 
 class Streams:
-    """Answers with the text it gets; `!` makes it fail."""
+    """Answers with the text it gets; `!` makes it fail, and `?` answer with what is no reply."""
 
-    def Echo(self, request: StringValue, _context: grpc.ServicerContext) -> StringValue:
+    def Echo(self, request: StringValue, _context: grpc.ServicerContext) -> Any:
         return checked(request)
 
     def Spell(self, request: StringValue, _context: grpc.ServicerContext) -> Iterator[StringValue]:
         for letter in request.value:
             yield checked(StringValue(value=letter))
 
-    def Join(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> StringValue:
-        return StringValue(value="".join(checked(request).value for request in requests))
+    def Join(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Any:
+        return reply("".join(request.value for request in requests if checked(request)))
 
     def Double(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Iterator[StringValue]:
         for request in requests:
-            yield StringValue(value=checked(request).value * 2)
+            checked(request)
+            yield reply(request.value * 2)
 
 
-def checked(request: StringValue) -> StringValue:
+def checked(request: StringValue) -> Any:
     if request.value == "!":
         raise errors.InvalidMetadata("no", key="k")
-    return request
+    return reply(request.value)
+
+
+def reply(text: str) -> Any:
+    return StringValue(value=text) if "?" not in text else object()
+
+
+def left_out(_request: Any, context: grpc.ServicerContext) -> Any:
+    """As generated code does for a method that a servicer does not have."""
+    context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+    context.set_details("Method not implemented!")
+    raise NotImplementedError("Method not implemented!")
+
+
+def kind_of(name: str) -> str:
+    requests, replies = (METHODS | LEFT_OUT | UNKNOWN)[name]
+    return f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}"
 
 
 def streams_service() -> Service:
@@ -55,7 +75,7 @@ def streams_service() -> Service:
     )
     contract = file.service.add(name="Streams")
     text = ".google.protobuf.StringValue"
-    for name, (requests, replies) in METHODS.items():
+    for name, (requests, replies) in (METHODS | LEFT_OUT).items():
         contract.method.add(
             name=name, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
         )
@@ -68,10 +88,8 @@ def streams_service() -> Service:
             "response_serializer": StringValue.SerializeToString,
         }
         handlers: dict[str, Any] = {
-            "Echo": grpc.unary_unary_rpc_method_handler(servicer.Echo, **codec),
-            "Spell": grpc.unary_stream_rpc_method_handler(servicer.Spell, **codec),
-            "Join": grpc.stream_unary_rpc_method_handler(servicer.Join, **codec),
-            "Double": grpc.stream_stream_rpc_method_handler(servicer.Double, **codec),
+            name: getattr(grpc, f"{kind_of(name)}_rpc_method_handler")(getattr(servicer, name, left_out), **codec)
+            for name in (*METHODS, *LEFT_OUT)
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
 
@@ -92,26 +110,25 @@ def streams(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
 def call(streams: Running, name: str, texts: list[bytes | str], request_id: str) -> list[str]:
     """Sends texts (bytes as they are) by any arity, and returns what comes back."""
     sent = [text if isinstance(text, bytes) else StringValue(value=text).SerializeToString() for text in texts]
-    requests, replies = METHODS[name]
-    kind = f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}"
-    multi_callable = getattr(streams.channel, kind)(f"/{NAME}/{name}")
+    requests, replies = (METHODS | LEFT_OUT | UNKNOWN)[name]
+    multi_callable = getattr(streams.channel, kind_of(name))(f"/{NAME}/{name}")
     answer = multi_callable(iter(sent) if requests else sent[0], timeout=5, metadata=(("x-request-id", request_id),))
     return [StringValue.FromString(reply).value for reply in (answer if replies else [answer])]
 
 
 @pytest.mark.parametrize(
-    ("name", "texts", "answers", "type_"),
+    ("name", "texts", "answers"),
     [
-        ("Echo", ["ab"], ["ab"], "unary"),
-        ("Spell", ["abc"], ["a", "b", "c"], "server_stream"),
-        ("Join", ["a", "b"], ["ab"], "client_stream"),
-        ("Double", ["a", "b"], ["aa", "bb"], "bidi_stream"),
+        ("Echo", ["ab"], ["ab"]),
+        ("Spell", ["abc"], ["a", "b", "c"]),
+        ("Join", ["a", "b"], ["ab"]),
+        ("Double", ["a", "b"], ["aa", "bb"]),
     ],
 )
 def test_every_arity_works_and_counts_its_messages(
-    streams: Running, name: str, texts: list[bytes | str], answers: list[str], type_: str
+    streams: Running, name: str, texts: list[bytes | str], answers: list[str]
 ) -> None:
-    labels = f'{{grpc_method="{name}",grpc_service="{NAME}",grpc_type="{type_}"}}'
+    labels = f'{{grpc_method="{name}",grpc_service="{NAME}",grpc_type="{TYPES[name]}"}}'
     received = streams.metric("grpc_server_msg_received_total" + labels)
     sent = streams.metric("grpc_server_msg_sent_total" + labels)
     assert call(streams, name, texts, f"{name}-works") == answers
@@ -135,6 +152,40 @@ def test_every_arity_fails_with_details(streams: Running, name: str, text: bytes
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.named_request_id == failure.request_id == request_id
     assert streams.call_log(request_id)["grpc.code"] == "InvalidArgument"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_reply_of_any_arity_that_cannot_be_serialized_is_an_internal_error(streams: Running, name: str) -> None:
+    labels = f'grpc_method="{name}",grpc_service="{NAME}",grpc_type="{TYPES[name]}"'
+    sample = f'grpc_server_handled_total{{grpc_code="Internal",{labels}}}'
+    before = streams.metric(sample)
+    request_id = f"{name}-unserializable"
+    with pytest.raises(grpc.RpcError) as caught:
+        call(streams, name, ["?"], request_id)
+    failure = Failure(caught.value)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert failure.named_request_id == failure.request_id == request_id
+    line = streams.call_log(request_id)
+    assert (line["grpc.code"], line["level"]) == ("Internal", "error")
+    assert "SerializeToString" in line["exception"]
+    assert streams.metric(sample) == before + 1
+
+
+@pytest.mark.parametrize("name", [*LEFT_OUT, *UNKNOWN])
+def test_a_method_that_is_not_served_is_refused_however_it_is_called(streams: Running, name: str) -> None:
+    request_id = f"{name}-is-not-served"
+    with pytest.raises(grpc.RpcError) as caught:
+        call(streams, name, ["a"], request_id)
+    failure = Failure(caught.value)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD")
+    assert dict(failure.info.metadata) == {"method": f"{NAME}/{name}"}
+    assert failure.named_request_id == failure.request_id == request_id
+    line = streams.call_log(request_id)
+    assert (line["grpc.code"], line["grpc.method"], line["error.reason"]) == ("Unimplemented", name, "UNKNOWN_METHOD")
+    kind = TYPES.get(name.removeprefix("No"), "unknown")
+    service, method = (NAME, name) if name in LEFT_OUT else ("unknown", "unknown")
+    labels = f'grpc_method="{method}",grpc_service="{service}",grpc_type="{kind}"'
+    assert streams.metric(f'grpc_server_handled_total{{grpc_code="Unimplemented",{labels}}}') >= 1
 
 
 def test_a_stream_that_fails_midway_delivers_what_came_before(streams: Running) -> None:

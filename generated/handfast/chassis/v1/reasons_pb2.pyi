@@ -75,6 +75,23 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """CANCELLED. The caller gave up, or its caller did. A write may have been committed just before; where the request
     has a `request_id`, calling again with the same one answers.
     """
+    REASON_DUPLICATE_VALUE: _Reason.ValueType  # 17
+    """ALREADY_EXISTS. A value that must be unique is taken. The service's database found it, where no reason of the
+    service's own says more.
+    """
+    REASON_CONSTRAINT_VIOLATED: _Reason.ValueType  # 18
+    """FAILED_PRECONDITION. What is stored forbids the change: it names what is not there, removes what is needed, or
+    overlaps with what must stand alone. The service's database found it, where no reason of the service's own says
+    more.
+    """
+    REASON_INVALID_VALUE: _Reason.ValueType  # 19
+    """INVALID_ARGUMENT. A value cannot be stored: it is missing, too long, out of range or malformed. The service's
+    database found it, where no rule of the service's own did.
+    """
+    REASON_PEER_REFUSED: _Reason.ValueType  # 20
+    """Any code. Another service that this one needs refused, and named no reason. `ErrorInfo.domain` names the service
+    that passed it on.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed, where the cause is common to all services. Errors carry the value's name without
@@ -134,5 +151,22 @@ again after the delay in RetryInfo; where everybody is told this, longer delays 
 REASON_CANCELLED: Reason.ValueType  # 16
 """CANCELLED. The caller gave up, or its caller did. A write may have been committed just before; where the request
 has a `request_id`, calling again with the same one answers.
+"""
+REASON_DUPLICATE_VALUE: Reason.ValueType  # 17
+"""ALREADY_EXISTS. A value that must be unique is taken. The service's database found it, where no reason of the
+service's own says more.
+"""
+REASON_CONSTRAINT_VIOLATED: Reason.ValueType  # 18
+"""FAILED_PRECONDITION. What is stored forbids the change: it names what is not there, removes what is needed, or
+overlaps with what must stand alone. The service's database found it, where no reason of the service's own says
+more.
+"""
+REASON_INVALID_VALUE: Reason.ValueType  # 19
+"""INVALID_ARGUMENT. A value cannot be stored: it is missing, too long, out of range or malformed. The service's
+database found it, where no rule of the service's own did.
+"""
+REASON_PEER_REFUSED: Reason.ValueType  # 20
+"""Any code. Another service that this one needs refused, and named no reason. `ErrorInfo.domain` names the service
+that passed it on.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

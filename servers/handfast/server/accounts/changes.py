@@ -12,14 +12,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from handfast.accounts.v1 import accounts_pb2 as pb
 from handfast.client import ServiceError, Suite
-from handfast.preferences.v1 import reasons_pb2
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
+from handfast.preferences.v1.reasons_pb2 import Reason
 from handfast.server.accounts.errors import AccountChanged
 from handfast.server.chassis.errors import reason_name
 from handfast.server.transactions.coordinator.staging import StagedCall
 from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
 
-PREFERENCES_CHANGED = reason_name(reasons_pb2.Reason.Name(reasons_pb2.REASON_PREFERENCES_CHANGED))
+PREFERENCES_CHANGED = reason_name(Reason, Reason.REASON_PREFERENCES_CHANGED)
 USERS, PREFERENCES = "users", "preferences"
 
 _USER_FIELDS = {"update_mask": "user_update_mask"}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from handfast.accounts.v1 import reasons_pb2 as reasons
+from handfast.accounts.v1.reasons_pb2 import Reason
 from handfast.server.chassis.errors import Aborted, reason_name
 
 
-def _reason(value: reasons.Reason.ValueType) -> str:
-    return reason_name(reasons.Reason.Name(value))
-
-
 class AccountInMotion(Aborted):
-    reason = _reason(reasons.REASON_ACCOUNT_IN_MOTION)
+    reason = reason_name(Reason, Reason.REASON_ACCOUNT_IN_MOTION)
     retry_after = 0.05
 
     def __init__(self, user_id: str) -> None:
@@ -19,7 +15,7 @@ class AccountInMotion(Aborted):
 
 
 class AccountChanged(Aborted):
-    reason = _reason(reasons.REASON_ACCOUNT_CHANGED)
+    reason = reason_name(Reason, Reason.REASON_ACCOUNT_CHANGED)
     retry_after = 0.05
 
     def __init__(self, user_id: str) -> None:

@@ -30,7 +30,7 @@ from handfast.users.v1 import reasons_pb2 as users_reasons
 DOMAIN = "handfast.accounts"
 MIGRATIONS = "handfast.server.accounts:migrations"
 REASONS = tuple(
-    reasons.Reason.DESCRIPTOR
+    reasons.Reason
     for reasons in (users_reasons, preferences_reasons, accounts_reasons, transactions_reasons, chassis_reasons)
 )
 """What transactions are aborted for."""

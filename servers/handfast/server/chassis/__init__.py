@@ -4,12 +4,14 @@ A service makes a `Server` of its servicers (`server.py`), raises the errors of 
 `call.current()` for the call at hand. The rest happens around it. A call passes, from the outside in:
 
     observe/            opens its record, and closes it with the code that the caller saw
-    error_layer.py      turns exceptions into statuses, as error_mapping.py says (database_errors.py for SQLAlchemy's)
+    error_layer.py      turns exceptions into statuses
     admission.py        turns bytes into messages and back, and refuses what is too large or not for this method
     the handler
 
     call.py             the call at hand, and what is known of its method
     errors.py           what handlers raise
+    error_table.py      what each error is to a caller: status codes, and what failures of the database amount to;
+                        database_errors.py finds them there, error_mapping.py makes statuses, error_size.py cuts them
     server.py           puts it all together: start, serve, drain
     settings.py         what a server is told when it starts
     health.py, reflection.py, metrics.py, logs.py, notify.py    what operators and their tools see

@@ -1,55 +1,76 @@
-"""What an exception of SQLAlchemy means to a caller."""
+"""Finds what a failure of a database is to the caller in `error_table.py`, and says it to the log without values."""
 
 from __future__ import annotations
 
-import sqlite3
-import sys
+import re
+import traceback
+from collections.abc import Iterator
 
-from handfast.server.chassis.call import current
-from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseConflict, DatabaseUnavailable, DomainError
+from handfast.server.chassis.call import Call
+from handfast.server.chassis.error_table import DATABASE_FAILURES
+from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DatabaseUnavailable, DomainError
 
-# By SQLSTATE, whole or by its class (PostgreSQL, appendix A).
-_CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # serialization failure, deadlock, lock not available
-_UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})  # connection, resources, operator's doing, system
-_QUERY_CANCELED = "57014"
+EARLY = 0.05
+"""Seconds before a deadline that count as after it: databases count the time by clocks of their own."""
 
-# By SQLite's primary result code.
-_SQLITE_UNAVAILABLE = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-    }
-)
+_BY_KEY = {key: failure for failure in DATABASE_FAILURES for key in failure.keys}
+_UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is DatabaseUnavailable)
+_QUOTED = re.compile(r'"[^"\n]*"')
+_WITHHELD = "(withheld: it quotes values)"
 
 
-def database_error(error: BaseException) -> DomainError | None:
-    """The domain error that `error` amounts to, or None where it is no failure of the database but a bug."""
-    if "sqlalchemy" not in sys.modules:  # a team's own server may do without
+def database_error(error: BaseException, call: Call) -> DomainError | None:
+    """The domain error that `error`, of SQLAlchemy or a driver, amounts to; None where it is a bug, or something else
+    altogether."""
+    failure = next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
+    if failure is None:
         return None
-    from sqlalchemy import exc
+    if failure.error is CallDeadlineExceeded and not isinstance(stopped := given_up(call), CallDeadlineExceeded):
+        return stopped or DatabaseUnavailable(_UNAVAILABLE.message)
+    return failure.error(failure.message)
 
-    if isinstance(error, exc.TimeoutError):
-        return DatabaseUnavailable("The database is busy: no connection became free in time.")
-    if not isinstance(error, exc.DBAPIError):
-        return None
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    sqlite_code = getattr(error.orig, "sqlite_errorcode", None)
-    if sqlstate == _QUERY_CANCELED or sqlite_code == sqlite3.SQLITE_INTERRUPT:
-        remaining = current().remaining()
-        if remaining is not None and remaining <= 0:
-            return CallDeadlineExceeded("The deadline passed while the database was at work.")
-        return DatabaseUnavailable("The database's work was interrupted.")
-    if sqlstate in _CONFLICTS:
-        return DatabaseConflict("The database chose this call as the loser of a conflict.")
-    unreachable = (
-        error.connection_invalidated
-        or (sqlstate is not None and sqlstate[:2] in _UNAVAILABLE_CLASSES)
-        or (sqlite_code is not None and sqlite_code & 0xFF in _SQLITE_UNAVAILABLE)
-        # Refused or lost before the server could say why.
-        or (isinstance(error, exc.OperationalError) and sqlstate is None and sqlite_code is None)
-    )
-    return DatabaseUnavailable("The database did not answer.") if unreachable else None
+
+def given_up(call: Call) -> DomainError | None:
+    """Why nobody waits for `call` any more; None where its caller still does."""
+    remaining = call.remaining()
+    if remaining is not None and remaining <= EARLY:
+        return CallDeadlineExceeded("The time was up before the work was done.")
+    if call.context is not None and not call.context.is_active():
+        return CallCancelled("The caller gave up before the work was done.")
+    return None
+
+
+def described(error: BaseException) -> str:
+    """The traceback for the log, without the values that PostgreSQL quotes where it refuses some: they may be personal
+    data."""
+    text = "".join(traceback.format_exception(error))
+    driver = getattr(error, "orig", error)
+    diagnosis = getattr(driver, "diag", None)
+    sqlstate = _sqlstate(driver)
+    if diagnosis is None or sqlstate is None or sqlstate[:2] not in ("22", "23"):
+        return text
+    if diagnosis.message_detail:
+        text = text.replace(diagnosis.message_detail, _WITHHELD)
+    if sqlstate[:2] == "22" and diagnosis.message_primary:
+        text = text.replace(diagnosis.message_primary, _QUOTED.sub(_WITHHELD, diagnosis.message_primary))
+    return text
+
+
+def _keys(error: BaseException) -> Iterator[str | int]:
+    """What `error` may stand under in the table, the most telling first."""
+    driver = getattr(error, "orig", error)
+    sqlstate, sqlite_code = _sqlstate(driver), getattr(driver, "sqlite_errorcode", None)
+    if sqlstate is not None:
+        yield from (sqlstate, sqlstate[:2])
+    elif isinstance(sqlite_code, int):
+        yield from (sqlite_code, sqlite_code & 0xFF)
+    else:
+        # By name, as a team's own server may do without SQLAlchemy.
+        yield from (f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__)
+    if getattr(error, "connection_invalidated", False):
+        yield "sqlalchemy.exc.OperationalError"
+
+
+def _sqlstate(driver: object) -> str | None:
+    sqlstate = getattr(driver, "sqlstate", None)
+    return sqlstate if isinstance(sqlstate, str) else None

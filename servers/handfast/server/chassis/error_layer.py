@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.error_mapping import to_status
+from handfast.server.chassis.error_size import fit_status, fit_trailers
 from handfast.server.chassis.errors import UnknownMethod
 from handfast.server.chassis.handlers import Handler, behavior_of, is_non_blocking, of_bytes
 
@@ -89,8 +90,11 @@ def _refuse(error: BaseException, context: grpc.ServicerContext) -> Never:
     if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         error = _unknown_method(current())  # in the contract, but the servicer leaves it to the generated class
     call = current()
-    status = rpc_status.to_status(to_status(error, call))
-    call.add_trailer(REQUEST_ID_KEY, call.request_id)
-    for key, value in status.trailing_metadata:
-        call.add_trailer(key, value)
-    context.abort(status.code, status.details)
+    whole = to_status(error, call)
+    trailers = (*fit_trailers(context.trailing_metadata() or ()), (REQUEST_ID_KEY, call.request_id))
+    status = fit_status(whole, trailers)
+    if status is not whole:
+        call.log["error.cut"] = True  # the caller did not get all of it
+    sent = rpc_status.to_status(status)
+    context.set_trailing_metadata((*trailers, *sent.trailing_metadata))
+    context.abort(sent.code, sent.details)

@@ -12,22 +12,24 @@
     ├── DeadlineExceeded             the caller's time is up
     ├── Cancelled                    the caller has given up
     ├── Unimplemented                this server has no such method
-    └── OutcomeUnknown               whether a write took effect could not be established
+    ├── OutcomeUnknown               whether a write took effect could not be established
+    └── Internal                     what nobody foresaw; the chassis raises it, and nobody else
 
-`error_mapping` turns them into a `google.rpc.Status`, in one place. Any other exception is unexpected, and
-reaches the caller as INTERNAL with the request id and nothing else.
+`error_table.py` has the status code of each, `error_mapping.py` makes a `google.rpc.Status` of them. Any other
+exception is a failure of the database that the table lists, or reaches the caller as INTERNAL with the request id and
+nothing else.
 
 Messages never hold personal data (they are logged), so a message about an email does not quote it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from handfast.chassis.v1 import reasons_pb2 as chassis_reasons
+from handfast.chassis.v1.reasons_pb2 import Reason
 
 
 class DomainError(Exception):
@@ -93,13 +95,24 @@ class OutcomeUnknown(DomainError):
     pass
 
 
-def reason_name(enum_value_name: str) -> str:
+class Internal(DomainError):
+    pass
+
+
+Value = TypeVar("Value", contravariant=True)
+
+
+class ReasonEnum(Protocol[Value]):
+    """The generated `Reason` of any contract."""
+
+    def Name(self, number: Value, /) -> str: ...
+
+    def values(self) -> Iterable[Any]: ...
+
+
+def reason_name(reasons: ReasonEnum[Value], value: Value) -> str:
     """`REASON_EMAIL_TAKEN` as errors carry it: `EMAIL_TAKEN`."""
-    return enum_value_name.removeprefix("REASON_")
-
-
-def chassis_reason(value: chassis_reasons.Reason.ValueType) -> str:
-    return reason_name(chassis_reasons.Reason.Name(value))
+    return reasons.Name(value).removeprefix("REASON_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,7 @@ class Violation:
 class InvalidFields(InvalidArgument):
     """Fields of the request break rules: every violation at once (AIP-193, `BadRequest`)."""
 
-    reason = chassis_reason(chassis_reasons.REASON_INVALID_FIELDS)
+    reason = reason_name(Reason, Reason.REASON_INVALID_FIELDS)
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
@@ -152,56 +165,86 @@ class Violations:
 
 
 class UnparsableRequest(InvalidArgument):
-    reason = chassis_reason(chassis_reasons.REASON_UNPARSABLE_REQUEST)
+    reason = reason_name(Reason, Reason.REASON_UNPARSABLE_REQUEST)
 
 
 class RequestTooLarge(InvalidArgument):
-    reason = chassis_reason(chassis_reasons.REASON_REQUEST_TOO_LARGE)
+    reason = reason_name(Reason, Reason.REASON_REQUEST_TOO_LARGE)
 
 
 class ResponseTooLarge(ResourceExhausted):
-    reason = chassis_reason(chassis_reasons.REASON_RESPONSE_TOO_LARGE)
+    reason = reason_name(Reason, Reason.REASON_RESPONSE_TOO_LARGE)
 
 
 class InvalidMetadata(InvalidArgument):
-    reason = chassis_reason(chassis_reasons.REASON_INVALID_METADATA)
+    reason = reason_name(Reason, Reason.REASON_INVALID_METADATA)
 
 
 class UnknownMethod(Unimplemented):
-    reason = chassis_reason(chassis_reasons.REASON_UNKNOWN_METHOD)
+    reason = reason_name(Reason, Reason.REASON_UNKNOWN_METHOD)
 
 
 class NotStageable(FailedPrecondition):
-    reason = chassis_reason(chassis_reasons.REASON_NOT_STAGEABLE)
+    reason = reason_name(Reason, Reason.REASON_NOT_STAGEABLE)
 
 
 class RequestIdReused(InvalidArgument):
-    reason = chassis_reason(chassis_reasons.REASON_REQUEST_ID_REUSED)
+    reason = reason_name(Reason, Reason.REASON_REQUEST_ID_REUSED)
+
+
+class DuplicateValue(AlreadyExists):
+    """Of the database, where a service did not look before."""
+
+    reason = reason_name(Reason, Reason.REASON_DUPLICATE_VALUE)
+
+
+class ConstraintViolated(FailedPrecondition):
+    """Of the database, where a service did not look before."""
+
+    reason = reason_name(Reason, Reason.REASON_CONSTRAINT_VIOLATED)
+
+
+class InvalidValue(InvalidArgument):
+    """Of the database, where a service did not look before."""
+
+    reason = reason_name(Reason, Reason.REASON_INVALID_VALUE)
 
 
 class DatabaseUnavailable(Unavailable):
-    reason = chassis_reason(chassis_reasons.REASON_DATABASE_UNAVAILABLE)
+    reason = reason_name(Reason, Reason.REASON_DATABASE_UNAVAILABLE)
     retry_after = 1.0
 
 
 class DatabaseConflict(Aborted):
-    reason = chassis_reason(chassis_reasons.REASON_DATABASE_CONFLICT)
+    reason = reason_name(Reason, Reason.REASON_DATABASE_CONFLICT)
     retry_after = 0.05
 
 
 class CallDeadlineExceeded(DeadlineExceeded):
-    reason = chassis_reason(chassis_reasons.REASON_DEADLINE_EXCEEDED)
+    reason = reason_name(Reason, Reason.REASON_DEADLINE_EXCEEDED)
 
 
 class CallCancelled(Cancelled):
-    reason = chassis_reason(chassis_reasons.REASON_CANCELLED)
+    reason = reason_name(Reason, Reason.REASON_CANCELLED)
 
 
 class Overloaded(ResourceExhausted):
-    reason = chassis_reason(chassis_reasons.REASON_OVERLOADED)
+    reason = reason_name(Reason, Reason.REASON_OVERLOADED)
     retry_after = 1.0
 
 
 class ShuttingDown(Unavailable):
-    reason = chassis_reason(chassis_reasons.REASON_SHUTTING_DOWN)
+    reason = reason_name(Reason, Reason.REASON_SHUTTING_DOWN)
     retry_after = 1.0
+
+
+class PeerUnavailable(Unavailable):
+    reason = reason_name(Reason, Reason.REASON_PEER_UNAVAILABLE)
+    retry_after = 1.0
+
+
+class Unforeseen(Internal):
+    reason = reason_name(Reason, Reason.REASON_INTERNAL)
+
+    def __init__(self) -> None:
+        super().__init__("Internal error; quote the request id to the operator.")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from handfast.preferences.v1 import reasons_pb2 as reasons
+from handfast.preferences.v1.reasons_pb2 import Reason
 from handfast.server.chassis.errors import Aborted, AlreadyExists, reason_name
 
-
-def _reason(value: reasons.Reason.ValueType) -> str:
-    return reason_name(reasons.Reason.Name(value))
-
-
 # Reasons of single field violations.
-UNKNOWN_PREFERENCE = _reason(reasons.REASON_UNKNOWN_PREFERENCE)
-WRONG_TYPE = _reason(reasons.REASON_WRONG_TYPE)
-VALUE_NOT_ALLOWED = _reason(reasons.REASON_VALUE_NOT_ALLOWED)
+UNKNOWN_PREFERENCE = reason_name(Reason, Reason.REASON_UNKNOWN_PREFERENCE)
+WRONG_TYPE = reason_name(Reason, Reason.REASON_WRONG_TYPE)
+VALUE_NOT_ALLOWED = reason_name(Reason, Reason.REASON_VALUE_NOT_ALLOWED)
 
 
 class PreferencesChanged(Aborted):
-    reason = _reason(reasons.REASON_PREFERENCES_CHANGED)
+    reason = reason_name(Reason, Reason.REASON_PREFERENCES_CHANGED)
 
     def __init__(self, user_id: str) -> None:
         super().__init__(
@@ -26,7 +21,7 @@ class PreferencesChanged(Aborted):
 
 
 class DefinitionAlreadyExists(AlreadyExists):
-    reason = _reason(reasons.REASON_DEFINITION_ALREADY_EXISTS)
+    reason = reason_name(Reason, Reason.REASON_DEFINITION_ALREADY_EXISTS)
 
     def __init__(self, key: str) -> None:
         super().__init__(f"There is a definition of {key} already.", key=key)

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from google.protobuf.descriptor import EnumDescriptor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
-from handfast.server.chassis.errors import reason_name
+from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.core.model import Outcome
@@ -40,8 +39,8 @@ class CoordinatorMetrics:
     callers are free to invent, count as `other`.
     """
 
-    def __init__(self, reasons: Iterable[EnumDescriptor]) -> None:
-        self._reasons = OF_THE_SUITE.union(reason_name(name) for enum in reasons for name in enum.values_by_name)
+    def __init__(self, reasons: Iterable[ReasonEnum[Any]]) -> None:
+        self._reasons = OF_THE_SUITE.union(reason_name(enum, value) for enum in reasons for value in enum.values())
         self._decided = Counter(
             "handfast_transactions_decided",
             "Transactions decided here, by outcome; aborted ones by reason.",

@@ -41,7 +41,7 @@ from handfast.server.transactions.coordinator.staging import RETRY_AFTER, Staged
 from handfast.server.transactions.coordinator.turns import Turns
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.transactions.v1 import reasons_pb2 as reasons
+from handfast.transactions.v1.reasons_pb2 import Reason
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -49,7 +49,7 @@ TIMEOUT = 5 * MICROSECONDS_PER_SECOND
 """For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
 FORGOTTEN = TransactionForgotten.reason
-PENDING_CHANGE = reason_name(reasons.Reason.Name(reasons.REASON_PENDING_CHANGE))
+PENDING_CHANGE = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
 ATTEMPTS = 10
 PAUSE = 0.02
 """Seconds before the second attempt at the most; each further one may pause longer by as much."""

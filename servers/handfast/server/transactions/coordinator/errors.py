@@ -12,22 +12,18 @@ from handfast.server.chassis.errors import (
     OutcomeUnknown,
     reason_name,
 )
-from handfast.transactions.v1 import reasons_pb2 as reasons
-
-
-def _reason(value: reasons.Reason.ValueType) -> str:
-    return reason_name(reasons.Reason.Name(value))
+from handfast.transactions.v1.reasons_pb2 import Reason
 
 
 class NoTransactionOfRequest(NotFound):
-    reason = _reason(reasons.REASON_TRANSACTION_NOT_FOUND)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_NOT_FOUND)
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"No transaction was decided for request_id {request_id}.", request_id=request_id)
 
 
 class TransactionAborted(Aborted):
-    reason = _reason(reasons.REASON_TRANSACTION_ABORTED)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_ABORTED)
 
     def __init__(self, transaction_id: str, *, retry_after: float | None = None) -> None:
         message = f"Transaction {transaction_id} was rolled back."
@@ -43,14 +39,14 @@ class TooManyChanges(Aborted):
 
 
 class TransactionCommitted(FailedPrecondition):
-    reason = _reason(reasons.REASON_TRANSACTION_COMMITTED)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_COMMITTED)
 
     def __init__(self, transaction_id: str) -> None:
         super().__init__(f"Transaction {transaction_id} was committed.", transaction_id=transaction_id)
 
 
 class CommitChanged(FailedPrecondition):
-    reason = _reason(reasons.REASON_COMMIT_CHANGED)
+    reason = reason_name(Reason, Reason.REASON_COMMIT_CHANGED)
 
     def __init__(self, transaction_id: str, committed: Mapping[str, int]) -> None:
         listed = ", ".join(f"{participant}: {count}" for participant, count in sorted(committed.items()))
@@ -62,7 +58,7 @@ class CommitChanged(FailedPrecondition):
 
 
 class TransactionFromFuture(InvalidArgument):
-    reason = _reason(reasons.REASON_TRANSACTION_FROM_FUTURE)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FROM_FUTURE)
 
     def __init__(self, transaction_id: str) -> None:
         super().__init__(
@@ -72,7 +68,7 @@ class TransactionFromFuture(InvalidArgument):
 
 
 class TransactionForgotten(FailedPrecondition):
-    reason = _reason(reasons.REASON_TRANSACTION_FORGOTTEN)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FORGOTTEN)
 
     def __init__(self, transaction_id: str) -> None:
         message = f"Transaction {transaction_id} is older than what is remembered; whatever became of it is done."
@@ -80,7 +76,7 @@ class TransactionForgotten(FailedPrecondition):
 
 
 class NotStaged(FailedPrecondition):
-    reason = _reason(reasons.REASON_NOT_STAGED)
+    reason = reason_name(Reason, Reason.REASON_NOT_STAGED)
 
     def __init__(self, participant: str) -> None:
         super().__init__(
@@ -89,7 +85,7 @@ class NotStaged(FailedPrecondition):
 
 
 class TransactionOutcomeUnknown(OutcomeUnknown):
-    reason = _reason(reasons.REASON_OUTCOME_UNKNOWN)
+    reason = reason_name(Reason, Reason.REASON_OUTCOME_UNKNOWN)
 
     def __init__(self, transaction_id: str) -> None:
         super().__init__(

@@ -21,17 +21,17 @@ from handfast.server.chassis.errors import (
 from handfast.server.chassis.interrupts import answer_of, check_active
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import NotStaged, TransactionAborted
-from handfast.transactions.v1 import reasons_pb2 as reasons
+from handfast.transactions.v1.reasons_pb2 import Reason
 
 RETRY_AFTER = 0.05
 """Seconds."""
 _ABOUT_THE_TRANSACTION = frozenset(
-    reason_name(reasons.Reason.Name(value))
+    reason_name(Reason, value)
     for value in (
-        reasons.REASON_BRANCH_NOT_OPEN,
-        reasons.REASON_TRANSACTION_EXPIRED,
-        reasons.REASON_TRANSACTION_FORGOTTEN,
-        reasons.REASON_TRANSACTION_FROM_FUTURE,
+        Reason.REASON_BRANCH_NOT_OPEN,
+        Reason.REASON_TRANSACTION_EXPIRED,
+        Reason.REASON_TRANSACTION_FORGOTTEN,
+        Reason.REASON_TRANSACTION_FROM_FUTURE,
     )
 )
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 from handfast.server.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable, reason_name
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.core.participant import Refusal
-from handfast.transactions.v1 import reasons_pb2 as reasons
-
-
-def _reason(value: reasons.Reason.ValueType) -> str:
-    return reason_name(reasons.Reason.Name(value))
+from handfast.transactions.v1.reasons_pb2 import Reason
 
 
 class PendingChange(Aborted):
     """Another transaction has an undecided change of what is written."""
 
-    reason = _reason(reasons.REASON_PENDING_CHANGE)
+    reason = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
     retry_after = 0.05
 
     def __init__(self, resource: str, transaction_id: str) -> None:
@@ -24,7 +20,7 @@ class PendingChange(Aborted):
 
 
 class TransactionFromFuture(InvalidArgument):
-    reason = _reason(reasons.REASON_TRANSACTION_FROM_FUTURE)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FROM_FUTURE)
 
     def __init__(self, transaction_id: str) -> None:
         message = f"Transaction {transaction_id} was not minted by the coordinator: its time lies in the future."
@@ -32,7 +28,7 @@ class TransactionFromFuture(InvalidArgument):
 
 
 class CommittedChangeLost(FailedPrecondition):
-    reason = _reason(reasons.REASON_COMMITTED_CHANGE_LOST)
+    reason = reason_name(Reason, Reason.REASON_COMMITTED_CHANGE_LOST)
 
     def __init__(self, transaction_id: str) -> None:
         message = f"Transaction {transaction_id} was committed with a change that is not here. An operator has to look."
@@ -40,27 +36,27 @@ class CommittedChangeLost(FailedPrecondition):
 
 
 class BranchNotOpen(FailedPrecondition):
-    reason = _reason(reasons.REASON_BRANCH_NOT_OPEN)
+    reason = reason_name(Reason, Reason.REASON_BRANCH_NOT_OPEN)
 
 
 class TransactionForgotten(FailedPrecondition):
-    reason = _reason(reasons.REASON_TRANSACTION_FORGOTTEN)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FORGOTTEN)
 
 
 class OperationOutOfOrder(FailedPrecondition):
-    reason = _reason(reasons.REASON_OPERATION_OUT_OF_ORDER)
+    reason = reason_name(Reason, Reason.REASON_OPERATION_OUT_OF_ORDER)
 
 
 class OperationChanged(FailedPrecondition):
-    reason = _reason(reasons.REASON_OPERATION_CHANGED)
+    reason = reason_name(Reason, Reason.REASON_OPERATION_CHANGED)
 
 
 class TransactionExpired(FailedPrecondition):
-    reason = _reason(reasons.REASON_TRANSACTION_EXPIRED)
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_EXPIRED)
 
 
 class CoordinatorUnavailable(Unavailable):
-    reason = _reason(reasons.REASON_COORDINATOR_UNAVAILABLE)
+    reason = reason_name(Reason, Reason.REASON_COORDINATOR_UNAVAILABLE)
     retry_after = 0.5
 
 
