@@ -83,6 +83,9 @@ def lock_in_two_orders(engine: sa.Engine) -> None:
         other.execute(lock, {"id": "bob"})
         waiting = threading.Thread(target=other.execute, args=(lock, {"id": "ada"}))
         waiting.start()
+        with engine.connect() as third:
+            waits = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            assert eventually(lambda: third.execute(waits).scalar_one() == 1)
         try:
             one.execute(lock, {"id": "bob"})
         finally:
@@ -228,9 +231,6 @@ def fill_the_disk(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
         try:
-            connection.exec_driver_sql(
-                "INSERT INTO children SELECT NULL FROM parents, parents, parents, parents, parents"
-            )
             connection.exec_driver_sql("UPDATE parents SET id = 'hunter2' || zeroblob(1000000) WHERE id = 'eve'")
         finally:
             connection.exec_driver_sql("PRAGMA max_page_count = 1000000")

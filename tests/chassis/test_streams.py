@@ -144,6 +144,9 @@ def test_every_arity_works_and_counts_its_messages(
     ids=["the handler refuses", "bad bytes", "too large"],
 )
 def test_every_arity_fails_with_details(streams: Running, name: str, text: bytes | str, reason: str) -> None:
+    labels = f'grpc_method="{name}",grpc_service="{NAME}",grpc_type="{TYPES[name]}"'
+    sample = f'grpc_server_handled_total{{grpc_code="InvalidArgument",{labels}}}'
+    before = streams.metric(sample)
     request_id = f"{name}-{reason}"
     with pytest.raises(grpc.RpcError) as caught:
         call(streams, name, [text], request_id)
@@ -152,6 +155,7 @@ def test_every_arity_fails_with_details(streams: Running, name: str, text: bytes
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.named_request_id == failure.request_id == request_id
     assert streams.call_log(request_id)["grpc.code"] == "InvalidArgument"
+    assert streams.metric(sample) == before + 1
 
 
 @pytest.mark.parametrize("name", METHODS)

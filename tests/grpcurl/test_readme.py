@@ -1,18 +1,22 @@
-"""The grpcurl calls in README.md run as they are written, one after the other, and print what README shows."""
+"""The grpcurl calls that are shown run as they are written, one after the other, and print what is shown."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from handfast.server.cli.settings import FIRST_PORT
 from tests.grpcurl.tool import Grpcurl
-from tests.project.readme import blocks, shows_the_same
+from tests.project.readme import ERRORS, README, blocks, shows_the_same
 
 
-def test_the_calls_of_the_readme(grpcurl: Grpcurl, addresses: dict[str, str]) -> None:
-    calls = [block for block in blocks("sh") if block.code.startswith("grpcurl")]
-    assert len(calls) >= 5
+@pytest.mark.parametrize(("file", "fewest"), [(README, 5), (ERRORS, 1)], ids=["README", "errors"])
+def test_the_calls_that_are_shown(grpcurl: Grpcurl, addresses: dict[str, str], file: Path, fewest: int) -> None:
+    calls = [block for block in blocks("sh", file) if block.code.startswith("grpcurl")]
+    assert len(calls) >= fewest
     assert any(block.output and block.output.startswith("ERROR:") for block in calls)
     path = f"{grpcurl.path.parent}{os.pathsep}{os.environ['PATH']}"
     for block in calls:

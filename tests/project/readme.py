@@ -1,13 +1,15 @@
-"""What README.md shows, as blocks that can be run, and whether a run shows the same."""
+"""What README.md and docs/errors.md show, as blocks that can be run, and whether a run shows the same."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.project.commands import ROOT
 
 README = ROOT / "README.md"
+ERRORS = ROOT / "docs" / "errors.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 # What differs from run to run, though it has the same form.
@@ -27,14 +29,14 @@ class Block:
     output: str | None
 
 
-def blocks(language: str) -> list[Block]:
-    found = [Block(*match.groups()) for match in _BLOCK.finditer(README.read_text())]
+def blocks(language: str, file: Path = README) -> list[Block]:
+    found = [Block(*match.groups()) for match in _BLOCK.finditer(file.read_text())]
     return [block for block in found if block.language == language]
 
 
 def shows_the_same(shown: str, printed: str) -> bool:
-    """Whether `printed` is what README shows: but for white space and values that differ from run to run, and with any
-    number of lines where README has a line `...`.
+    """Whether `printed` is what a file shows: but for white space and values that differ from run to run, and with any
+    number of lines where the file has a line `...`.
     """
     pattern = "".join(r"(.*\n)*" if line == "..." else re.escape(f"{line}\n") for line in _lines(shown))
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in _lines(printed))) is not None

@@ -9,17 +9,17 @@ import pytest
 
 from tests.project.commands import ROOT, run
 from tests.project.conftest import Consumer
-from tests.project.readme import Block, blocks, shows_the_same
+from tests.project.readme import ERRORS, Block, blocks, shows_the_same
 
 EXAMPLES = sorted((ROOT / "tests" / "client" / "consumer").glob("*.py"))
-OF_README = blocks("python")
+SHOWN = blocks("python") + [block for block in blocks("python", ERRORS) if block.output is not None]
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def test_there_are_examples() -> None:
     assert {path.name for path in EXAMPLES} >= {"example.py", "aio_example.py"}
-    assert len(OF_README) >= 2
+    assert len(SHOWN) >= 3
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.name for path in EXAMPLES])
@@ -30,8 +30,8 @@ def test_an_example_runs(consumer: Consumer, addresses: dict[str, str], tmp_path
     assert "handfast.users USER_NOT_FOUND" in printed
 
 
-@pytest.mark.parametrize("block", OF_README)
-def test_an_example_of_the_readme_runs_and_prints_what_is_shown(
+@pytest.mark.parametrize("block", SHOWN)
+def test_an_example_that_is_shown_runs_and_prints_what_is_shown(
     consumer: Consumer, addresses: dict[str, str], tmp_path: Path, block: Block
 ) -> None:
     script = tmp_path / "example.py"
@@ -42,8 +42,8 @@ def test_an_example_of_the_readme_runs_and_prints_what_is_shown(
     assert shows_the_same(block.output, printed), printed
 
 
-@pytest.mark.parametrize("block", OF_README)
-def test_an_example_of_the_readme_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path, block: Block) -> None:
+@pytest.mark.parametrize("block", SHOWN)
+def test_an_example_that_is_shown_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path, block: Block) -> None:
     (tmp_path / "example.py").write_text(block.code)
     status, output = typed_consumer.typecheck(tmp_path)
     assert status == 0, output

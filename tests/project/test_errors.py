@@ -1,0 +1,99 @@
+"""docs/errors.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import Any
+
+import grpc
+
+from handfast.server.chassis import errors
+from handfast.server.chassis.error_table import CODES, DATABASE_FAILURES
+from handfast.server.chassis.errors import DomainError
+from tests.project.readme import ERRORS, blocks
+
+WITHOUT_A_NAME = {"CONSTRAINT_DATATYPE": 3091}  # in sqlite3
+
+
+def table(*header: str) -> list[tuple[str, ...]]:
+    """The rows of the table that has this header."""
+    lines = iter(ERRORS.read_text().splitlines())
+    assert _line(*header) in lines, header  # and takes what is before it
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append(tuple(cell.strip() for cell in line.strip("|").split("|")))
+    return rows
+
+
+def quoted(cell: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"`([^`]+)`", cell))
+
+
+def test_each_code_is_explained() -> None:
+    codes = [code for row in table("code", "when", "again?") for code in quoted(row[0])]
+    assert sorted(codes) == sorted(code.name for code in CODES.values())
+
+
+def test_the_kinds_of_domain_errors_are_those_of_the_code() -> None:
+    shown = table("kind", "code", "of the chassis itself")
+    assert shown == [_kind(kind, code) for kind, code in CODES.items()]
+
+
+def test_the_failures_of_databases_are_those_of_the_code() -> None:
+    shown = [
+        (quoted(reason), quoted(code), quoted(sqlstates), tuple(map(_sqlite_code, quoted(sqlite))), quoted(classes))
+        for reason, code, sqlstates, sqlite, classes in table("reason", "code", "PostgreSQL", "SQLite", "SQLAlchemy")
+    ]
+    assert shown == [
+        (
+            (failure.error.reason,),
+            (_code(failure.error).name,),
+            failure.sqlstates,
+            failure.sqlite,
+            tuple(name.removeprefix("sqlalchemy.") for name in failure.classes),
+        )
+        for failure in DATABASE_FAILURES
+    ]
+
+
+def test_an_error_is_raised_as_shown() -> None:
+    (raising,) = (block for block in blocks("python", ERRORS) if block.output is None)
+    namespace: dict[str, Any] = {}
+    exec(raising.code, namespace)
+    error = namespace["UserAlreadyExists"]("ada")
+    assert (error.reason, error.values) == ("USER_ALREADY_EXISTS", {"user_id": "ada"})
+    assert _code(type(error)) is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", ERRORS.read_text()) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ERRORS.parent / link).exists()] == []
+
+
+def _kind(kind: type[DomainError], code: grpc.StatusCode) -> tuple[str, ...]:
+    ours = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, kind)]
+    ours.remove(kind)
+    reasons = (
+        f"`{each.reason}`" + (f" (again after {each.retry_after} s)" if each.retry_after is not None else "")
+        for each in ours
+    )
+    return f"`{kind.__name__}`", f"`{code.name}`", ", ".join(reasons)
+
+
+def _code(error: type[DomainError]) -> grpc.StatusCode:
+    (code,) = (code for kind, code in CODES.items() if issubclass(error, kind))
+    return code
+
+
+def _sqlite_code(name: str) -> int:
+    code: int = WITHOUT_A_NAME.get(name) or getattr(sqlite3, f"SQLITE_{name}")
+    return code
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
