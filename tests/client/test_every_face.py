@@ -17,7 +17,7 @@ from .test_errors import CLASSES
 
 SPEND, COUNT, COLLECT, GATHER = (f"{WITHOUT_CONTRACT}/{name}" for name in ("Spend", "Count", "Collect", "Gather"))
 # `Collect` and `Gather` read all requests before they fail: grpcio's asyncio client takes a request that can no longer
-# be sent for an INTERNAL error of its own, where it sees that before the status.
+# be sent for an INTERNAL error of its own (https://github.com/grpc/grpc/issues/36066).
 METADATA = (("x-request-id", "the-callers"),)
 
 SYNC: dict[str, Callable[[Any], object]] = {
