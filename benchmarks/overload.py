@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
 from handfast.client import Suite
@@ -32,7 +33,7 @@ CALLERS = 32
 ACCOUNTS = 200
 TICK = 0.005
 """Seconds between bursts of the steady stream."""
-METHODS = {
+METHODS: dict[str, Callable[[str], Message]] = {
     "GetUser": lambda user_id: GetUserRequest(user_id=user_id),
     "UpdateUser": lambda user_id: UpdateUserRequest(user=User(user_id=user_id, display_name=uuid.uuid4().hex)),
 }
@@ -58,8 +59,9 @@ class Calls:
     def __str__(self) -> str:
         others = ", ".join(f"{count / self.seconds:.0f} {code}" for code, count in self.codes.items() if code != "OK")
         return (
-            f"sent {self.sent / self.seconds:7.0f}/s, completed {self.completed:6.0f}/s in {self.percentile(50):.1f} ms "
-            f"(99 of 100 in {self.percentile(99):.1f} ms){'; ' + others if others else ''}"
+            f"sent {self.sent / self.seconds:7.0f}/s, completed {self.completed:6.0f}/s "
+            f"in {self.percentile(50):.1f} ms (99 of 100 in {self.percentile(99):.1f} ms)"
+            f"{'; ' + others if others else ''}"
         )
 
 

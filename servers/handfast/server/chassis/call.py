@@ -147,13 +147,6 @@ class Call:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
-    def is_late(self) -> bool:
-        return self.deadline is not None and self.deadline <= time.monotonic()
-
-    def is_over(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self.over or self.stopping or self.is_late()
-
     def add_trailer(self, key: str, value: str | bytes) -> None:
         """Adds to what the caller gets after the last reply, or with the error."""
         if self.context is not None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.error_table import DATABASE_FAILURES
-from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DatabaseUnavailable, DomainError
+from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
+from handfast.server.chassis.interrupts import why_over
 
 EARLY = 0.05
 """Seconds before a deadline that count as after it: databases count the time by clocks of their own."""
@@ -25,19 +26,9 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     failure = next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
     if failure is None:
         return None
-    if failure.error is CallDeadlineExceeded and not isinstance(stopped := given_up(call), CallDeadlineExceeded):
-        return stopped or DatabaseUnavailable(_UNAVAILABLE.message)
+    if failure.error is CallDeadlineExceeded:
+        return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
-
-
-def given_up(call: Call) -> DomainError | None:
-    """Why nobody waits for `call` any more; None where its caller still does."""
-    remaining = call.remaining()
-    if remaining is not None and remaining <= EARLY:
-        return CallDeadlineExceeded("The time was up before the work was done.")
-    if call.context is not None and not call.context.is_active():
-        return CallCancelled("The caller gave up before the work was done.")
-    return None
 
 
 def described(error: BaseException) -> str:

@@ -16,10 +16,11 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.database_errors import database_error, described, given_up
+from handfast.server.chassis.database_errors import database_error, described
 from handfast.server.chassis.error_size import MAX_MESSAGE, cut
 from handfast.server.chassis.error_table import CODES
 from handfast.server.chassis.errors import DomainError, reason_name
+from handfast.server.chassis.interrupts import why_over
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
 
@@ -56,7 +57,7 @@ def _silent_peer_error(error: ServiceError, call: Call) -> DomainError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.CallDeadlineExceeded("The time was up before a service that this one needs had answered.")
         case grpc.StatusCode.CANCELLED:
-            return given_up(call) or errors.PeerUnavailable("A service that this one needs broke off its work.")
+            return why_over(call) or errors.PeerUnavailable("A service that this one needs broke off its work.")
     return errors.Unforeseen()
 
 

@@ -25,12 +25,12 @@ LOOK_EVERY = 0.1
 _log = structlog.get_logger()
 
 
-def why_over() -> DomainError | None:
-    """Why nobody waits for the call being served any more; None where somebody does."""
-    call = CURRENT.get(None)
-    if call is None or call.uninterrupted:
-        return None
-    if call.is_late():
+def why_over(call: Call, *, early: float = 0.0) -> DomainError | None:
+    """Why nobody waits for the call any more; None where somebody does. A deadline counts as passed `early` seconds
+    before it is.
+    """
+    remaining = call.remaining()
+    if remaining is not None and remaining <= early:
         return CallDeadlineExceeded("The time was up before the work was done; nothing was changed.")
     if call.over:
         return CallCancelled("The call was cancelled before the work was done; nothing was changed.")
@@ -43,7 +43,8 @@ def check_active() -> None:
     """Raises CallDeadlineExceeded, CallCancelled or ShuttingDown where the call being served is over. Asked last before
     a commit: a handler runs on after its caller has given up, and must not do then what the caller believes undone.
     """
-    if (why := why_over()) is not None:
+    call = CURRENT.get(None)
+    if call is not None and not call.uninterrupted and (why := why_over(call)) is not None:
         raise why
 
 
@@ -148,7 +149,7 @@ class Interrupter(threading.Thread):
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
                 for call in self._running.copy():
-                    if call.wakes and call.is_over():
+                    if call.wakes and why_over(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
 

@@ -31,7 +31,7 @@ class TransactionAborted(Aborted):
 
 
 class TooManyChanges(Aborted):
-    reason = _reason(reasons.REASON_TOO_MANY_CHANGES)
+    reason = reason_name(Reason, Reason.REASON_TOO_MANY_CHANGES)
     retry_after = 0.1
 
     def __init__(self, resource: str) -> None:
