@@ -81,6 +81,7 @@ def test_servers_show_what_is_in_doubt(running: Process, client: Suite) -> None:
     with channel(running.addresses["users"]) as to_users:
         participant = ParticipantServiceStub(to_users)
         assert eventually(counts_as_it_lists)
+    assert scrape(running, USERS)["handfast_transactions_in_doubt_oldest_seconds"] > 0
     tx.rollback()
     assert scrape(running, ACCOUNTS)[in_doubt] >= 0
 
@@ -94,7 +95,7 @@ class Counted:
         metrics = CoordinatorMetrics(REASONS)
         metrics.register(self.registry)
         self.register = Register(database, accounts_tables.coordinator, lambda: self.clock, observers=(metrics,))
-        count_decisions_in_doubt(self.registry, self.register)
+        count_decisions_in_doubt(self.registry, self.register, lambda: self.clock)
 
     def begin(self) -> str:
         return id_at(self.clock)
@@ -144,6 +145,20 @@ def test_the_time_of_finishing_is_that_of_the_first_to_mark_it(counted: Counted)
     assert counted.register.find([id_])[0][id_].finish_time == finished
 
 
+def test_the_oldest_in_doubt_is_as_old_as_its_transaction(counted: Counted) -> None:
+    oldest = "transactions_in_doubt_oldest_seconds"
+    assert counted.value(oldest) == 0
+    first = counted.begin()
+    counted.pass_seconds(3)
+    second = counted.begin()
+    for id_ in (second, first):
+        counted.register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
+    counted.pass_seconds(4)
+    assert counted.value(oldest) == 7
+    counted.register.mark_finished([first])
+    assert counted.value(oldest) == 4
+
+
 @pytest.mark.parametrize(
     ("abort_reason", "label"),
     [
@@ -182,7 +197,8 @@ def test_a_database_that_is_away_does_not_keep_the_other_metrics_away(counted: C
     counted.register.database.close()
     for file in tmp_path.iterdir():
         file.rename(file.with_suffix(".away"))
-    value = counted.value("transactions_in_doubt")
-    assert value is not None
-    assert math.isnan(value)
+    for name in ("transactions_in_doubt", "transactions_in_doubt_oldest_seconds"):
+        value = counted.value(name)
+        assert value is not None
+        assert math.isnan(value)
     assert counted.value("transactions_decided_total", outcome="committed", reason="") == 0

@@ -4,8 +4,9 @@
     handfast_transaction_decide_seconds{outcome}          from minting a transaction to its decision
     handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
     handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
+    handfast_transactions_in_doubt_oldest_seconds         the age of the oldest of them
 
-What is in doubt is counted in the database when it is scraped, so every replica on that database says the same.
+What is in doubt is looked up in the database when it is scraped, so every replica on that database says the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
-from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.register import Recorded, Register
@@ -74,30 +75,48 @@ class CoordinatorMetrics:
         self._finish_seconds.labels(_label(recorded.decision.outcome)).observe(seconds)
 
 
-def count_decisions_in_doubt(registry: CollectorRegistry, register: Register) -> None:
-    """Shows how many decisions some participant has not confirmed."""
-    _in_doubt(registry, "Decisions that some participant has not confirmed.", register.count_unfinished)
+def count_decisions_in_doubt(registry: CollectorRegistry, register: Register, clock: Clock = now) -> None:
+    """Shows how many decisions some participant has not confirmed, and how old the oldest of them is."""
+    text = "Decisions that some participant has not confirmed."
+    _in_doubt(registry, text, register.count_unfinished, register.oldest_unfinished, clock)
 
 
 def count_branches_in_doubt(registry: CollectorRegistry, participant: Participant[Any]) -> None:
-    """Shows how many branches are not finished."""
+    """Shows how many branches are not finished, and how old the oldest of them is."""
+    store = participant.store
 
     def count() -> int:
-        with participant.store.database.read() as connection:
-            return participant.store.count_unfinished(connection)
+        with store.database.read() as connection:
+            return store.count_unfinished(connection)
 
-    _in_doubt(registry, "Branches of transactions that are not finished here.", count)
+    def oldest() -> str | None:
+        with store.database.read() as connection:
+            return store.oldest_unfinished(connection)
+
+    _in_doubt(registry, "Branches of transactions that are not finished here.", count, oldest, now)
 
 
-def _in_doubt(registry: CollectorRegistry, text: str, count: Callable[[], int]) -> None:
+def _in_doubt(
+    registry: CollectorRegistry, text: str, count: Callable[[], int], oldest: Callable[[], str | None], clock: Clock
+) -> None:
+    def age() -> float:
+        transaction_id = oldest()
+        return 0.0 if transaction_id is None else _seconds(wire.minted_at(transaction_id), clock())
+
+    _looked_up(registry, "handfast_transactions_in_doubt", text, count)
+    text = "Time since the minting of the oldest transaction in doubt; 0 where there is none."
+    _looked_up(registry, "handfast_transactions_in_doubt_oldest_seconds", text, age)
+
+
+def _looked_up(registry: CollectorRegistry, name: str, text: str, look_up: Callable[[], float]) -> None:
     def measure() -> float:
         try:
-            return count()
+            return look_up()
         except SQLAlchemyError as error:  # the other metrics are wanted most just then
-            _log.warning("what is in doubt could not be counted", error=type(error).__name__)
+            _log.warning("what is in doubt could not be looked up", metric=name, error=type(error).__name__)
             return math.nan
 
-    Gauge("handfast_transactions_in_doubt", text, registry=registry).set_function(measure)
+    Gauge(name, text, registry=registry).set_function(measure)
 
 
 def _histogram(name: str, text: str) -> Histogram:

@@ -135,6 +135,11 @@ class Register:
         with self.database.read() as connection:
             return int(connection.execute(self._count_unfinished).scalar_one())
 
+    def oldest_unfinished(self) -> str | None:
+        with self.database.read() as connection:
+            oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
+            return oldest
+
     def prune(self, wanted: str) -> int:
         """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
 
