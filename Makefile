@@ -8,10 +8,13 @@ BIN       := .venv/bin
 INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
 GRPCURL   := .tools/bin/grpcurl
-CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated
+PROMTOOL  := .tools/bin/promtool
+CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
+             check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench test crash contend simulate check $(CHECKS) format generate freeze pins grpcurl clean
+.PHONY: help install up demo bench test crash contend simulate check $(CHECKS) format generate freeze pins
+.PHONY: grpcurl promtool clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +75,9 @@ check-breaking: $(INSTALLED) ## … contracts keep what the last release promise
 check-generated: $(GENERATOR) ## … stubs are what the contracts give
 	.venv-generate/bin/python tools/generate.py --check
 
+check-alerts: ## … alerts fire when they should (needs promtool)
+	tools/check-alerts.sh
+
 format: $(INSTALLED) ## format code and contracts
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -95,6 +101,11 @@ grpcurl: $(GRPCURL) ## install grpcurl in .tools/bin (needs Go)
 
 $(GRPCURL):
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
+
+$(PROMTOOL):
+	tools/fetch-promtool.sh $@
 
 clean: ## remove what make installed, but no data
 	rm -rf .venv .venv-generate .tools

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from tests.grpcurl.tool import Grpcurl, Json, find_grpcurl
+from tests.grpcurl.tool import Grpcurl, Json
 from tests.people import new_email
+from tests.project.commands import find_tool
 
 CREATE_ACCOUNT = "accounts.v1.AccountService/CreateAccount"
 
@@ -21,7 +22,7 @@ def database_urls() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def grpcurl() -> Grpcurl:
-    path = find_grpcurl()
+    path = find_tool("grpcurl")
     if path is not None:
         return Grpcurl(path)
     missing = "grpcurl is neither in .tools/bin nor on the PATH; `make grpcurl` builds it where Go is installed"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tests.project.commands import ROOT
 
 Json = dict[str, Any]
 
@@ -65,13 +61,6 @@ class Grpcurl:
         done = self.run(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-
-def find_grpcurl() -> Path | None:
-    """The one that `make grpcurl` builds, else that of the PATH."""
-    built = ROOT / ".tools" / "bin"
-    found = shutil.which("grpcurl", path=f"{built}{os.pathsep}{os.environ.get('PATH', '')}")
-    return Path(found) if found else None
 
 
 def _arguments(request: Json, headers: Mapping[str, str] | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,13 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subproces
         text=True,
         check=False,
     )
+
+
+def find_tool(name: str) -> Path | None:
+    """The one that `make` put into .tools/bin, else that of the PATH; None where there is neither."""
+    path = f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = shutil.which(name, path=path)
+    return Path(found) if found else None
 
 
 def succeed(command: Sequence[str | Path], cwd: Path = ROOT) -> str:

@@ -1,0 +1,61 @@
+"""What running servers export, as Prometheus stores it when it scrapes them by deploy/prometheus/prometheus.yaml."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from handfast.client import Suite
+from handfast.server.cli.settings import FIRST_PORT
+from handfast.users.v1.users_pb2 import DeleteUserRequest
+from tests.cli.processes import Process, eventually
+from tests.deploy.files import targets
+from tests.deploy.promql import Series
+from tests.people import create_user
+from tests.transactions.calls import Transaction
+
+
+@pytest.fixture(scope="session")
+def database_urls() -> dict[str, str]:
+    """SQLite: what is tested here does not depend on the database."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def exported(running: Process, client: Suite) -> Series:
+    """Of a suite in which a transaction was committed and one abandoned: before that, no series has a reason."""
+    _staged(client, timeout_seconds=30).commit()
+    _staged(client, timeout_seconds=1)
+    decided = "handfast_transactions_decided_total"
+    assert eventually(lambda: "TRANSACTION_EXPIRED" in _stored(running)[decided]["reason"])
+    return _stored(running)
+
+
+def _staged(client: Suite, timeout_seconds: int) -> Transaction:
+    tx = Transaction(client, timeout_seconds)
+    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=create_user(client).user_id))
+    return tx
+
+
+def _stored(running: Process) -> Series:
+    series: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name, labels in _samples(running):
+        for label, value in labels.items():
+            series[name][label].add(value)
+    return series
+
+
+def _samples(running: Process) -> Iterator[tuple[str, dict[str, str]]]:
+    for job, target in targets():
+        of_target = {"job": job, "instance": target}
+        yield "up", of_target  # Prometheus adds it
+        port = running.first_port + int(target.rpartition(":")[2]) - FIRST_PORT
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+            text = reply.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                yield sample.name, {**sample.labels, **of_target}
