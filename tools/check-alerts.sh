@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.tools/bin:$PATH"
 
 if ! command -v promtool >/dev/null; then
-    echo "alerts: promtool is neither in .tools/bin nor on the PATH; \`make promtool\` gets it on Debian and its kin" >&2
+    echo "alerts: promtool is neither in .tools/bin nor on the PATH; \`make promtool\` gets it where apt-get is" >&2
     if [ -n "${CI:-}" ]; then
         exit 1
     fi
