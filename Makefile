@@ -13,7 +13,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench test crash contend simulate check $(CHECKS) format generate freeze pins
+.PHONY: help install up demo bench overload test crash contend simulate check $(CHECKS) format generate freeze pins
 .PHONY: grpcurl promtool clean
 
 help: ## list the targets
@@ -37,6 +37,9 @@ demo: $(INSTALLED) ## watch changes commit everywhere or nowhere
 
 bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
 	$(BIN)/python -m benchmarks.atomic_update $(ARGS)
+
+overload: $(INSTALLED) ## ask ten times more of the servers than they can do, and see what is left (ARGS='--rounds 1')
+	$(BIN)/python -m benchmarks.overload $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS='-k paging')
 	$(BIN)/pytest $(ARGS)

@@ -1,21 +1,25 @@
 """What is left of a server when far more is asked of it than it can do.
 
-First some callers, each with one call at a time, find out how many calls a second the server completes at its best.
-Then calls are sent at ten times that rate, whether or not earlier ones have come back. Prints both, and their ratios:
-what is completed, and how long it takes what is admitted. Half of the processors serve, the others send.
+    at its best     as many callers as keep it busy, each with one call at a time
+    crowded         ten times as many; who is refused comes again when told to
+    flooded         calls sent at ten times the rate, whether or not earlier ones have come back
+
+Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best. The
+callers share the machine with the server, so a flood also takes its processors away.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,142 +27,177 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
-from handfast.client import Suite
+from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
+from handfast.client import ServiceError, Suite, connect
 from handfast.server.cli.ports import free_first_port
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
-from tests.cli.processes import start_process, stop_process
+from tests.cli.processes import Process, start_process, stop_process
 
 CALLERS = 32
-ACCOUNTS = 200
+CONNECTIONS = 16
+ACCOUNTS = 500
+SETTLING = 1.0
+"""Seconds of a load before what comes back is counted."""
 TICK = 0.005
-"""Seconds between bursts of the steady stream."""
-METHODS: dict[str, Callable[[str], Message]] = {
-    "GetUser": lambda user_id: GetUserRequest(user_id=user_id),
-    "UpdateUser": lambda user_id: UpdateUserRequest(user=User(user_id=user_id, display_name=uuid.uuid4().hex)),
+"""Seconds between bursts of a flood."""
+
+
+@dataclass(frozen=True)
+class Target:
+    server: str
+    path: str
+    request: Callable[[str], Message]
+    call: Callable[[Suite, Any], object]
+
+
+TARGETS = {
+    "GetUser": Target(
+        "users",
+        "/handfast.users.v1.UserService/GetUser",
+        lambda user_id: GetUserRequest(user_id=user_id),
+        lambda suite, request: suite.users.GetUser(request),
+    ),
+    "UpdateUser": Target(
+        "users",
+        "/handfast.users.v1.UserService/UpdateUser",
+        lambda user_id: UpdateUserRequest(user=User(user_id=user_id, display_name=uuid.uuid4().hex)),
+        lambda suite, request: suite.users.UpdateUser(request),
+    ),
+    "UpdateUserAndPreferences": Target(
+        "accounts",
+        "/handfast.accounts.v1.AccountService/UpdateUserAndPreferences",
+        lambda user_id: UpdateUserAndPreferencesRequest(user=User(user_id=user_id, display_name=uuid.uuid4().hex)),
+        lambda suite, request: suite.accounts.UpdateUserAndPreferences(request),
+    ),
 }
 
 
 @dataclass
-class Calls:
-    """What came back, by status code, and how long it took what was completed, in seconds."""
+class Came:
+    """What came back within a time: how many of each status code, and how long those took that were completed."""
 
     seconds: float
     codes: Counter[str] = field(default_factory=Counter)
     times: list[float] = field(default_factory=list)
-    sent: int = 0
+
+    def count(self, code: str, took: float) -> None:
+        self.codes[code] += 1
+        if code == "OK":
+            self.times.append(took * 1000)
 
     @property
     def completed(self) -> float:
         return self.codes["OK"] / self.seconds
 
-    def percentile(self, hundredth: int) -> float:
-        """In milliseconds."""
-        return statistics.quantiles(self.times, n=100)[hundredth - 1] * 1000
+    def within(self, hundredth: int) -> float:
+        return statistics.quantiles(self.times, n=100)[hundredth - 1]
 
     def __str__(self) -> str:
-        others = ", ".join(f"{count / self.seconds:.0f} {code}" for code, count in self.codes.items() if code != "OK")
-        return (
-            f"sent {self.sent / self.seconds:7.0f}/s, completed {self.completed:6.0f}/s "
-            f"in {self.percentile(50):.1f} ms (99 of 100 in {self.percentile(99):.1f} ms)"
-            f"{'; ' + others if others else ''}"
-        )
+        others = ", ".join(f"{count / self.seconds:.0f}/s {code}" for code, count in self.codes.items() if code != "OK")
+        times = f"half in {self.within(50):.0f} ms, 99 of 100 in {self.within(99):.0f} ms"
+        return f"{self.completed:6.0f}/s completed, {times}; {others}".rstrip("; ")
 
 
-class Caller:
-    """Sends calls of one method without waiting for their ends, and counts those that end while it looks."""
+def callers(count: int, process: Process, target: Target, user_ids: list[str], seconds: float) -> Came:
+    came, counting, ending = Came(seconds), threading.Event(), threading.Event()
+    lock = threading.Lock()
+    at = process.addresses
 
-    def __init__(self, channel: grpc.Channel, path: str, requests: list[bytes]) -> None:
-        self._call: Any = channel.unary_unary(path)
-        self._requests = requests
-        self._number = 0
-        self._counting: Calls | None = None
+    def call(suite: Suite) -> None:
+        while not ending.is_set():
+            request = target.request(random.choice(user_ids))
+            began = time.perf_counter()
+            code, pause = "OK", 0.0
+            try:
+                target.call(suite, request)
+            except ServiceError as error:
+                code, pause = error.status.name, (error.retry_after or 0.0) * random.uniform(0.5, 1.5)
+            if counting.is_set():
+                with lock:
+                    came.count(code, time.perf_counter() - began)
+            ending.wait(pause)
 
-    def send(self, then: Callable[[], None] = lambda: None) -> None:
-        self._number += 1
+    with ExitStack() as stack:
+        suites = [
+            stack.enter_context(connect(at["users"], at["preferences"], at["accounts"])) for _ in range(CONNECTIONS)
+        ]
+        threads = [threading.Thread(target=call, args=(suites[each % CONNECTIONS],)) for each in range(count)]
+        for thread in threads:
+            thread.start()
+        time.sleep(SETTLING)
+        counting.set()
+        time.sleep(seconds)
+        counting.clear()
+        ending.set()
+        for thread in threads:
+            thread.join()
+    return came
+
+
+def flood(rate: float, process: Process, target: Target, user_ids: list[str], seconds: float) -> Came:
+    came, counting = Came(seconds), threading.Event()
+    requests = [target.request(user_id).SerializeToString() for user_id in user_ids]
+
+    def send(number: int) -> None:
         began = time.perf_counter()
-        if self._counting is not None:
-            self._counting.sent += 1
 
         def done(call: Any) -> None:
-            code = call.code().name
-            if (counting := self._counting) is not None:
-                counting.codes[code] += 1
-                if code == "OK":
-                    counting.times.append(time.perf_counter() - began)
-            then()
+            if counting.is_set():
+                came.count(call.code().name, time.perf_counter() - began)
 
-        self._call.future(self._requests[self._number % len(self._requests)], timeout=30).add_done_callback(done)
+        multi = calls[number % CONNECTIONS]
+        multi.future(requests[number % len(requests)], timeout=10).add_done_callback(done)
 
-    @contextmanager
-    def counting(self, seconds: float) -> Iterator[Calls]:
-        calls = Calls(seconds)
-        self._counting = calls
-        yield calls
-        self._counting = None
-
-
-def at_its_best(caller: Caller, seconds: float) -> Calls:
-    ending = threading.Event()
-
-    def again() -> None:
-        if not ending.is_set():
-            caller.send(again)
-
-    for _ in range(CALLERS):
-        caller.send(again)
-    time.sleep(1)
-    with caller.counting(seconds) as calls:
-        time.sleep(seconds)
-    ending.set()
-    return calls
-
-
-def at_a_rate(caller: Caller, rate: float, seconds: float) -> Calls:
-    def stream(lasting: float) -> None:
+    with ExitStack() as stack:
+        options = (("grpc.use_local_subchannel_pool", 1),)  # a connection each
+        channels = [
+            stack.enter_context(grpc.insecure_channel(process.addresses[target.server], options))
+            for _ in range(CONNECTIONS)
+        ]
+        calls: list[Any] = [channel.unary_unary(target.path) for channel in channels]
         began, sent = time.perf_counter(), 0
-        while (passed := time.perf_counter() - began) < lasting:
+        while (passed := time.perf_counter() - began) < SETTLING + seconds:
+            if passed >= SETTLING:
+                counting.set()
             while sent < rate * passed:
-                caller.send()
+                send(sent)
                 sent += 1
             time.sleep(TICK)
-
-    stream(1)
-    with caller.counting(seconds) as calls:
-        stream(seconds)
-    return calls
+        counting.clear()
+    print(f"    sent {sent / passed:.0f}/s of {rate:.0f}/s")
+    return came
 
 
-def compare(suite: Suite, address: str, name: str, times: float, seconds: float, rounds: int) -> None:
-    user_ids = []
-    for _ in range(ACCOUNTS):
-        request = CreateAccountRequest(user=User(email=f"{uuid.uuid4().hex}@example.com"))
-        user_ids.append(suite.accounts.CreateAccount(request).account.user.user_id)
-    requests = [METHODS[name](user_id).SerializeToString() for user_id in user_ids]
-    completed, slower = [], []
-    for _ in range(rounds):
-        with grpc.insecure_channel(address) as channel:
-            caller = Caller(channel, f"/handfast.users.v1.UserService/{name}", requests)
-            best = at_its_best(caller, seconds)
-            time.sleep(1)
-            crowded = at_a_rate(caller, times * best.completed, seconds)
-        print(f"{name}\n  at its best  {best}\n  crowded      {crowded}", flush=True)
-        completed.append(crowded.completed / best.completed)
-        slower.append(crowded.percentile(99) / best.percentile(99))
-        time.sleep(2)
-    print(
-        f"  median of {rounds}: {statistics.median(completed):.2f} x the completed calls, "
-        f"{statistics.median(slower):.2f} x the time (99 of 100)",
-        flush=True,
-    )
+def compare(process: Process, target: Target, options: argparse.Namespace) -> None:
+    with process.connect() as suite:
+        user_ids = []
+        for _ in range(ACCOUNTS):
+            request = CreateAccountRequest(user=User(email=f"{uuid.uuid4().hex}@example.com"))
+            user_ids.append(suite.accounts.CreateAccount(request).account.user.user_id)
+    ratios: dict[str, list[tuple[float, float]]] = {"crowded": [], "flooded": []}
+    for _ in range(options.rounds):
+        best = callers(CALLERS, process, target, user_ids, options.seconds)
+        print(f"  at its best  {best}", flush=True)
+        for name, found in ratios.items():
+            if name == "crowded":
+                came = callers(options.times * CALLERS, process, target, user_ids, options.seconds)
+            else:
+                came = flood(options.times * best.completed, process, target, user_ids, options.seconds)
+            print(f"  {name:<11}  {came}", flush=True)
+            found.append((came.completed / best.completed, came.within(99) / best.within(99)))
+            time.sleep(SETTLING)
+    print(f"  medians of {options.rounds}, against the best:")
+    for name, found in ratios.items():
+        completed, slower = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"  {name:<11}  {completed:.2f} x completed, {slower:.2f} x the time of 99 of 100", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--times", type=float, default=10, help="how much more is sent than can be done (10)")
+    parser.add_argument("--times", type=int, default=10, help="how much more is asked than can be done (10)")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement (5)")
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         first_port = free_first_port()
@@ -166,9 +205,9 @@ def main() -> None:
         process = start_process(Path(folder, "stderr"), arguments, {}, first_port)
         try:
             process.read_until("ready")
-            with process.connect() as suite:
-                for name in options.methods:
-                    compare(suite, process.addresses["users"], name, options.times, options.seconds, options.rounds)
+            for name in options.methods:
+                print(name)
+                compare(process, TARGETS[name], options)
         finally:
             stop_process(process)
 

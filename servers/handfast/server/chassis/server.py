@@ -132,6 +132,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # or a second server would take the same port, and half of the calls
                 ("grpc.max_receive_message_length", _GRPC_LIMIT),
                 ("grpc.max_send_message_length", _GRPC_LIMIT),
+                *_flood_limits(main_pool),
             ),
         )
         for service in (*services, *operations):
@@ -234,6 +235,18 @@ class Server:
         except OSError as error:
             raise StartError(f"cannot serve metrics on {address}: {_reason(error)}") from error
         self.metrics_port = self._endpoint.port
+
+
+def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
+    """For more calls than can even be refused. A connection waits with those beyond its streams; and grpcio drops what
+    it could not hand over to us, without details and uncounted, so that nothing grows old there.
+    """
+    most = max(256, 2 * int(pool.limit))
+    return (
+        ("grpc.max_concurrent_streams", most),
+        ("grpc.server.max_pending_requests", most),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * most),
+    )
 
 
 def _methods(service: Service, pool: Pool) -> list[Method]:

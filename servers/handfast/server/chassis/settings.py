@@ -68,7 +68,7 @@ class ServerSettings:
     preferences_address: str = "127.0.0.1:50052"
     accounts_address: str = "127.0.0.1:50053"
     threads: int = 16
-    queue: int = 64
+    queue: int = 48
     grace: float = 10.0
     log_level: str = "info"
     allow_plaintext_beyond_loopback: bool = False

@@ -67,7 +67,7 @@ def _address(server: str) -> Setting:
 
 ADDRESSES = tuple(_address(server) for server in SERVERS)
 THREADS = Setting("threads", "calls that a server answers at a time", "16", _whole_number)
-QUEUE = Setting("queue", "calls that may wait for their turn; further ones are refused", "64", _whole_number)
+QUEUE = Setting("queue", "calls that may wait for their turn; further ones are refused", "48", _whole_number)
 GRACE = Setting("grace", "seconds that calls in flight get to end when a server stops", "10", _seconds)
 LOG_LEVEL = Setting("log_level", f"one of {', '.join(LOG_LEVELS)}", "info")
 

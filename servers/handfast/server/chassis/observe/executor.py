@@ -84,7 +84,7 @@ class CallExecutor(futures.Executor):
         record = job.record
         if record.outlives_handler:
             return
-        if record.call.method.streams_requests:
+        if record.admitted and record.call.method.streams_requests:
             # The requests can run out before grpcio says that the caller left: the handler then ends as if all were
             # well, and only the end of the call tells.
             record.when_over(lambda: self._close(job))

@@ -21,8 +21,8 @@ from handfast.server.chassis.observe.record import RECORD, Record
 class Observe(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
-    What `load` does not admit is served by `refusal`. `on_start` and `on_end` are told of every call once; they run
-    between calls, so they must be quick.
+    `refusal` serves what `load` does not admit, and notes the code by itself. `on_start` and `on_end` are told of every
+    call once; they run between calls, so they must be quick.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Observe(grpc.ServerInterceptor):
         self._executor = executor
         self._load = load
         self._interrupter = interrupter
-        self._refusal = of_bytes(refusal, self._observing(refusal))
+        self._refusal = refusal
         self._on_start = on_start
         self._on_end = on_end
         self._handlers: dict[str, Handler] = {}
