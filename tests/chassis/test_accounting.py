@@ -6,6 +6,7 @@ What grpcio makes impossible has a test of its own.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -93,12 +94,17 @@ class Started:
 
 
 @contextmanager
-def new_bench(folder: Path, log: io.BytesIO, writer: LogWriter) -> Iterator[Bench]:
+def new_bench(folder: Path, log: io.BytesIO, writer: LogWriter, grace: float = 0.2) -> Iterator[Bench]:
     with closing(Database(f"sqlite:///{folder}/test.sqlite3")) as database:
         database.check()  # makes the file
         scripted = Scripted(database)
         settings = ServerSettings(
-            name="test", listen="127.0.0.1:0", database_url="sqlite:////unused", threads=THREADS, queue=QUEUE, grace=0.2
+            name="test",
+            listen="127.0.0.1:0",
+            database_url="sqlite:////unused",
+            threads=THREADS,
+            queue=QUEUE,
+            grace=grace,
         )
         server = Server(settings, domain="handfast.test", services=[scripted_service(scripted)])
         server.start()
@@ -127,6 +133,13 @@ def bench(shared: Bench) -> Iterator[Bench]:
 def own_bench(tmp_path: Path, log: io.BytesIO, writer: LogWriter) -> Iterator[Bench]:
     """For those who stop it."""
     with new_bench(tmp_path, log, writer) as bench:
+        yield bench
+
+
+@pytest.fixture
+def patient_bench(tmp_path: Path, log: io.BytesIO, writer: LogWriter) -> Iterator[Bench]:
+    """One that gives calls their time when it stops."""
+    with new_bench(tmp_path, log, writer, grace=20) as bench:
         yield bench
 
 
@@ -202,7 +215,11 @@ STOPS: dict[str, tuple[StatusCode, Ends]] = {
     "a stop of the server during a query": (StatusCode.UNAVAILABLE, stopped("query")),
     "a stop of the server that the handler ignores": (StatusCode.UNAVAILABLE, stopped("block")),
 }
-IN_THE_WAY = {"overload": THREADS + QUEUE, "a deadline that passes in the queue": THREADS}
+IN_THE_WAY = {
+    "overload": THREADS + QUEUE,
+    "a deadline that passes in the queue": THREADS,
+    "a call during a stop": 1,
+}
 """How many other calls, all of them unary, a case needs."""
 
 
@@ -271,6 +288,26 @@ def test_a_caller_that_leaves_frees_the_thread(bench: Bench, text: str) -> None:
             assert cancelled(text)(bench, "unary", f"left-{text}") is StatusCode.CANCELLED
         assert eventually(lambda: bench.in_flight() == 0)
     assert bench.start_call("unary", "ok", id_="next").outcome() is StatusCode.OK
+
+
+def during_a_stop(bench: Bench, kind: str, id_: str) -> StatusCode:
+    before = bench.start_call("unary", "block", id_=f"{id_}-before")
+    assert bench.scripted.entered.acquire(timeout=5)
+    stopping = threading.Thread(target=bench.server.stop)
+    stopping.start()
+    request = HealthCheckRequest()
+    assert eventually(lambda: bench.health.Check(request).status == HealthCheckResponse.NOT_SERVING)
+    code = bench.start_call(kind, "ok", id_=id_).outcome()
+    bench.scripted.gate.set()
+    assert before.outcome() is StatusCode.OK
+    stopping.join(20)
+    return code
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_call_that_comes_during_a_stop_is_told_to_come_again(patient_bench: Bench, kind: str) -> None:
+    check_records(patient_bench, "a call during a stop", kind, StatusCode.UNAVAILABLE, during_a_stop)
+    assert patient_bench.call_log(f"a-call-during-a-stop-{kind}")["error.reason"] == "SHUTTING_DOWN"
 
 
 def test_a_stop_tells_those_that_wait_to_come_again(own_bench: Bench) -> None:

@@ -28,8 +28,8 @@ from handfast.server.chassis.notify import notify
 from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
 from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.overload import refusal
 from handfast.server.chassis.readiness import Check, Readiness
+from handfast.server.chassis.refusal import refusal
 from handfast.server.chassis.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
@@ -112,8 +112,8 @@ class Server:
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self._executor = CallExecutor()
         self._interrupter = Interrupter()
-        load = Load({method.pool for method in (*methods.values(), unknown)})
-        self._pools = load.pools
+        self._main_pool = main_pool
+        self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
         export_load(load, self.metrics.registry)
         observe = Observe(
             methods,
@@ -157,7 +157,7 @@ class Server:
         try:
             self._bind()
             self._serve_metrics()
-            for pool in self._pools:
+            for pool in self._load.pools:
                 self._executor.add(pool)
             for background in self._background:
                 background.start()
@@ -174,12 +174,15 @@ class Server:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
         grace = self.settings.grace
         self._readiness.stop()
-        ended = self._grpc.stop(grace + 2 * _CUT_SECONDS)
-        if not ended.wait(grace):
+        # New calls are refused before grpcio stops, which cancels those that come in that moment. The other pools go on
+        # meanwhile: calls in flight may need them, as when a peer asks back.
+        drained = self._load.drain(self._main_pool, grace)
+        if not drained:
             self._interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
-            if not ended.wait(_CUT_SECONDS):
-                self._executor.calls_are_cut = True
-                self._grpc.stop(0).wait(_CUT_SECONDS)
+            drained = self._load.drain(self._main_pool, _CUT_SECONDS)
+        if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
+            self._executor.calls_are_cut = True
+            self._grpc.stop(0).wait(_CUT_SECONDS)
         if not self._executor.stop(_CUT_SECONDS):
             _log.warning("some handlers did not end within the grace period", grace=grace)
         self._close()

@@ -55,7 +55,7 @@ class CallExecutor(futures.Executor):
         record = context[RECORD]
         future: futures.Future[_T] = futures.Future()
         job = _Job(future, fn, args, record)
-        if record.admitted:
+        if record.refused is None:
             self._pools[record.call.method.pool].put(job)
         else:
             self._run(job)  # a refusal waits for nothing, and costs least here
@@ -84,7 +84,7 @@ class CallExecutor(futures.Executor):
         record = job.record
         if record.outlives_handler:
             return
-        if record.admitted and record.call.method.streams_requests:
+        if record.refused is None and record.call.method.streams_requests:
             # The requests can run out before grpcio says that the caller left: the handler then ends as if all were
             # well, and only the end of the call tells.
             record.when_over(lambda: self._close(job))

@@ -56,11 +56,11 @@ class Observe(grpc.ServerInterceptor):
         method = self._methods.get(path, self._unknown)
         call = Call.received(method, path, dict(handler_call_details.invocation_metadata))
         CURRENT.set(call)
-        admitted = self._load.admit(method.pool)
-        RECORD.set(Record(call, admitted, (self._load.ended, *self._on_end)))
+        refused = self._load.admit(method.pool)
+        RECORD.set(Record(call, refused, (self._load.ended, *self._on_end)))
         for report in self._on_start:
             report(method)
-        if not admitted:
+        if refused is not None:
             return self._refusal
         if (known := self._handlers.get(path)) is not None:
             return known

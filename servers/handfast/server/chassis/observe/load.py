@@ -1,12 +1,17 @@
-"""How many calls are in flight, and what is too many."""
+"""How many calls are in flight, what is too many, and when none are left."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 
 from handfast.server.chassis.call import Pool
-from handfast.server.chassis.observe.record import Record
+from handfast.server.chassis.observe.record import Record, Refused
+
+QUIET = 0.05
+"""Seconds without a new call after which a server that drains may expect no more."""
+_LOOK_EVERY = 0.005
 
 
 class Load:
@@ -17,18 +22,23 @@ class Load:
         self._lock = threading.Lock()
         self._in_flight = dict.fromkeys(self.pools, 0)
         self._shed = dict.fromkeys(self.pools, 0)
+        self._draining: frozenset[Pool] = frozenset()
+        self._last_refused = 0.0
 
-    def admit(self, pool: Pool) -> bool:
-        """Counts a call in, unless the pool has as many as it takes."""
+    def admit(self, pool: Pool) -> Refused | None:
+        """Counts a call in, unless its pool has as many as it takes, or drains."""
         with self._lock:
+            if pool in self._draining:
+                self._last_refused = time.monotonic()
+                return Refused.STOPPING
             if self._in_flight[pool] >= pool.limit:
                 self._shed[pool] += 1
-                return False
+                return Refused.OVERLOADED
             self._in_flight[pool] += 1
-            return True
+            return None
 
     def ended(self, record: Record) -> None:
-        if record.admitted:
+        if record.refused is None:
             with self._lock:
                 self._in_flight[record.call.method.pool] -= 1
 
@@ -36,5 +46,17 @@ class Load:
         return self._in_flight[pool]
 
     def shed(self, pool: Pool) -> int:
-        """How many calls were refused since the start."""
+        """How many calls were refused for overload since the start."""
         return self._shed[pool]
+
+    def drain(self, pool: Pool, timeout: float) -> bool:
+        """Admits no more, and waits until those in flight have ended and callers have stopped coming. False where that
+        takes more than `timeout` seconds.
+        """
+        self._draining |= {pool}
+        end = time.monotonic() + timeout
+        while self._in_flight[pool] or time.monotonic() < self._last_refused + QUIET:
+            if time.monotonic() >= end:
+                return not self._in_flight[pool]
+            time.sleep(_LOOK_EVERY)
+        return True

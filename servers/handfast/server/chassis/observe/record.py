@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,18 @@ import grpc
 from handfast.server.chassis.call import Call
 
 
+class Refused(enum.Enum):
+    """Why a call is not begun."""
+
+    OVERLOADED = enum.auto()
+    STOPPING = enum.auto()
+
+
 @dataclass(slots=True)
 class Record:
     """One call, from its arrival to its end.
 
-    admitted           whether its pool took it; else it is refused
+    refused            why it is not begun, if it is not
     code               what the handler decided, then what the caller saw; None before that
     outlives_handler   replies may follow after the handler has returned, so its return does not end the call
     arrived, over      when, in seconds since the epoch; a handler can run on after its call is over
@@ -26,7 +34,7 @@ class Record:
     """
 
     call: Call
-    admitted: bool
+    refused: Refused | None
     reporters: Sequence[Callable[[Record], None]]
     started: float = field(default_factory=time.perf_counter)
     arrived: float = field(default_factory=time.time)

@@ -1,4 +1,4 @@
-"""What becomes of calls beyond those that a pool takes at once (`observe/load.py` counts them).
+"""What becomes of calls that are not begun: beyond those that a pool takes at once, or while the server stops.
 
 They are refused where they arrive, before anything of them is read. With far more load than a server can take, what it
 still completes is what refusing leaves it time for. So a refusal is made ahead but for its request id, and goes round
@@ -14,13 +14,14 @@ from typing import Any, Never
 import grpc
 from google.rpc.error_details_pb2 import RequestInfo
 from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.error_mapping import to_status
-from handfast.server.chassis.errors import Overloaded
+from handfast.server.chassis.errors import DomainError, Overloaded, ShuttingDown
 from handfast.server.chassis.handlers import Handler
-from handfast.server.chassis.observe.record import RECORD
+from handfast.server.chassis.observe.record import RECORD, Refused
 
 
 def refusal() -> Handler:
@@ -31,30 +32,37 @@ def refusal() -> Handler:
 def _refuse(_requests: Any, context: grpc.ServicerContext) -> Never:
     record = RECORD.get()
     call = record.call
+    assert record.refused is not None
+    prepared = _prepared(call.method, record.refused)
     call.peer = context.peer()
-    prepared = _prepared(call.method)
     call.log.update(prepared.log)
-    record.code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    record.code = prepared.code
     named = Status()
     named.details.add().Pack(RequestInfo(request_id=call.request_id))
     # Serialized messages one after the other are one message, with the details of both.
     details = prepared.status + named.SerializeToString()
     context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id), ("grpc-status-details-bin", details)))
-    context.abort(record.code, prepared.message)
+    context.abort(prepared.code, prepared.message)
+
+
+def _error(method: Method, why: Refused) -> DomainError:
+    if why is Refused.STOPPING:
+        return ShuttingDown("The server stops, and takes no more calls.")
+    limit = int(method.pool.limit)
+    return Overloaded(f"The server has {limit} calls at work or waiting, and takes no more.", limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
+    code: grpc.StatusCode
     message: str
     status: bytes
     log: dict[str, object]
 
 
 @cache
-def _prepared(method: Method) -> _Prepared:
-    limit = int(method.pool.limit)
-    error = Overloaded(f"The server has {limit} calls at work or waiting, and takes no more.", limit=limit)
+def _prepared(method: Method, why: Refused) -> _Prepared:
     call = Call.received(method, method.path, {})
-    status = to_status(error, call)
+    status = to_status(_error(method, why), call)
     del status.details[-1]  # the request id, of which each call has its own
-    return _Prepared(error.message, status.SerializeToString(), call.log)
+    return _Prepared(rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log)
