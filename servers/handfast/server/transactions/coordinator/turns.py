@@ -22,10 +22,15 @@ class Turns:
     """`waiting` is how many calls may wait at once, for whatever resources: those who wait hold a thread each."""
 
     def __init__(self, waiting: int) -> None:
-        self._waiting = waiting
+        self._most = waiting
         self._guard = threading.Lock()
         self._calls: dict[str, int] = {}
         self._locks: dict[str, FairLock] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(self._calls.values()) - len(self._calls)
 
     @contextmanager
     def of(self, resource: str) -> Iterator[None]:
@@ -43,7 +48,7 @@ class Turns:
     def _enter(self, resource: str) -> FairLock:
         with self._guard:
             calls = self._calls.get(resource, 0)
-            if calls and sum(self._calls.values()) - len(self._calls) >= self._waiting:
+            if calls and self.waiting >= self._most:
                 raise TooManyChanges(resource)
             self._calls[resource] = calls + 1
             return self._locks.setdefault(resource, FairLock())

@@ -1,0 +1,83 @@
+"""Changes of the same resource go one after the other; those of others do not wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from handfast.server.transactions.coordinator import turns
+from handfast.server.transactions.coordinator.errors import TooManyChanges
+from handfast.server.transactions.coordinator.turns import Turns
+from tests.cli.processes import eventually
+
+
+@pytest.fixture
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(8)
+
+
+def queued(pool: ThreadPoolExecutor, limited: Turns, resource: str, act: Callable[[], None]) -> Future[None]:
+    """One that waits for its turn."""
+    waited = limited.waiting
+
+    def take() -> None:
+        with limited.of(resource):
+            act()
+
+    future = pool.submit(take)
+    assert eventually(lambda: limited.waiting == waited + 1)
+    return future
+
+
+def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPoolExecutor) -> None:
+    limited, order = Turns(waiting=8), list[int]()
+    with limited.of("ada"):
+        waiting = [queued(pool, limited, "ada", lambda number=number: order.append(number)) for number in range(5)]  # type: ignore[misc]
+        assert order == []
+    for each in waiting:
+        each.result(10)
+    assert order == [0, 1, 2, 3, 4]
+    assert limited.waiting == 0
+
+
+def test_those_of_another_resource_do_not_wait() -> None:
+    limited = Turns(waiting=1)
+    with limited.of("ada"), limited.of("grace"):
+        assert limited.waiting == 0
+
+
+def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> None:
+    limited, done = Turns(waiting=2), threading.Semaphore(0)
+    with limited.of("ada"), limited.of("grace"):
+        waiting = [queued(pool, limited, resource, done.release) for resource in ("ada", "grace")]
+        with pytest.raises(TooManyChanges) as refused, limited.of("ada"):
+            pass
+        assert refused.value.retry_after
+        with limited.of("alan"):  # for which nobody has to wait
+            pass
+    for each in waiting:
+        each.result(10)
+    assert done.acquire(timeout=1)
+    assert done.acquire(timeout=1)
+
+
+def test_who_waits_too_long_is_refused_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.01)
+    limited = Turns(waiting=8)
+    with limited.of("ada"):
+        with pytest.raises(TooManyChanges), limited.of("ada"):
+            pass
+        assert limited.waiting == 0
+    with limited.of("ada"):
+        pass
+
+
+def test_who_fails_lets_the_next_one_have_its_turn() -> None:
+    limited = Turns(waiting=8)
+    with pytest.raises(ZeroDivisionError), limited.of("ada"):
+        raise ZeroDivisionError
+    with limited.of("ada"):
+        pass
