@@ -38,8 +38,13 @@ SERVICES: dict[str, dict[str, Method]] = {}
 _POOL = Pool("simulated", 1)
 _ERRORS = {error.status: error for error in ServiceError.__subclasses__()}
 _PROTOCOL = ("TransactionService", "ParticipantService")
-FORGOTTEN = "TRANSACTION_FORGOTTEN"
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_OPEN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
 
 for _file in (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2):
     for _service in _file.DESCRIPTOR.services_by_name.values():
@@ -252,18 +257,5 @@ def _code(status: Status) -> grpc.StatusCode:
 
 
 def definite(error: ServiceError) -> bool:
-    """Whether a server refused, so that the call had no effect. Anything else leaves that open, and so does a
-    coordinator that has forgotten.
-    """
-    decided = error.reason != FORGOTTEN
-    return (
-        decided
-        and error.status_proto is not None
-        and error.code()
-        not in (
-            *_LOST,
-            grpc.StatusCode.UNKNOWN,
-            grpc.StatusCode.INTERNAL,
-            grpc.StatusCode.CANCELLED,
-        )
-    )
+    """Whether a server refused, so that this try of the call had no effect. Anything else leaves that open."""
+    return error.status_proto is not None and error.code() not in _OPEN
