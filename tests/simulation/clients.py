@@ -400,7 +400,9 @@ class Client:
         return f"w{self.name[-1]}x{self._tags}"
 
     def _request_id(self) -> str:
-        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        id_ = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        self._world.name_request(id_)
+        return id_
 
     def _think(self) -> None:
         self._world.scheduler.sleep(self._rng.randrange(50_000))

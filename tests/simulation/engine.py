@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.database import DEADLOCK_DETECTED, Database
+from tests.simulation.transcript import parameters_in_words
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -115,17 +116,22 @@ class Engine:
             if connection.changes:
                 self.world.pause(f"before a commit on {self.name}")
                 if self.world.faults.strikes("connection_lost_before_commit"):
-                    raise failure("connection lost at COMMIT", "08006")
+                    raise self._connection_lost("before")
             lost = connection.changes and self.world.faults.strikes("connection_lost_after_commit")
             self._commit(connection)
         finally:
             self._release(connection)
         if connection.changes:
             if lost:
-                raise failure("connection lost at COMMIT", "08006")
+                raise self._connection_lost("after")
             self.world.pause(f"after a commit on {self.name}")
 
+    def _connection_lost(self, when: str) -> DBAPIError:
+        self.world.log(self.name, f"breaks the connection of {self.world.process_name()} {when} a commit")
+        return failure("connection lost at COMMIT", "08006")
+
     def _commit(self, connection: Connection) -> None:
+        self.world.committing(self, connection.changes)
         for (table, key), columns in connection.changes.items():
             if columns is None:
                 self.tables[table].pop(key, None)
@@ -147,6 +153,7 @@ class Engine:
             connection.waits_for = others
             if connection.waits_in_a_circle():
                 connection.waits_for = []
+                self.world.log(self.name, f"rolls {self.world.process_name()} back, which is in a deadlock")
                 raise failure("deadlock detected", DEADLOCK_DETECTED)
             self._waiting.append(self.world.scheduler.waker())
             self.world.scheduler.park()
@@ -183,6 +190,8 @@ class Connection:
         world = self._engine.world
         if self._alone:
             world.pause(f"before a read on {self._engine.name}")
+            if world.transcript.on:
+                world.log(world.process_name(), f"reads {self._engine.name}{parameters_in_words(parameters or {})}")
         elif self._engine.by_row:
             world.pause_between_statements()
         return statement(self, parameters or {})

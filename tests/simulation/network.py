@@ -25,6 +25,7 @@ from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
 from tests.simulation.scheduler import SECOND, Process
+from tests.simulation.transcript import in_words
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -82,8 +83,8 @@ class Context:
 class Future:
     """The answer to a call, once there is one."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self._world, self.name = world, name
+    def __init__(self, world: World, caller: str, name: str) -> None:
+        self._world, self._caller, self.name = world, caller, name
         self._done = False
         self._waking: Callable[[], None] | None = None
         self._reply: Any = None
@@ -95,6 +96,8 @@ class Future:
         if self._done:
             return
         self._done, self._reply, self._error, self._trailers = True, reply, error, trailers
+        if self._world.transcript.on:
+            self._world.log(self._caller, f"is told {'OK' if error is None else error.code().name} for {self.name}")
         if self._waking:
             self._waking()
 
@@ -155,13 +158,15 @@ class Network:
         world, faults = self._world, self._world.faults
         self._count += 1
         name = f"{method.name} #{self._count}"
-        future = Future(world, name)
         transaction_id = metadata.get(wire.TRANSACTION_ID)
+        if transaction_id:
+            name += f" (operation {metadata[wire.OPERATION]} of {transaction_id})"
+        future = Future(world, caller.name, name)
         if transaction_id:
             number = int(metadata[wire.OPERATION])
             world.oracle.sent(transaction_id, replicas, number, fingerprint(method.path, request), request)
-        if world.transcript is not None:
-            world.log(caller.name, f"sends {name} to {replicas}: {world.brief(request, metadata)}")
+        if world.transcript.on:
+            world.log(caller.name, f"sends {name} to {replicas}: {in_words(request)}")
         data = request.SerializeToString()
         world.scheduler.after(
             int(timeout * SECOND),
@@ -217,7 +222,8 @@ class Network:
             except Exception as raised:
                 error = to_status(raised, call)
                 if isinstance(raised, CommittedChangeLost) or error.code == grpc.StatusCode.INTERNAL.value[0]:
-                    world.fail(f"{process.name}, {future.name}: {call.log.get('exception', raised)}")
+                    world.log(process.name, str(call.log.get("exception", "")))
+                    world.fail(f"{process.name} cannot answer {future.name}: {raised!r}")
             self._answer(future, process, method, reply, error, context.trailing_metadata())
 
         world.scheduler.spawn(process, serve, request if not metadata else None)
@@ -228,10 +234,9 @@ class Network:
         self, future: Future, server: Process, method: Method, reply: bytes, status: Status | None, trailers: Any
     ) -> None:
         world = self._world
-        if world.transcript is not None:
-            word = "OK" if status is None else _code(status).name
-            message = "" if status is None else f": {world.brief_text(status.message)}"
-            world.log(server.name, f"answers {future.name}: {word}{message}")
+        if world.transcript.on:
+            answer = f"OK {in_words(RESPONSES[method](reply))}" if status is None else _refusal(status)
+            world.log(server.name, f"answers {future.name}: {answer}")
         if world.faults.strikes("reply_lost"):
             world.log("network", f"loses the answer to {future.name}")
             self._may_notice(future)
@@ -254,6 +259,10 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 def _code(status: Status) -> grpc.StatusCode:
     return _CODES[status.code]
+
+
+def _refusal(status: Status) -> str:
+    return f"{_code(status).name}: {status.message}"
 
 
 def definite(error: ServiceError) -> bool:

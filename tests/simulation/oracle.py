@@ -133,8 +133,8 @@ class Oracle:
     def _decided(self, transaction_id: str, columns: dict[str, Any]) -> None:
         committed = dict(columns["branches"]) if columns["outcome"] == "COMMITTED" else None
         if transaction_id in self.decisions:
-            if self.decisions[transaction_id] != committed:
-                self.fail(f"the decision of {transaction_id} changed from {self.decisions[transaction_id]}")
+            if (first := self.decisions[transaction_id]) != committed:
+                self.fail(f"the decision of {transaction_id} was {_decided(first)}, and is {_decided(committed)} now")
             return
         self.decisions[transaction_id] = committed
         if committed is None:
@@ -181,7 +181,9 @@ class Oracle:
     def _compare(self, place: Place, what: str) -> None:
         actual, expected = self.actual(place), self.now.get(place, NOTHING[place[0]])
         if actual != expected:
-            self.fail(f"after {what}, {'/'.join(place)} is {_words(actual)} and should be {_words(expected)}")
+            self.fail(
+                f"after {what}, {'/'.join(place)} is {_words(actual)} in the database, and should be {_words(expected)}"
+            )
 
     def actual(self, place: Place) -> Seen:
         """What the database has, pending changes that are committed included."""
@@ -208,6 +210,13 @@ class Oracle:
         users = {key: user for (participant, key), user in self.now.items() if participant == "users" and user}
         if held != {email_claim(email): key for key, (email, _) in users.items()}:
             self.fail(f"claims are {held}, users are {users}")
+
+    def legible(self, engine: Engine, table: str, columns: dict[str, Any] | None) -> dict[str, Any] | None:
+        """A row as it should be printed."""
+        if table == "operations" and columns is not None and columns["image"] is not None:
+            message_type = RESOURCES[engine.name].message_type
+            return {**columns, "image": _words(seen(engine.name, message_type.FromString(columns["image"])))}
+        return columns
 
     # What callers are told
 
@@ -237,7 +246,10 @@ class Oracle:
 
     def committed_as(self, transaction_id: str, named: dict[str, int], why: str) -> None:
         if self.decisions.get(transaction_id) != named:
-            self.fail(f"{why} with {named}, but its decision is {self.decisions.get(transaction_id)}")
+            self.fail(f"{why} with {named}, but it is {self._decision_in_words(transaction_id)}")
+
+    def _decision_in_words(self, transaction_id: str) -> str:
+        return _decided(self.decisions[transaction_id]) if transaction_id in self.decisions else "UNDECIDED"
 
     def versions(self, place: Place, since: int) -> list[tuple[int, Seen]]:
         """The states of a resource from step `since` on, each with the step at which it began."""
@@ -250,7 +262,7 @@ class Oracle:
         versions = [version for _, version in self.versions(place, since)]
         if answer not in versions:
             self.fail(
-                f"{how} of {'/'.join(place)} shows {_words(answer)}, but meanwhile it was only "
+                f"{how} of {'/'.join(place)} shows {_words(answer)}, but from the call to the answer it was only "
                 + " and ".join(_words(version) for version in versions)
             )
 
@@ -303,6 +315,10 @@ class Oracle:
         for place in self.history:
             if place[0] == "users" and place[1] > after and (not until or place[1] <= until):
                 self.read(place, since, seen("users", by_key.get(place[1])), "ListUsers")
+
+
+def _decided(committed: dict[str, int] | None) -> str:
+    return "ABORTED" if committed is None else f"COMMITTED {committed}"
 
 
 def _at(history: list[tuple[int, Seen]], moment: int) -> Seen:

@@ -9,6 +9,7 @@ network.py      calls that are lost, repeated, delayed
 servers.py      the servers' own classes, put together
 clients.py      what callers do and conclude
 oracle.py       what must hold
+transcript.py   what happens, in words
 without.py      each rule left out, which the simulation must notice
 """
 

@@ -18,8 +18,9 @@ from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.resources import M, Resources
 from handfast.server.transactions.participant.store import Store
-from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement
+from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement, failure
 
+UNIQUE_VIOLATION = "23505"
 OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
 FINISHED = BranchState.FINISHED.value
 
@@ -132,7 +133,8 @@ class SimulatedStore(Store[M]):
     def _branches_statements(self) -> None:
         def insert_operation(c: Connection, p: Columns) -> Result:
             inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
-            assert inserted, "the primary key"
+            if not inserted:
+                raise failure("duplicate key", UNIQUE_VIOLATION)
             return Result(rowcount=1)
 
         def delete_operations(c: Connection, p: Columns) -> Result:

@@ -7,7 +7,6 @@ the world instead (`PATCHES`). Each call has a task of its own, so pools of thre
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +14,12 @@ from functools import partial
 from typing import Any
 
 import greenlet
-from google.protobuf import text_format
-from google.protobuf.message import Message
 from sqlalchemy.exc import DBAPIError
 
 from handfast.client.errors import ServiceError
 from handfast.server.chassis import call, database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
-from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator import coordinator, finisher, service
 from handfast.server.transactions.participant import sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
@@ -32,8 +28,9 @@ from tests.simulation.clients import Client
 from tests.simulation.engine import Changes, Engine
 from tests.simulation.network import Network
 from tests.simulation.oracle import Oracle
-from tests.simulation.scheduler import SECOND, START, Process, Scheduler, Task
+from tests.simulation.scheduler import SECOND, Process, Scheduler, Task
 from tests.simulation.servers import CoordinatorServer, ParticipantServer, Server
+from tests.simulation.transcript import LEGEND, Transcript, changes_of
 
 ACCOUNT_TIMEOUT = 4 * SECOND
 """Shorter than in truth, so that account calls expire while a simulation runs."""
@@ -55,13 +52,13 @@ class Faults:
             "connection_lost_before_commit": (0, 0, 0.01),
             "connection_lost_after_commit": (0, 0, 0.01),
         }
-        self._rates: dict[str, float] = {name: rng.choice(rates) for name, rates in often.items()}
+        self.rates: dict[str, float] = {name: rng.choice(rates) for name, rates in often.items()}
 
     def stop(self) -> None:
-        self._rates.clear()
+        self.rates.clear()
 
     def strikes(self, name: str) -> bool:
-        rate = self._rates.get(name, 0)
+        rate = self.rates.get(name, 0)
         return rate > 0 and self._rng.random() < rate
 
     def delay(self) -> int:
@@ -87,15 +84,14 @@ class World:
         _running = self
         self.without = without or Without()
         self.rng = rng = random.Random(seed)
-        self.transcript: list[str] | None = [] if transcript else None
         self.failure: str | None = None
         self.scheduler = Scheduler(rng)
+        self.transcript = Transcript(self.scheduler, on=transcript)
         self.faults = Faults(rng)
         self.oracle = Oracle(self)
         self.network = Network(self)
-        self._minted = 0
+        self._minted = self._requests = 0
         self._last_minted: dict[str, int] = {}
-        self._names: dict[str, str] = {}
 
         like_postgresql = rng.random() < 0.5
         by_row = like_postgresql if self.without.by_row is None else self.without.by_row
@@ -119,7 +115,15 @@ class World:
         ]
         self.all_servers = [server for servers in self.servers.values() for server in servers]
         self.clients = [Client(self, f"client-{n}") for n in range(1, rng.choice((3, 4, 5)) + 1)]
-        self.log("", f"seed {seed}; databases like {'PostgreSQL' if by_row else 'SQLite'}; {self.faults._rates}")
+        self.transcript.title(
+            (
+                f"Seed {seed}; databases like {'PostgreSQL' if by_row else 'SQLite'}.",
+                "Faults: "
+                + (", ".join(f"{name} {rate:.1%}" for name, rate in self.faults.rates.items() if rate) or "none"),
+                "Clocks: " + ", ".join(f"{each.name} {each.skew / SECOND:+.1f} s" for each in self.all_servers),
+                *LEGEND,
+            )
+        )
 
     # The way of a seed
 
@@ -138,9 +142,9 @@ class World:
 
     def _start(self) -> None:
         """What is there at first, made without faults."""
-        rates, self.faults._rates = self.faults._rates, {}
+        rates, self.faults.rates = self.faults.rates, {}
         self._do([self.clients[0].create_accounts])
-        self.faults._rates = rates
+        self.faults.rates = rates
 
     def _live(self) -> None:
         for server in self.all_servers:
@@ -164,9 +168,11 @@ class World:
     def _check_free(self) -> None:
         for name in ("users", "preferences"):
             tables = self.engines[name].tables
-            for row in (*tables["rows"].values(), *tables["claims"].values()):
+            for key, row in (*tables["rows"].items(), *tables["claims"].items()):
                 if row["pending_transaction_id"] is not None:
-                    self.fail(f"{name}: a row is not free in the end: {row}")
+                    self.fail(
+                        f"{name}/{key} is not free in the end: {row['pending_transaction_id']} has a change of it"
+                    )
             if any(not row["present"] for row in tables["rows"].values()):
                 self.fail(f"{name}: a placeholder is left")
             if tables["operations"]:
@@ -233,13 +239,19 @@ class World:
             self.scheduler.after(0, crash)
             self.scheduler.park()
 
-    def committed(self, engine: Engine, changes: Changes) -> None:
-        task = self.scheduler.current()
-        if self.transcript is not None:
+    def process_name(self) -> str:
+        return self.scheduler.current().process.name
+
+    def committing(self, engine: Engine, changes: Changes) -> None:
+        if self.transcript.on:
             for (table, key), columns in changes.items():
-                what = "deleted" if columns is None else _brief_row(columns)
-                self.log(task.process.name, f"commits {engine.name}.{table} {key}: {what}")
-        self.oracle.committed(engine, changes, task.request)
+                keys = key if isinstance(key, tuple) else (key,)
+                before, after = engine.tables[table].get(key), self.oracle.legible(engine, table, columns)
+                what = f"{engine.name}.{table} {' '.join(map(str, keys))}"
+                self.log(self.process_name(), f"commits {what}: {changes_of(keys, before, after)}")
+
+    def committed(self, engine: Engine, changes: Changes) -> None:
+        self.oracle.committed(engine, changes, self.scheduler.current().request)
 
     def background_failed(self, who: str, error: Exception) -> None:
         expected = isinstance(error, DomainError | ServiceError | DBAPIError)
@@ -253,49 +265,25 @@ class World:
         self._last_minted[process.name] = milliseconds
         self._minted += 1
         minted = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{self._minted:012x}"
-        self._names[minted] = f"T{self._minted}"
+        self.transcript.name(minted, f"T{self._minted}")
         return minted
+
+    def name_request(self, request_id: str) -> None:
+        self._requests += 1
+        self.transcript.name(request_id, f"R{self._requests}")
 
     def fail(self, text: str) -> None:
         if self.failure is None:
-            self.failure = self.brief_text(text)
+            self.failure = self.transcript.brief(text)
             self.log("", f"VIOLATION: {text}")
+            self.transcript.on = False
         self.scheduler.stopped = True
 
     def log(self, who: str, text: str) -> None:
-        if self.transcript is not None:
-            seconds = (self.scheduler.now - START) / SECOND
-            number = len(self.transcript) + 1
-            self.transcript.append(self.brief_text(f"{number:5}. {seconds:10.4f} s  {who:<14} {text}"))
-
-    def brief_text(self, text: str) -> str:
-        """Transactions by short names."""
-        return _ID.sub(lambda found: self._names.get(found[0], found[0]), text)
-
-    def brief(self, request: Message, metadata: dict[str, str]) -> str:
-        text = text_format.MessageToString(request, as_one_line=True)
-        if wire.TRANSACTION_ID in metadata:
-            text = f"[operation {metadata[wire.OPERATION]} of {metadata[wire.TRANSACTION_ID]}] {text}"
-        return text
+        self.transcript.log(who, text)
 
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7000-8000-[0-9a-f]{12}")
 _running: World
-
-
-def _brief_row(columns: dict[str, Any]) -> str:
-    kept = ((name, value) for name, value in columns.items() if value not in (None, "", 0) and type(value) is not bytes)
-    return ", ".join(
-        f"{name}={_words(value)}" for name, value in kept if name not in ("create_time", "update_time", "etag")
-    )
-
-
-def _words(value: Any) -> str:
-    return (
-        "{" + ", ".join(f"{key}: {value[key]}" for key in sorted(value)) + "}"
-        if isinstance(value, dict)
-        else str(value)
-    )
 
 
 class VirtualTime:
@@ -307,6 +295,7 @@ class VirtualTime:
 
     @staticmethod
     def sleep(seconds: float) -> None:
+        _running.log(_running.process_name(), f"waits {1000 * seconds:.1f} ms before it tries again")
         _running.scheduler.sleep(int(seconds * SECOND))
 
 
@@ -373,9 +362,8 @@ def run_seed(seed: int, *, without: Without | None = None) -> str | None:
 
 
 def transcript_of(seed: int, *, without: Without | None = None) -> list[str]:
-    """The same once more, step by step."""
+    """The same once more, step by step, a line each."""
     with patched(without.patches if without else ()):
         world = World(seed, transcript=True, without=without)
         world.run()
-    assert world.transcript is not None
-    return world.transcript
+    return world.transcript.lines
