@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 KEYS = ("u1", "u2", "u3")
 EMAILS = tuple(f"{name}@example.com" for name in ("ada", "bob", "cy", "dee"))
-ACTIONS = 7
 REPEATS = 3
 SET = Value(string_value="set")
 
@@ -52,40 +51,25 @@ class Client:
         self.name = name
         self.process = Process(name)
         self._suite = SuiteOfStubs(world, self.process)
+        self._keys, self._emails = KEYS[: world.profile.accounts], EMAILS[: world.profile.emails]
         self._tags = 0
 
     def act(self) -> None:
-        choices = (
-            (self._update_user, 3),
-            (self._update_preferences, 2),
-            (self._create_user, 1),
-            (self._delete_user, 1),
-            (self._update_account, 4),
-            (self._create_account, 1),
-            (self._delete_account, 1),
-            (self._transaction, 6),
-            (self._get_user, 3),
-            (self._get_preferences, 2),
-            (self._look_up, 3),
-            (self._list, 2),
-            (self._batch_get, 1),
-            (self._get_account, 4),
-        )
-        actions, weights = zip(*choices, strict=True)
-        for action in self._rng.choices(actions, weights, k=ACTIONS):
-            self._world.scheduler.sleep(int(self._rng.random() ** 3 * SECOND))
-            action()
+        profile = self._world.profile
+        for action in self._rng.choices(list(profile.actions), list(profile.actions.values()), k=profile.length):
+            self._world.scheduler.sleep(int(self._rng.random() ** 3 * profile.thinking * SECOND))
+            getattr(self, f"_{action}")()
 
     def create_accounts(self) -> None:
-        for key, email in zip(KEYS, EMAILS, strict=False):
+        for key, email in zip(self._keys, self._emails, strict=False):
             self._create_account(key, email)
 
     def read_everything(self) -> None:
-        for key in KEYS:
+        for key in self._keys:
             self._get_user(key)
             self._get_preferences(key)
             self._get_account(key)
-        for email in EMAILS:
+        for email in self._emails:
             self._look_up(email)
         self._list()
 
@@ -179,6 +163,8 @@ class Client:
                     certain = False
                     if not request.request_id:
                         return
+                    if self._rng.random() < 0.3:
+                        self._ask(method=method.method.path.removeprefix("/"), request_id=request.request_id)
                 self._think()
             else:
                 for each in tags:
@@ -198,14 +184,14 @@ class Client:
 
     def _transaction(self) -> None:
         begin = pb.BeginTransactionRequest()
-        begin.timeout.seconds = self._rng.choice((1, 2, 5))
+        begin.timeout.seconds = self._rng.choice(self._world.profile.timeouts)
         try:
             begun = self._suite.transactions.BeginTransaction(begin).transaction
         except ServiceError:
             return
         tx = Transaction(begun.transaction_id, begun.deadline.ToMicroseconds())
         refused = False
-        for _ in range(self._rng.randint(1, 4)):
+        for _ in range(self._rng.choice(self._world.profile.operations)):
             if self._stage(tx) is False:
                 refused = True
                 break
@@ -241,6 +227,7 @@ class Client:
             except ServiceError:
                 return False
             tx.staged[participant] = number + 1
+            self._oracle.staged_as(tx.id, participant, number + 1, request, f"{self.name} was told OK")
             return True
         return None
 
@@ -255,13 +242,7 @@ class Client:
         return self._suite.users.DeleteUser, users.DeleteUserRequest(user_id=self._key())
 
     def _commit(self, tx: Transaction) -> None:
-        """It names what is acknowledged, or less."""
-        named = dict(tx.staged)
-        if self._rng.random() < 0.3:
-            participant = self._rng.choice(sorted(named))
-            named[participant] -= 1
-            if not named[participant]:
-                del named[participant]
+        named = self._some_of(tx)
         if not named:
             self._roll_back(tx)
             return
@@ -278,11 +259,28 @@ class Client:
                 if definite(error):
                     return
                 self._think()
-                if self._rng.random() < 0.5 and self._stage(tx):
-                    named = dict(tx.staged)  # which it must not do, and has to be told
+                chance = self._rng.random()
+                if chance < 0.2:
+                    self._roll_back(tx)
+                    return
+                if chance < 0.4:
+                    self._stage(tx)
+                if chance < 0.8:
+                    named = self._some_of(tx) or named  # which it must not do, and has to be told
             else:
                 self._oracle.committed_as(tx.id, named, f"{self.name} was told COMMITTED")
                 return
+        self._ask(transaction_id=tx.id)
+
+    def _some_of(self, tx: Transaction) -> dict[str, int]:
+        """What is acknowledged, or less."""
+        named = dict(tx.staged)
+        if self._rng.random() < 0.4:
+            participant = self._rng.choice(sorted(named))
+            named[participant] -= 1
+            if not named[participant]:
+                del named[participant]
+        return named
 
     def _roll_back(self, tx: Transaction) -> None:
         try:
@@ -294,6 +292,24 @@ class Client:
             return
         else:
             self._oracle.doomed(tx.id, f"{self.name} was told that it is rolled back")
+
+    def _ask(self, **question: str) -> None:
+        """What became of a transaction, or of an account call."""
+        decided = set(self._oracle.decisions)
+        try:
+            request = pb.GetTransactionRequest(**question)
+            told = self._suite.transactions.GetTransaction(request).transaction
+        except ServiceError:
+            return
+        why = f"{self.name} was told {pb.TransactionState.Name(told.state)}"
+        match told.state:
+            case pb.TRANSACTION_STATE_COMMITTED:
+                branches = {branch.participant: branch.operation_count for branch in told.branches}
+                self._oracle.committed_as(told.transaction_id, branches, why)
+            case pb.TRANSACTION_STATE_ABORTED:
+                self._oracle.doomed(told.transaction_id, why)
+            case pb.TRANSACTION_STATE_UNDECIDED if told.transaction_id in decided:
+                self._oracle.fail(f"{why}, but {told.transaction_id} was decided before the call")
 
     # Reads
 
@@ -318,15 +334,15 @@ class Client:
     def _batch_get(self) -> None:
         since = self._oracle.step
         try:
-            reply = self._suite.users.BatchGetUsers(users.BatchGetUsersRequest(user_ids=KEYS))
+            reply = self._suite.users.BatchGetUsers(users.BatchGetUsersRequest(user_ids=self._keys))
         except ServiceError:
             return
         found = {user.user_id: user for user in reply.users}
-        for key in KEYS:
+        for key in self._keys:
             self._oracle.read(("users", key), since, seen("users", found.get(key)), "BatchGetUsers")
 
     def _look_up(self, email: str = "") -> None:
-        email, since = email or self._rng.choice(EMAILS), self._oracle.step
+        email, since = email or self._rng.choice(self._emails), self._oracle.step
         try:
             user = self._suite.users.LookupUser(users.LookupUserRequest(email=email)).user
         except NotFound:
@@ -367,8 +383,8 @@ class Client:
         tag = tag or self._tag()
         user = users.User(user_id=key or self._key(), labels={tag: "set"})
         paths = [self._one_or_all("labels", tag)]
-        if self._rng.random() < 0.4:
-            user.email = self._rng.choice(EMAILS)
+        if self._rng.random() < self._world.profile.moving:
+            user.email = self._rng.choice(self._emails)
             paths.append("email")
         return users.UpdateUserRequest(user=user, update_mask=FieldMask(paths=paths))
 
@@ -376,7 +392,7 @@ class Client:
         return users.CreateUserRequest(
             user=users.User(
                 user_id=key or self._key(),
-                email=email or self._rng.choice(EMAILS),
+                email=email or self._rng.choice(self._emails),
                 labels={tag or self._tag(): "set"},
             )
         )
@@ -393,7 +409,7 @@ class Client:
         return entries if self._rng.random() < 0.4 else f"{entries}.{tag}"
 
     def _key(self) -> str:
-        return self._rng.choice(KEYS)
+        return self._rng.choice(self._keys)
 
     def _tag(self) -> str:
         self._tags += 1

@@ -16,6 +16,8 @@ import greenlet
 START = 1_700_000_000_000_000
 """Microseconds since the epoch."""
 SECOND = 1_000_000
+ENDLESS = 30_000
+"""So many events mean that something goes round in circles; a seed has some thousands."""
 
 
 class Process:
@@ -36,6 +38,10 @@ class Task(greenlet.greenlet):
     """The call that it serves, if it serves one."""
 
 
+class Endless(Exception):
+    """There is always something due."""
+
+
 class Scheduler:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -50,9 +56,11 @@ class Scheduler:
         heapq.heappush(self._queue, (self.now + microseconds, self._count, action))
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Lets everything happen until nothing more is due, or `until` is true."""
+        """Lets everything happen until nothing more is due, or `until` is true. Raises Endless."""
         queue = self._queue
         while queue and not self.stopped and not until():
+            if self._count > ENDLESS:
+                raise Endless
             self.now, _, action = heapq.heappop(queue)
             action()
 

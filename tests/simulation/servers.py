@@ -105,7 +105,7 @@ class Server:
             self.world.background_failed(self.name, error)
 
     def prune_something(self) -> None:
-        self.prune(self.clock() - int(self.world.rng.uniform(0, 4) * SECOND))
+        self.prune(self.clock() - int(self.world.rng.uniform(0, self.world.profile.retention) * SECOND))
 
 
 class ParticipantServer(Server):
@@ -143,7 +143,8 @@ class ParticipantServer(Server):
         return made
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
-        return [(2.5, self._sweeper.sweep), (4.0, self.prune_something)]
+        profile = self.world.profile
+        return [(profile.sweeping, self._sweeper.sweep), (profile.pruning, self.prune_something)]
 
     def prune(self, before: int) -> None:
         self._sweeper.prune(before)
@@ -167,7 +168,11 @@ class CoordinatorServer(Server):
         self._register, self._tellers = register, list(finisher._tellers.values())
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
-        return [*((1.0, teller._pass) for teller in self._tellers), (4.0, self.prune_something)]
+        profile = self.world.profile
+        return [
+            *((profile.finishing, teller._pass) for teller in self._tellers),
+            (profile.pruning, self.prune_something),
+        ]
 
     def prune(self, before: int) -> None:
         self._register.prune(id_at(before))

@@ -1,6 +1,7 @@
 """The simulation's command line: `python -m tests.simulation.simulate 0-9999`.
 
 simulate.py     this: many seeds on all cores, progress, the transcript of one that fails
+profiles.py     what seeds draw their worlds from
 world.py        one seed from start to end
 scheduler.py    virtual time, tasks, processes that crash
 engine.py       a database in memory: local transactions, locks, lost connections
@@ -23,19 +24,35 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from tests.simulation.profiles import PROFILES
 from tests.simulation.without import WITHOUT
 from tests.simulation.world import run_seed, transcript_of
 
 CHUNK = 20
 
 
-def run_chunk(job: tuple[Sequence[int], str]) -> tuple[int, list[tuple[int, str]]]:
+@dataclass(frozen=True)
+class Choice:
+    """What is to run, besides the seeds."""
+
+    profile: str
+    rule: str
+    """Which one is left out, if any."""
+
+    def run(self, seed: int) -> str | None:
+        return run_seed(seed, self.profile, without=WITHOUT.get(self.rule))
+
+    def transcript(self, seed: int) -> str:
+        return "\n".join(transcript_of(seed, self.profile, without=WITHOUT.get(self.rule)))
+
+
+def run_chunk(job: tuple[Sequence[int], Choice]) -> tuple[int, list[tuple[int, str]]]:
     """How many seeds ran, and those that violate something."""
-    seeds, rule = job
-    without = WITHOUT[rule] if rule else None
+    seeds, choice = job
     gc.disable()
-    failed = [(seed, failure) for seed in seeds if (failure := run_seed(seed, without=without)) is not None]
+    failed = [(seed, failure) for seed in seeds if (failure := choice.run(seed)) is not None]
     gc.collect()
     return len(seeds), failed
 
@@ -43,39 +60,45 @@ def run_chunk(job: tuple[Sequence[int], str]) -> tuple[int, list[tuple[int, str]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulate", description="Runs the servers' protocol under seeded faults.")
     parser.add_argument("seeds", type=_seeds, help="one, such as 17, or from-to, such as 0-9999")
+    parser.add_argument(
+        "--profile",
+        default="",
+        choices=sorted(PROFILES),
+        metavar="PROFILE",
+        help=f"one of {', '.join(PROFILES)}; without it, seeds have one each",
+    )
     parser.add_argument("--without", default="", choices=sorted(WITHOUT), metavar="RULE", help="leave a rule out")
     parser.add_argument("--transcript", action="store_true", help="print what happens, step by step")
     arguments = parser.parse_args(argv)
     logging.disable()
     seeds: range = arguments.seeds
+    choice = Choice(arguments.profile, arguments.without)
     if arguments.transcript:
-        print("\n".join(line for seed in seeds for line in _transcript(seed, arguments.without)))
+        print("\n".join(choice.transcript(seed) for seed in seeds))
     started = time.monotonic()
     done = 0
-    jobs = ((list(seeds[at : at + CHUNK]), arguments.without) for at in range(0, len(seeds), CHUNK))
+    jobs = ((list(seeds[at : at + CHUNK]), choice) for at in range(0, len(seeds), CHUNK))
     for count, failed in _on_all_cores(jobs, len(seeds)):
         done += count
         rate = done / (time.monotonic() - started)
         print(f"\r{done} of {len(seeds)} seeds, {rate:.0f} a second ", end="", file=sys.stderr, flush=True)
         for seed, failure in failed:
             print(f"\nseed {seed}: {failure}\n")
-            print("\n".join(_transcript(seed, arguments.without)))
+            print(choice.transcript(seed))
             return 1
     print(file=sys.stderr)
     print(f"{done} seeds, {done / (time.monotonic() - started):.0f} a second: nothing is violated")
     return 0
 
 
-def _on_all_cores(jobs: Iterable[tuple[Sequence[int], str]], seeds: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+def _on_all_cores(
+    jobs: Iterable[tuple[Sequence[int], Choice]], seeds: int
+) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     if seeds <= CHUNK:
         yield from map(run_chunk, jobs)
         return
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         yield from pool.imap(run_chunk, jobs)
-
-
-def _transcript(seed: int, rule: str) -> list[str]:
-    return transcript_of(seed, without=WITHOUT[rule] if rule else None)
 
 
 def _seeds(text: str) -> range:

@@ -1,6 +1,7 @@
 """Each rule of the protocol, left out: so that it shows that the simulation would notice.
 
-A rule is left out by a patch of the one place that holds it, or by not taking the lock that it stands on.
+A rule is left out by a patch of the one place that holds it, or by not taking the lock that it stands on. The profile
+named with it is the one whose worlds soon come to a schedule that the rule guards against.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _admit_any_number(branch: Any, horizon: str, known: Any, stage: Stage, now: 
 
 
 class KeepsBranches:
-    """A store that forgets operations when they are applied, but leaves their branch open."""
+    """A store that forgets operations when they are applied, but leaves their branch to the coordinator."""
 
     def __init__(self, store: Store[Any]) -> None:
         self._store = store
@@ -115,7 +116,10 @@ class KeepsBranches:
         return getattr(self._store, name)
 
     def save_branch(self, connection: Any, branch: Any) -> None:
-        connection.update("branches", branch.transaction_id, {"staged": 0})
+        if branch.outcome is Outcome.COMMITTED:
+            connection.update("branches", branch.transaction_id, {"staged": 0})
+        else:
+            self._store.save_branch(connection, branch)
 
 
 def _settle_the_rows_alone(self: settling.Settling[Any], transaction_id: str, learnt: Any) -> None:
@@ -189,39 +193,49 @@ def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
 
 
 WITHOUT: dict[str, Without] = {
-    "write-once decision": Without(patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
-    "nothing forgotten without a decision": Without(patches=_patch(CoordinatorResolver, "abort", _presumed_aborted)),
+    "write-once decision": Without("rivals", patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
+    "nothing forgotten without a decision": Without(
+        "rivals", patches=_patch(CoordinatorResolver, "abort", _presumed_aborted)
+    ),
     "keep until confirmed": Without(
+        "late",
         patches=(
             (coordinator_rules, "next_horizon", _as_far_as_wanted),
             (servers, "SimulatedRegister", ForgettingRegister),
-        )
+        ),
     ),
-    "branch lock": Without(locks=frozenset({"branches"}), by_row=True),
+    "branch lock": Without("crowd", locks=frozenset({"branches"})),
     "FINISHED marker": Without(
+        "crowd",
         patches=(
             (Store, "save_branch", _save_no_marker),
             (participant_rules, "finish", _finish_whatever_is_there),
-        )
+        ),
     ),
     "whole-branch finish": Without(
+        "crowd",
         patches=(
             (settling.Settling, "_finish", _settle_the_rows_alone),
             (participant_rules, "finish", _finish_whatever_is_there),
-        )
+        ),
     ),
-    "horizon for stages": Without(patches=_patch(participant_rules, "admit", _admit_below_the_horizon)),
-    "horizon at the coordinator": Without(patches=_patch(coordinator_rules, "may_insert", lambda *_: True)),
-    "only what is named": Without(patches=_patch(participant_rules, "finish", _finish_all)),
-    "next number only": Without(patches=_patch(participant_rules, "admit", _admit_any_number)),
-    "same operations on a repeated commit": Without(patches=_patch(coordinator_rules, "judge", _judge_by_outcome)),
-    "compare-and-set on the row": Without(locks=frozenset({"rows"}), by_row=True),
-    "one statement for row and pending": Without(patches=_patch(servers, "SimulatedStore", TwoStatementsStore)),
-    "read again": Without(patches=_patch(reads.Reads, "_visible", _visible_at_once)),
+    "horizon for stages": Without("late", patches=_patch(participant_rules, "admit", _admit_below_the_horizon)),
+    "horizon at the coordinator": Without("late", patches=_patch(coordinator_rules, "may_insert", lambda *_: True)),
+    "only what is named": Without("careless", patches=_patch(participant_rules, "finish", _finish_all)),
+    "next number only": Without("careless", patches=_patch(participant_rules, "admit", _admit_any_number)),
+    "same operations on a repeated commit": Without(
+        "careless", patches=_patch(coordinator_rules, "judge", _judge_by_outcome)
+    ),
+    "compare-and-set on the row": Without("crowd", locks=frozenset({"rows"})),
+    "one statement for row and pending": Without(
+        "readers", patches=_patch(servers, "SimulatedStore", TwoStatementsStore)
+    ),
+    "read again": Without("readers", patches=_patch(reads.Reads, "_visible", _visible_at_once)),
     "horizon never past an open branch": Without(
+        "readers",
         patches=(
             (participant_rules, "next_horizon", _as_far_as_wanted),
             (servers, "SimulatedStore", ForgettingStore),
-        )
+        ),
     ),
 }

@@ -28,7 +28,8 @@ from tests.simulation.clients import Client
 from tests.simulation.engine import Changes, Engine
 from tests.simulation.network import Network
 from tests.simulation.oracle import Oracle
-from tests.simulation.scheduler import SECOND, Process, Scheduler, Task
+from tests.simulation.profiles import FAULTS, PROFILES, Profile, profile_of
+from tests.simulation.scheduler import SECOND, Endless, Process, Scheduler, Task
 from tests.simulation.servers import CoordinatorServer, ParticipantServer, Server
 from tests.simulation.transcript import LEGEND, Transcript, changes_of
 
@@ -37,21 +38,12 @@ ACCOUNT_TIMEOUT = 4 * SECOND
 
 
 class Faults:
-    """Which go wrong, and how often: drawn anew for each seed, so that some seeds have much of one and none of
-    another.
-    """
+    """Which go wrong, and how often."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, profile: Profile) -> None:
         self._rng = rng
-        often = {
-            "lost": (0, 0.02, 0.1),
-            "reply_lost": (0, 0.03, 0.1),
-            "repeated": (0, 0.1, 0.3),
-            "slow": (0, 0.05, 0.2),
-            "crash": (0, 0.002, 0.01),
-            "connection_lost_before_commit": (0, 0, 0.01),
-            "connection_lost_after_commit": (0, 0, 0.01),
-        }
+        self._transit = int(profile.transit * SECOND)
+        often = {**FAULTS, **profile.faults}
         self.rates: dict[str, float] = {name: rng.choice(rates) for name, rates in often.items()}
 
     def stop(self) -> None:
@@ -65,38 +57,42 @@ class Faults:
         """How long a message is under way, in microseconds."""
         if self.strikes("slow"):
             return int(self._rng.uniform(0, 1) ** 2 * 6 * SECOND)
-        return self._rng.randrange(100, 3000)
+        return 100 + int(self._rng.random() * self._transit)
 
 
 @dataclass(frozen=True)
 class Without:
     """Which rules are left out: locks of these tables, and whatever a patch does besides."""
 
+    profile: str = ""
+    """In which it shows soon."""
     locks: frozenset[str] = frozenset()
-    by_row: bool | None = None
-    """Only on databases like PostgreSQL (True) or SQLite (False), as the rule may not matter on the other."""
     patches: tuple[tuple[Any, str, Any], ...] = field(default=(), repr=False)
 
 
 class World:
-    def __init__(self, seed: int, *, transcript: bool = False, without: Without | None = None) -> None:
+    def __init__(
+        self, seed: int, profile: str = "", *, transcript: bool = False, without: Without | None = None
+    ) -> None:
         global _running
         _running = self
         self.without = without or Without()
+        profile = profile or self.without.profile or profile_of(seed)
+        self.profile = PROFILES[profile]
         self.rng = rng = random.Random(seed)
         self.failure: str | None = None
         self.scheduler = Scheduler(rng)
         self.transcript = Transcript(self.scheduler, on=transcript)
-        self.faults = Faults(rng)
+        self.faults = Faults(rng, self.profile)
         self.oracle = Oracle(self)
         self.network = Network(self)
+        self._pause = int(self.profile.pause * SECOND)
         self._minted = self._requests = 0
         self._last_minted: dict[str, int] = {}
 
-        like_postgresql = rng.random() < 0.5
-        by_row = like_postgresql if self.without.by_row is None else self.without.by_row
+        by_row = rng.random() < 0.5
         self.engines = {name: Engine(self, name, by_row=by_row) for name in ("users", "preferences", "transactions")}
-        farthest = rng.choice((0, SECOND // 10, 3 * SECOND, 20 * SECOND))
+        farthest = int(rng.choice(self.profile.skew) * SECOND)
 
         def skew() -> int:
             return rng.randint(-farthest, farthest)
@@ -114,10 +110,10 @@ class World:
             for n in range(1, replicas["accounts"] + 1)
         ]
         self.all_servers = [server for servers in self.servers.values() for server in servers]
-        self.clients = [Client(self, f"client-{n}") for n in range(1, rng.choice((3, 4, 5)) + 1)]
+        self.clients = [Client(self, f"client-{n}") for n in range(1, rng.choice(self.profile.clients) + 1)]
         self.transcript.title(
             (
-                f"Seed {seed}; databases like {'PostgreSQL' if by_row else 'SQLite'}.",
+                f"Seed {seed}, {profile}; databases like {'PostgreSQL' if by_row else 'SQLite'}.",
                 "Faults: "
                 + (", ".join(f"{name} {rate:.1%}" for name, rate in self.faults.rates.items() if rate) or "none"),
                 "Clocks: " + ", ".join(f"{each.name} {each.skew / SECOND:+.1f} s" for each in self.all_servers),
@@ -130,7 +126,10 @@ class World:
     def run(self) -> str | None:
         """Returns what was violated, if anything."""
         for phase in (self._start, self._live, self._settle, self._check_free, self._prune, self._read_all):
-            phase()
+            try:
+                phase()
+            except Endless:
+                self.fail("it never comes to rest")
             if self.failure is not None:
                 break
         self.scheduler.forget()
@@ -211,7 +210,7 @@ class World:
         if self.faults.strikes("crash"):
             self._crash(task.process, where)
         if self.rng.random() < 0.7:
-            self.scheduler.sleep(self.rng.randrange(1000))
+            self.scheduler.sleep(int(self.rng.random() * self._pause))
 
     def pause_between_statements(self) -> None:
         if self.rng.random() < 0.25:
@@ -355,15 +354,15 @@ def patched(more: tuple[tuple[Any, str, Any], ...] = ()) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def run_seed(seed: int, *, without: Without | None = None) -> str | None:
+def run_seed(seed: int, profile: str = "", *, without: Without | None = None) -> str | None:
     """What the seed violates, if anything."""
     with patched(without.patches if without else ()):
-        return World(seed, without=without).run()
+        return World(seed, profile, without=without).run()
 
 
-def transcript_of(seed: int, *, without: Without | None = None) -> list[str]:
+def transcript_of(seed: int, profile: str = "", *, without: Without | None = None) -> list[str]:
     """The same once more, step by step, a line each."""
     with patched(without.patches if without else ()):
-        world = World(seed, transcript=True, without=without)
+        world = World(seed, profile, transcript=True, without=without)
         world.run()
     return world.transcript.lines
