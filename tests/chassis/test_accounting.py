@@ -235,6 +235,7 @@ def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end:
     line = bench.call_log(id_)
     assert line["grpc.code"] == GO_NAMES[expected]
     assert eventually(lambda: bench.in_flight() == 0)
+    assert eventually(lambda: bench.server.interrupter.running == 0)
     others = IN_THE_WAY.get(case, 0) if kind == "unary" else 0
     assert increase(before, bench.records(labels)) == {
         "started": 1 + others,

@@ -115,6 +115,11 @@ class Interrupter(threading.Thread):
         self._running: set[Call] = set()
         self._stopping = False
 
+    @property
+    def running(self) -> int:
+        """How many calls have a handler."""
+        return len(self._running)
+
     def begin(self, call: Call) -> None:
         """A handler starts on the call."""
         self._running.add(call)

@@ -111,7 +111,7 @@ class Server:
         self.metrics = Metrics([*methods.values(), unknown])
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self._executor = CallExecutor()
-        self._interrupter = Interrupter()
+        self.interrupter = Interrupter()
         self._main_pool = main_pool
         self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
         export_load(load, self.metrics.registry)
@@ -120,7 +120,7 @@ class Server:
             unknown,
             self._executor,
             load,
-            self._interrupter,
+            self.interrupter,
             refusal(),
             on_start=(self.metrics.started,),
             on_end=(self.metrics.ended, CallLog().ended),
@@ -165,7 +165,7 @@ class Server:
         except BaseException:
             self._close()
             raise
-        self._interrupter.start()
+        self.interrupter.start()
         self._grpc.start()
         self._readiness.start()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
@@ -178,7 +178,7 @@ class Server:
         # meanwhile: calls in flight may need them, as when a peer asks back.
         drained = self._load.drain(self._main_pool, grace)
         if not drained:
-            self._interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
+            self.interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
             drained = self._load.drain(self._main_pool, _CUT_SECONDS)
         if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
             self._executor.calls_are_cut = True
@@ -195,7 +195,7 @@ class Server:
             self._endpoint.close()  # before the databases, which it asks
         for close in self._on_close:
             close()
-        self._interrupter.stop()
+        self.interrupter.stop()
 
     @property
     def address(self) -> str:

@@ -43,7 +43,7 @@ class Observe(grpc.ServerInterceptor):
         self._interrupter = interrupter
         self._refusal = refusal
         self._on_start = on_start
-        self._on_end = on_end
+        self._on_end = (load.ended, lambda record: interrupter.end(record.call), *on_end)
         self._handlers: dict[str, Handler] = {}
 
     def intercept_service(
@@ -57,7 +57,7 @@ class Observe(grpc.ServerInterceptor):
         call = Call.received(method, path, dict(handler_call_details.invocation_metadata))
         CURRENT.set(call)
         refused = self._load.admit(method.pool)
-        RECORD.set(Record(call, refused, (self._load.ended, *self._on_end)))
+        RECORD.set(Record(call, refused, self._on_end))
         for report in self._on_start:
             report(method)
         if refused is not None:
