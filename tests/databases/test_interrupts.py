@@ -97,7 +97,7 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(
         def hold(connection: sa.Connection) -> None:
             connection.execute(update)
             waiting = pool.submit(copy_context().run, write)
-            assert eventually(lambda: bool(call.wakes))
+            assert eventually(lambda: call.wakes is not None and bool(call.wakes.all))
             interrupter.interrupt(call)
             with pytest.raises((sa.exc.OperationalError, CallCancelled)):
                 waiting.result(10)

@@ -84,6 +84,14 @@ class Method:
         )
 
 
+class Wakes:
+    """How to wake what a handler waits for. Its lock is held while that is done."""
+
+    def __init__(self) -> None:
+        self.all: list[Callable[[], object]] = []
+        self.lock = threading.Lock()
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One call.
@@ -97,7 +105,7 @@ class Call:
     log                fields for this call's line in the log, such as `transaction_id`; never personal data
     context            grpcio's own, once a handler has the call
     over, stopping     the caller has left; the server stops. The handler may run on
-    uninterrupted, wakes, waking    how `interrupts.py` stops what the handler waits for
+    uninterrupted, wakes    how `interrupts.py` stops what the handler waits for
     """
 
     method: Method
@@ -113,8 +121,7 @@ class Call:
     over: bool = False
     stopping: bool = False
     uninterrupted: bool = False
-    wakes: list[Callable[[], object]] = field(default_factory=list)
-    waking: threading.Lock = field(default_factory=threading.Lock)
+    wakes: Wakes | None = None
     _initial_metadata_sent: bool = False
 
     @classmethod

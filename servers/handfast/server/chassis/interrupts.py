@@ -16,13 +16,14 @@ from typing import Any
 import grpc
 import structlog
 
-from handfast.server.chassis.call import CURRENT, Call
+from handfast.server.chassis.call import CURRENT, Call, Wakes
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DomainError, ShuttingDown
 
 LOOK_EVERY = 0.1
 """Seconds between looks at all calls: grpcio knows nothing of deadlines that are the server's own."""
 
 _log = structlog.get_logger()
+_making = threading.Lock()
 
 
 def why_over(call: Call, *, early: float = 0.0) -> DomainError | None:
@@ -57,14 +58,15 @@ def interruptible(wake: Callable[[], object]) -> Iterator[None]:
     if call is None or call.uninterrupted:
         yield
         return
-    with call.waking:
-        call.wakes.append(wake)
+    wakes = _wakes_of(call)
+    with wakes.lock:
+        wakes.all.append(wake)
     try:
         check_active()  # only now, or the call could be over in between, and nobody would wake it
         yield
     finally:
-        with call.waking:
-            call.wakes.remove(wake)
+        with wakes.lock:
+            wakes.all.remove(wake)
 
 
 @contextmanager
@@ -131,7 +133,7 @@ class Interrupter(threading.Thread):
     def interrupt(self, call: Call) -> None:
         """The caller has left, or its deadline has passed."""
         call.over = True
-        if call.wakes:
+        if call.wakes is not None and call.wakes.all:
             self._over.put(call)
 
     def interrupt_all(self) -> None:
@@ -154,14 +156,23 @@ class Interrupter(threading.Thread):
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
                 for call in self._running.copy():
-                    if call.wakes and why_over(call) is not None:
+                    if call.wakes is not None and why_over(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
 
 
+def _wakes_of(call: Call) -> Wakes:
+    if call.wakes is None:  # few calls wait for anything
+        with _making:
+            call.wakes = call.wakes or Wakes()
+    return call.wakes
+
+
 def _wake(call: Call) -> None:
-    with call.waking:
-        for wake in call.wakes:
+    if call.wakes is None:
+        return
+    with call.wakes.lock:
+        for wake in call.wakes.all:
             try:
                 wake()
             except Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -45,22 +44,26 @@ class Record:
     sent: int = 0
     seconds: float = 0.0
     closed: bool = False
-    _afterwards: Callable[[], None] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _afterwards: list[Callable[[], None]] | None = None
 
     def note_over(self) -> None:
         """grpcio is done with the call. Its handler may run on, if the caller left."""
-        with self._lock:
-            self.over = time.time()
+        self.over = time.time()
         if self._afterwards is not None:
-            self._afterwards()
+            self._do_afterwards()
 
     def when_over(self, act: Callable[[], None]) -> None:
-        """Does it then, or now if the call is over."""
-        with self._lock:
-            if self.over is None:
-                self._afterwards = act
-                return
+        """Does it then, or now if the call is over; once, whichever thread comes first."""
+        self._afterwards = [act]
+        if self.over is not None:
+            self._do_afterwards()
+
+    def _do_afterwards(self) -> None:
+        assert self._afterwards is not None
+        try:
+            act = self._afterwards.pop()
+        except IndexError:
+            return
         act()
 
     def close(self, *, status_sent: bool, deadline: float, server_stopped: bool) -> None:
