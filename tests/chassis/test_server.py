@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from handfast.server.chassis.health import Health
 from handfast.server.chassis.server import Background, StartError
 from handfast.users.v1 import users_pb2
 
@@ -148,11 +149,61 @@ def test_health_tells_watchers_that_the_server_stops_and_lets_them_go(own: Runni
     assert own.call_log(f"watch-{service}")["grpc.code"] == "OK"
 
 
+def test_the_health_of_what_the_server_does_not_have_is_not_found(running: Running) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        running.health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    failure = Failure(caught.value)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_SERVICE")
+    assert dict(failure.info.metadata) == {"service": "no.such.Service"}
+    assert failure.named_request_id == failure.request_id
+
+
+def test_who_watches_what_the_server_does_not_have_waits_until_it_stops(own: Running) -> None:
+    watch = own.health.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    own.server.stop()
+    assert list(watch) == []
+    assert watch.code() is grpc.StatusCode.OK
+
+
 def test_a_watcher_that_leaves_is_recorded_as_gone(running: Running) -> None:
     watch = running.health.Watch(health_pb2.HealthCheckRequest(), metadata=(("x-request-id", "watcher"),))
     next(watch)
     watch.cancel()
     assert running.call_log("watcher")["grpc.code"] == "Canceled"
+
+
+class Watching:
+    """The context of a Watch, whose caller leaves when the test says so."""
+
+    def add_callback(self, leave: Callable[[], None]) -> bool:
+        self.leave = leave
+        return True
+
+
+def test_a_watcher_can_leave_while_another_is_told() -> None:
+    # Telling waits for grpcio's polling thread, and leaving runs on it.
+    health, one, other = Health(["a"]), Watching(), Watching()
+    left, telling, left_in_time = threading.Event(), threading.Event(), list[bool]()
+
+    def send(_reply: object) -> None:
+        telling.set()
+        left_in_time.append(left.wait(2))
+
+    request: Any = health_pb2.HealthCheckRequest(service="a")
+    health.Watch(request, one, lambda _reply: None)  # type: ignore[arg-type]
+    teller = threading.Thread(target=health.Watch, args=(request, other, send))
+    teller.start()
+    assert telling.wait(5)
+
+    def leave() -> None:
+        one.leave()
+        other.leave()
+        left.set()
+
+    threading.Thread(target=leave, daemon=True).start()
+    teller.join()
+    assert left_in_time == [True]
 
 
 def test_watchers_hold_no_threads(running: Running) -> None:

@@ -92,6 +92,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Any code. Another service that this one needs refused, and named no reason. `ErrorInfo.domain` names the service
     that passed it on.
     """
+    REASON_UNKNOWN_SERVICE: _Reason.ValueType  # 21
+    """NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed, where the cause is common to all services. Errors carry the value's name without
@@ -169,4 +171,6 @@ REASON_PEER_REFUSED: Reason.ValueType  # 20
 """Any code. Another service that this one needs refused, and named no reason. `ErrorInfo.domain` names the service
 that passed it on.
 """
+REASON_UNKNOWN_SERVICE: Reason.ValueType  # 21
+"""NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
