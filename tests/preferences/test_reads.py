@@ -132,10 +132,11 @@ def test_a_batch_takes_1000_ids(client: Suite) -> None:
     [
         ([], ["user_ids"]),
         ([f"nobody-{number}" for number in range(1001)], ["user_ids"]),
+        ([""] * 100_000, ["user_ids"]),  # one fault, not one for each
         (["a", "b", "a"], ["user_ids"]),
         (["A", "b", "b", ""], ["user_ids", "user_ids[0]", "user_ids[3]"]),
     ],
-    ids=["none", "1001", "a repeat", "several at once"],
+    ids=["none", "1001", "too many to look at", "a repeat", "several at once"],
 )
 def test_a_batch_refuses_what_is_not_1_to_1000_ids_each_once(
     client: Suite, user_ids: list[str], expected: list[str]

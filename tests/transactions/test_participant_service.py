@@ -126,3 +126,9 @@ def test_requests_that_cannot_be_are_refused_with_every_fault(participant: Parti
         "decisions[1].transaction_id",
         "decisions[1].state",
     ]
+
+
+def test_of_too_many_decisions_none_is_looked_at(participant: ParticipantServiceStub) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        participant.FinishTransactions(pb.FinishTransactionsRequest(decisions=[pb.Decision()] * 1001))
+    assert [violation.field for violation in refused.value.violations] == ["decisions"]

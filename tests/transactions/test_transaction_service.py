@@ -105,6 +105,16 @@ class TestDecisions:
             client.transactions.CommitTransaction(pb.CommitTransactionRequest(transaction_id=str(uuid7())))
         assert fields_at_fault(refused.value) == ["branches"]
 
+    def test_name_no_more_than_can_be_looked_at(self, client: Suite) -> None:
+        commit = pb.CommitTransactionRequest(transaction_id=str(uuid7()), branches=[pb.TransactionBranch()] * 33)
+        with pytest.raises(InvalidArgument) as refused:
+            client.transactions.CommitTransaction(commit)
+        assert fields_at_fault(refused.value) == ["branches"]
+        batch = pb.BatchGetTransactionsRequest(transaction_ids=[""] * 1001)
+        with pytest.raises(InvalidArgument) as refused:
+            client.transactions.BatchGetTransactions(batch)
+        assert fields_at_fault(refused.value) == ["transaction_ids"]
+
     def test_can_say_why_a_transaction_was_rolled_back(self, client: Suite) -> None:
         tx = staged(client)
         assert tx.rollback().abort_reason == "TEST"

@@ -109,6 +109,7 @@ def test_a_field_is_stored_as_it_was_sent(client: Suite, by: str, field: str, va
             for time_zone in ("Lisbon", "europe/lisbon", "Europe", "Europe/", "UTC+1", "../UTC", "localtime", " UTC")
         ),
         ("labels", {f"key{number}": "" for number in range(65)}, "user.labels"),
+        ("labels", {f"not a key {number}": "\0" for number in range(65)}, "user.labels"),
         ("labels", {"a": "x" * 257}, "user.labels.a"),
         *(
             ("labels", {key: "x"}, "user.labels")

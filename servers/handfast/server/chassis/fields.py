@@ -57,11 +57,16 @@ def check_text(violations: Violations, field: str, value: str, longest: int) -> 
         violations.add(field, "must not have control characters")
 
 
-def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int) -> None:
+def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int) -> bool:
+    """Returns whether the entries are to be checked one by one: not where there are too many, as a request has room for
+    millions, and the time that they take would be that of all callers.
+    """
     if not 1 <= len(values) <= largest:
         violations.add(field, f"must have 1 to {largest} entries, not {len(values)}")
+        return False
     if len(set(values)) < len(values):
         violations.add(field, "must name each only once")
+    return True
 
 
 def masked_paths(

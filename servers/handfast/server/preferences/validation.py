@@ -28,9 +28,9 @@ def get(request: pb.GetPreferencesRequest) -> None:
 
 def batch_get(request: pb.BatchGetPreferencesRequest) -> None:
     with Violations.collect() as violations:
-        fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH)
-        for index, user_id in enumerate(request.user_ids):
-            fields.check_id(violations, f"user_ids[{index}]", user_id)
+        if fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH):
+            for index, user_id in enumerate(request.user_ids):
+                fields.check_id(violations, f"user_ids[{index}]", user_id)
 
 
 def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tuple[str, ...]:

@@ -67,9 +67,9 @@ def lookup(request: pb.LookupUserRequest) -> None:
 
 def batch_get(request: pb.BatchGetUsersRequest) -> None:
     with Violations.collect() as violations:
-        fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH)
-        for index, user_id in enumerate(request.user_ids):
-            fields.check_id(violations, f"user_ids[{index}]", user_id)
+        if fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH):
+            for index, user_id in enumerate(request.user_ids):
+                fields.check_id(violations, f"user_ids[{index}]", user_id)
 
 
 def list_users(request: pb.ListUsersRequest) -> tuple[str, int]:
@@ -120,6 +120,7 @@ def _check_labels(violations: Violations, user: pb.User, only: str) -> None:
     """Checks one label, or all where `only` is empty."""
     if not only and len(user.labels) > MAX_LABELS:
         violations.add("user.labels", f"must have up to {MAX_LABELS} entries, not {len(user.labels)}")
+        return
     for key in [only] if only else sorted(user.labels):
         if (only and key not in user.labels) or not fields.check_key(violations, "user.labels", key):
             continue

@@ -75,15 +75,18 @@ class TransactionServicer(TransactionServiceServicer):
         with Violations.collect() as violations:
             wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
             participants = [branch.participant for branch in request.branches]
-            fields.check_batch(violations, "branches", participants, MAX_BRANCHES)
-            for index, branch in enumerate(request.branches):
-                if branch.participant not in self._finisher.participants:
-                    violations.add(f"branches[{index}].participant", "is no participant that this coordinator knows")
-                if not 1 <= branch.operation_count <= wire.MAX_OPERATIONS:
-                    violations.add(f"branches[{index}].operation_count", f"must be from 1 to {wire.MAX_OPERATIONS}")
+            if fields.check_batch(violations, "branches", participants, MAX_BRANCHES):
+                for index, branch in enumerate(request.branches):
+                    self._check_branch(violations, f"branches[{index}]", branch)
         branches = {branch.participant: branch.operation_count for branch in request.branches}
         decision = Decision(request.transaction_id, Outcome.COMMITTED, branches)
         return pb.CommitTransactionResponse(transaction=self._decide(decision))
+
+    def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
+        if branch.participant not in self._finisher.participants:
+            violations.add(f"{path}.participant", "is no participant that this coordinator knows")
+        if not 1 <= branch.operation_count <= wire.MAX_OPERATIONS:
+            violations.add(f"{path}.operation_count", f"must be from 1 to {wire.MAX_OPERATIONS}")
 
     def RollbackTransaction(
         self, request: pb.RollbackTransactionRequest, context: grpc.ServicerContext
@@ -138,9 +141,9 @@ class TransactionServicer(TransactionServiceServicer):
         self, request: pb.BatchGetTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.BatchGetTransactionsResponse:
         with Violations.collect() as violations:
-            fields.check_batch(violations, "transaction_ids", request.transaction_ids, MAX_BATCH)
-            for index, transaction_id in enumerate(request.transaction_ids):
-                wire.check_transaction_id(violations, f"transaction_ids[{index}]", transaction_id)
+            if fields.check_batch(violations, "transaction_ids", request.transaction_ids, MAX_BATCH):
+                for index, transaction_id in enumerate(request.transaction_ids):
+                    wire.check_transaction_id(violations, f"transaction_ids[{index}]", transaction_id)
         return pb.BatchGetTransactionsResponse(transactions=self._find(list(request.transaction_ids)))
 
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:

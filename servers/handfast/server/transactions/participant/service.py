@@ -46,14 +46,9 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     ) -> pb.FinishTransactionsResponse:
         with Violations.collect() as violations:
             ids = [decision.transaction_id for decision in request.decisions]
-            fields.check_batch(violations, "decisions", ids, MAX_DECISIONS)
-            for index, decision in enumerate(request.decisions):
-                path = f"decisions[{index}]"
-                wire.check_transaction_id(violations, f"{path}.transaction_id", decision.transaction_id)
-                if decision.state not in _OUTCOMES:
-                    violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
-                if decision.operation_count < 0:
-                    violations.add(f"{path}.operation_count", "must not be negative")
+            if fields.check_batch(violations, "decisions", ids, MAX_DECISIONS):
+                for index, decision in enumerate(request.decisions):
+                    _check_decision(violations, f"decisions[{index}]", decision)
         results = []
         for decision in request.decisions:
             if context.time_remaining() <= 0:
@@ -109,6 +104,14 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     def _check(transaction_id: str) -> None:
         with Violations.collect() as violations:
             wire.check_transaction_id(violations, "transaction_id", transaction_id)
+
+
+def _check_decision(violations: Violations, path: str, decision: pb.Decision) -> None:
+    wire.check_transaction_id(violations, f"{path}.transaction_id", decision.transaction_id)
+    if decision.state not in _OUTCOMES:
+        violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
+    if decision.operation_count < 0:
+        violations.add(f"{path}.operation_count", "must not be negative")
 
 
 _STATES = {
