@@ -11,8 +11,16 @@ import structlog
 
 from handfast.server.chassis.log_writer import LogWriter
 from handfast.users.v1 import users_pb2
+from tests.fuzz import http2
 
 from .conftest import Running
+
+
+def test_metadata_that_is_no_utf_8_does_not_show(running: Running, log: io.BytesIO) -> None:
+    headers = [(b"x-request-id", b"no-utf-8"), (b"x-other", b"secret\xff")]
+    http2.send(running.server.address, b"/handfast.users.v1.UserService/UpdateUser", b"", headers)
+    assert running.call_log("no-utf-8")["grpc.code"] == "OK"
+    assert b"secret" not in log.getvalue()
 
 
 class StuckPipe(io.BytesIO):

@@ -77,6 +77,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_metadata)
     return writer
 
 
@@ -118,6 +119,11 @@ class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
         log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _shows_no_metadata(record: logging.LogRecord) -> bool:
+    # grpcio logs metadata that is no UTF-8, as it came.
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def _format(exc_info: Any) -> str:
