@@ -152,6 +152,8 @@ class TestLookingUp:
                 pb.GetTransactionRequest(transaction_id=str(uuid7()), request_id="x", method="a/b"),
                 ["request_id", "transaction_id"],
             ),
+            (pb.GetTransactionRequest(request_id=str(uuid7()), method="\0"), ["method"]),
+            (pb.GetTransactionRequest(request_id=str(uuid7()), method="m" * 201), ["method"]),
         ],
     )
     def test_goes_by_one_key(self, client: Suite, request_: pb.GetTransactionRequest, fields: list[str]) -> None:

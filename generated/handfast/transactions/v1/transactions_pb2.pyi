@@ -369,8 +369,8 @@ class GetTransactionRequest(_message.Message):
     that was decided; the other's transaction was rolled back with the reason `REQUEST_REPEATED`.
     """
     method: _builtins.str
-    """The method of that call, such as `handfast.accounts.v1.AccountService/CreateAccount`. Request ids are
-    kept apart for each method.
+    """The method of that call, such as `handfast.accounts.v1.AccountService/CreateAccount`; up to 200 characters, no
+    control characters. Request ids are kept apart for each method.
     """
     def __init__(
         self,

@@ -38,6 +38,7 @@ MAX_SECONDS = wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND
 MAX_BATCH = 1000
 MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
+MAX_METHOD = 200
 
 _STATES = {
     Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
@@ -123,6 +124,7 @@ class TransactionServicer(TransactionServiceServicer):
         with Violations.collect() as violations:
             if request.request_id or request.method:
                 fields.check_request_id(violations, request.request_id)
+                fields.check_text(violations, "method", request.method, MAX_METHOD)  # PostgreSQL takes no NUL
                 for field in ("request_id", "method"):
                     if not getattr(request, field):
                         violations.add(field, "is required where the other is given")
