@@ -20,6 +20,9 @@ from handfast.preferences.v1.preferences_pb2 import (
     UpdatePreferencesRequest,
 )
 
+UNKNOWN_FIELD = b"\xf8\x7f\x01"
+"""On the wire: number 2047, the integer 1."""
+
 
 def value(plain: Any) -> Value:
     """A value from what JSON would have: a boolean, number, string, list, object or None."""

@@ -24,7 +24,16 @@ from handfast.preferences.v1.preferences_pb2 import (
 )
 from tests.calls import all_at_once, fields_at_fault, refusal
 from tests.people import new_id
-from tests.preferences.requests import define, definition, new_key, plain_values, set_values, update, value
+from tests.preferences.requests import (
+    UNKNOWN_FIELD,
+    define,
+    definition,
+    new_key,
+    plain_values,
+    set_values,
+    update,
+    value,
+)
 
 BOOLEAN, NUMBER = PREFERENCE_TYPE_BOOLEAN, PREFERENCE_TYPE_NUMBER
 STRING, STRING_LIST = PREFERENCE_TYPE_STRING, PREFERENCE_TYPE_STRING_LIST
@@ -76,6 +85,16 @@ def test_a_definition_is_stored_as_it_was_sent(client: Suite, asked: PreferenceD
     assert listed(client, asked.key) == created
     created.ClearField("create_time")
     assert created == asked
+
+
+def test_fields_that_nobody_knows_are_no_part_of_a_definition(client: Suite) -> None:
+    asked = definition(STRING, "a")
+    asked.MergeFromString(UNKNOWN_FIELD)
+    created = create(client, asked)
+    assert created == listed(client, asked.key)
+    asked = definition(STRING, "a", "a")
+    asked.allowed_values[1].MergeFromString(UNKNOWN_FIELD)
+    assert refused_fields(client, asked) == {"definition.allowed_values[1]": ""}
 
 
 def test_a_user_can_set_what_was_just_defined(client: Suite) -> None:

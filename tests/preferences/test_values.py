@@ -20,7 +20,7 @@ from handfast.preferences.v1.preferences_pb2 import (
 )
 from tests.calls import fields_at_fault, refusal
 from tests.people import new_id
-from tests.preferences.requests import define, get, plain_values, set_values, update, value
+from tests.preferences.requests import UNKNOWN_FIELD, define, get, plain_values, set_values, update, value
 
 BOOLEAN, NUMBER = PREFERENCE_TYPE_BOOLEAN, PREFERENCE_TYPE_NUMBER
 STRING, STRING_LIST = PREFERENCE_TYPE_STRING, PREFERENCE_TYPE_STRING_LIST
@@ -68,6 +68,14 @@ def test_a_value_of_the_type_is_stored_as_it_was_sent(
     key, user_id = define(client, kind), new_id()
     set_values(client, user_id, {key: plain})
     assert get(client, user_id).values[key] == value(plain)
+
+
+def test_fields_that_nobody_knows_are_no_part_of_a_value(client: Suite) -> None:
+    user_id, key = new_id(), define(client, STRING, "a", "b")
+    before = set_values(client, user_id, {key: "a"})
+    request = update(user_id, {key: "a"})
+    request.preferences.values[key].MergeFromString(UNKNOWN_FIELD)
+    assert client.preferences.UpdatePreferences(request).preferences == before == get(client, user_id)
 
 
 @pytest.mark.parametrize(

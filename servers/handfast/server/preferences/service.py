@@ -52,6 +52,7 @@ class PreferencesServicer(PreferencesServiceServicer):
     def UpdatePreferences(
         self, request: pb.UpdatePreferencesRequest, context: grpc.ServicerContext
     ) -> pb.UpdatePreferencesResponse:
+        request.DiscardUnknownFields()  # they are not stored, so they make no value another one
         paths = validation.update(request, self._definitions)
         return self._preferences.write(
             request,
@@ -63,6 +64,7 @@ class PreferencesServicer(PreferencesServiceServicer):
     def CreatePreferenceDefinition(
         self, request: pb.CreatePreferenceDefinitionRequest, context: grpc.ServicerContext
     ) -> pb.CreatePreferenceDefinitionResponse:
+        request.DiscardUnknownFields()
         validation.create_definition(request)
         definition = pb.PreferenceDefinition()
         definition.CopyFrom(request.definition)
