@@ -13,7 +13,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload test crash contend simulate check $(CHECKS) format generate freeze pins
+.PHONY: help install up demo bench overload test crash contend fuzz simulate check $(CHECKS) format generate freeze pins
 .PHONY: grpcurl promtool clean
 
 help: ## list the targets
@@ -49,6 +49,9 @@ crash: $(INSTALLED) ## kill servers and databases while clients run, and check w
 
 contend: $(INSTALLED) ## let many clients update few accounts, and compare with many accounts
 	$(BIN)/python -m tests.crashes.contend $(ARGS)
+
+fuzz: $(INSTALLED) ## send the servers what no honest client would (ARGS='--examples 2000')
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 simulate: $(INSTALLED) ## run the protocol under seeded faults (SEEDS=0-9999)
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS)

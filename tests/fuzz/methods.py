@@ -1,0 +1,70 @@
+"""Every method that the suite serves, with its contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+
+from handfast.accounts.v1 import accounts_pb2
+from handfast.preferences.v1 import preferences_pb2
+from handfast.server.chassis import reflection
+from handfast.server.chassis.health import Health
+from handfast.transactions.v1 import transactions_pb2
+from handfast.users.v1 import users_pb2
+
+_USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"]
+_PREFERENCES = preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"]
+_ACCOUNTS = accounts_pb2.DESCRIPTOR.services_by_name["AccountService"]
+_TRANSACTIONS = transactions_pb2.DESCRIPTOR.services_by_name["TransactionService"]
+_PARTICIPANT = transactions_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
+_OPERATIONS = (
+    Health.descriptor(),
+    reflection.v1_descriptor(),
+    reflection.v1alpha_descriptor(),
+)
+
+SERVICES: dict[str, tuple[ServiceDescriptor, ...]] = {
+    "users": (_USERS, _PARTICIPANT, *_OPERATIONS),
+    "preferences": (_PREFERENCES, _PARTICIPANT, *_OPERATIONS),
+    "accounts": (_ACCOUNTS, _TRANSACTIONS, *_OPERATIONS),
+}
+"""What each server serves; a test compares it with what the servers themselves say."""
+
+
+@dataclass(frozen=True)
+class Method:
+    server: str
+    descriptor: MethodDescriptor
+
+    @property
+    def service(self) -> str:
+        return self.descriptor.containing_service.full_name
+
+    @property
+    def name(self) -> str:
+        return self.descriptor.name
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+    @property
+    def request(self) -> Descriptor:
+        return self.descriptor.input_type
+
+    @property
+    def held(self) -> bool:
+        """Whether it goes on until its caller leaves."""
+        return self.descriptor.server_streaming and not self.descriptor.client_streaming
+
+    def __str__(self) -> str:
+        return f"{self.server}:{self.service}/{self.name}"
+
+
+METHODS = tuple(
+    Method(server, method)
+    for server, services in SERVICES.items()
+    for service in services
+    for method in service.methods
+)

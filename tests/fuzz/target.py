@@ -1,0 +1,145 @@
+"""The suite under fire: real servers on loopback, and whether they are still well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from handfast.client import Suite, connect
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, ListPreferenceDefinitionsRequest
+from handfast.server.chassis.settings import METRICS_PORT_OFFSET
+from handfast.server.cli.ports import free_first_port
+from handfast.transactions.v1.transactions_pb2 import ListBranchesRequest, ListTransactionsRequest
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.users.v1.users_pb2 import BatchGetUsersRequest, ListUsersRequest
+from tests.cli.processes import Process, eventually, start_process, stop_process
+from tests.databases.postgresql import postgresql
+from tests.fuzz import records
+from tests.fuzz.calls import Call, Outcome, send
+from tests.fuzz.methods import SERVICES
+from tests.fuzz.world import World
+
+DATABASES = ("sqlite", "postgresql")
+_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+class Target:
+    def __init__(self, process: Process, suite: Suite) -> None:
+        self.process, self.suite = process, suite
+        self.addresses = process.addresses
+        self.channels = {name: grpc.insecure_channel(at, _OPTIONS) for name, at in self.addresses.items()}
+        self.seen = records.Seen()
+        self.world = World(suite)
+        self._pids = process.servers()
+        self._threads = {name: _threads(pid) for name, pid in self._pids.items()}
+
+    def send(self, server: str, call: Call) -> Outcome:
+        outcome = send(self.channels[server], call)
+        self.seen.note(server, call, outcome)
+        return outcome
+
+    def check_health(self) -> None:
+        """All serve, in the processes and with the threads that they started with. Raises AssertionError."""
+        assert self.process.servers() == self._pids, "a server died"
+        for name, services in SERVICES.items():
+            for service in ("", *(each.full_name for each in services if each.file.package.startswith("handfast."))):
+                request = HealthCheckRequest(service=service).SerializeToString()
+                outcome = self.send(name, Call("/grpc.health.v1.Health/Check", [request]))
+                assert outcome.code is grpc.StatusCode.OK, f"{name}: {outcome}"
+                assert HealthCheckResponse.FromString(outcome.replies[0]).status == HealthCheckResponse.SERVING
+            lost = self._threads[name] - _threads(self._pids[name])
+            assert not lost, f"{name} lost threads: {lost}"
+
+    def check_data(self) -> None:
+        """All that is there can be read. Raises ServiceError."""
+        suite, token = self.suite, ""
+        while True:
+            page = suite.users.ListUsers(ListUsersRequest(page_size=100, page_token=token))
+            ids = [user.user_id for user in page.users]
+            if ids:
+                again = suite.users.BatchGetUsers(BatchGetUsersRequest(user_ids=ids))
+                assert [user.user_id for user in again.users] == ids
+            for user_id in ids:
+                suite.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id, include_defaults=True))
+            token = page.next_page_token
+            if not token:
+                break
+        suite.preferences.ListPreferenceDefinitions(ListPreferenceDefinitionsRequest(page_size=10))
+        suite.transactions.ListTransactions(ListTransactionsRequest(page_size=1000))
+        for name in ("users", "preferences"):
+            ParticipantServiceStub(self.channels[name]).ListBranches(ListBranchesRequest(page_size=1000))
+
+    def check_records(self) -> None:
+        """What callers saw, the log and the counters agree, and the log tells of nothing unforeseen. Raises
+        AssertionError."""
+        assert eventually(self._counters_agree), self._differences()
+        lines = records.lines_of(self.process.stderr)
+        unforeseen = [line for line in lines if "exception" in line]
+        assert not unforeseen, f"{len(unforeseen)} exceptions were logged, such as {unforeseen[0]}"
+        logged = records.logged(lines)
+        differing = {key: (code, logged.get(key)) for key, code in self.seen.codes.items() if logged.get(key) != [code]}
+        assert not differing, f"{len(differing)} differ, such as {next(iter(differing.items()))}"
+
+    def _counters_agree(self) -> bool:
+        return not self._differences()
+
+    def _differences(self) -> dict[str, object]:
+        urls = {
+            name: f"http://127.0.0.1:{int(at.rpartition(':')[2]) + METRICS_PORT_OFFSET}/metrics"
+            for name, at in self.addresses.items()
+        }
+        started, ended = records.counted(urls)
+        in_log = records.Counts()
+        for (server, _request_id, path), codes in records.logged(records.lines_of(self.process.stderr)).items():
+            known = path if (server, path) in started else "/unknown/unknown"
+            in_log.update((server, known, code) for code in codes)
+        all_ended = records.Counts()
+        for (server, path, _code), count in ended.items():
+            all_ended[server, path] += count
+        return {
+            name: found
+            for name, found in (
+                ("started, not ended", started - all_ended),
+                ("ended, not started", all_ended - started),
+                ("counted, not logged", ended - in_log),
+                ("logged, not counted", in_log - ended),
+            )
+            if found
+        }
+
+    def close(self) -> None:
+        for channel in self.channels.values():
+            channel.close()
+
+
+def _threads(pid: int) -> Counter[str]:
+    """How many threads a process has, by their names."""
+    names = Counter[str]()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            names[(task / "comm").read_text().strip()] += 1
+    return names
+
+
+@contextlib.contextmanager
+def target(database: str, folder: Path) -> Iterator[Target]:
+    """A suite of its own, as what is done to it could confuse other tests."""
+    with contextlib.ExitStack() as stack:
+        urls = {}
+        if database == "postgresql":
+            urls = stack.enter_context(postgresql(folder / "postgresql")).create_databases()
+        first_port = free_first_port()
+        arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+        process = start_process(folder / "stderr", arguments, urls, first_port)
+        stack.callback(stop_process, process)
+        assert process.read_until("ready").endswith("ready\n"), process.stderr
+        at = process.addresses
+        suite = stack.enter_context(connect(at["users"], at["preferences"], at["accounts"]))
+        made = Target(process, suite)
+        stack.callback(made.close)
+        yield made
