@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 import grpc
@@ -85,6 +86,12 @@ def test_a_definition_is_stored_as_it_was_sent(client: Suite, asked: PreferenceD
     assert listed(client, asked.key) == created
     created.ClearField("create_time")
     assert created == asked
+
+
+@pytest.mark.parametrize("number", [-0.0, 1.8525422722862283e-298])
+def test_a_default_is_kept_to_the_bit(client: Suite, number: float) -> None:
+    created = create(client, definition(NUMBER, default_value=Value(number_value=number)))
+    assert struct.pack("d", listed(client, created.key).default_value.number_value) == struct.pack("d", number)
 
 
 def test_fields_that_nobody_knows_are_no_part_of_a_definition(client: Suite) -> None:

@@ -46,7 +46,7 @@ class Definitions:
         values = {
             "key": definition.key,
             "type": PreferenceType.Name(definition.type).removeprefix(_TYPE_PREFIX),
-            "default_value": to_json(definition.default_value) if definition.HasField("default_value") else None,
+            "default_value": [to_json(definition.default_value)] if definition.HasField("default_value") else None,
             "allowed_values": [to_json(value) for value in definition.allowed_values],
             "description": definition.description,
             "create_time": microseconds(definition.create_time),
@@ -74,7 +74,7 @@ def _message(row: sa.RowMapping) -> PreferenceDefinition:
     return PreferenceDefinition(
         key=row["key"],
         type=PreferenceType.Value(_TYPE_PREFIX + row["type"]),
-        default_value=None if default is None else from_json(default),
+        default_value=None if default is None else from_json(default[0]),
         allowed_values=[from_json(value) for value in row["allowed_values"]],
         description=row["description"],
         create_time=timestamp(row["create_time"]),

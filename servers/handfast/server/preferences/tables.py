@@ -25,6 +25,7 @@ definitions = sa.Table(
     metadata,
     sa.Column("key", key_text(63), primary_key=True),
     sa.Column("type", sa.String(20), nullable=False),
+    # A list of the one value: SQLite takes the text of a lone number for a number of its own, and may round it.
     sa.Column("default_value", sa.JSON(none_as_null=True)),
     sa.Column("allowed_values", sa.JSON, nullable=False),
     sa.Column("description", sa.String(1000), nullable=False),

@@ -52,9 +52,18 @@ def upgrade() -> None:
         sa.Column("description", sa.String(1000), nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
     )
-    columns = ("key", "type", "default_value", "allowed_values", "description")
     now = time.time_ns() // 1000
-    rows = [{**dict(zip(columns, row, strict=True)), "create_time": now} for row in FIRST_DEFINITIONS]
+    rows = [
+        {
+            "key": key,
+            "type": kind,
+            "default_value": [default],
+            "allowed_values": allowed,
+            "description": description,
+            "create_time": now,
+        }
+        for key, kind, default, allowed, description in FIRST_DEFINITIONS
+    ]
     op.bulk_insert(definitions, rows)
     participant.create_tables()
     participant.create_requests()
