@@ -64,6 +64,13 @@ def test_calls_to_peers_carry_request_id_trace_and_deadline(running: Running) ->
     assert 4 < (propagated.remaining() or 0) < 6
 
 
+@pytest.mark.parametrize(
+    "trace", ["", "00-0af7", "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01", "a" * 8000]
+)
+def test_what_is_no_trace_is_not_handed_on(running: Running, trace: str) -> None:
+    assert the_call_of(running, metadata=(("traceparent", trace),)).traceparent is None
+
+
 def test_a_handler_can_send_initial_metadata_before_it_answers(running: Running, gate: threading.Event) -> None:
     def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
         current().send_initial_metadata(("handfast-transaction-id", "t1"))

@@ -137,7 +137,9 @@ def path(target: Target, server: str, examples: int, seed_: str) -> None:
 def headers(target: Target, server: str, examples: int, seed_: str) -> None:
     """Calls with header bytes that gRPC clients do not send, and looks in the log for what became of it."""
     service = SERVICES[server][0]
-    names = st.sampled_from((*[b"tracestate", b"handfast-first-attempt", b"x-other"] * 3, b"x-other-bin"))
+    names = st.sampled_from(
+        (*[b"traceparent", b"tracestate", b"handfast-first-attempt", b"x-other"] * 3, b"x-other-bin")
+    )
     values = st.binary(max_size=20) | st.sampled_from((b"\0", b"\r\n", "é".encode(), b"\xff", b" a ", b"a\tb"))
 
     @seed(f"{seed_}/{server}/headers")

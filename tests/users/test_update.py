@@ -75,6 +75,11 @@ def test_fields_outside_of_the_mask_are_not_looked_at(client: Suite, user: User)
     assert fields_of(after) == {**BEFORE, "email": user.email, "locale": "en"}
 
 
+def test_a_mask_of_too_many_paths_is_refused_as_a_whole(client: Suite, user: User) -> None:
+    request = UpdateUserRequest(user=user, update_mask=FieldMask(paths=["odd"] * 1001))
+    assert fields_at_fault(client.users.UpdateUser, request) == ["update_mask"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -25,6 +25,7 @@ DEFAULT_DEADLINE = 30.0
 
 _NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")  # W3C Trace Context
 _TYPES = {
     (False, False): "unary",
     (True, False): "client_stream",
@@ -131,12 +132,15 @@ class Call:
         if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
             request_id = str(uuid.uuid4())
         traceparent = metadata.get(TRACEPARENT_KEY)
+        # What is none is not handed on: it could be no header value at all.
+        if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
+            traceparent = None
         return cls(
             method=method,
             path=path,
             metadata=metadata,
             request_id=request_id,
-            traceparent=traceparent if isinstance(traceparent, str) else None,
+            traceparent=traceparent,
             initial_metadata=[(REQUEST_ID_KEY, request_id)],
         )
 

@@ -15,6 +15,7 @@ _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 MAX_KEY = 63
+MAX_PATHS = 1000
 
 
 def check_id(violations: Violations, field: str, value: str) -> None:
@@ -86,6 +87,9 @@ def masked_paths(
         return tuple(implied)
     if list(mask.paths) == ["*"]:
         return (*scalars, *maps)
+    if len(mask.paths) > MAX_PATHS:
+        violations.add(field, f"must have up to {MAX_PATHS} paths, not {len(mask.paths)}")
+        return ()
     paths = []
     for path in dict.fromkeys(mask.paths):
         name, _, key = path.partition(".")
