@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -112,7 +113,8 @@ class Server:
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self._executor = CallExecutor()
         self.interrupter = Interrupter()
-        self._main_pool = main_pool
+        own_pools = [service.pool for service in services if service.pool is not None]
+        self._draining = ([main_pool], own_pools)
         self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
         export_load(load, self.metrics.registry)
         observe = Observe(
@@ -174,12 +176,13 @@ class Server:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
         grace = self.settings.grace
         self._readiness.stop()
-        # New calls are refused before grpcio stops, which cancels those that come in that moment. The other pools go on
-        # meanwhile: calls in flight may need them, as when a peer asks back.
-        drained = self._load.drain(self._main_pool, grace)
+        # New calls are refused before grpcio stops, which cancels those that come in that moment. Pools of their own
+        # follow: until then calls in flight may need them, as when a peer asks back.
+        end = time.monotonic() + grace
+        drained = all(self._load.drain(pools, end - time.monotonic()) for pools in self._draining)
         if not drained:
             self.interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
-            drained = self._load.drain(self._main_pool, _CUT_SECONDS)
+            drained = self._load.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
         if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
             self._executor.calls_are_cut = True
             self._grpc.stop(0).wait(_CUT_SECONDS)

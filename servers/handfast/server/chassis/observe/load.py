@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.observe.record import Record, Refused
@@ -49,14 +49,14 @@ class Load:
         """How many calls were refused for overload since the start."""
         return self._shed[pool]
 
-    def drain(self, pool: Pool, timeout: float) -> bool:
-        """Admits no more, and waits until those in flight have ended and callers have stopped coming. False where that
-        takes more than `timeout` seconds.
+    def drain(self, pools: Collection[Pool], timeout: float) -> bool:
+        """Admits no more, and waits until those in flight have ended and callers have stopped coming. False where some
+        have not ended after `timeout` seconds.
         """
-        self._draining |= {pool}
+        self._draining |= frozenset(pools)
         end = time.monotonic() + timeout
-        while self._in_flight[pool] or time.monotonic() < self._last_refused + QUIET:
+        while (busy := any(map(self.in_flight, pools))) or time.monotonic() < self._last_refused + QUIET:
             if time.monotonic() >= end:
-                return not self._in_flight[pool]
+                return not busy
             time.sleep(_LOOK_EVERY)
         return True
