@@ -17,7 +17,7 @@ from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.accounts.server import build
 from handfast.server.chassis.server import Server
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.suite import SuiteSettings
 from handfast.transactions.v1.transactions_pb2 import (
     TRANSACTION_STATE_ABORTED,
     TRANSACTION_STATE_COMMITTED,
@@ -41,7 +41,7 @@ def accounts_with(addresses: dict[str, str], tmp_path: Path) -> Iterator[StartAc
     with contextlib.ExitStack() as stack:
 
         def start(preferences: str) -> Suite:
-            settings = ServerSettings(
+            settings = SuiteSettings(
                 name="accounts",
                 listen="127.0.0.1:0",
                 database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",

@@ -19,7 +19,7 @@ from handfast.server.chassis import logs
 from handfast.server.chassis.log_writer import LogWriter
 from handfast.server.chassis.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
 USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"]
@@ -136,9 +136,7 @@ def new_server(
 ) -> Server:
     """A server that has yet to start; any free ports."""
     return Server(
-        ServerSettings(
-            name="users", listen=listen, metrics_listen=metrics_listen, database_url="sqlite:////unused", grace=0.3
-        ),
+        ServerSettings(name="users", listen=listen, metrics_listen=metrics_listen, grace=0.3),
         domain="handfast.users",
         services=[Service(USERS, users_pb2_grpc.add_UserServiceServicer_to_server, servicer, "handfast.users")],
         checks=checks,

@@ -22,8 +22,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from handfast.server.chassis.database import Database
 from handfast.server.chassis.log_writer import LogWriter
 from handfast.server.chassis.server import Server
-from handfast.server.chassis.settings import ServerSettings
 from handfast.server.chassis.status_codes import GO_NAMES
+from handfast.server.process.settings import ServerSettings
 
 from .conftest import Failure, Running, eventually, new_users
 from .scripted import LARGE, METHODS, NAME, Scripted, labels_of, scripted_service
@@ -98,14 +98,7 @@ def new_bench(folder: Path, log: io.BytesIO, writer: LogWriter, grace: float = 0
     with closing(Database(f"sqlite:///{folder}/test.sqlite3")) as database:
         database.check()  # makes the file
         scripted = Scripted(database)
-        settings = ServerSettings(
-            name="test",
-            listen="127.0.0.1:0",
-            database_url="sqlite:////unused",
-            threads=THREADS,
-            queue=QUEUE,
-            grace=grace,
-        )
+        settings = ServerSettings(name="test", listen="127.0.0.1:0", threads=THREADS, queue=QUEUE, grace=grace)
         server = Server(settings, domain="handfast.test", services=[scripted_service(scripted)])
         server.start()
         bench = Bench(server, scripted, log, writer)

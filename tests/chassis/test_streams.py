@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from handfast.server.chassis import errors
 from handfast.server.chassis.log_writer import LogWriter
 from handfast.server.chassis.server import Server, Service
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.process.settings import ServerSettings
 
 from .conftest import Failure, Running, new_users
 
@@ -98,7 +98,7 @@ def streams_service() -> Service:
 
 @pytest.fixture(scope="module")
 def streams(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
-    settings = ServerSettings(name="test", listen="127.0.0.1:0", database_url="sqlite:////unused", grace=0.3)
+    settings = ServerSettings(name="test", listen="127.0.0.1:0", grace=0.3)
     server = Server(settings, domain="handfast.test", services=[streams_service()])
     server.start()
     running = Running(new_users(), server, log, writer)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from handfast.server.cli.ports import free_first_port
-from handfast.server.cli.stopping import SUPERVISED
+from handfast.server.process.stopping import SUPERVISED
 from tests.cli.processes import PATIENCE, Process, Result
 
 

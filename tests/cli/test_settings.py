@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from handfast.server.chassis.settings import ServerSettings, SettingsError, join_address, split_address
 from handfast.server.cli.settings import read_server_settings
+from handfast.server.process.settings import SettingsError, join_address, split_address
+from handfast.server.suite import SuiteSettings
 
 GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}
 
 
 def test_what_is_not_given_has_a_default() -> None:
     settings = read_server_settings("accounts", {}, {"HANDFAST_TRANSACTIONS_DATABASE_URL": "sqlite:////tmp/t.sqlite3"})
-    assert settings == ServerSettings(
+    assert settings == SuiteSettings(
         name="accounts",
         listen="127.0.0.1:50053",
         metrics_listen="127.0.0.1:50153",
@@ -50,7 +51,7 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
     ],
 )
 def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -> None:
-    assert ServerSettings(**GIVEN | {"listen": listen}).metrics_listen == metrics_listen
+    assert SuiteSettings(**GIVEN | {"listen": listen}).metrics_listen == metrics_listen
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
 )
 def test_a_setting_that_breaks_its_rule_is_refused_in_one_line(setting: str, value: object, complaint: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        ServerSettings(**GIVEN | {setting: value})
+        SuiteSettings(**GIVEN | {setting: value})
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -106,16 +107,16 @@ def test_a_variable_that_does_not_parse_is_refused(variable: str, value: str, co
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "db.example.com:50051"])
 def test_who_says_so_may_listen_beyond_loopback(listen: str) -> None:
-    assert ServerSettings(**GIVEN | {"listen": listen, "allow_plaintext_beyond_loopback": True}).listen == listen
+    assert SuiteSettings(**GIVEN | {"listen": listen, "allow_plaintext_beyond_loopback": True}).listen == listen
 
 
 @pytest.mark.parametrize("address", ["dns:///users.example.com:50051", "unix:/run/users.sock", "xds:///users"])
 def test_a_peer_may_be_named_in_any_way_that_grpc_resolves(address: str) -> None:
-    assert ServerSettings(**GIVEN | {"users_address": address}).users_address == address
+    assert SuiteSettings(**GIVEN | {"users_address": address}).users_address == address
 
 
 def test_settings_do_not_show_a_database_password() -> None:
-    assert "hunter2" not in repr(ServerSettings(**GIVEN | {"database_url": "postgresql://u:hunter2@h/d"}))
+    assert "hunter2" not in repr(SuiteSettings(**GIVEN | {"database_url": "postgresql://u:hunter2@h/d"}))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:50051", "users.example.com:443"])

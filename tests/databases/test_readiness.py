@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from handfast.server.chassis import migrations
 from handfast.server.chassis.database import Database, DatabaseError
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import MIGRATIONS, build
 from tests.cli.processes import eventually
 from tests.databases.postgresql import postgresql
@@ -23,7 +23,7 @@ def test_a_database_that_is_away_and_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "postgresql"
     with postgresql(folder) as database:
         url = database.create_databases()["HANDFAST_USERS_DATABASE_URL"]
-        server = build(ServerSettings(name="users", listen="127.0.0.1:0", database_url=url, grace=0.1))
+        server = build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, grace=0.1))
         server.start()
         with grpc.insecure_channel(server.address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)

@@ -12,8 +12,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from handfast.client import Suite, connect
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, ListPreferenceDefinitionsRequest
-from handfast.server.chassis.settings import METRICS_PORT_OFFSET
 from handfast.server.cli.ports import free_first_port
+from handfast.server.process.settings import METRICS_PORT_OFFSET
 from handfast.transactions.v1.transactions_pb2 import ListBranchesRequest, ListTransactionsRequest
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import BatchGetUsersRequest, ListUsersRequest

@@ -27,6 +27,8 @@ FORBIDDEN = {
     "transactions speak to users": (f"{SERVER}/transactions", "handfast.users.v1.users_pb2"),
     "chassis imports transactions": (f"{SERVER}/chassis", "handfast.server.transactions"),
     "chassis imports users": (f"{SERVER}/chassis", "handfast.server.users"),
+    "processes import the chassis": (f"{SERVER}/process", "handfast.server.chassis.errors"),
+    "processes know gRPC": (f"{SERVER}/process", "grpc"),
     "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
     "core knows gRPC": (f"{SERVER}/transactions/core", "grpc"),
     "core knows the clock": (f"{SERVER}/transactions/core", "time"),

@@ -14,7 +14,7 @@ from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.finisher import Finisher
@@ -36,7 +36,7 @@ REASONS = tuple(
 """What transactions are aborted for."""
 
 
-def build(settings: ServerSettings) -> Server:
+def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, MIGRATIONS)
     addresses = {USERS: settings.users_address, PREFERENCES: settings.preferences_address}

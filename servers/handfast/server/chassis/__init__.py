@@ -13,8 +13,7 @@ A service makes a `Server` of its servicers (`server.py`), raises the errors of 
     error_table.py      what each error is to a caller: status codes, and what failures of the database amount to;
                         database_errors.py finds them there, error_mapping.py makes statuses, error_size.py cuts them
     server.py           puts it all together: start, serve, drain
-    settings.py         what a server is told when it starts
-    health.py, reflection.py, metrics.py, logs.py, notify.py    what operators and their tools see
+    health.py, reflection.py, metrics.py, logs.py    what operators and their tools see
     handlers.py, status_codes.py, log_writer.py                 small things that the above share
 
     database.py, fair_lock.py, migrations.py, idempotency.py    a service's own data

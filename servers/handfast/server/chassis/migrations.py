@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from handfast.server.chassis.database import Database, DatabaseError, one_line
 from handfast.server.chassis.readiness import Check
 from handfast.server.chassis.server import StartError
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.process.settings import DatabaseSettings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
 
 
-def open_database(settings: ServerSettings, location: str) -> Database:
+def open_database(settings: DatabaseSettings, location: str) -> Database:
     """The server's database, checked and upgraded. Raises StartError."""
     try:
         database = Database(settings.database_url, connections=settings.threads)

@@ -25,13 +25,13 @@ from handfast.server.chassis.health import Health
 from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.logs import CallLog
 from handfast.server.chassis.metrics import Metrics, MetricsEndpoint, export_load
-from handfast.server.chassis.notify import notify
 from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.readiness import Check, Readiness
 from handfast.server.chassis.refusal import refusal
-from handfast.server.chassis.settings import ServerSettings, join_address, split_address
+from handfast.server.process.notify import notify
+from handfast.server.process.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
 _REFLECTION_POOL = Pool("reflection", 2)

@@ -1,11 +1,10 @@
 """The `handfast` command.
 
     main.py         the parser; calls the command
-    settings.py     flags and environment, read once, into validated settings
+    settings.py     what the commands take, beside the settings of a server
     serve.py        `handfast serve NAME`: one server in this process
     up.py           `handfast up`: checks, starts the whole suite, says where it is
     supervisor.py   keeps child processes running, and ends them together
-    stopping.py     what asks a process to stop: a signal, or the end of its supervisor
     demo.py         `handfast demo`: the tour, on the suite that runs, or on one started for it
     tour.py         the tour itself: changes that commit everywhere, and one that is refused
     transactions.py `handfast transactions`: lists, shows and resolves them

@@ -14,13 +14,14 @@ from grpc_health.v1 import health_pb2
 
 from handfast.client import ServiceError, channel, connect
 from handfast.client.addresses import check_address
-from handfast.server.chassis.settings import environment_variable, flag
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.ports import free_first_port
-from handfast.server.cli.settings import DEMO_SETTINGS, FIRST_PORT, SERVERS, port_of, read
-from handfast.server.cli.stopping import SUPERVISED
+from handfast.server.cli.settings import DEMO_SETTINGS, FIRST_PORT, SERVERS, port_of
 from handfast.server.cli.supervisor import HANDFAST
 from handfast.server.cli.tour import tour
+from handfast.server.process.flags import read
+from handfast.server.process.settings import environment_variable, flag
+from handfast.server.process.stopping import SUPERVISED
 
 _SERVICES = {
     "users": "handfast.users.v1.UserService",

@@ -7,16 +7,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from handfast.server.chassis.settings import SettingsError
 from handfast.server.cli.errors import CommandError
-from handfast.server.cli.settings import (
-    DEMO_SETTINGS,
-    SERVERS,
-    TRANSACTIONS_SETTINGS,
-    UP_SETTINGS,
-    add_flags,
-    serve_settings,
-)
+from handfast.server.cli.settings import DEMO_SETTINGS, SERVERS, TRANSACTIONS_SETTINGS, UP_SETTINGS, serve_settings
+from handfast.server.process.flags import add_flags
+from handfast.server.process.settings import SettingsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

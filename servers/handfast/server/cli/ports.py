@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import socket
 
-from handfast.server.chassis.settings import METRICS_PORT_OFFSET, split_address
 from handfast.server.cli.settings import SERVERS, port_of
+from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
 
 HIGHEST_FIRST_PORT = 65535 - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
 

@@ -9,7 +9,7 @@ import threading
 
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.settings import read_server_settings
-from handfast.server.cli.stopping import when_asked_to_stop
+from handfast.server.process.stopping import when_asked_to_stop
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 
-from handfast.server.cli.stopping import SUPERVISED, when_asked_to_stop
+from handfast.server.process.stopping import SUPERVISED, when_asked_to_stop
 
 HANDFAST = (sys.executable, "-P", "-m", "handfast.server.cli.main")
 """The `handfast` command as a child of this process; -P, so that nothing is imported from the working folder."""

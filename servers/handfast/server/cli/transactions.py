@@ -16,11 +16,12 @@ from uuid import UUID
 
 from handfast.client import ServiceError
 from handfast.client.addresses import check_address
-from handfast.server.chassis.settings import environment_variable, flag
 from handfast.server.cli import reports
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import SERVERS, TRANSACTIONS_SETTINGS, port_of, read
+from handfast.server.cli.settings import SERVERS, TRANSACTIONS_SETTINGS, port_of
+from handfast.server.process.flags import read
+from handfast.server.process.settings import environment_variable, flag
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 # In seconds.

@@ -8,14 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from handfast.server.chassis.notify import notify
-from handfast.server.chassis.settings import (
-    METRICS_PORT_OFFSET,
-    ServerSettings,
-    SettingsError,
-    database_name,
-    environment_variable,
-)
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.ports import HIGHEST_FIRST_PORT, why_not_free
 from handfast.server.cli.settings import (
@@ -24,10 +16,18 @@ from handfast.server.cli.settings import (
     SERVERS,
     UP_SETTINGS,
     port_of,
-    read,
     read_server_settings,
 )
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
+from handfast.server.process.flags import read
+from handfast.server.process.notify import notify
+from handfast.server.process.settings import (
+    METRICS_PORT_OFFSET,
+    SettingsError,
+    database_name,
+    environment_variable,
+)
+from handfast.server.suite import SuiteSettings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,14 +81,14 @@ def _check_data_dir(data_dir: Path) -> None:
         raise CommandError(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
 
 
-def _check_ports(suite: list[ServerSettings]) -> None:
+def _check_ports(suite: list[SuiteSettings]) -> None:
     for settings in suite:
         for what, address in (("", settings.listen), ("metrics of ", settings.metrics_listen)):
             if reason := why_not_free(address):
                 raise CommandError(f"cannot listen on {address} for {what}{settings.name}: {reason}")
 
 
-def _announce(suite: list[ServerSettings], data_dir: Path) -> None:
+def _announce(suite: list[SuiteSettings], data_dir: Path) -> None:
     width = max(len(settings.name) for settings in suite)
     print("Handfast is up.\n")
     for settings in suite:

@@ -7,11 +7,11 @@ from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.server.chassis.idempotency import Requests
 from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
-from handfast.server.chassis.settings import ServerSettings
 from handfast.server.preferences import tables
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
+from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.metrics import count_branches_in_doubt
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
@@ -22,7 +22,7 @@ DOMAIN = "handfast.preferences"
 MIGRATIONS = "handfast.server.preferences:migrations"
 
 
-def build(settings: ServerSettings) -> Server:
+def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, MIGRATIONS)
     coordinator = channel(settings.accounts_address)

@@ -6,7 +6,7 @@ from handfast.client import channel
 from handfast.server.chassis.idempotency import Requests
 from handfast.server.chassis.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
-from handfast.server.chassis.settings import ServerSettings
+from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.metrics import count_branches_in_doubt
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
@@ -21,7 +21,7 @@ DOMAIN = "handfast.users"
 MIGRATIONS = "handfast.server.users:migrations"
 
 
-def build(settings: ServerSettings) -> Server:
+def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, MIGRATIONS)
     coordinator = channel(settings.accounts_address)

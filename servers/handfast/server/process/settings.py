@@ -1,6 +1,6 @@
 """What a server is told when it starts: one validated, immutable object.
 
-The command line reads flags and environment into it; a test or a team's own server may construct it directly.
+`flags.py` reads flags and environment into it; a test constructs it directly.
 Every setting has a flag and an environment variable, named by one rule (`flag`, `environment_variable`), so that
 an error can name both.
 """
@@ -47,31 +47,34 @@ def database_name(server: str) -> str:
     return "transactions" if server == "accounts" else server
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Settings of one server process.
+    """What any server is told.
 
     `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
-    `metrics_listen` left empty is the same host on `listen`'s port + 100. The addresses say where the peers are:
-    `HOST:PORT`, or another name that gRPC resolves. `threads` answer calls; `queue` is
+    `metrics_listen` left empty is the same host on `listen`'s port + 100. `threads` answer calls; `queue` is
     how many may wait for one before further ones are refused; `grace` is the time in seconds that
     calls in flight get to end when the server stops.
+
+    A field with a `help` in its metadata is a setting, with a flag and a variable. So a subclass adds settings by
+    adding fields (of type str, int, float in seconds, or bool), and their rules by extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
 
     name: str
-    listen: str
-    database_url: str = field(repr=False)  # may hold a password
-    metrics_listen: str = ""
-    users_address: str = "127.0.0.1:50051"
-    preferences_address: str = "127.0.0.1:50052"
-    accounts_address: str = "127.0.0.1:50053"
-    threads: int = 16
-    queue: int = 48
-    grace: float = 10.0
-    log_level: str = "info"
-    allow_plaintext_beyond_loopback: bool = False
+    listen: str = field(metadata={"help": "HOST:PORT to serve on"})
+    metrics_listen: str = field(
+        default="", metadata={"help": "HOST:PORT to serve /metrics on", "default": "as listen, port + 100"}
+    )
+    threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
+    queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
+    grace: float = field(default=10.0, metadata={"help": "seconds that calls in flight get to end when a server stops"})
+    log_level: str = field(default="info", metadata={"help": f"one of {', '.join(LOG_LEVELS)}"})
+    allow_plaintext_beyond_loopback: bool = field(
+        default=False,
+        metadata={"help": "listen where other machines can reach this server, without TLS and without authentication"},
+    )
 
     def __post_init__(self) -> None:
         self._check_listen("listen", self.listen)
@@ -80,40 +83,58 @@ class ServerSettings:
             metrics_port = port + METRICS_PORT_OFFSET if port else 0
             object.__setattr__(self, "metrics_listen", join_address(host, metrics_port))
         self._check_listen("metrics_listen", self.metrics_listen)
-        # The URL itself stays out of the message.
-        self._require(
-            "database_url",
-            _DATABASE_URL.fullmatch(self.database_url) is not None,
-            "must be sqlite:///FILE or postgresql://…",
-        )
-        for setting in ("users_address", "preferences_address", "accounts_address"):
-            if not getattr(self, setting).startswith(_GRPC_NAMES_WITHOUT_PORT):
-                self._check_address(setting, getattr(self, setting), lowest_port=1)
-        self._require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
-        self._require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
-        self._require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
-        self._require(
+        self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
+        self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
+        self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
+        self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
         )
 
-    def _require(self, setting: str, holds: bool, rule: str) -> None:
+    def require(self, setting: str, holds: bool, rule: str) -> None:
+        """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
         if not holds:
             raise SettingsError(self.name, setting, rule)
+
+    def check_peer(self, setting: str) -> None:
+        """Raises SettingsError unless the setting says where a peer is: `HOST:PORT`, or another name that gRPC
+        resolves."""
+        address: str = getattr(self, setting)
+        if not address.startswith(_GRPC_NAMES_WITHOUT_PORT):
+            self._check_address(setting, address, lowest_port=1)
 
     def _check_address(self, setting: str, address: str, lowest_port: int) -> None:
         try:
             _, port = split_address(address)
         except ValueError as error:
             raise SettingsError(self.name, setting, str(error)) from None
-        self._require(setting, port >= lowest_port, f"must name a port, not {address!r}")
+        self.require(setting, port >= lowest_port, f"must name a port, not {address!r}")
 
     def _check_listen(self, setting: str, address: str) -> None:
         self._check_address(setting, address, lowest_port=0)
-        self._require(
+        self.require(
             setting,
             self.allow_plaintext_beyond_loopback or is_loopback(split_address(address)[0]),
             f"is {address}, which other machines may reach in plain text; "
             f"listen on loopback, or say {flag('allow_plaintext_beyond_loopback')}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSettings(ServerSettings):
+    """What a server with a database of its own is told."""
+
+    database_url: str = field(
+        repr=False,  # may hold a password
+        metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The URL itself stays out of the message.
+        self.require(
+            "database_url",
+            _DATABASE_URL.fullmatch(self.database_url) is not None,
+            "must be sqlite:///FILE or postgresql://…",
         )
 
 

@@ -1,0 +1,119 @@
+"""Flags and environment, read once, into validated settings. A flag wins over its variable."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag
+
+Told = TypeVar("Told", bound=ServerSettings)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def whole_number(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"must be a whole number, not {value!r}") from None
+
+
+def seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"must be a number of seconds, not {value!r}") from None
+
+
+def yes_or_no(value: str) -> bool:
+    choices = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    try:
+        return choices[value.lower()]
+    except KeyError:
+        raise ValueError(f"must be true or false, not {value!r}") from None
+
+
+_PARSERS: dict[type, Callable[[str], object]] = {str: _text, int: whole_number, float: seconds, bool: yes_or_no}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a command. `default` is for the help; None says that the setting is required."""
+
+    name: str
+    help: str
+    default: str | None
+    parse: Callable[[str], object] = _text
+
+
+def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
+    """The settings that a server of this kind takes, which listens on `listen` unless it is told otherwise."""
+    types = get_type_hints(kind)
+    settings = []
+    for field in dataclasses.fields(kind):
+        if "help" not in field.metadata:
+            continue
+        default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
+        settings.append(Setting(field.name, field.metadata["help"], default, _PARSERS[types[field.name]]))
+    return tuple(settings)
+
+
+def _shown(default: object) -> str | None:
+    """A default as one would write it; None where there is none."""
+    match default:
+        case dataclasses.MISSING:
+            return None
+        case bool():
+            return str(default).lower()
+        case float():
+            return f"{default:g}"
+    return str(default)
+
+
+def add_flags(parser: argparse.ArgumentParser, server: str, settings: Sequence[Setting]) -> None:
+    """Adds a flag for each setting; its help names the environment variable and the default."""
+    for setting in settings:
+        origin = "required" if setting.default is None else f"default {setting.default}"
+        text = f"{setting.help} ({origin}; {environment_variable(server, setting.name)})"
+        # A truth value is switched on by the flag alone.
+        options: dict[str, Any] = (
+            {"action": "store_const", "const": "true"} if setting.parse is yes_or_no else {"metavar": "…"}
+        )
+        parser.add_argument(flag(setting.name), dest=setting.name, help=text.replace("%", "%%"), **options)
+
+
+def read(
+    server: str, settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values of those settings that are given, parsed. An empty variable counts as not given.
+
+    Raises SettingsError for a value that does not parse, and for a required setting that is missing.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        variable = environment_variable(server, setting.name)
+        text = flags[setting.name] if flags.get(setting.name) is not None else environment.get(variable) or None
+        if text is None:
+            if setting.default is None:
+                raise SettingsError(server, setting.name, f"is required: {setting.help}")
+            continue
+        try:
+            values[setting.name] = setting.parse(text)
+        except ValueError as error:
+            raise SettingsError(server, setting.name, str(error)) from None
+    return values
+
+
+def read_settings(
+    kind: type[Told], server: str, listen: str, flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> Told:
+    """Settings of the server of this name, which listens on `listen` unless it is told otherwise. Raises
+    SettingsError."""
+    values = {"listen": listen, **read(server, settings_of(kind, listen), flags, environment)}
+    return kind(name=server, **values)
