@@ -1,0 +1,81 @@
+"""A server of any name as a command: its own settings have flags and variables, and mistakes are told in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from handfast.server.chassis import Server, ServerSettings, serve
+from handfast.server.process.flags import read_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostageSettings(ServerSettings):
+    surcharge: int = field(default=0, metadata={"help": "cents on top of each letter"})
+    carrier: str = field(metadata={"help": "who carries the letters"})
+    patience: float = field(default=2.5, metadata={"help": "seconds to wait for the carrier"})
+    insured: bool = field(default=False, metadata={"help": "insure each letter"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("surcharge", self.surcharge >= 0, f"must not be negative, and is {self.surcharge}")
+
+
+def never(settings: PostageSettings) -> Server:
+    raise AssertionError(f"built with {settings}")
+
+
+def test_settings_of_its_own_come_from_flags_and_variables() -> None:
+    settings = read_settings(
+        PostageSettings,
+        "postage",
+        "127.0.0.1:50061",
+        {"surcharge": "5", "threads": None},
+        {"HANDFAST_CARRIER": "pigeon", "HANDFAST_INSURED": "yes", "HANDFAST_POSTAGE_METRICS_LISTEN": "127.0.0.1:9000"},
+    )
+    assert settings == PostageSettings(
+        name="postage",
+        listen="127.0.0.1:50061",
+        metrics_listen="127.0.0.1:9000",
+        surcharge=5,
+        carrier="pigeon",
+        insured=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "--carrier (or HANDFAST_CARRIER) is required: who carries the letters"),
+        (
+            ("--carrier", "us", "--surcharge", "-1"),
+            "--surcharge (or HANDFAST_SURCHARGE) must not be negative, and is -1",
+        ),
+        (
+            ("--carrier", "us", "--patience", "long"),
+            "--patience (or HANDFAST_PATIENCE) must be a number of seconds, not 'long'",
+        ),
+        (("--carrier", "us", "--listen", "here"), "--listen (or HANDFAST_POSTAGE_LISTEN) must be HOST:PORT, such as"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"postage: {complaint}")
+    assert told.count("\n") == 1
+
+
+def test_help_lists_each_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "--listen … HOST:PORT to serve on (default 127.0.0.1:50061; HANDFAST_POSTAGE_LISTEN)",
+        "--carrier … who carries the letters (required; HANDFAST_CARRIER)",
+        "--patience … seconds to wait for the carrier (default 2.5; HANDFAST_PATIENCE)",
+        "--insured insure each letter (default false; HANDFAST_INSURED)",
+    ):
+        assert line in text
