@@ -9,6 +9,7 @@ INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
 GRPCURL   := .tools/bin/grpcurl
 PROMTOOL  := .tools/bin/promtool
+CONTRACTS := . examples/postage
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
              check-alerts
 
@@ -72,8 +73,9 @@ check-boundaries: $(INSTALLED) ## … packages import only what they may
 	$(BIN)/lint-imports --no-logo
 
 check-contracts: $(INSTALLED) ## … contracts are in style
-	$(BIN)/buf lint
-	$(BIN)/buf format --diff --exit-code
+	@for project in $(CONTRACTS); do \
+	    $(BIN)/buf lint $$project && $(BIN)/buf format --diff --exit-code $$project || exit; \
+	done
 
 check-breaking: $(INSTALLED) ## … contracts keep what the last release promised
 	tools/check-breaking.sh
@@ -87,7 +89,7 @@ check-alerts: ## … alerts fire when they should (needs promtool)
 format: $(INSTALLED) ## format code and contracts
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
-	$(BIN)/buf format --write
+	@for project in $(CONTRACTS); do $(BIN)/buf format --write $$project || exit; done
 
 generate: $(GENERATOR) ## generate the stubs from the contracts
 	.venv-generate/bin/python tools/generate.py

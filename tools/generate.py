@@ -1,6 +1,6 @@
-"""Generates the stubs in `generated/` from the contracts in `protos/`.
+"""Generates the stubs in `generated/` from the contracts in `protos/`, and those of the examples beside them.
 
-    python tools/generate.py            brings generated/ up to date
+    python tools/generate.py            brings the stubs up to date
     python tools/generate.py --check    changes nothing; lists what is out of date and exits with 1
 
 It runs in an environment of its own, .venv-generate, which `make generate` creates.
@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "generated"
+EXAMPLE = ROOT / "examples" / "postage"
 
 
 def run(*command: str | Path) -> None:
@@ -49,6 +50,18 @@ def generate(scratch: Path) -> Path:
     return output
 
 
+def generate_example(scratch: Path) -> Path:
+    """The same for the example's contract, by the one command that its README shows."""
+    output = scratch / EXAMPLE.name
+    output.mkdir()
+    protos = EXAMPLE / "protos"
+    python = (f"--python_out={output}", f"--grpc_python_out={output}")
+    types = (f"--mypy_out=quiet:{output}", f"--mypy_grpc_out=quiet:{output}")
+    contracts = sorted(protos.rglob("*.proto"))
+    run("python", "-m", "grpc_tools.protoc", f"--proto_path={protos}", *python, *types, *contracts)
+    return output / EXAMPLE.name
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {
         path.relative_to(folder): path.read_bytes()
@@ -67,29 +80,39 @@ def out_of_date(generated: Path, fresh: Path) -> dict[Path, str]:
     )
 
 
+def update(generated: Path, fresh: Path, *, check: bool) -> bool:
+    """Lists what differs between the two folders, and makes `generated` like `fresh`, unless asked only to check.
+    Returns whether anything differed."""
+    differences = out_of_date(generated, fresh)
+    for path, state in sorted(differences.items()):
+        target = generated / path
+        print(f"{target.relative_to(ROOT)}: {state}")
+        if check:
+            continue
+        if state == "stale":
+            target.unlink()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / path, target)
+    return bool(differences)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Generate the stubs in generated/ from the contracts in protos/.")
+    parser = argparse.ArgumentParser(description="Generate the stubs of the contracts, and of the examples.")
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit with 1 where something is out of date"
     )
     check: bool = parser.parse_args().check
 
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = generate(Path(scratch))
-        differences = out_of_date(GENERATED, fresh)
-        for path, state in sorted(differences.items()):
-            print(f"{GENERATED.name}/{path}: {state}")
-            if check:
-                continue
-            target = GENERATED / path
-            if state == "stale":
-                target.unlink()
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(fresh / path, target)
+        generated = {
+            GENERATED: generate(Path(scratch)),
+            EXAMPLE / EXAMPLE.name: generate_example(Path(scratch)),
+        }
+        differences = [update(folder, fresh, check=check) for folder, fresh in generated.items()]
 
-    if check and differences:
-        print("generated/ is not what protos/ gives: run `make generate` and commit what it changes", file=sys.stderr)
+    if check and any(differences):
+        print("stubs are not what the contracts give: run `make generate` and commit what it changes", file=sys.stderr)
         return 1
     return 0
 

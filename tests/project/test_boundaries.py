@@ -14,6 +14,7 @@ import pytest
 from tests.project.commands import BIN, ROOT, run
 
 SOURCE_ROOTS = ("generated", "clients", "servers")
+EXAMPLES = "examples"
 
 SERVER = "servers/handfast/server"
 FORBIDDEN = {
@@ -29,6 +30,8 @@ FORBIDDEN = {
     "chassis imports users": (f"{SERVER}/chassis", "handfast.server.users"),
     "processes import the chassis": (f"{SERVER}/process", "handfast.server.chassis.errors"),
     "processes know gRPC": (f"{SERVER}/process", "grpc"),
+    "examples import what is behind the chassis": (f"{EXAMPLES}/postage", "handfast.server.chassis.errors"),
+    "examples import users": (f"{EXAMPLES}/postage", "handfast.server.users.service"),
     "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
     "core knows gRPC": (f"{SERVER}/transactions/core", "grpc"),
     "core knows the clock": (f"{SERVER}/transactions/core", "time"),
@@ -41,7 +44,7 @@ FORBIDDEN = {
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boundaries")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for root in SOURCE_ROOTS:
+    for root in (*SOURCE_ROOTS, EXAMPLES):
         shutil.copytree(ROOT / root, folder / root, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
