@@ -23,7 +23,7 @@ A call passes, from the outside in:
 
     call.py             the call at hand, and what is known of its method
     interrupts.py       stops what a call waits for, when the call is over
-    overload.py         what becomes of calls that are too many
+    refusal.py          what becomes of calls that are too many, or come when the server stops
     errors.py           what handlers raise
     error_table.py      what each error is to a caller: status codes, and what failures of the database amount to;
                         database_errors.py finds them there, error_mapping.py makes statuses, error_size.py cuts them
