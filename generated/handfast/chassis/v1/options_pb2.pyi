@@ -8,6 +8,9 @@ Limits that hold for every method: a request or reply has up to 4 MiB. A unary c
 deadline is given 30 seconds. The metadata `x-request-id`, 1 to 128 visible ASCII characters, names the call in
 logs and errors, here and in the services that this one calls; where it is missing or malformed, one is made.
 It comes back in the initial metadata of a reply and in the trailing metadata of an error.
+
+Fields that are marked `debug_redact` carry personal data. No server prints them, and no error quotes their values.
+Ids, keys of preferences and etags are printed, so none should be made of personal data.
 """
 
 from google.protobuf import descriptor as _descriptor
