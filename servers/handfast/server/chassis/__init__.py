@@ -30,6 +30,7 @@ A call passes, from the outside in:
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
     health.py, readiness.py, reflection.py, metrics.py, logs.py     what operators and their tools see
+    redaction.py, tracebacks.py, log_values.py                      what the log must not say, and how the rest is said
     handlers.py, status_codes.py, log_writer.py                     small things that the above share
 
     database.py, fair_lock.py, migrations.py, idempotency.py    a service's own data

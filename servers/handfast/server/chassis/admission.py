@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from handfast.server.chassis.call import Call, Method, current
 from handfast.server.chassis.errors import NotStageable, RequestTooLarge, ResponseTooLarge, UnparsableRequest
@@ -75,9 +76,11 @@ class Admission(grpc.ServerInterceptor):
                     f"The request has {len(request)} bytes; up to {limit} are taken.", size=len(request), limit=limit
                 )
             try:
-                return deserialize(request)
+                message: Any = deserialize(request)
             except Exception as error:
                 raise UnparsableRequest("The bytes are not a message of the method's request type.") from error
+            current().request = message if isinstance(message, Message) else None
+            return message
 
         return (lambda requests: map(parse, requests)) if handler.request_streaming else parse
 

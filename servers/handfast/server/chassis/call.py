@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
@@ -104,6 +105,7 @@ class Call:
     initial_metadata   what goes to the caller before the first reply; append to it. An error goes out without:
                        gRPC clients try again only where nothing but a status has come back
     log                fields for this call's line in the log, such as `transaction_id`; never personal data
+    request            the message that was read last; None before the first
     context            grpcio's own, once a handler has the call
     over, stopping     the caller has left; the server stops. The handler may run on
     uninterrupted, wakes    how `interrupts.py` stops what the handler waits for
@@ -118,6 +120,7 @@ class Call:
     deadline: float | None = None
     initial_metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
     log: dict[str, object] = field(default_factory=dict)
+    request: Message | None = None
     context: grpc.ServicerContext | None = None
     over: bool = False
     stopping: bool = False

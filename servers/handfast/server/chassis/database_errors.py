@@ -1,9 +1,7 @@
-"""Finds what a failure of a database is to the caller in `error_table.py`, and says it to the log without values."""
+"""Finds what a failure of a database is to the caller in `error_table.py`."""
 
 from __future__ import annotations
 
-import re
-import traceback
 from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
@@ -16,8 +14,6 @@ EARLY = 0.05
 
 _BY_KEY = {key: failure for failure in DATABASE_FAILURES for key in failure.keys}
 _UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is DatabaseUnavailable)
-_QUOTED = re.compile(r'"[^"\n]*"')
-_WITHHELD = "(withheld: it quotes values)"
 
 
 def database_error(error: BaseException, call: Call) -> DomainError | None:
@@ -29,22 +25,6 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     if failure.error is CallDeadlineExceeded:
         return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
-
-
-def described(error: BaseException) -> str:
-    """The traceback for the log, without the values that PostgreSQL quotes where it refuses some: they may be personal
-    data."""
-    text = "".join(traceback.format_exception(error))
-    driver = getattr(error, "orig", error)
-    diagnosis = getattr(driver, "diag", None)
-    sqlstate = _sqlstate(driver)
-    if diagnosis is None or sqlstate is None or sqlstate[:2] not in ("22", "23"):
-        return text
-    if diagnosis.message_detail:
-        text = text.replace(diagnosis.message_detail, _WITHHELD)
-    if sqlstate[:2] == "22" and diagnosis.message_primary:
-        text = text.replace(diagnosis.message_primary, _QUOTED.sub(_WITHHELD, diagnosis.message_primary))
-    return text
 
 
 def _keys(error: BaseException) -> Iterator[str | int]:

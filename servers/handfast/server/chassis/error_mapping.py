@@ -16,11 +16,13 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.database_errors import database_error, described
+from handfast.server.chassis.database_errors import database_error
 from handfast.server.chassis.error_size import MAX_MESSAGE, cut
 from handfast.server.chassis.error_table import CODES
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.interrupts import why_over
+from handfast.server.chassis.redaction import PersonalData
+from handfast.server.chassis.tracebacks import described
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
 
@@ -34,7 +36,7 @@ def to_status(error: BaseException, call: Call) -> Status:
         known = error if isinstance(error, DomainError) else _translated(error, call)
         status = _new_status(known, call)
         if known is not error:  # the operator needs the cause
-            call.log["exception"] = described(error)
+            call.log["exception"] = described(error, call.request)
     if isinstance(error, ServiceError) and error.status is grpc.StatusCode.UNAVAILABLE:
         # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
         call.add_trailer("grpc-retry-pushback-ms", "-1")
@@ -115,4 +117,5 @@ def _log(status: Status, call: Call) -> None:
     if bad_request.field_violations:
         call.log["error.violations"] = len(bad_request.field_violations)  # paths hold keys, which callers make up
     else:
-        call.log["error.message"] = cut(status.message, MAX_MESSAGE)
+        message = status.message if call.request is None else PersonalData([call.request]).removed_from(status.message)
+        call.log["error.message"] = cut(message, MAX_MESSAGE)

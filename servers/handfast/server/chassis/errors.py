@@ -19,7 +19,8 @@
 exception is a failure of the database that the table lists, or reaches the caller as INTERNAL with the request id and
 nothing else.
 
-Messages never hold personal data (they are logged), so a message about an email does not quote it.
+Messages never hold personal data, so a message about an email does not quote it. They are logged; values of fields that
+contracts mark are taken out then, but callers get what is written here.
 """
 
 from __future__ import annotations

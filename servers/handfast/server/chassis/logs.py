@@ -1,7 +1,10 @@
 """The log: JSON, one object a line, on stderr.
 
-Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id. Personal
-data stays out: nothing of requests, replies or metadata is logged but the request id.
+Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id.
+
+Personal data stays out. The chassis logs nothing of requests, replies and metadata but ids. Of what others log,
+messages lose the fields that contracts mark (`log_values.py`), texts lose the values of such fields of the request at
+hand (`redaction.py`), and exceptions are cleaned, too (`tracebacks.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ import atexit
 import json
 import logging
 import sys
-import traceback
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -19,9 +22,12 @@ import grpc
 import structlog
 
 from handfast.server.chassis.call import CURRENT
+from handfast.server.chassis.log_values import loggable
 from handfast.server.chassis.log_writer import LogWriter
 from handfast.server.chassis.observe.record import Record
+from handfast.server.chassis.redaction import PersonalData
 from handfast.server.chassis.status_codes import GO_NAMES
+from handfast.server.chassis.tracebacks import described
 
 # As go-grpc-middleware has it (DefaultServerCodeToLevel).
 _INFO = frozenset(
@@ -42,11 +48,13 @@ _ERROR = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-_LEVELS = {
+LEVELS = {
     code: logging.INFO if code in _INFO else logging.ERROR if code in _ERROR else logging.WARNING
     for code in grpc.StatusCode
 }
-_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode  # json.dumps would make an encoder a line
+"""The level of a call's line, by the code that its caller saw."""
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 _MAX_NAME = 200  # an unknown method can have any name
 
 
@@ -60,14 +68,17 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
         line: dict[str, Any] = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level_name,
-            "event": event.pop("event"),
+            "event": "",  # so that it stands here
             "service": service,
         }
+        request = None if call is None else call.request
         if call is not None:
             line["request_id"] = call.request_id
-        if event.get("exc_info"):
-            line["exception"] = _format(event.pop("exc_info"))
-        line.update(event)
+        if (error := _exception(event.pop("exc_info", None))) is not None:
+            event["exception"] = described(error, request)
+        personal = None if request is None else PersonalData([request])
+        for name, value in event.items():
+            line[name if personal is None else personal.removed_from(name)] = loggable(value, personal)
         return _encode(line).encode(errors="backslashreplace")
 
     structlog.configure(
@@ -81,6 +92,12 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
     return writer
 
 
+def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    """As `threading.excepthook`: what ends a thread is logged like all else, where Python would print it as it is."""
+    name = None if ended.thread is None else ended.thread.name
+    structlog.get_logger().critical("a thread ended", thread=name, exc_info=ended.exc_value)
+
+
 class CallLog:
     """Logs each call as it ends."""
 
@@ -92,7 +109,7 @@ class CallLog:
         assert code is not None
         service, _, method = call.path.removeprefix("/").rpartition("/")
         self._log.log(
-            _LEVELS[code],
+            LEVELS[code],
             "call",
             **{
                 "grpc.service": service[:_MAX_NAME],
@@ -118,7 +135,7 @@ class _ToStructlog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        log.log(record.levelno, _text_of(record), logger=record.name, exc_info=record.exc_info)
 
 
 def _shows_no_metadata(record: logging.LogRecord) -> bool:
@@ -126,9 +143,26 @@ def _shows_no_metadata(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Invalid encoding on")
 
 
-def _format(exc_info: Any) -> str:
-    """The traceback of whatever `exc_info=` was given: an exception, a tuple of `sys.exc_info()`, or True."""
+def _text_of(record: logging.LogRecord) -> str:
+    """The record's message, as `getMessage` makes it, but of what may be printed."""
+    text, args = str(loggable(record.msg)), record.args
+    if not args:
+        return text
+    return text % (
+        {name: _argument(each) for name, each in args.items()}
+        if isinstance(args, Mapping)
+        else tuple(map(_argument, args))
+    )
+
+
+def _argument(value: object) -> object:
+    return value if isinstance(value, int | float) else loggable(value)  # which may be for a %d
+
+
+def _exception(exc_info: Any) -> BaseException | None:
+    """Of whatever `exc_info=` was given: an exception, a tuple of `sys.exc_info()`, or True."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
-    error = exc_info if isinstance(exc_info, BaseException) else sys.exception()
-    return "".join(traceback.format_exception(error)) if error is not None else ""
+    if exc_info and not isinstance(exc_info, BaseException):
+        exc_info = sys.exception()
+    return exc_info or None

@@ -145,6 +145,7 @@ class Server:
         """Serves until `stop` is set, then drains. Raises StartError. For a process of its own: it configures the
         log of the whole process."""
         writer = logs.configure(self.settings.name, self.settings.log_level)
+        threading.excepthook = logs.log_end_of_thread
         try:
             self.start()
             notify("READY=1")

@@ -139,7 +139,7 @@ class _Teller(threading.Thread):
                 _log.warning(
                     "a participant could not be told of decisions; trying again",
                     participant=self._participant,
-                    error=str(error),
+                    error=error,
                     exc_info=not expected,
                 )
                 self.stopping.wait(backoff)

@@ -57,7 +57,7 @@ class Sweeper(Generic[M]):
                     self.prune(self._clock() - RETENTION)
                 sweeps += 1
             except CoordinatorUnavailable as error:
-                _log.warning("the coordinator does not answer; trying again", error=str(error))
+                _log.warning("the coordinator does not answer; trying again", error=error)
             except Exception:
                 _log.exception("sweeping failed; trying again")
 
