@@ -1,0 +1,81 @@
+"""No value of a field with personal data comes out of a server but in the replies to its callers: not in the log at its
+most talkative, whatever handlers do with a request, nor in metrics or errors.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+import pytest
+
+from handfast.client import ServiceError
+from handfast.server.chassis.logs import LEVELS
+from handfast.server.chassis.redaction import REDACTED
+from handfast.server.chassis.status_codes import GO_NAMES
+from tests.project.readme import OBSERVABILITY, quoted, table
+from tests.redaction.calls import CASES, QUOTING, Case, Printed
+from tests.redaction.samples import VALID
+
+
+def found(texts: list[str], where: str) -> list[str]:
+    """Those of `texts` that `where` has, in upper or lower case, or in hexadecimal as PostgreSQL prints bytes."""
+    lower = where.lower()
+    return [text for text in texts if text.lower() in lower or text.encode().hex() in lower]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_field_with_personal_data_is_not_printed(printed: Printed, case: Case) -> None:
+    for sent in printed.calls[str(case)]:
+        assert found(sent.sample.values + sent.sample.keys, printed.log) == [], sent.way
+        assert found(sent.sample.values + sent.sample.keys, printed.metrics) == [], sent.way
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_error_quotes_no_value(printed: Printed, case: Case) -> None:
+    for sent in printed.calls[str(case)]:
+        if sent.error is not None and sent.way != QUOTING:
+            assert found(sent.sample.values, everything(sent.error)) == [], sent.way
+            # Of a map, the field at fault is named by its key; nothing else has it.
+            assert found(sent.sample.keys, f"{sent.error.reason} {sent.error.metadata}") == [], sent.way
+
+
+def everything(error: ServiceError) -> str:
+    whole = "" if error.status_proto is None else error.status_proto.SerializeToString().decode(errors="replace")
+    return f"{error.message} {error.violations} {error.trailing_metadata()} {error.initial_metadata()} {whole}"
+
+
+def test_each_call_is_in_the_log_that_was_looked_at(printed: Printed) -> None:
+    lines = {(line["request_id"], line["grpc.method"]): line for line in printed.lines if line["event"] == "call"}
+    for case in CASES:
+        assert len(printed.calls[str(case)]) >= 7
+        for sent in printed.calls[str(case)]:
+            code = sent.error.status if sent.error else grpc.StatusCode.OK
+            line = lines[sent.request_id, case.method.name]
+            assert (line["grpc.code"], line["level"]) == (GO_NAMES[code], logging.getLevelName(LEVELS[code]).lower())
+
+
+def test_what_is_withheld_was_there(printed: Printed) -> None:
+    events = [line["event"] for line in printed.lines]
+    for event in ("asked", "failed", "a thread ended"):
+        assert events.count(event) >= len(CASES)
+    tracebacks = [line["exception"] for line in printed.lines if "cannot handle" in line.get("exception", "")]
+    assert len(tracebacks) >= 2 * len(CASES)
+    assert all(REDACTED in text for text in tracebacks)
+    quoted = [line for line in printed.lines if "withheld" in line.get("exception", "")]
+    assert bool(quoted) is (printed.database == "postgresql")
+
+
+def test_each_field_has_a_value_that_is_valid() -> None:
+    assert set(VALID) == {case.field.full_name.removeprefix("handfast.") for case in CASES}
+
+
+def test_the_fields_of_a_line_are_those_that_are_documented(printed: Printed) -> None:
+    documented = [name for row in table(OBSERVABILITY, "field", "type", "there", "says") for name in quoted(row[0])]
+    logged = {name for line in printed.lines if line["event"] == "call" for name in line}
+    assert {*logged, "error.cut"} == set(documented)  # no error here is that large
+
+
+@pytest.mark.parametrize("name", ["timestamp", "level", "event", "service"])
+def test_every_line_has_what_lines_have_in_common(printed: Printed, name: str) -> None:
+    assert [line for line in printed.lines if name not in line] == []
