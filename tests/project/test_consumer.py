@@ -66,3 +66,21 @@ def test_strict_mypy_sees_a_mistake(typed_consumer: Consumer, tmp_path: Path, ca
     assert status == 1
     assert f"[{code}]" in output
     assert "Found 1 error " in output
+
+
+NOT_PRINTED = """
+from handfast.server.chassis.redaction import PersonalData, redacted
+from handfast.users.v1.users_pb2 import BatchGetUsersResponse, User
+
+user = User(user_id="u1", email="ada@example.com", display_name="Zo\\u00eb", labels={"shoe": "36 wide"})
+found = BatchGetUsersResponse(users=[user])
+print(redacted(found), PersonalData([found]).removed_from(f"{found}"))
+"""
+
+
+def test_personal_data_is_not_printed_with_either_version_of_protobuf(consumer: Consumer) -> None:
+    """What protobuf itself prints of marked fields may change. The module is the servers', and needs nothing else."""
+    printed = succeed((consumer.python, "-W", "error", "-c", NOT_PRINTED), cwd=consumer.folder)
+    assert [secret for secret in ("ada", "Zo", "shoe", "36") if secret in printed] == []
+    assert printed.count("u1") == 2
+    assert printed.count("[REDACTED]") >= 6
