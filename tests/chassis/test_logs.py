@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any
 
+import grpc
 import pytest
 import structlog
 
@@ -71,3 +72,44 @@ def test_what_is_logged_beneath_a_handler_carries_its_request_id(running: Runnin
     request_id = f"noted-{id(log_something)}"
     running.get_user(behavior, metadata=(("x-request-id", request_id),))
     assert [line["event"] for line in running.log_lines(request_id) if line["event"] != "call"] == ["noted"]
+
+
+LEVELS = {
+    "info": ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED"),
+    "warning": (
+        "DEADLINE_EXCEEDED",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNAVAILABLE",
+    ),
+    "error": ("UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS"),
+}
+"""Those of go-grpc-middleware: interceptors/logging, DefaultServerCodeToLevel."""
+
+
+@pytest.mark.parametrize(("level", "name"), [(level, name) for level, names in LEVELS.items() for name in names])
+def test_a_call_is_logged_at_the_level_that_go_grpc_middleware_gives_its_code(
+    running: Running, level: str, name: str
+) -> None:
+    code = grpc.StatusCode[name]
+    request_id = f"level-of-{name}"
+
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        if code is not grpc.StatusCode.OK:
+            context.abort(code, "as the test says")
+        return users_pb2.GetUserResponse()
+
+    metadata = (("x-request-id", request_id),)
+    if code is grpc.StatusCode.OK:
+        running.get_user(behavior, metadata=metadata)
+    else:
+        assert running.failure(behavior, metadata=metadata).code is code
+    assert running.call_log(request_id)["level"] == level
+
+
+def test_each_code_has_a_level() -> None:
+    named = [name for names in LEVELS.values() for name in names]
+    assert sorted(named) == sorted(code.name for code in grpc.StatusCode)

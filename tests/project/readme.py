@@ -1,4 +1,4 @@
-"""What README.md and docs/errors.md show, as blocks that can be run, and whether a run shows the same."""
+"""What README.md and docs/ show: blocks that can be run, whether a run shows the same, and tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.project.commands import ROOT
 
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
+OBSERVABILITY = ROOT / "docs" / "observability.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 # What differs from run to run, though it has the same form.
@@ -40,6 +41,30 @@ def shows_the_same(shown: str, printed: str) -> bool:
     """
     pattern = "".join(r"(.*\n)*" if line == "..." else re.escape(f"{line}\n") for line in _lines(shown))
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in _lines(printed))) is not None
+
+
+def table(file: Path, *header: str) -> list[tuple[str, ...]]:
+    """The rows of the table that has this header."""
+    lines = iter(file.read_text().splitlines())
+    assert f"| {' | '.join(header)} |" in lines, header  # and takes what is before it
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append(tuple(cell.strip() for cell in line.strip("|").split("|")))
+    return rows
+
+
+def quoted(cell: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"`([^`]+)`", cell))
+
+
+def dangling_links(file: Path) -> list[str]:
+    """Those of `file` to other files of the project that are not there."""
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", file.read_text()) if "://" not in link]
+    assert links
+    return [link for link in links if not (file.parent / link).exists()]
 
 
 def _lines(text: str) -> list[str]:

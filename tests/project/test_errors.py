@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from typing import Any
 
@@ -11,42 +10,27 @@ import grpc
 from handfast.server.chassis import errors
 from handfast.server.chassis.error_table import CODES, DATABASE_FAILURES
 from handfast.server.chassis.errors import DomainError
-from tests.project.readme import ERRORS, blocks
+from tests.project.readme import ERRORS, blocks, dangling_links, quoted, table
 
 WITHOUT_A_NAME = {"CONSTRAINT_DATATYPE": 3091}  # in sqlite3
 
 
-def table(*header: str) -> list[tuple[str, ...]]:
-    """The rows of the table that has this header."""
-    lines = iter(ERRORS.read_text().splitlines())
-    assert _line(*header) in lines, header  # and takes what is before it
-    next(lines)
-    rows = []
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        rows.append(tuple(cell.strip() for cell in line.strip("|").split("|")))
-    return rows
-
-
-def quoted(cell: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"`([^`]+)`", cell))
-
-
 def test_each_code_is_explained() -> None:
-    codes = [code for row in table("code", "when", "again?") for code in quoted(row[0])]
+    codes = [code for row in table(ERRORS, "code", "when", "again?") for code in quoted(row[0])]
     assert sorted(codes) == sorted(code.name for code in CODES.values())
 
 
 def test_the_kinds_of_domain_errors_are_those_of_the_code() -> None:
-    shown = table("kind", "code", "of the chassis itself")
+    shown = table(ERRORS, "kind", "code", "of the chassis itself")
     assert shown == [_kind(kind, code) for kind, code in CODES.items()]
 
 
 def test_the_failures_of_databases_are_those_of_the_code() -> None:
     shown = [
         (quoted(reason), quoted(code), quoted(sqlstates), tuple(map(_sqlite_code, quoted(sqlite))), quoted(classes))
-        for reason, code, sqlstates, sqlite, classes in table("reason", "code", "PostgreSQL", "SQLite", "SQLAlchemy")
+        for reason, code, sqlstates, sqlite, classes in table(
+            ERRORS, "reason", "code", "PostgreSQL", "SQLite", "SQLAlchemy"
+        )
     ]
     assert shown == [
         (
@@ -70,9 +54,7 @@ def test_an_error_is_raised_as_shown() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", ERRORS.read_text()) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ERRORS.parent / link).exists()] == []
+    assert dangling_links(ERRORS) == []
 
 
 def _kind(kind: type[DomainError], code: grpc.StatusCode) -> tuple[str, ...]:
@@ -93,7 +75,3 @@ def _code(error: type[DomainError]) -> grpc.StatusCode:
 def _sqlite_code(name: str) -> int:
     code: int = WITHOUT_A_NAME.get(name) or getattr(sqlite3, f"SQLITE_{name}")
     return code
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,56 @@
+"""docs/observability.md says of logs what servers write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+from handfast.client import Suite
+from handfast.server.chassis.log_values import MAX_ELEMENTS, MAX_TEXT
+from handfast.server.chassis.logs import LEVELS
+from handfast.server.chassis.status_codes import GO_NAMES
+from handfast.server.chassis.tracebacks import MAX_TRACEBACK
+from handfast.users.v1.users_pb2 import GetUserRequest
+from tests.calls import refusal
+from tests.cli.processes import Process, eventually
+from tests.project.readme import OBSERVABILITY, dangling_links, quoted, table
+
+VOLATILE = ("timestamp", "grpc.time_ms", "peer")
+
+
+def test_levels_are_those_of_the_code() -> None:
+    rows = table(OBSERVABILITY, "level", "codes")
+    shown = {code: level for levels, codes in rows for level in quoted(levels) for code in quoted(codes)}
+    assert shown == {GO_NAMES[code]: logging.getLevelName(level).lower() for code, level in LEVELS.items()}
+
+
+def test_limits_are_those_of_the_code() -> None:
+    text = OBSERVABILITY.read_text()
+    assert f"up to {MAX_TRACEBACK:,} characters" in text
+    assert f"Texts longer than {MAX_TEXT} characters are cut, and of lists and dicts {MAX_ELEMENTS} elements" in text
+
+
+def test_the_line_that_is_shown_is_what_a_call_leaves(running: Process, client: Suite) -> None:
+    found = re.search(r"^```json\n(.+)\n```$", OBSERVABILITY.read_text(), re.MULTILINE)
+    assert found is not None
+    shown = json.loads(found[1])
+    metadata = (("x-request-id", shown["request_id"]),)
+    refusal(lambda request: client.users.GetUser(request, metadata=metadata), GetUserRequest(user_id="nobody"))
+    written: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        lines = [json.loads(line) for line in running.stderr.splitlines() if shown["request_id"] in line]
+        written.extend(lines)
+        return bool(lines)
+
+    assert eventually(look)
+    assert list(written[0]) == list(shown)
+    for name, value in written[0].items():
+        assert type(value) is type(shown[name])
+        assert name in VOLATILE or value == shown[name]
+
+
+def test_links_lead_somewhere() -> None:
+    assert dangling_links(OBSERVABILITY) == []
