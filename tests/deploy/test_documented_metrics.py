@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from handfast.server.chassis.settings import METRICS_PORT_OFFSET
+from handfast.server.process.settings import METRICS_PORT_OFFSET
 from tests.cli.processes import Process
 from tests.deploy.promql import Series
 from tests.project.readme import OBSERVABILITY, quoted, table

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from handfast.preferences.v1.preferences_pb2 import CreatePreferenceDefinitionRequest, PreferenceDefinition
-from handfast.server.chassis.settings import METRICS_PORT_OFFSET
 from handfast.server.cli.ports import free_first_port
+from handfast.server.process.settings import METRICS_PORT_OFFSET
 from tests.cli.processes import CLEAN, Process, stop_process
 from tests.databases.postgresql import DATABASES, postgresql
 from tests.project.commands import ROOT
