@@ -4,13 +4,15 @@
     crowded         ten times as many; who is refused comes again when told to
     flooded         calls sent at ten times the rate, whether or not earlier ones have come back
 
-Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best. The
-callers share the machine with the server, so a flood also takes its processors away.
+Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best. Where
+there are two processors or more, the servers have one half of them and the callers the other: else a greater load would
+leave the servers less of the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
@@ -136,7 +138,9 @@ def callers(count: int, process: Process, target: Target, user_ids: list[str], s
 
 def flood(rate: float, process: Process, target: Target, user_ids: list[str], seconds: float) -> Came:
     came, counting = Came(seconds), threading.Event()
-    requests = [target.request(user_id).SerializeToString() for user_id in user_ids]
+    messages = [target.request(user_id) for user_id in user_ids]
+    requests = [message.SerializeToString() for message in messages]
+    added = _request_id_of(messages[0])
 
     def send(number: int) -> None:
         began = time.perf_counter()
@@ -145,8 +149,8 @@ def flood(rate: float, process: Process, target: Target, user_ids: list[str], se
             if counting.is_set():
                 came.count(call.code().name, time.perf_counter() - began)
 
-        multi = calls[number % CONNECTIONS]
-        multi.future(requests[number % len(requests)], timeout=10).add_done_callback(done)
+        request = requests[number % len(requests)] + b"".join(more() for more in added)
+        calls[number % CONNECTIONS].future(request, timeout=10).add_done_callback(done)
 
     with ExitStack() as stack:
         options = (("grpc.use_local_subchannel_pool", 1),)  # a connection each
@@ -166,6 +170,15 @@ def flood(rate: float, process: Process, target: Target, user_ids: list[str], se
         counting.clear()
     print(f"    sent {sent / passed:.0f}/s of {rate:.0f}/s")
     return came
+
+
+def _request_id_of(message: Message) -> list[Callable[[], bytes]]:
+    """What adds a new `request_id` to a serialized message that has the field, as the client would."""
+    field = message.DESCRIPTOR.fields_by_name.get("request_id")
+    if field is None:
+        return []
+    tag = bytes([field.number << 3 | 2, 36])  # a text of 36 bytes
+    return [lambda: tag + str(uuid.uuid4()).encode()]
 
 
 def compare(process: Process, target: Target, options: argparse.Namespace) -> None:
@@ -199,12 +212,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
     parser.add_argument("--methods", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args()
+    processors = sorted(os.sched_getaffinity(0))
+    half = max(1, len(processors) // 2)
     with tempfile.TemporaryDirectory() as folder:
+        os.sched_setaffinity(0, processors[:half])  # the servers inherit it
         first_port = free_first_port()
         arguments = ("up", "--data-dir", f"{folder}/data", "--first-port", str(first_port))
         process = start_process(Path(folder, "stderr"), arguments, {}, first_port)
         try:
             process.read_until("ready")
+            os.sched_setaffinity(0, processors[-half:])
             for name in options.methods:
                 print(name)
                 compare(process, TARGETS[name], options)

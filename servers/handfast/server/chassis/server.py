@@ -248,7 +248,7 @@ def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
     """For more calls than can even be refused. A connection waits with those beyond its streams; and grpcio drops what
     it could not hand over to us, without details and uncounted, so that nothing grows old there.
     """
-    most = max(256, 2 * int(pool.limit))
+    most = max(128, 2 * int(pool.limit))
     return (
         ("grpc.max_concurrent_streams", most),
         ("grpc.server.max_pending_requests", most),
