@@ -15,9 +15,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
-from handfast.server.chassis import logs
-from handfast.server.chassis.log_writer import LogWriter
-from handfast.server.chassis.readiness import Check
+from handfast.server.chassis.logs import log as logs
+from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc

@@ -19,10 +19,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from handfast.server.chassis.database import Database
-from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
-from handfast.server.chassis.status_codes import GO_NAMES
 from handfast.server.process.settings import ServerSettings
 
 from .conftest import Failure, Running, eventually, new_users

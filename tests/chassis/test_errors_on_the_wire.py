@@ -10,8 +10,8 @@ from google.rpc import error_details_pb2, status_pb2
 from handfast.client.errors import Cancelled, DeadlineExceeded, NotFound, ServiceError, Unavailable, Unimplemented
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import current
-from handfast.server.chassis.error_table import CODES
 from handfast.server.chassis.errors import Violation
+from handfast.server.chassis.errors.table import CODES
 from handfast.users.v1 import users_pb2
 
 from .conftest import Running

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from handfast.server.chassis.fair_lock import FairLock
+from handfast.server.chassis.data.fair_lock import FairLock
 from tests.cli.processes import eventually
 
 

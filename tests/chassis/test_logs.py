@@ -10,7 +10,7 @@ import grpc
 import pytest
 import structlog
 
-from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
 from tests.fuzz import http2
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from handfast.server.chassis import readiness
+from handfast.server.chassis.operations import readiness
 from handfast.users.v1 import users_pb2
 
 from .conftest import Running, eventually, new_server, new_users

@@ -22,11 +22,11 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition, Preferences
-from handfast.server.chassis import logs
-from handfast.server.chassis.log_values import MAX_ELEMENTS, MAX_TEXT, loggable
-from handfast.server.chassis.log_writer import LogWriter
-from handfast.server.chassis.redaction import REDACTED, PersonalData, redacted
-from handfast.server.chassis.tracebacks import MAX_TRACEBACK, described, in_short
+from handfast.server.chassis.logs import log as logs
+from handfast.server.chassis.logs.redaction import REDACTED, PersonalData, redacted
+from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK, described, in_short
+from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT, loggable
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1.users_pb2 import BatchGetUsersResponse, CreateUserRequest, UpdateUserRequest, User
 
 from .conftest import Running

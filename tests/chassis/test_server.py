@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from handfast.server.chassis.health import Health
+from handfast.server.chassis.operations.health import Health
 from handfast.server.chassis.server import Background, StartError
 from handfast.users.v1 import users_pb2
 
@@ -119,7 +119,7 @@ def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch,
         told.bind(str(tmp_path / "notify"))
         told.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setattr("handfast.server.chassis.logs.configure", lambda *_: LogNothing())
+        monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *_: LogNothing())
         stop = threading.Event()
         server = new_server(new_users())
         thread = threading.Thread(target=server.run, args=(stop,))

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
 
 from handfast.server.chassis import errors
-from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.server import Server, Service
 from handfast.server.process.settings import ServerSettings
 

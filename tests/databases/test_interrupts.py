@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
 from tests.cli.processes import eventually

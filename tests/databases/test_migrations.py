@@ -9,8 +9,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from handfast.server.chassis.database import Database
-from handfast.server.chassis.migrations import upgrade
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
 
 
 @pytest.mark.parametrize("server", ["users", "preferences", "accounts"])

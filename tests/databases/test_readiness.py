@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from handfast.server.chassis import migrations
-from handfast.server.chassis.database import Database, DatabaseError
+from handfast.server.chassis.data import migrations
+from handfast.server.chassis.data.database import Database, DatabaseError
 from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import MIGRATIONS, build
 from tests.cli.processes import eventually

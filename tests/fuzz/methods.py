@@ -8,8 +8,8 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDesc
 
 from handfast.accounts.v1 import accounts_pb2
 from handfast.preferences.v1 import preferences_pb2
-from handfast.server.chassis import reflection
-from handfast.server.chassis.health import Health
+from handfast.server.chassis.operations import reflection
+from handfast.server.chassis.operations.health import Health
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
 

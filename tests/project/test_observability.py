@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 from handfast.client import Suite
-from handfast.server.chassis.log_values import MAX_ELEMENTS, MAX_TEXT
-from handfast.server.chassis.logs import LEVELS
-from handfast.server.chassis.status_codes import GO_NAMES
-from handfast.server.chassis.tracebacks import MAX_TRACEBACK
+from handfast.server.chassis.logs.log import LEVELS
+from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK
+from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT
+from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.users.v1.users_pb2 import GetUserRequest
 from tests.calls import refusal
 from tests.cli.processes import Process, eventually

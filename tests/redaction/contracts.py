@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 
-from handfast.server.chassis.redaction import is_marked
+from handfast.server.chassis.logs.redaction import is_marked
 from tests.project.commands import ROOT
 
 GENERATED = ROOT / "generated"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handfast.server.chassis.redaction import is_marked
+from handfast.server.chassis.logs.redaction import is_marked
 from tests.redaction.contracts import MESSAGES, leaves
 
 NOT_PERSONAL = {

@@ -17,7 +17,7 @@ from handfast.accounts.v1 import accounts_pb2 as accounts
 from handfast.client.errors import FailedPrecondition, NotFound, ServiceError
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_start
+from handfast.server.chassis.requests.paging import page_start
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.coordinator import FINAL
 from handfast.server.users.validation import USERS

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from handfast.server.chassis.database import DEADLOCK_DETECTED, Database
+from handfast.server.chassis.data.database import DEADLOCK_DETECTED, Database
 from tests.simulation.transcript import parameters_in_words
 
 if TYPE_CHECKING:

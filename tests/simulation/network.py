@@ -18,8 +18,8 @@ from handfast.accounts.v1 import accounts_pb2
 from handfast.client.errors import ServiceError
 from handfast.preferences.v1 import preferences_pb2
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
-from handfast.server.chassis.error_mapping import to_status
-from handfast.server.chassis.fingerprint import fingerprint
+from handfast.server.chassis.errors.mapping import to_status
+from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions import wire
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.transactions.v1 import transactions_pb2

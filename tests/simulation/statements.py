@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock
-from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import BranchState

@@ -17,7 +17,8 @@ import greenlet
 from sqlalchemy.exc import DBAPIError
 
 from handfast.client.errors import ServiceError
-from handfast.server.chassis import call, database
+from handfast.server.chassis import call
+from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
 from handfast.server.transactions.coordinator import coordinator, finisher, service

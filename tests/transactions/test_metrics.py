@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
 from handfast.server.accounts.server import REASONS
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallDeadlineExceeded
-from handfast.server.chassis.migrations import upgrade
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at

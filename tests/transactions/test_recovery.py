@@ -13,9 +13,9 @@ from uuid6 import uuid7
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
-from handfast.server.chassis.database import Database
-from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.migrations import upgrade
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome, Stage

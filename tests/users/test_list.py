@@ -8,7 +8,7 @@ import pytest
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import ListPreferenceDefinitionsRequest
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_size
+from handfast.server.chassis.requests.paging import page_size
 from handfast.users.v1.users_pb2 import DeleteUserRequest, ListUsersRequest, ListUsersResponse, User
 from tests.calls import fields_at_fault
 from tests.people import create_user, new_id

@@ -12,7 +12,7 @@ from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
-from handfast.server.chassis.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.answers import Answers

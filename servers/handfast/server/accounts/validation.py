@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handfast.accounts.v1 import accounts_pb2 as pb
-from handfast.server.chassis import fields
 from handfast.server.chassis.errors import Violation, Violations
+from handfast.server.chassis.requests import fields
 
 
 def create(request: pb.CreateAccountRequest) -> Sequence[Violation]:

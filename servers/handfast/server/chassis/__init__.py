@@ -16,31 +16,30 @@ can be imported from this package, and stays here though the files below may cha
 
 A call passes, from the outside in:
 
-    observe/            opens its record, and closes it with the code that the caller saw
-    error_layer.py      turns exceptions into statuses
+    observe/            opens its record, and closes it with the code that the caller saw; refuses what is too much
+    errors/             turns exceptions into statuses
     admission.py        turns bytes into messages and back, and refuses what is too large or not for this method
     the handler
 
+What it finds there, and what is around it:
+
     call.py             the call at hand, and what is known of its method
     interrupts.py       stops what a call waits for, when the call is over
-    refusal.py          what becomes of calls that are too many, or come when the server stops
-    errors.py           what handlers raise
-    error_table.py      what each error is to a caller: status codes, and what failures of the database amount to;
-                        database_errors.py finds them there, error_mapping.py makes statuses, error_size.py cuts them
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
-    health.py, readiness.py, reflection.py, metrics.py, logs.py     what operators and their tools see
-    redaction.py, tracebacks.py, log_values.py                      what the log must not say, and how the rest is said
-    handlers.py, status_codes.py, log_writer.py                     small things that the above share
-
-    database.py, fair_lock.py, migrations.py, idempotency.py    a service's own data
-    fields.py, paging.py, fingerprint.py                        requests: what to check, how to list, which is which
-    clock.py                                                    the time
-    crash_points.py                                             where tests make a server die
+    logs/               what is logged, and what must not be
+    operations/         health, readiness, reflection
+    data/               a service's own data: database, migrations, repeats of a request
+    requests/           what to check in requests, how to list
+    handlers.py         what interceptors need to know of grpcio's handlers
+    clock.py            the time
+    crash_points.py     where tests make a server die
 """
 
 from handfast.server.chassis.call import Call, Pool, current
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import run as run_migrations
 from handfast.server.chassis.errors import (
     Aborted,
     AlreadyExists,
@@ -56,9 +55,7 @@ from handfast.server.chassis.errors import (
     reason_name,
 )
 from handfast.server.chassis.interrupts import answer_of, check_active, interruptible, pause, uninterrupted
-from handfast.server.chassis.migrations import open_database, schema_check
-from handfast.server.chassis.migrations import run as run_migrations
-from handfast.server.chassis.readiness import Check
+from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service, StartError
 from handfast.server.chassis.serving import serve
 from handfast.server.process.settings import DatabaseSettings, ServerSettings, SettingsError

@@ -17,19 +17,20 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from handfast.server.chassis import logs, reflection
 from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
-from handfast.server.chassis.error_layer import MapErrors, UnknownMethods
-from handfast.server.chassis.health import Health
+from handfast.server.chassis.errors.layer import MapErrors, UnknownMethods
 from handfast.server.chassis.interrupts import Interrupter
-from handfast.server.chassis.logs import CallLog
-from handfast.server.chassis.metrics import Metrics, MetricsEndpoint, export_load
+from handfast.server.chassis.logs import log
+from handfast.server.chassis.logs.log import CallLog
 from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
 from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.readiness import Check, Readiness
-from handfast.server.chassis.refusal import refusal
+from handfast.server.chassis.observe.metrics import Metrics, MetricsEndpoint, export_load
+from handfast.server.chassis.observe.refusal import refusal
+from handfast.server.chassis.operations import reflection
+from handfast.server.chassis.operations.health import Health
+from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.process.notify import notify
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
@@ -144,8 +145,8 @@ class Server:
     def run(self, stop: threading.Event) -> None:
         """Serves until `stop` is set, then drains. Raises StartError. For a process of its own: it configures the
         log of the whole process."""
-        writer = logs.configure(self.settings.name, self.settings.log_level)
-        threading.excepthook = logs.log_end_of_thread
+        writer = log.configure(self.settings.name, self.settings.log_level)
+        threading.excepthook = log.log_end_of_thread
         try:
             self.start()
             notify("READY=1")

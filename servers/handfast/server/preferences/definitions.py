@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1.preferences_pb2 import PreferenceDefinition, PreferenceType
 from handfast.server.chassis.clock import microseconds, timestamp
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
 from handfast.server.preferences.errors import DefinitionAlreadyExists
 from handfast.server.preferences.tables import definitions
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from handfast.client import channel
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
-from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.migrations import open_database, schema_check
+from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.preferences import tables
 from handfast.server.preferences.definitions import Definitions

@@ -9,8 +9,8 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now, timestamp
-from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.paging import page_token
+from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.requests.paging import page_token
 from handfast.server.preferences import changes, validation
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import never_set

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from handfast.server.chassis import idempotency
-from handfast.server.chassis.database import key_text
+from handfast.server.chassis.data import idempotency
+from handfast.server.chassis.data.database import key_text
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 
 metadata = sa.MetaData()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1 import preferences_pb2 as pb
-from handfast.server.chassis import fields
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_size, page_start
+from handfast.server.chassis.requests import fields
+from handfast.server.chassis.requests.paging import page_size, page_start
 from handfast.server.preferences.changes import MAX_VALUES
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE

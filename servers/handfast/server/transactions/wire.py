@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import InvalidMetadata, Violations
-from handfast.server.chassis.fingerprint import Serializable, fingerprint
+from handfast.server.chassis.requests.fingerprint import Serializable, fingerprint
 from handfast.server.transactions.core.model import Stage
 
 TRANSACTION_ID = "handfast-transaction-id"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from handfast.client import channel
-from handfast.server.chassis.idempotency import Requests
-from handfast.server.chassis.migrations import open_database, schema_check
+from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.metrics import count_branches_in_doubt

@@ -6,7 +6,7 @@ import grpc
 from uuid6 import uuid7
 
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.paging import page_token
+from handfast.server.chassis.requests.paging import page_token
 from handfast.server.transactions.participant import Participant
 from handfast.server.users import changes, validation
 from handfast.server.users.errors import NoUserHasEmail, UserNotFound

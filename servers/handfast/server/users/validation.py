@@ -7,9 +7,9 @@ from importlib.resources import files
 import langcodes
 from email_validator import EmailNotValidError, validate_email
 
-from handfast.server.chassis import fields
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_size, page_start
+from handfast.server.chassis.requests import fields
+from handfast.server.chassis.requests.paging import page_size, page_start
 from handfast.server.users.changes import MAX_LABELS, SCALARS
 from handfast.users.v1 import users_pb2 as pb
 

@@ -1,6 +1,6 @@
 """Alembic's entry: brings the transactions database to its newest revision."""
 
 from handfast.server.accounts.tables import metadata
-from handfast.server.chassis import migrations
+from handfast.server.chassis.data import migrations
 
 migrations.run(metadata)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.database import Database
-from handfast.server.chassis.idempotency import ANYBODY, KEPT
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.idempotency import ANYBODY, KEPT
 
 
 @dataclass(frozen=True, slots=True)

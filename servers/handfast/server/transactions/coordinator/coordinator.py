@@ -24,10 +24,10 @@ from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
+from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
-from handfast.server.chassis.fingerprint import fingerprint
-from handfast.server.chassis.idempotency import Identified
 from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
+from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.errors import (

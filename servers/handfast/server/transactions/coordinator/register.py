@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 from handfast.server.transactions.core import coordinator as rules

@@ -5,12 +5,12 @@ from __future__ import annotations
 import grpc
 from uuid6 import uuid7
 
-from handfast.server.chassis import fields
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_size, page_start, page_token
+from handfast.server.chassis.requests import fields
+from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.answers import Answers

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handfast.server.chassis.fair_lock import FairLock
+from handfast.server.chassis.data.fair_lock import FairLock
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 
 PATIENCE = 5.0

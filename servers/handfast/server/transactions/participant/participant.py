@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.database import Database
-from handfast.server.chassis.idempotency import Identified, Requests
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.idempotency import Identified, Requests
 from handfast.server.transactions import wire
 from handfast.server.transactions.participant.finishing import Finishing
 from handfast.server.transactions.participant.reads import Reads

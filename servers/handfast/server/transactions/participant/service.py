@@ -7,11 +7,11 @@ from typing import Generic
 import grpc
 import sqlalchemy as sa
 
-from handfast.server.chassis import fields
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.paging import page_size, page_start, page_token
+from handfast.server.chassis.requests import fields
+from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules

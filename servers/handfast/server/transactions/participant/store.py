@@ -12,7 +12,7 @@ from typing import Any, Generic
 
 import sqlalchemy as sa
 
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.resources import M, Resources

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
-from handfast.server.chassis.idempotency import Requests
+from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_at

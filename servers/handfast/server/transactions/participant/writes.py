@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.crash_points import reached
+from handfast.server.chassis.data.idempotency import Identified, Requests
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
-from handfast.server.chassis.idempotency import Identified, Requests
 from handfast.server.chassis.interrupts import check_active, pause
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from handfast.server.chassis.database import key_text
+from handfast.server.chassis.data.database import key_text
 from handfast.server.transactions.participant import migrations as participant
 
 revision = "0001"

@@ -1,4 +1,4 @@
-"""Makes statuses of exceptions, by AIP-193. Which code is whose stands in `error_table.py`.
+"""Makes statuses of exceptions, by AIP-193. Which code is whose stands in `errors/table.py`.
 
 Every error carries one `ErrorInfo` and one `RequestInfo`, and `BadRequest` and `RetryInfo` where they apply. Of an
 exception that nobody foresaw the caller learns the request id; the log has the rest.
@@ -16,13 +16,13 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.database_errors import database_error
-from handfast.server.chassis.error_size import MAX_MESSAGE, cut
-from handfast.server.chassis.error_table import CODES
 from handfast.server.chassis.errors import DomainError, reason_name
+from handfast.server.chassis.errors.database import database_error
+from handfast.server.chassis.errors.size import MAX_MESSAGE, cut
+from handfast.server.chassis.errors.table import CODES
 from handfast.server.chassis.interrupts import why_over
-from handfast.server.chassis.redaction import PersonalData
-from handfast.server.chassis.tracebacks import described
+from handfast.server.chassis.logs.redaction import PersonalData
+from handfast.server.chassis.logs.tracebacks import described
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
 

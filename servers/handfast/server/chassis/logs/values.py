@@ -15,8 +15,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.redaction import PersonalData, redacted
-from handfast.server.chassis.tracebacks import Traceback, in_short
+from handfast.server.chassis.logs.redaction import PersonalData, redacted
+from handfast.server.chassis.logs.tracebacks import Traceback, in_short
 
 MAX_TEXT = 1024
 """Characters of a text; what is longer ends in `…`."""

@@ -11,9 +11,9 @@ from grpc_status import rpc_status
 
 from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, current
-from handfast.server.chassis.error_mapping import to_status
-from handfast.server.chassis.error_size import fit_status, fit_trailers
 from handfast.server.chassis.errors import UnknownMethod
+from handfast.server.chassis.errors.mapping import to_status
+from handfast.server.chassis.errors.size import fit_status, fit_trailers
 from handfast.server.chassis.handlers import Handler, behavior_of, is_non_blocking, of_bytes
 
 

@@ -18,8 +18,8 @@ from grpc_status import rpc_status
 
 from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, Method
-from handfast.server.chassis.error_mapping import to_status
 from handfast.server.chassis.errors import DomainError, Overloaded, ShuttingDown
+from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.handlers import Handler
 from handfast.server.chassis.observe.record import RECORD, Refused
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.redaction import PersonalData
+from handfast.server.chassis.logs.redaction import PersonalData
 
 MAX_TRACEBACK = 16 * 1024
 """Characters. What is longer loses its middle: the beginning says where it came from, the end what it was."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
-from handfast.server.chassis.health import Health
+from handfast.server.chassis.operations.health import Health
 
 INTERVAL = 1.0
 PATIENCE = 3.0

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from handfast.server.chassis.call import Method
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import Record
-from handfast.server.chassis.status_codes import GO_NAMES
+from handfast.server.chassis.observe.status_codes import GO_NAMES
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

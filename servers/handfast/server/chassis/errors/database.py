@@ -1,12 +1,12 @@
-"""Finds what a failure of a database is to the caller in `error_table.py`."""
+"""Finds what a failure of a database is to the caller in `errors/table.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.error_table import DATABASE_FAILURES
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
+from handfast.server.chassis.errors.table import DATABASE_FAILURES
 from handfast.server.chassis.interrupts import why_over
 
 EARLY = 0.05

@@ -3,7 +3,7 @@
 Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id.
 
 Personal data stays out. The chassis logs nothing of requests, replies and metadata but ids. Of what others log,
-messages lose the fields that contracts mark (`log_values.py`), texts lose the values of such fields of the request at
+messages lose the fields that contracts mark (`values.py`), texts lose the values of such fields of the request at
 hand (`redaction.py`), and exceptions are cleaned, too (`tracebacks.py`).
 """
 
@@ -22,12 +22,12 @@ import grpc
 import structlog
 
 from handfast.server.chassis.call import CURRENT
-from handfast.server.chassis.log_values import loggable
-from handfast.server.chassis.log_writer import LogWriter
+from handfast.server.chassis.logs.redaction import PersonalData
+from handfast.server.chassis.logs.tracebacks import described
+from handfast.server.chassis.logs.values import loggable
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.observe.record import Record
-from handfast.server.chassis.redaction import PersonalData
-from handfast.server.chassis.status_codes import GO_NAMES
-from handfast.server.chassis.tracebacks import described
+from handfast.server.chassis.observe.status_codes import GO_NAMES
 
 # As go-grpc-middleware has it (DefaultServerCodeToLevel).
 _INFO = frozenset(

@@ -18,8 +18,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
+from handfast.server.chassis.data.fair_lock import FairLock
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
-from handfast.server.chassis.fair_lock import FairLock
 from handfast.server.chassis.interrupts import interruptible, pause
 
 Result = TypeVar("Result")

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.database import Database
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
-from handfast.server.chassis.fingerprint import fingerprint
 from handfast.server.chassis.interrupts import check_active
+from handfast.server.chassis.requests.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
 

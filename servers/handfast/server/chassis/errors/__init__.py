@@ -15,9 +15,14 @@
     ├── OutcomeUnknown               whether a write took effect could not be established
     └── Internal                     what nobody foresaw; the chassis raises it, and nobody else
 
-`error_table.py` has the status code of each, `error_mapping.py` makes a `google.rpc.Status` of them. Any other
-exception is a failure of the database that the table lists, or reaches the caller as INTERNAL with the request id and
-nothing else.
+What the wire makes of them is in the other files. Any exception that is none of these is a failure of the database that
+the table lists, or reaches the caller as INTERNAL with the request id and nothing else.
+
+    table.py       what each error is to a caller: status codes, and what failures of the database amount to
+    database.py    finds a failure of the database there
+    mapping.py     makes a `google.rpc.Status` of an error, the one place that does
+    size.py        cuts it to what callers take
+    layer.py       the interceptor that ends calls so
 
 Messages never hold personal data, so a message about an email does not quote it. They are logged; values of fields that
 contracts mark are taken out then, but callers get what is written here.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from handfast.server.chassis.database import Database, DatabaseError, one_line
-from handfast.server.chassis.readiness import Check
+from handfast.server.chassis.data.database import Database, DatabaseError, one_line
+from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import StartError
 from handfast.server.process.settings import DatabaseSettings
 

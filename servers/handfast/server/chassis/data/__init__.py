@@ -1,0 +1,7 @@
+"""A service's own data.
+
+database.py      SQLite by file or PostgreSQL by URL: reads, local transactions, durability
+fair_lock.py     whose turn it is to write, where one writes at a time
+migrations.py    brings a database to the schema that the code expects
+idempotency.py   makes the repeat of a write harmless
+"""

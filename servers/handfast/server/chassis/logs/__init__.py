@@ -1,0 +1,8 @@
+"""The log: JSON, one object a line, on stderr, without personal data.
+
+log.py          what a line has, and the line of each call
+redaction.py    what of messages must not be printed
+values.py       how the values of a line are said
+tracebacks.py   how exceptions are said
+writer.py       a thread that writes, so that a pipe which nobody empties holds up no call
+"""

@@ -1,0 +1,6 @@
+"""What every server serves for those who run it, beside the log and the metrics.
+
+health.py       grpc.health.v1
+readiness.py    lets it follow what the server cannot do without
+reflection.py   grpc.reflection, by which grpcurl learns the contracts
+"""
