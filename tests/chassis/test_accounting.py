@@ -24,6 +24,7 @@ from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
+from tests.project.readme import OBSERVABILITY, quoted, table
 
 from .conftest import Failure, Running, eventually, new_users
 from .scripted import LARGE, METHODS, NAME, Scripted, labels_of, scripted_service
@@ -214,6 +215,12 @@ IN_THE_WAY = {
     "a call during a stop": 1,
 }
 """How many other calls, all of them unary, a case needs."""
+
+
+def test_the_table_in_the_docs_has_every_case() -> None:
+    documented = {name: quoted(code)[0] for name, code in table(OBSERVABILITY, "a call that ends by", "code")}
+    cases = {name: GO_NAMES[code] for name, (code, _) in {**CASES, **STOPS}.items()}
+    assert documented == {**cases, "a call during a stop": "Unavailable"}
 
 
 def increase(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
