@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
 
 from handfast.server.chassis import errors
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.interrupts import pause
 from handfast.server.chassis.server import Service
+
+from .made_up import service_of_texts
 
 NAME = "handfast.test.Scripted"
 METHODS = {
@@ -74,44 +75,8 @@ class Scripted:
             yield self.act(request.value)
 
 
-def _descriptor() -> Any:
-    pool = descriptor_pool.Default()
-    try:
-        return pool.FindServiceByName(NAME)
-    except KeyError:
-        file = descriptor_pb2.FileDescriptorProto(
-            name="handfast/test/scripted.proto",
-            package="handfast.test",
-            dependency=["google/protobuf/wrappers.proto"],
-            syntax="proto3",
-        )
-        contract = file.service.add(name="Scripted")
-        text = ".google.protobuf.StringValue"
-        for name, requests, replies in METHODS.values():
-            contract.method.add(
-                name=name, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
-            )
-        pool.Add(file)
-        return pool.FindServiceByName(NAME)
-
-
 def scripted_service(servicer: Scripted) -> Service:
-    def add(servicer: Any, server: grpc.Server) -> None:
-        factories: dict[tuple[bool, bool], Callable[..., Any]] = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }
-        handlers = {
-            name: factories[requests, replies](
-                getattr(servicer, name), StringValue.FromString, lambda reply: reply.SerializeToString()
-            )
-            for name, requests, replies in METHODS.values()
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-
-    return Service(_descriptor(), add, servicer, "handfast.test")
+    return service_of_texts(NAME, {name: (requests, replies) for name, requests, replies in METHODS.values()}, servicer)
 
 
 def labels_of(kind: str) -> dict[str, str]:

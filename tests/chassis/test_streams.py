@@ -8,15 +8,15 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.wrappers_pb2 import StringValue
 
 from handfast.server.chassis import errors
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 
 from .conftest import Failure, Running, new_users
+from .made_up import service_of_texts
 
 NAME = "handfast.test.Streams"
 METHODS = {"Echo": (False, False), "Spell": (False, True), "Join": (True, False), "Double": (True, True)}
@@ -66,40 +66,10 @@ def kind_of(name: str) -> str:
     return f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}"
 
 
-def streams_service() -> Service:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="handfast/test/streams.proto",
-        package="handfast.test",
-        dependency=["google/protobuf/wrappers.proto"],
-        syntax="proto3",
-    )
-    contract = file.service.add(name="Streams")
-    text = ".google.protobuf.StringValue"
-    for name, (requests, replies) in (METHODS | LEFT_OUT).items():
-        contract.method.add(
-            name=name, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
-        )
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-
-    def add(servicer: Streams, server: grpc.Server) -> None:
-        codec: Any = {
-            "request_deserializer": StringValue.FromString,
-            "response_serializer": StringValue.SerializeToString,
-        }
-        handlers: dict[str, Any] = {
-            name: getattr(grpc, f"{kind_of(name)}_rpc_method_handler")(getattr(servicer, name, left_out), **codec)
-            for name in (*METHODS, *LEFT_OUT)
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-
-    return Service(pool.FindServiceByName(NAME), add, Streams(), "handfast.test")
-
-
 @pytest.fixture(scope="module")
 def streams(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
     settings = ServerSettings(name="test", listen="127.0.0.1:0", grace=0.3)
-    server = Server(settings, domain="handfast.test", services=[streams_service()])
+    server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS, Streams())])
     server.start()
     running = Running(new_users(), server, log, writer)
     yield running
