@@ -23,19 +23,25 @@ FACTORIES: dict[Streaming, Callable[..., Any]] = {
 
 
 def service_of_texts(name: str, methods: Mapping[str, Streaming], servicer: object) -> Service:
-    """`name` is in full, such as `handfast.test.Streams`."""
+    """`name` is in full, such as `handfast.test.Streams`. The servicer may leave methods out."""
 
     def add(servicer: Any, server: grpc.Server) -> None:
         handlers = {
-            # As generated code does, but so that a test can have a handler give anything.
             method: FACTORIES[streaming](
-                getattr(servicer, method), StringValue.FromString, lambda reply: reply.SerializeToString()
+                getattr(servicer, method, _left_out), StringValue.FromString, StringValue.SerializeToString
             )
             for method, streaming in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
     return Service(_descriptor(name, methods), add, servicer, "handfast.test")
+
+
+def _left_out(_request: Any, context: grpc.ServicerContext) -> Any:
+    """As generated code does for a method that a servicer does not have."""
+    context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+    context.set_details("Method not implemented!")
+    raise NotImplementedError("Method not implemented!")
 
 
 def _descriptor(name: str, methods: Mapping[str, Streaming]) -> ServiceDescriptor:

@@ -54,13 +54,6 @@ def reply(text: str) -> Any:
     return StringValue(value=text) if "?" not in text else object()
 
 
-def left_out(_request: Any, context: grpc.ServicerContext) -> Any:
-    """As generated code does for a method that a servicer does not have."""
-    context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-    context.set_details("Method not implemented!")
-    raise NotImplementedError("Method not implemented!")
-
-
 def kind_of(name: str) -> str:
     requests, replies = (METHODS | LEFT_OUT | UNKNOWN)[name]
     return f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}"
@@ -69,7 +62,7 @@ def kind_of(name: str) -> str:
 @pytest.fixture(scope="module")
 def streams(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
     settings = ServerSettings(name="test", listen="127.0.0.1:0", grace=0.3)
-    server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS, Streams())])
+    server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS | LEFT_OUT, Streams())])
     server.start()
     running = Running(new_users(), server, log, writer)
     yield running
