@@ -49,3 +49,8 @@ def all_at_once(
         outcomes = list(threads.map(call, requests))
     errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
     return [outcome for outcome in outcomes if not isinstance(outcome, ServiceError)], errors
+
+
+def bare_channel(address: str) -> grpc.Channel:
+    """One that tries nothing again, so that what a server says is seen."""
+    return grpc.insecure_channel(address, (("grpc.enable_retries", 0),))

@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
+from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
 from handfast.client import FailedPrecondition, Suite, Unavailable, connect
+from handfast.client.errors import service_error
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.accounts.server import build
@@ -26,31 +28,44 @@ from handfast.transactions.v1.transactions_pb2 import (
 )
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import text, update
+from tests.calls import bare_channel
 from tests.cli.processes import eventually
 from tests.people import create_user
 
 NOBODY = "127.0.0.1:9"
 """Where no server listens."""
 
+StartServer = Callable[[str], Server]
 StartAccounts = Callable[[str], Suite]
 
 
 @pytest.fixture
-def accounts_with(addresses: dict[str, str], tmp_path: Path) -> Iterator[StartAccounts]:
+def accounts_server_with(addresses: dict[str, str], tmp_path: Path) -> StartServer:
     """Starts a second accounts server, with the shared users server and preferences at the address given."""
+
+    def start(preferences: str) -> Server:
+        settings = SuiteSettings(
+            name="accounts",
+            listen="127.0.0.1:0",
+            database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
+            users_address=addresses["users"],
+            preferences_address=preferences,
+            grace=0.5,
+        )
+        server: Server = build(settings)
+        server.start()
+        return server
+
+    return start
+
+
+@pytest.fixture
+def accounts_with(addresses: dict[str, str], accounts_server_with: StartServer) -> Iterator[StartAccounts]:
+    """A client of such a server, which is stopped at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(preferences: str) -> Suite:
-            settings = SuiteSettings(
-                name="accounts",
-                listen="127.0.0.1:0",
-                database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
-                users_address=addresses["users"],
-                preferences_address=preferences,
-                grace=1,
-            )
-            server: Server = build(settings)
-            server.start()
+            server = accounts_server_with(preferences)
             stack.callback(server.stop)
             return stack.enter_context(connect(addresses["users"], preferences, server.address))
 
@@ -169,6 +184,26 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(client: Suite,
         assert (aborted.state, aborted.abort_reason) == (TRANSACTION_STATE_ABORTED, "CANCELLED")
         assert eventually(lambda: can_be_written(client, ada))
     assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user.display_name == "Ada"
+
+
+def test_a_stop_in_the_middle_of_a_call_leaves_nothing_behind(
+    client: Suite, accounts_server_with: StartServer, accounts_with: StartAccounts
+) -> None:
+    ada = create_user(client, display_name="Ada")
+    hanging = Hanging()  # type: ignore[abstract]
+    with serving(hanging) as address:
+        server = accounts_server_with(address)
+        with bare_channel(server.address) as channel:
+            call: Any = AccountServiceStub(channel).UpdateUserAndPreferences.future(renaming(ada))
+            assert hanging.entered.wait(10)
+            server.stop()
+            error = service_error(call.exception(), "")
+        assert (error.reason, error.retryable) == ("SHUTTING_DOWN", True)
+        transaction_id = str(dict(error.trailing_metadata())["handfast-transaction-id"])
+        request = GetTransactionRequest(transaction_id=transaction_id)
+        decided = accounts_with(address).transactions.GetTransaction(request).transaction
+        assert (decided.state, decided.abort_reason) == (TRANSACTION_STATE_ABORTED, "SHUTTING_DOWN")
+    assert eventually(lambda: can_be_written(client, ada))
 
 
 def test_what_is_committed_is_finished_though_nobody_reads_it(client: Suite) -> None:

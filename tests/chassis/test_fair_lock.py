@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from handfast.server.chassis.data.fair_lock import FairLock
+from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from tests.cli.processes import eventually
 
 
@@ -49,7 +49,7 @@ def test_who_takes_it_again_and_again_lets_others_have_their_turn() -> None:
 def test_who_waits_too_long_gives_up_and_holds_nobody_up() -> None:
     lock = FairLock()
     with lock.holding(1):
-        with pytest.raises(TimeoutError), lock.holding(0.01):
+        with pytest.raises(TurnTimeout), lock.holding(0.01):
             pass
         assert lock.waiting == 0
     with lock.holding(0.01):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,6 +17,7 @@ from handfast.client.errors import ServiceError, service_error
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
+from tests.calls import bare_channel
 from tests.cli.processes import Process
 from tests.people import create_user
 
@@ -26,13 +26,6 @@ ENOUGH = 100
 """Acknowledged writes before the stop."""
 
 Up = Callable[..., Process]
-
-
-@contextmanager
-def bare_channel(address: str) -> Iterator[grpc.Channel]:
-    """One that tries nothing again, so that what a server says is seen."""
-    with grpc.insecure_channel(address, (("grpc.enable_retries", 0),)) as channel:
-        yield channel
 
 
 class Writer(threading.Thread):

@@ -49,6 +49,18 @@ def test_those_of_another_resource_do_not_wait() -> None:
         assert limited.waiting == 0
 
 
+def test_an_error_within_a_turn_is_not_taken_for_a_turn_that_did_not_come() -> None:
+    limited = Turns(waiting=1)
+    with pytest.raises(TimeoutError), limited.of("ada"):
+        raise TimeoutError("of something else")
+
+
+def test_an_empty_name_waits_for_nobody() -> None:
+    limited = Turns(waiting=1)
+    with limited.of(""), limited.of(""):
+        assert limited.waiting == 0
+
+
 def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> None:
     limited, done = Turns(waiting=2), threading.Semaphore(0)
     with limited.of("ada"), limited.of("grace"):

@@ -15,6 +15,7 @@ from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes, validation
 from handfast.server.accounts.reading import read_account
 from handfast.server.chassis.interrupts import answer_of
+from handfast.server.chassis.requests import fields
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.staging import StagedCall
 
@@ -30,7 +31,7 @@ class AccountServicer(AccountServiceServicer):
         user_id = request.user.user_id or str(uuid7())
         return self._coordinator.run(
             request,
-            user_id,
+            _turn_of(user_id),
             lambda: changes.create(self._suite, request, user_id),
             lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
             pb.CreateAccountResponse,
@@ -48,7 +49,7 @@ class AccountServicer(AccountServiceServicer):
         faults = validation.update(request)
         return self._coordinator.run(
             request,
-            request.user.user_id,
+            _turn_of(request.user.user_id),
             lambda: changes.update(self._suite, request),
             lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
             pb.UpdateUserAndPreferencesResponse,
@@ -71,7 +72,12 @@ class AccountServicer(AccountServiceServicer):
             deleted.user.CopyFrom(replies[0].user)
             return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
 
-        return self._coordinator.run(request, request.user_id, plan, compose, pb.DeleteAccountResponse)
+        return self._coordinator.run(request, _turn_of(request.user_id), plan, compose, pb.DeleteAccountResponse)
+
+
+def _turn_of(user_id: str) -> str:
+    """What changes of this account wait for: nothing where it cannot be one."""
+    return user_id if fields.is_id(user_id) else ""
 
 
 def _account(replies: Sequence[Any]) -> pb.Account:

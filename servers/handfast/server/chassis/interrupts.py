@@ -32,11 +32,11 @@ def why_over(call: Call, *, early: float = 0.0) -> DomainError | None:
     """
     remaining = call.remaining()
     if remaining is not None and remaining <= early:
-        return CallDeadlineExceeded("The time was up before the work was done; nothing was changed.")
+        return CallDeadlineExceeded("The time was up before the work was done.")
     if call.over:
-        return CallCancelled("The call was cancelled before the work was done; nothing was changed.")
+        return CallCancelled("The call was cancelled before the work was done.")
     if call.stopping:
-        return ShuttingDown("The server stops, and the work was not done in time; nothing was changed.")
+        return ShuttingDown("The server stops, and the work was not done in time.")
     return None
 
 
@@ -106,6 +106,16 @@ def answer_of(future: Any) -> Any:
         raise
 
 
+def answers_of(*futures: Any) -> list[Any]:
+    """Those of several peers, asked side by side. Where one fails, the others are cancelled."""
+    try:
+        return [answer_of(future) for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
 class Interrupter(threading.Thread):
     """Wakes what calls wait for. In a thread of its own, as grpcio says on its polling thread that a call is over, and
     nothing may take long there.
@@ -125,7 +135,8 @@ class Interrupter(threading.Thread):
     def begin(self, call: Call) -> None:
         """A handler starts on the call."""
         self._running.add(call)
-        call.stopping = self._stopping
+        if self._stopping:  # looked at after it was added: `interrupt_all` may be under way
+            call.stopping = True
 
     def end(self, call: Call) -> None:
         self._running.discard(call)

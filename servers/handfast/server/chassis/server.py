@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -167,7 +168,9 @@ class Server:
                 background.start()
                 self._started_background.append(background)
         except BaseException:
-            self._close()
+            self._executor.stop(0)
+            self._grpc.stop(0)
+            self._close(0)
             raise
         self.interrupter.start()
         self._grpc.start()
@@ -190,17 +193,19 @@ class Server:
             self._grpc.stop(0).wait(_CUT_SECONDS)
         if not self._executor.stop(_CUT_SECONDS):
             _log.warning("some handlers did not end within the grace period", grace=grace)
-        self._close()
+        self._close(max(_CUT_SECONDS, end - time.monotonic()))
         _log.info("stopped")
 
-    def _close(self) -> None:
-        for background in self._started_background:
-            background.stop(self.settings.grace)
-        if self._endpoint is not None:
-            self._endpoint.close()  # before the databases, which it asks
-        for close in self._on_close:
-            close()
-        self.interrupter.stop()
+    def _close(self, timeout: float) -> None:
+        """Ends what runs beside calls, in `timeout` seconds in all, and then closes what they used."""
+        end = time.monotonic() + timeout
+        endpoint = () if self._endpoint is None else (self._endpoint.close,)  # before the databases, which it asks
+        ends = [partial(_end_by, background, end) for background in self._started_background]
+        for close in (*ends, *endpoint, *self._on_close, self.interrupter.stop):
+            try:
+                close()
+            except Exception:
+                _log.exception("something did not close as it should")
 
     @property
     def address(self) -> str:
@@ -243,6 +248,10 @@ class Server:
         except OSError as error:
             raise StartError(f"cannot serve metrics on {address}: {_reason(error)}") from error
         self.metrics_port = self._endpoint.port
+
+
+def _end_by(background: Background, end: float) -> None:
+    background.stop(max(0.0, end - time.monotonic()))
 
 
 def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:

@@ -9,16 +9,18 @@ nothing else.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
-from handfast.server.chassis.data.fair_lock import FairLock
+from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.interrupts import interruptible, pause
 
@@ -28,6 +30,8 @@ SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
 POOL_TIMEOUT = 5.0
 CANCEL_TIMEOUT = 1.0
+
+_log = structlog.get_logger()
 
 
 class DatabaseError(Exception):
@@ -88,9 +92,7 @@ class Database:
     def _interruptible(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """While the call being served is over, the connection's statements fail."""
         driver: Any = connection.connection.driver_connection
-        if self.dialect == "sqlite":
-            return interruptible(driver.interrupt)
-        return interruptible(lambda: driver.cancel_safe(timeout=CANCEL_TIMEOUT))
+        return interruptible(driver.interrupt) if self.dialect == "sqlite" else _cancellable(driver)
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -100,7 +102,7 @@ class Database:
         try:
             with self._turn.holding(POOL_TIMEOUT):
                 yield
-        except TimeoutError:
+        except TurnTimeout:
             raise DatabaseUnavailable("Other writes took too long.") from None
 
     def insert_new(self, table: sa.Table) -> Any:
@@ -151,11 +153,54 @@ class Database:
         self._prober.dispose()
 
 
+@contextmanager
+def _cancellable(driver: Any) -> Iterator[None]:
+    """`interruptible` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
+    its own: where the network is down, each would hold up all others. None is under way once the block has been left.
+    """
+    cancelling = threading.Lock()
+    left = False
+
+    def cancel() -> None:
+        try:
+            if not left:
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+        except Exception:
+            _log.exception("a query that nobody waits for could not be cancelled")
+        finally:
+            cancelling.release()
+
+    def wake() -> None:
+        if cancelling.acquire(blocking=False):  # else it is being cancelled
+            try:
+                threading.Thread(target=cancel, name="cancel", daemon=True).start()
+            except RuntimeError:  # there can be no more threads
+                cancelling.release()
+                raise
+
+    try:
+        with interruptible(wake):
+            yield
+    finally:
+        left = True
+        with cancelling:
+            pass
+
+
 SQLITE_FULL = 2
 
 # On PostgreSQL, in milliseconds: a process that is frozen in the middle of a local transaction, or cut off, must not
 # keep others waiting for its locks.
 TIMEOUTS = {"lock_timeout": 3000, "idle_in_transaction_session_timeout": 5000}
+
+# And a server that vanished is noticed within some ten seconds, where TCP alone would take a quarter of an hour.
+CONNECTION = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 
 def one_line(cause: object) -> str:
@@ -200,7 +245,7 @@ def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
         pool_timeout=POOL_TIMEOUT,
         hide_parameters=True,  # errors are logged, and parameters may be personal data
         isolation_level="READ COMMITTED",
-        connect_args={"options": " ".join(f"-c {name}={value}" for name, value in TIMEOUTS.items())},
+        connect_args={**CONNECTION, "options": " ".join(f"-c {name}={value}" for name, value in TIMEOUTS.items())},
     )
 
 

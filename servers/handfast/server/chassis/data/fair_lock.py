@@ -11,6 +11,10 @@ from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.interrupts import check_active, interruptible
 
 
+class TurnTimeout(Exception):
+    """The turn did not come in time. No TimeoutError, which what is done in a turn may raise."""
+
+
 class _Turn:
     def __init__(self) -> None:
         self.awake = threading.Event()
@@ -35,7 +39,7 @@ class FairLock:
 
     @contextmanager
     def holding(self, timeout: float) -> Iterator[None]:
-        """Raises TimeoutError after `timeout` seconds of waiting, and as `check_active` does when the call being served
+        """Raises TurnTimeout after `timeout` seconds of waiting, and as `check_active` does when the call being served
         is over.
         """
         self._acquire(timeout)
@@ -58,7 +62,7 @@ class FairLock:
                 return
             self._waiting.remove(turn)
         check_active()
-        raise TimeoutError
+        raise TurnTimeout
 
     def _release(self) -> None:
         with self._guard:

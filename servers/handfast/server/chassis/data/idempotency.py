@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
-from handfast.server.chassis.interrupts import check_active
+from handfast.server.chassis.interrupts import check_active, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
@@ -88,7 +88,8 @@ class Requests:
         except Exception:
             # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
             # the first call made, so that call's answer comes before it.
-            stored = self._answer(identity) if request.request_id else None
+            with uninterrupted():
+                stored = self._answer(identity) if request.request_id else None
             if stored is None:
                 raise
             if stored.fingerprint != digest:

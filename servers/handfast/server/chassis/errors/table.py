@@ -1,6 +1,6 @@
 """What each error is to a caller: the one table, which `docs/errors.md` shows.
 
-`CODES` has the status of each kind of domain error; reason and details are in the classes themselves (`errors.py`).
+`CODES` has the status of each kind of domain error; reason and details are in the classes themselves (`__init__.py`).
 `DATABASE_FAILURES` has the domain error that each failure of a database amounts to.
 """
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from typing import BinaryIO
 
 _MAX_WAITING = 10_000
+_LOOK_EVERY = 0.002
 _GATHER = 0.02  # seconds; one write for many lines costs a busy server far less than one each
 
 
@@ -19,7 +21,7 @@ class LogWriter:
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._wanted = threading.Event()
-        self._writing = threading.Lock()
+        self._writing = False
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def write(self, line: bytes) -> None:
@@ -32,11 +34,10 @@ class LogWriter:
 
     def flush(self, timeout: float = 1.0) -> None:
         """Waits until what was written before is out, but no longer than `timeout` seconds."""
-        if self._writing.acquire(timeout=timeout):
-            try:
-                self._write_waiting()
-            finally:
-                self._writing.release()
+        end = time.monotonic() + timeout
+        while (self._lines or self._writing) and time.monotonic() < end:
+            self._wanted.set()
+            time.sleep(_LOOK_EVERY)
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -44,8 +45,9 @@ class LogWriter:
             self._wanted.wait()
             pause.wait(_GATHER)
             self._wanted.clear()
-            with self._writing:
-                self._write_waiting()
+            self._writing = True  # before the lines are taken: `flush` looks at these first
+            self._write_waiting()
+            self._writing = False
 
     def _write_waiting(self) -> None:
         lines = []

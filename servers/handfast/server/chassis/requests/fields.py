@@ -18,10 +18,14 @@ MAX_KEY = 63
 MAX_PATHS = 1000
 
 
+def is_id(value: str) -> bool:
+    return _ID.fullmatch(value) is not None
+
+
 def check_id(violations: Violations, field: str, value: str) -> None:
     if not value:
         violations.add(field, "is required")
-    elif not _ID.fullmatch(value):
+    elif not is_id(value):
         violations.add(
             field, "must be 1 to 64 lower-case letters, digits and hyphens, with a letter or digit at either end"
         )

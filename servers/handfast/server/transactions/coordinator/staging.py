@@ -12,8 +12,7 @@ from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.errors import (
-    CallCancelled,
-    CallDeadlineExceeded,
+    DomainError,
     InvalidFields,
     Violation,
     reason_name,
@@ -80,11 +79,11 @@ def stage(
             replies.append(_reply(call, future))
         except ServiceError as error:
             refused.append(_in_the_callers_words(error, call, transaction_id))
-        except (NotStaged, CallDeadlineExceeded, CallCancelled) as error:
+        except DomainError as error:  # not staged, or nobody waits for this call any more
             refused.append(error)
     try:
         check_active()
-    except (CallDeadlineExceeded, CallCancelled) as error:
+    except DomainError as error:
         refused.append(error)
     return Staged(replies, _one_error(refused, faults) if refused or faults else None)
 

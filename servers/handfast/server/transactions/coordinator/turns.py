@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handfast.server.chassis.data.fair_lock import FairLock
+from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 
 PATIENCE = 5.0
@@ -34,13 +34,16 @@ class Turns:
 
     @contextmanager
     def of(self, resource: str) -> Iterator[None]:
-        """Waits for its turn, in the order of arrival. Raises TooManyChanges where too many wait already, or when it
-        takes too long."""
+        """Waits for its turn, in the order of arrival; an empty name has none to wait for. Raises TooManyChanges where
+        too many wait already, or when it takes too long."""
+        if not resource:
+            yield
+            return
         lock = self._enter(resource)
         try:
             with lock.holding(PATIENCE):
                 yield
-        except TimeoutError:
+        except TurnTimeout:
             raise TooManyChanges(resource) from None
         finally:
             self._leave(resource)
