@@ -44,6 +44,11 @@ TICK = 0.005
 """Seconds between bursts of a flood."""
 
 
+LEGEND = f"""at its best: {CALLERS} callers. crowded: more of them, who come again when they are told. flooded: calls
+that wait for nothing; what the server cannot even refuse, grpcio drops as CANCELLED. Neither is a fault.
+"""
+
+
 @dataclass(frozen=True)
 class Target:
     server: str
@@ -136,7 +141,8 @@ def callers(count: int, process: Process, target: Target, user_ids: list[str], s
     return came
 
 
-def flood(rate: float, process: Process, target: Target, user_ids: list[str], seconds: float) -> Came:
+def flood(rate: float, process: Process, target: Target, user_ids: list[str], seconds: float) -> tuple[Came, float]:
+    """And how many were sent a second: the callers may not manage as many as they should."""
     came, counting = Came(seconds), threading.Event()
     messages = [target.request(user_id) for user_id in user_ids]
     requests = [message.SerializeToString() for message in messages]
@@ -168,8 +174,7 @@ def flood(rate: float, process: Process, target: Target, user_ids: list[str], se
                 sent += 1
             time.sleep(TICK)
         counting.clear()
-    print(f"    sent {sent / passed:.0f}/s of {rate:.0f}/s")
-    return came
+    return came, sent / passed
 
 
 def _request_id_of(message: Message) -> list[Callable[[], bytes]]:
@@ -195,7 +200,9 @@ def compare(process: Process, target: Target, options: argparse.Namespace) -> No
             if name == "crowded":
                 came = callers(options.times * CALLERS, process, target, user_ids, options.seconds)
             else:
-                came = flood(options.times * best.completed, process, target, user_ids, options.seconds)
+                rate = options.times * best.completed
+                came, sent = flood(rate, process, target, user_ids, options.seconds)
+                print(f"  {name:<11}  {sent:6.0f}/s sent, of {rate:.0f}/s", flush=True)
             print(f"  {name:<11}  {came}", flush=True)
             found.append((came.completed / best.completed, came.within(99) / best.within(99)))
             time.sleep(SETTLING)
@@ -221,6 +228,7 @@ def main() -> None:
         process = start_process(Path(folder, "stderr"), arguments, {}, first_port)
         try:
             process.read_until("ready")
+            print(LEGEND)
             os.sched_setaffinity(0, processors[-half:])
             for name in options.methods:
                 print(name)

@@ -9,7 +9,8 @@ deadline is given 30 seconds. The metadata `x-request-id`, 1 to 128 visible ASCI
 logs and errors, here and in the services that this one calls; where it is missing or malformed, one is made.
 It comes back in the initial metadata of a reply and in the trailing metadata of an error.
 
-Fields that are marked `debug_redact` carry personal data. No server prints them, and no error quotes their values.
+Fields that are marked `debug_redact` carry personal data. No server prints them, and no error quotes their values;
+keys of maps and paths of masks that break a rule are told to the caller who sent them.
 Ids, keys of preferences and etags are printed, so none should be made of personal data.
 """
 

@@ -31,6 +31,8 @@ def why_over(call: Call, *, early: float = 0.0) -> DomainError | None:
     before it is.
     """
     remaining = call.remaining()
+    if call.over:
+        early = max(early, call.tolerance)
     if remaining is not None and remaining <= early:
         return CallDeadlineExceeded("The time was up before the work was done.")
     if call.over:

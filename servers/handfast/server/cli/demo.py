@@ -73,7 +73,7 @@ def _serves(server: str, address: str) -> bool:
 @contextlib.contextmanager
 def _suite_of_our_own() -> Iterator[dict[str, str]]:
     """`handfast up` in a temporary folder, on ports that are free."""
-    print("No suite runs here: starting one in a temporary folder.")
+    print("No suite answers at the addresses that are set: starting one in a temporary folder.")
     # What the environment says about the user's own suite, its databases above all, is not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
     first_port = free_first_port()

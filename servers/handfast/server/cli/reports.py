@@ -63,7 +63,7 @@ def one(case: Case) -> str:
     facts = [
         ("transaction", case.id),
         ("state", state(transaction)),
-        ("begun", _time(case.begun)),
+        ("id minted", _time(case.begun)),
         ("deadline", _time(case.deadline) if case.deadline else NOTHING),
         ("decided", _stamp(transaction, "decide_time")),
         ("finished", _stamp(transaction, "finish_time")),
@@ -90,7 +90,9 @@ def meaning(case: Case) -> str:
             else:
                 told.append(f"Its caller may commit it until the deadline; {resolve} rolls it back now.")
         case pb.TRANSACTION_STATE_UNDECIDED:
-            told.append("Not decided, and nothing is staged: it was never used, or has only begun.")
+            told.append(
+                "Not decided, and nothing is staged: it was never used, or has only begun. No server has heard of it."
+            )
         case pb.TRANSACTION_STATE_COMMITTED if case.finished:
             told.append("Committed, and applied by every participant.")
         case pb.TRANSACTION_STATE_COMMITTED:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 METRICS_PORT_OFFSET = 100
+MAX_PORT = 65535
 
 # These differ from server to server, so their variables carry the server's name. All else is told to all alike.
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url"})
@@ -81,6 +82,8 @@ class ServerSettings:
         if not self.metrics_listen:
             host, port = split_address(self.listen)
             metrics_port = port + METRICS_PORT_OFFSET if port else 0
+            room = f"is {self.listen}, which leaves no port for metrics {METRICS_PORT_OFFSET} above; "
+            self.require("listen", metrics_port <= MAX_PORT, f"{room}say {flag('metrics_listen')}")
             object.__setattr__(self, "metrics_listen", join_address(host, metrics_port))
         self._check_listen("metrics_listen", self.metrics_listen)
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
@@ -142,7 +145,7 @@ def split_address(address: str) -> tuple[str, int]:
     """`[::1]:50051` as `("::1", 50051)`. Raises ValueError, worded to follow the setting's name."""
     host, _, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    valid_port = port.isascii() and port.isdigit() and int(port) <= 65535
+    valid_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
     if not host or not valid_port or (_is_ipv6(host) and not bracketed):
         raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not {address!r}")
     return (host[1:-1] if bracketed else host), int(port)

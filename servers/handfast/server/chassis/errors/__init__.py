@@ -11,6 +11,8 @@
     ├── Unavailable                  something that the service needs does not answer
     ├── DeadlineExceeded             the caller's time is up
     ├── Cancelled                    the caller has given up
+    ├── PermissionDenied             the caller may not
+    ├── Unauthenticated              nobody knows who the caller is
     ├── Unimplemented                this server has no such method
     ├── OutcomeUnknown               whether a write took effect could not be established
     └── Internal                     what nobody foresaw; the chassis raises it, and nobody else
@@ -90,6 +92,14 @@ class DeadlineExceeded(DomainError):
 
 
 class Cancelled(DomainError):
+    pass
+
+
+class PermissionDenied(DomainError):
+    pass
+
+
+class Unauthenticated(DomainError):
     pass
 
 

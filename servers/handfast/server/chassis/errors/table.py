@@ -25,6 +25,8 @@ CODES: Mapping[type[DomainError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
     errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
     errors.Internal: grpc.StatusCode.INTERNAL,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -105,6 +106,18 @@ def export_load(load: Load, registry: CollectorRegistry) -> None:
     registry.register(_LoadCollector(load))
 
 
+def _only_metrics(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Prometheus' own answers any path, and so would any probe be answered that looks for something else."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] == "/metrics":
+            return app(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"There is only /metrics. Health is grpc.health.v1, on the server's own port.\n"]
+
+    return answer
+
+
 class MetricsEndpoint:
     """Serves `/metrics` by HTTP. Raises OSError where the address cannot be had; port 0 takes any free one."""
 
@@ -112,6 +125,7 @@ class MetricsEndpoint:
         server: WSGIServer
         thread: threading.Thread
         server, thread = start_http_server(port, host, registry)
+        server.set_app(_only_metrics(server.get_app()))
         self._server, self._thread = server, thread
         self.port = server.server_port
 

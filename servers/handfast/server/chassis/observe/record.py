@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from handfast.server.chassis.call import Call
+from handfast.server.chassis.call import Call, tolerance_of
 
 
 class Refused(enum.Enum):
@@ -84,8 +84,7 @@ class Record:
 
     def _code_of_a_cut_call(self, deadline: float, server_stopped: bool) -> grpc.StatusCode:
         left = deadline - (self.over or time.time())
-        # A timeout is rounded up by up to 1 % on its way here, so at the deadline the caller cancels a little early.
-        if left <= max(0.01, 0.01 * (deadline - self.arrived)):
+        if left <= tolerance_of(deadline - self.arrived):
             return grpc.StatusCode.DEADLINE_EXCEEDED
         return grpc.StatusCode.UNAVAILABLE if server_stopped else grpc.StatusCode.CANCELLED
 

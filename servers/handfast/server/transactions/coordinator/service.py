@@ -165,7 +165,7 @@ class TransactionServicer(TransactionServiceServicer):
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.ListTransactionsResponse:
         outcome = _OUTCOMES.get(request.state)
-        list_name = f"transactions/{request.state}/{request.unfinished}"
+        list_name = f"transactions/{request.state}/{int(request.unfinished)}"
         with Violations.collect() as violations:
             size = page_size(violations, request.page_size)
             start = page_start(violations, request.page_token, list_name)
