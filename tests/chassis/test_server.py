@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -12,7 +12,6 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from handfast.server.chassis.operations.health import Health
 from handfast.server.chassis.server import Background, StartError
 from handfast.users.v1 import users_pb2
 
@@ -173,44 +172,19 @@ def test_a_watcher_that_leaves_is_recorded_as_gone(running: Running) -> None:
     assert running.call_log("watcher")["grpc.code"] == "Canceled"
 
 
-class Watching:
-    """The context of a Watch, whose caller leaves when the test says so."""
-
-    def add_callback(self, leave: Callable[[], None]) -> bool:
-        self.leave = leave
-        return True
-
-
-def test_a_watcher_can_leave_while_another_is_told() -> None:
-    # Telling waits for grpcio's polling thread, and leaving runs on it.
-    health, one, other = Health(["a"]), Watching(), Watching()
-    left, telling, left_in_time = threading.Event(), threading.Event(), list[bool]()
-
-    def send(_reply: object) -> None:
-        telling.set()
-        left_in_time.append(left.wait(2))
-
-    request: Any = health_pb2.HealthCheckRequest(service="a")
-    health.Watch(request, one, lambda _reply: None)  # type: ignore[arg-type]
-    teller = threading.Thread(target=health.Watch, args=(request, other, send))
-    teller.start()
-    assert telling.wait(5)
-
-    def leave() -> None:
-        one.leave()
-        other.leave()
-        left.set()
-
-    threading.Thread(target=leave, daemon=True).start()
-    teller.join()
-    assert left_in_time == [True]
-
-
-def test_watchers_hold_no_threads(running: Running) -> None:
-    watches = [running.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(20)]
+def test_more_watchers_than_there_are_threads_for_are_refused_and_checks_are_answered(running: Running) -> None:
+    request, pool = health_pb2.HealthCheckRequest(), '{pool="watches"}'
+    limit = int(running.metric(f"handfast_calls_limit{pool}"))
+    assert eventually(lambda: running.metric(f"handfast_calls_in_flight{pool}") == 0)
+    watches = [running.health.Watch(request) for _ in range(limit)]
     assert all(next(watch).status == health_pb2.HealthCheckResponse.SERVING for watch in watches)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(running.health.Watch(request))
+    assert Failure(caught.value).info.reason == "OVERLOADED"
+    assert running.health.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
     for watch in watches:
         watch.cancel()
+    assert eventually(lambda: running.metric(f"handfast_calls_in_flight{pool}") == 0)
 
 
 def test_health_answers_though_all_threads_are_busy(running: Running, gate: threading.Event) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.call import Call, Method, current
 from handfast.server.chassis.errors import NotStageable, RequestTooLarge, ResponseTooLarge, UnparsableRequest
-from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, of_bytes
 from handfast.server.chassis.interrupts import check_active
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
@@ -58,12 +58,6 @@ class Admission(grpc.ServerInterceptor):
             check()
             return map(serialize, behavior(parse(request), context))
 
-        def non_blocking(request: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            check()
-            behavior(parse(request), context, lambda reply: send(None if reply is None else serialize(reply)))
-
-        if is_non_blocking(handler):
-            return non_blocking
         return stream if handler.response_streaming else unary
 
     def _parser(self, handler: Handler) -> Callable[[Any], Any]:

@@ -28,14 +28,6 @@ def behavior_of(handler: Handler) -> Behavior:
     return behavior
 
 
-def is_non_blocking(handler: Handler) -> bool:
-    """Whether the behavior takes a third argument, which sends replies after it has returned (None ends the call).
-    An experimental mode of grpcio, for streams that would otherwise hold a thread each."""
-    return bool(getattr(behavior_of(handler), "experimental_non_blocking", False))
-
-
 def of_bytes(like: Handler, behavior: Behavior) -> Handler:
     """A handler of the arity of `like` that takes and returns bytes instead of messages."""
-    if is_non_blocking(like):
-        behavior.experimental_non_blocking = True  # type: ignore[attr-defined]
     return _FACTORIES[like.request_streaming, like.response_streaming](behavior)

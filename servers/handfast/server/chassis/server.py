@@ -30,12 +30,13 @@ from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.metrics import Metrics, MetricsEndpoint, export_load
 from handfast.server.chassis.observe.refusal import refusal
 from handfast.server.chassis.operations import reflection
-from handfast.server.chassis.operations.health import Health
+from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.process.notify import notify
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
+_WATCH_POOL = Pool("watches", 100, queue=0)  # one thread for each, as sending waits for who does not read
 _REFLECTION_POOL = Pool("reflection", 2)
 _UNKNOWN_POOL = Pool("unknown", 1)
 # Only guards memory: what grpcio itself refuses has no details.
@@ -109,6 +110,7 @@ class Server:
         for service in operations:
             for method in _methods(service, service.pool or main_pool):
                 methods[method.path] = replace(method, refuses_transactions=False)
+        methods[WATCH] = replace(methods[WATCH], pool=_WATCH_POOL)  # or watchers would keep checks from being answered
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
         self.metrics = Metrics([*methods.values(), unknown])
@@ -122,7 +124,6 @@ class Server:
         observe = Observe(
             methods,
             unknown,
-            self._executor,
             load,
             self.interrupter,
             refusal(),

@@ -14,7 +14,7 @@ from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import UnknownMethod
 from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.errors.size import fit_status, fit_trailers
-from handfast.server.chassis.handlers import Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.handlers import Handler
 
 
 class MapErrors(grpc_interceptor.ServerInterceptor):
@@ -32,28 +32,6 @@ class MapErrors(grpc_interceptor.ServerInterceptor):
         except BaseException as error:  # grpcio would leave the caller waiting after a SystemExit
             _refuse(error, context)
         return replies if isinstance(replies, bytes) else _mapping_errors(replies, context)
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = continuation(handler_call_details)
-        if handler is None or not is_non_blocking(handler):
-            wrapped: Handler | None = super().intercept_service(  # type: ignore[no-untyped-call]
-                lambda _details: handler, handler_call_details
-            )
-            return wrapped
-        # grpc_interceptor would make a blocking handler of it.
-        behavior = behavior_of(handler)
-
-        def non_blocking(request: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            try:
-                behavior(request, context, send)
-            except BaseException as error:
-                _refuse(error, context)
-
-        return of_bytes(handler, non_blocking)
 
 
 class UnknownMethods(grpc.GenericRpcHandler):

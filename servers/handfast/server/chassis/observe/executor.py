@@ -82,8 +82,6 @@ class CallExecutor(futures.Executor):
         except BaseException as error:
             job.future.set_exception(error)
         record = job.record
-        if record.outlives_handler:
-            return
         if record.refused is None and record.call.method.streams_requests:
             # The requests can run out before grpcio says that the caller left: the handler then ends as if all were
             # well, and only the end of the call tells.

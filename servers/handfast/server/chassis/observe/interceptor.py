@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ import grpc
 from handfast.client import propagation
 from handfast.client.propagation import Propagated
 from handfast.server.chassis.call import CURRENT, Call, Method
-from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, is_non_blocking, of_bytes
+from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, of_bytes
 from handfast.server.chassis.interrupts import Interrupter
-from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import RECORD, Record
 
@@ -29,7 +27,6 @@ class Observe(grpc.ServerInterceptor):
         self,
         methods: Mapping[str, Method],
         unknown: Method,
-        executor: CallExecutor,
         load: Load,
         interrupter: Interrupter,
         refusal: Handler,
@@ -38,7 +35,6 @@ class Observe(grpc.ServerInterceptor):
     ) -> None:
         self._methods = methods
         self._unknown = unknown
-        self._executor = executor
         self._load = load
         self._interrupter = interrupter
         self._refusal = refusal
@@ -74,40 +70,7 @@ class Observe(grpc.ServerInterceptor):
 
     def _observing(self, handler: Handler) -> Behavior:
         behavior = behavior_of(handler)
-        if is_non_blocking(handler):
-            return self._non_blocking(behavior)
         return self._stream(behavior) if handler.response_streaming else self._unary(behavior)
-
-    def _non_blocking(self, behavior: Behavior) -> Behavior:
-        executor = self._executor
-
-        def observed(request: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            record = self._begin(context)
-            record.received = 1
-
-            def close() -> None:
-                record.close(
-                    status_sent=record.code is not None,
-                    deadline=time.time() + context.time_remaining(),
-                    server_stopped=executor.calls_are_cut,
-                )
-
-            def send_observed(reply: bytes | None) -> None:
-                record.call.send_initial_metadata()
-                if reply is None:
-                    record.code = _code(context)
-                else:
-                    record.sent += 1
-                send(reply)
-
-            record.outlives_handler = context.add_callback(close)
-            try:
-                behavior(request, context, send_observed)
-            except Exception:
-                record.code = _code(context)
-                raise
-
-        return observed
 
     def _unary(self, behavior: Behavior) -> Behavior:
         def observed(request: Any, context: grpc.ServicerContext) -> Any:

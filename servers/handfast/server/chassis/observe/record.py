@@ -26,7 +26,6 @@ class Record:
 
     refused            why it is not begun, if it is not
     code               what the handler decided, then what the caller saw; None before that
-    outlives_handler   replies may follow after the handler has returned, so its return does not end the call
     arrived, over      when, in seconds since the epoch; a handler can run on after its call is over
     seconds            from arrival to the end, the time in the queue included
     received, sent     messages
@@ -39,7 +38,6 @@ class Record:
     arrived: float = field(default_factory=time.time)
     over: float | None = None
     code: grpc.StatusCode | None = None
-    outlives_handler: bool = False
     received: int = 0
     sent: int = 0
     seconds: float = 0.0

@@ -1,15 +1,15 @@
 """The standard health service, `grpc.health.v1.Health`.
 
-That of grpcio-health-checking sends to watchers under the lock that a watcher needs to leave. Sending waits for the one
-polling thread of grpcio, and leaving runs on it, so a watcher that left in the wrong moment would stop the whole
-server. Here nothing is sent under a lock that leaving needs.
+That of grpcio-health-checking sends to watchers under the lock that a watcher needs to leave. Sending waits until the
+watcher reads and for the one polling thread of grpcio, and leaving runs on it: so a watcher that left in the wrong
+moment, or does not read, would stop the whole server. Here each Watch has a thread that sends to it alone and holds no
+lock meanwhile; whoever has news leaves word, and waits for nobody.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -21,7 +21,8 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.server.chassis.errors import NotFound, reason_name
 
-SendReply = Callable[[HealthCheckResponse | None], None]
+WATCH = f"/{health.SERVICE_NAME}/Watch"
+"""The path of the method that needs threads of its own, one for each watcher."""
 
 
 class UnknownService(NotFound):
@@ -31,21 +32,10 @@ class UnknownService(NotFound):
         super().__init__(f"This server has no service {service}.", service=service)
 
 
-@dataclass(eq=False)
-class _Watcher:
-    """One Watch. `send` takes None to end it; `lock` keeps what it is told in order."""
-
-    service: str
-    send: SendReply
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    told: int | None = None
-    ended: bool = False
-
-
 class Health(HealthServicer):
     """Knows the server as a whole, under the empty name, and each service. Starts as NOT_SERVING.
 
-    A Watch holds no thread, and ends when the server stops: it would use up the time that calls in flight have to end.
+    A Watch ends when the server stops: it would use up the time that calls in flight have to end.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -53,30 +43,33 @@ class Health(HealthServicer):
         self._status: int = HealthCheckResponse.NOT_SERVING
         self._stopping = False
         self._lock = threading.Lock()
-        self._watchers: set[_Watcher] = set()
+        self._watchers: set[threading.Event] = set()  # each is set when there is news
 
     def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
         if request.service not in self._services:
             raise UnknownService(request.service)
         return HealthCheckResponse(status=self._status)
 
-    def Watch(  # type: ignore[override]  # always called in grpcio's non-blocking mode
-        self, request: HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: SendReply
-    ) -> None:
-        watcher = _Watcher(request.service, send_response_callback)
-
-        def forget() -> None:
-            with self._lock:
-                self._watchers.discard(watcher)
-
-        with self._lock:
-            self._watchers.add(watcher)
-        if not context.add_callback(forget):
-            forget()
-            return
-        self._tell(watcher)
-
-    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:
+        """Tells how things are, and again when that has changed. Who reads slowly misses what did not last."""
+        known = request.service in self._services
+        told: int | None = None
+        news = threading.Event()
+        self._watchers.add(news)
+        try:
+            context.add_callback(news.set)
+            while context.is_active():
+                stopping = self._stopping  # looked at first, as it is set last
+                status = self._status if known else HealthCheckResponse.SERVICE_UNKNOWN
+                if status != told:
+                    told = status
+                    yield HealthCheckResponse(status=status)
+                if stopping:
+                    return
+                news.wait()
+                news.clear()
+        finally:
+            self._watchers.discard(news)
 
     @staticmethod
     def descriptor() -> ServiceDescriptor:
@@ -90,36 +83,14 @@ class Health(HealthServicer):
         self._turn(HealthCheckResponse.NOT_SERVING)
 
     def stop(self) -> None:
-        """Turns everything NOT_SERVING for good, and ends the watches once they were told. Waits for none, as a watcher
-        may not read.
-        """
-        with self._lock:
-            self._status = HealthCheckResponse.NOT_SERVING
-            self._stopping = True
-        threading.Thread(target=self._tell_all, name="health-stopping", daemon=True).start()
+        """Turns everything NOT_SERVING for good, and lets the watches end once they were told."""
+        self._turn(HealthCheckResponse.NOT_SERVING, for_good=True)
 
-    def _turn(self, status: int) -> None:
+    def _turn(self, status: int, *, for_good: bool = False) -> None:
         with self._lock:
             if self._stopping:
                 return
             self._status = status
-        self._tell_all()
-
-    def _tell_all(self) -> None:
-        with self._lock:
-            watchers = tuple(self._watchers)
-        for watcher in watchers:
-            self._tell(watcher)
-
-    def _tell(self, watcher: _Watcher) -> None:
-        """How things are now, if that is news."""
-        with watcher.lock:
-            stopping = self._stopping  # looked at first, as it is set last
-            known = watcher.service in self._services
-            status = self._status if known else HealthCheckResponse.SERVICE_UNKNOWN
-            if status != watcher.told:
-                watcher.told = status
-                watcher.send(HealthCheckResponse(status=status))
-            if stopping and not watcher.ended:
-                watcher.ended = True
-                watcher.send(None)
+            self._stopping = for_good
+        for news in self._watchers.copy():
+            news.set()
