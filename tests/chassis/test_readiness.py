@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from prometheus_client import CollectorRegistry
 
 from handfast.server.chassis.operations import readiness
+from handfast.server.chassis.operations.health import WATCH, Health
+from handfast.server.chassis.operations.readiness import Readiness
 from handfast.users.v1 import users_pb2
+from tests.fuzz import http2
 
 from .conftest import Running, eventually, new_server, new_users
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+NO_CONTEXT: Any = None
 FOUND = users_pb2.GetUserResponse()
 Checking = Callable[[Callable[[], None]], Running]
 
@@ -44,7 +50,9 @@ def comes_to(running: Running, status: int) -> bool:
     return bool(
         eventually(
             lambda: (
-                all(running.health.Check(HealthCheckRequest(service=name)).status == status for name in names)
+                all(
+                    running.health.Check(HealthCheckRequest(service=name), timeout=5).status == status for name in names
+                )
                 and running.metric("handfast_ready") == ready
             )
         )
@@ -77,16 +85,115 @@ def test_a_check_that_does_not_come_back_counts_as_failed(checking: Checking, ga
     assert comes_to(running, SERVING)
 
 
-def test_a_check_that_succeeds_during_the_stop_does_not_bring_health_back(
-    checking: Checking, gate: threading.Event
-) -> None:
+def test_a_check_that_fails_without_a_word_counts_as_failed(checking: Checking) -> None:
     def check() -> None:
-        gate.wait(20)
+        raise ConnectionError
+
+    assert comes_to(checking(check), NOT_SERVING)
+
+
+def test_watchers_that_do_not_read_hold_up_nothing(checking: Checking) -> None:
+    away = threading.Event()
+
+    def check() -> None:
+        if away.is_set():
+            raise ConnectionError("gone")
 
     running = checking(check)
-    assert comes_to(running, NOT_SERVING)
-    watch = running.health.Watch(HealthCheckRequest())
-    assert next(watch).status == NOT_SERVING
-    running.server.stop()
+    ids = [f"unread-{number}" for number in range(5)]
+    with ExitStack() as watching:
+        for id_ in ids:
+            headers = [(b"x-request-id", id_.encode())]
+            watching.enter_context(http2.unread(running.server.address, WATCH.encode(), b"", headers))
+        for status in (SERVING, NOT_SERVING, SERVING):
+            away.set() if status == NOT_SERVING else away.clear()
+            assert comes_to(running, status)
+            reading = running.health.Watch(HealthCheckRequest(), timeout=20, metadata=[("x-request-id", f"{status}")])
+            assert next(reading).status == status
+            reading.cancel()
+        stopping = threading.Thread(target=running.server.stop, daemon=True)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        assert [running.call_log(id_)["grpc.code"] for id_ in ids] == ["Unavailable"] * len(ids)
+
+
+class Stopping:
+    """Health and readiness without a server, whose stop would end what asks them."""
+
+    def __init__(self, check: Callable[[], None], health: Health) -> None:
+        self.health, self._registry = health, CollectorRegistry()
+        self.readiness = Readiness(health, [check], self._registry)
+
+    @property
+    def status(self) -> int:
+        return self.health.Check(HealthCheckRequest(), NO_CONTEXT).status
+
+    @property
+    def gauge(self) -> float | None:
+        return self._registry.get_sample_value("handfast_ready")
+
+
+def no_check_runs() -> bool:
+    return not any(thread.name == "readiness" for thread in threading.enumerate())
+
+
+def test_a_check_that_succeeds_during_the_stop_does_not_bring_health_back(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(readiness, "INTERVAL", 0.01)
+    failed, back = threading.Event(), threading.Event()
+
+    def check() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ConnectionError("gone")
+        back.set()
+        gate.wait(20)
+
+    stopping = Stopping(check, Health([]))
+    stopping.readiness.start()
+    assert back.wait(5)
+    assert (stopping.status, stopping.gauge) == (NOT_SERVING, 0)
+    stopping.readiness.stop()
     gate.set()
-    assert SERVING not in [reply.status for reply in watch]
+    assert eventually(no_check_runs)
+    assert (stopping.status, stopping.gauge) == (NOT_SERVING, 0)
+
+
+def test_a_server_that_becomes_ready_as_it_stops_counts_as_stopped(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(readiness, "INTERVAL", 0.01)
+    failed, turning = threading.Event(), threading.Event()
+
+    class Slow(Health):
+        def serve(self) -> None:
+            if failed.is_set():
+                turning.set()
+                gate.wait(20)
+            super().serve()
+
+    def check() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ConnectionError("gone")
+
+    stopping = Stopping(check, Slow([]))
+    stopping.readiness.start()
+    assert turning.wait(5)
+    stop = threading.Thread(target=stopping.readiness.stop, daemon=True)
+    stop.start()
+    stop.join(0.2)  # if it does not wait for the turn, it is through by then
+    gate.set()
+    stop.join(5)
+    assert eventually(no_check_runs)
+    assert (stopping.status, stopping.gauge) == (NOT_SERVING, 0)
+
+
+def test_health_that_has_stopped_does_not_come_back() -> None:
+    health = Health([])
+    health.serve()
+    health.stop()
+    health.serve()
+    assert health.Check(HealthCheckRequest(), NO_CONTEXT).status == NOT_SERVING

@@ -42,8 +42,9 @@ class Readiness:
     def stop(self) -> None:
         """Turns health NOT_SERVING, for good. Does not wait for a check under way."""
         self._stopping.set()
-        self._health.stop()
-        self._gauge.set(0)
+        with self._lock:
+            self._health.stop()
+            self._gauge.set(0)
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):
@@ -55,8 +56,9 @@ class Readiness:
                 for check in self._checks:
                     check()
             except Exception as error:
-                why = str(error)
+                why = str(error) or type(error).__name__
             watchdog.cancel()
+            watchdog.join()  # or what it says of this round could come after the next line
             self._turn(why)
 
     def _turn(self, why_not: str) -> None:
