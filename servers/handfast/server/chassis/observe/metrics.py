@@ -106,11 +106,11 @@ def export_load(load: Load, registry: CollectorRegistry) -> None:
     registry.register(_LoadCollector(load))
 
 
-def _only_metrics(app: Callable[..., Any]) -> Callable[..., Any]:
+def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:
     """Prometheus' own answers any path, and so would any probe be answered that looks for something else."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if environ["PATH_INFO"] == "/metrics":
+        if app is not None and environ["PATH_INFO"] == "/metrics":
             return app(environ, start_response)
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"There is only /metrics. Health is grpc.health.v1, on the server's own port.\n"]
