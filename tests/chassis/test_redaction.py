@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import structlog
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format, text_encoding, text_format
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition, Preferences
+from handfast.server.chassis.call import Call, Method, Pool
 from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.logs.redaction import REDACTED, PersonalData, redacted
 from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK, described, in_short
@@ -173,6 +176,82 @@ def test_only_what_tells_something_is_taken_out(message: Message, text: str, lef
 def test_where_looking_would_take_long_nothing_is_left() -> None:
     many = Preferences(values={f"key_{number}": Value(string_value=f"value {number}") for number in range(256)})
     assert PersonalData([many]).removed_from("x" * 1_000_000) == REDACTED
+
+
+def test_a_request_with_more_values_than_are_looked_for_leaves_nothing() -> None:
+    personal = PersonalData([User(labels={f"key_{number}": f"value {number}" for number in range(100_000)})])
+    assert personal.removed_from("a user") == REDACTED
+    assert personal.and_of([]).removed_from("a user") == REDACTED
+    assert PersonalData([]).and_of([User(labels={"a": "b"})] * 100_000).removed_from("a user") == "a user"
+
+
+ESCAPES: list[Callable[[str], str]] = [
+    lambda text: repr(text)[1:-1],
+    lambda text: ascii(text)[1:-1],
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: text_encoding.CEscape(text.encode(), True),
+    lambda text: text_encoding.CEscape(text.encode(), False),
+]
+
+
+@given(
+    st.text("\\aZ_\"'\n\t\x01\x7fé\xa0\u2028Σς😀\U000a1234ux03", max_size=12).map(lambda text: f"Q{text}w19"),
+    st.lists(st.sampled_from(ESCAPES), max_size=4),
+)
+def test_a_value_is_found_however_often_it_was_escaped(value: str, escapes: list[Callable[[str], str]]) -> None:
+    text = value
+    for escape in escapes:
+        text = escape(text)
+    personal = PersonalData([User(display_name=value)])
+    assert personal.removed_from(f"before <{text}> after") == f"before <{REDACTED}> after"
+    assert personal.removed_from(f"<{text.lower()}> \\").startswith(f"<{REDACTED}>")
+
+
+@pytest.mark.parametrize("word", ["nancy", "x41", "123 456", "ancy"])
+def test_a_value_is_found_behind_a_backslash(word: str) -> None:
+    assert PersonalData([User(display_name=word)]).removed_from(rf"of OFFICE\{word}.") == rf"of OFFICE\{REDACTED}."
+
+
+LONG = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("\\" * 60 + "a", "\\" * 120),
+        ("\\" * 60, "a" + "\\" * 59 + "b"),
+        ("\\" * LONG, "\\" * 200_000),
+        ("\\" * LONG + "a", "\\n" * 1000),
+        ("é" * LONG, "é" * 1000),
+        ("😀" * LONG, r"\ud83d\ude00" * 1000),
+        (r"\303" * 1000 + "é", r"\303" * 1000),
+    ],
+    ids=range(7),
+)
+def test_looking_for_a_value_ends_where_it_is_not(value: str, text: str) -> None:
+    assert PersonalData([User(email=value)]).removed_from(text) == text
+
+
+@pytest.mark.parametrize("value", ["\\" * 60, "\\" * 60 + "a", "é" * 20_000, "\\é\n" * 10_000], ids=range(4))
+def test_a_value_is_found_however_long_it_is(value: str) -> None:
+    personal = PersonalData([User(email=value)])
+    assert personal.removed_from(f"<{value}>") == f"<{REDACTED}>"
+    assert personal.removed_from(f"<{json.dumps(value)[1:-1]}>").replace("\\", "") == f"<{REDACTED}>"
+
+
+@pytest.mark.parametrize("value", ["\\" * LONG, "é" * LONG], ids=range(2))
+def test_of_a_text_with_a_value_of_a_megabyte_nothing_is_left(value: str) -> None:
+    assert PersonalData([User(email=value)]).removed_from(f"<{value}>") == REDACTED
+
+
+def test_what_a_request_has_is_gathered_once() -> None:
+    call = Call.received(Method("/", "", "", "unary", "", Pool("p", 1)), "/", {})
+    assert call.personal_data() is None
+    call.request = ADA
+    assert call.personal_data() is call.personal_data()
+    first, call.request = call.personal_data(), User()
+    assert call.personal_data() is not first
 
 
 # Exceptions

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
+from handfast.server.chassis.logs.redaction import PersonalData
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -134,6 +135,7 @@ class Call:
     uninterrupted: bool = False
     wakes: Wakes | None = None
     _initial_metadata_sent: bool = False
+    _personal_data: tuple[Message, PersonalData] | None = None
 
     @classmethod
     def received(cls, method: Method, path: str, metadata: Mapping[str, str | bytes]) -> Call:
@@ -168,6 +170,16 @@ class Call:
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
         return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def personal_data(self) -> PersonalData | None:
+        """What the request has that must not be printed, as it was when this was first asked. None before there is
+        a request."""
+        request, known = self.request, self._personal_data
+        if request is None:
+            return None
+        if known is None or known[0] is not request:
+            known = self._personal_data = request, PersonalData([request])
+        return known[1]
 
     def add_trailer(self, key: str, value: str | bytes) -> None:
         """Adds to what the caller gets after the last reply, or with the error."""

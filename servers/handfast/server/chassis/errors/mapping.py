@@ -21,7 +21,6 @@ from handfast.server.chassis.errors.database import database_error
 from handfast.server.chassis.errors.size import MAX_MESSAGE, cut
 from handfast.server.chassis.errors.table import CODES
 from handfast.server.chassis.interrupts import why_over
-from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.logs.tracebacks import described
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
@@ -36,7 +35,7 @@ def to_status(error: BaseException, call: Call) -> Status:
         known = error if isinstance(error, DomainError) else _translated(error, call)
         status = _new_status(known, call)
         if known is not error:  # the operator needs the cause
-            call.log["exception"] = described(error, call.request)
+            call.log["exception"] = described(error, call.personal_data())
     if isinstance(error, ServiceError) and error.status is grpc.StatusCode.UNAVAILABLE:
         # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
         call.add_trailer("grpc-retry-pushback-ms", "-1")
@@ -117,5 +116,6 @@ def _log(status: Status, call: Call) -> None:
     if bad_request.field_violations:
         call.log["error.violations"] = len(bad_request.field_violations)  # paths hold keys, which callers make up
     else:
-        message = status.message if call.request is None else PersonalData([call.request]).removed_from(status.message)
+        personal = call.personal_data()
+        message = status.message if personal is None else personal.removed_from(status.message)
         call.log["error.message"] = cut(message, MAX_MESSAGE)

@@ -22,7 +22,6 @@ import grpc
 import structlog
 
 from handfast.server.chassis.call import CURRENT
-from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.logs.tracebacks import described
 from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import LogWriter
@@ -71,12 +70,12 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
             "event": "",  # so that it stands here
             "service": service,
         }
-        request = None if call is None else call.request
+        personal = None
         if call is not None:
             line["request_id"] = call.request_id
+            personal = call.personal_data()
         if (error := _exception(event.pop("exc_info", None))) is not None:
-            event["exception"] = described(error, request)
-        personal = None if request is None else PersonalData([request])
+            event["exception"] = described(error, personal)
         for name, value in event.items():
             line[name if personal is None else personal.removed_from(name)] = loggable(value, personal)
         return _encode(line).encode(errors="backslashreplace")

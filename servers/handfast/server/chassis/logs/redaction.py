@@ -8,22 +8,27 @@ So messages are printed by `redacted`. What got into a text all the same, such a
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from google.protobuf import text_encoding
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+
+from handfast.server.chassis.logs.unescaped import Unescaped, folded
 
 REDACTED = "[REDACTED]"
 """As protobuf has it in other languages."""
 
 _TELLS_NOTHING = 1  # a text of so many characters tells nothing of anybody
 _SHORT = 3  # of so many characters, only whole words are taken out
-_PLAIN = re.compile(r"[^\W_]+|[ !#-&(-\[\]-~]", re.ASCII)
-_MOST_WORK = 50_000_000  # characters to look at, some 0.05 s
+_IN_WORD = re.compile(r"\w")
+_MOST_VALUES = 10_000
+_MOST_WORK = 500_000_000  # characters to compare at worst, some 0.1 s; it is mostly far less
+_LINEAR = 1000  # however long a value is, it is not compared more often with each character of a text
+_MOST_ESCAPED = 250_000  # characters to read escapes of, some 0.2 s at worst
+_HIDDEN = "\ud800"  # half a character, which no field can have
+_HIDDEN_RUN = re.compile(f"{_HIDDEN}+")
 
 
 @functools.cache
@@ -70,60 +75,162 @@ class PersonalData:
     """
 
     def __init__(self, messages: Iterable[Message]) -> None:
-        marked: set[str] = set()
-        others: set[str] = set()
-        for message in messages:
-            _collect(message, marked, others)
-        known = {text.lower() for text in others}
-        # Their lines, too: notes of exceptions are printed line by line.
-        values = {line for text in marked if text.lower() not in known for line in (text, *text.splitlines())}
-        self._values = sorted((value for value in values if len(value) > _TELLS_NOTHING), key=len, reverse=True)
+        self._found = _Found()
+        self._found.add(messages)
+
+    def and_of(self, messages: Iterable[Message]) -> PersonalData:
+        """This with that of `messages`. Those that are in this already cost nothing."""
+        both = PersonalData(())
+        both._found = self._found.copy()
+        both._found.add(messages)
+        return both
 
     def removed_from(self, text: str) -> str:
         """`text` with `[REDACTED]` in the place of each value; nothing else is left where looking would take long."""
-        if len(text) * len(self._values) > _MOST_WORK:
+        if self._found.too_many:
             return REDACTED
-        lower = text.lower()
-        escapes = "\\" in text
-        for value in self._values:
-            if value.lower() in lower or (escapes and _longest_run(value) in lower):
-                text = re.sub(_pattern(value), REDACTED, text, flags=re.IGNORECASE)
-        return text
+        if not self._as_they_are.texts:
+            return text
+        try:
+            found = self._as_they_are.places_in(folded(text))
+            if "\\" in text:
+                if len(text) > _MOST_ESCAPED:
+                    return REDACTED
+                unescaped = Unescaped(text)
+                found += map(unescaped.origin, self._unescaped.places_in(unescaped.text))
+        except _TooMuchWork:
+            return REDACTED
+        return _without(text, found) if found else text
+
+    @functools.cached_property
+    def _as_they_are(self) -> _Needles:
+        known = set(map(folded, self._found.others))
+        values = map(folded, self._found.marked)
+        # Their lines, too: notes of exceptions are printed line by line.
+        return _Needles({line for text in values if text not in known for line in (text, *text.splitlines())})
+
+    @functools.cached_property
+    def _unescaped(self) -> _Needles:
+        values = [value for value in self._as_they_are.texts if len(value) <= _MOST_ESCAPED]
+        if sum(map(len, values)) > _MOST_ESCAPED:
+            raise _TooMuchWork
+        return _Needles({Unescaped(value).text for value in values})
 
 
-def _longest_run(value: str) -> str:
-    """Of characters that nothing escapes."""
-    return max(_PLAIN.findall(value.lower()), key=len, default="")
+class _TooMuchWork(Exception):
+    pass
 
 
-def _pattern(value: str) -> str:
-    """`value`, however often it was escaped."""
-    pattern = "".join(map(_character, value))
-    return pattern if len(value) > _SHORT else rf"(?<!\w){pattern}(?!\w)"
+class _Needles:
+    """Texts to look for, all of them folded."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = sorted((text for text in texts if len(text) > _TELLS_NOTHING), key=len, reverse=True)
+        self._work = _work(self.texts)
+
+    def places_in(self, text: str) -> list[tuple[int, int]]:
+        """Where `text` has one: from where, and to where. Raises _TooMuchWork."""
+        needles = self.texts
+        if len(text) * self._work > _MOST_WORK:
+            needles = [needle for needle in needles if len(needle) <= len(text)]
+            if len(text) * _work(needles) > _MOST_WORK:
+                raise _TooMuchWork
+        before = text
+        for needle in needles:
+            if needle in text:
+                text = _words_hidden(text, needle) if len(needle) <= _SHORT else text.replace(needle, _hidden(needle))
+        return [] if text is before else [place.span() for place in _HIDDEN_RUN.finditer(text)]
 
 
-@functools.lru_cache(1024)
-def _character(character: str) -> str:
-    if _PLAIN.fullmatch(character):
-        return re.escape(character)
-    if character in "'\"":
-        return rf"\\*{character}"
-    escaped = {
-        character,
-        repr(character)[1:-1],
-        ascii(character)[1:-1],
-        json.dumps(character)[1:-1],
-        text_encoding.CEscape(character.encode(), True),
-        text_encoding.CEscape(character.encode(), False),
-    }
-    return "(?:" + "|".join(r"\\+".join(map(re.escape, each.split("\\"))) for each in sorted(escaped)) + ")"
+def _work(needles: list[str]) -> int:
+    """How many characters are compared with each one of a text."""
+    return sum(min(len(needle), _LINEAR) for needle in needles)
 
 
-def _collect(message: Message, marked: set[str], others: set[str]) -> None:
-    """Adds the values of fields that are marked, or are within one that is, to `marked`, and all others to `others`."""
-    others.update(_field_names(message.DESCRIPTOR))
-    for field, value in message.ListFields():
-        _collect_value(value, marked, marked if is_marked(field) else others)
+def _hidden(text: str) -> str:
+    return _HIDDEN * len(text)
+
+
+def _words_hidden(text: str, word: str) -> str:
+    """`text` without `word` where it is no part of a longer one."""
+    parts: list[str] = []
+    at, start = 0, text.find(word)
+    while start >= 0:
+        end = start + len(word)
+        if _IN_WORD.match(text[start - 1 : start]) or _IN_WORD.match(text, end):
+            start = text.find(word, start + 1)
+        else:
+            parts += (text[at:start], _hidden(word))
+            at, start = end, text.find(word, end)
+    return "".join((*parts, text[at:]))
+
+
+def _without(text: str, places: list[tuple[int, int]]) -> str:
+    parts: list[str] = []
+    at = 0
+    for start, end in sorted(places):
+        if start >= at:
+            parts += (text[at:start], REDACTED)
+        at = max(at, end)
+    return "".join((*parts, text[at:]))
+
+
+class _Found:
+    """The values of messages: those of fields that are marked, or are within one that is, and all others."""
+
+    def __init__(self) -> None:
+        self.marked: set[str] = set()
+        self.others: set[str] = set()
+        self._messages: dict[int, Message] = {}  # kept, so that no other gets the id of one
+        self._left = _MOST_VALUES
+
+    @property
+    def too_many(self) -> bool:
+        """To look at them all: some are missing here."""
+        return self._left < 0
+
+    def copy(self) -> _Found:
+        other = _Found()
+        other.marked, other.others = self.marked.copy(), self.others.copy()
+        other._messages, other._left = self._messages.copy(), self._left
+        return other
+
+    def add(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            if id(message) not in self._messages:
+                self._messages[id(message)] = message
+                self._message(message)
+
+    def _message(self, message: Message) -> None:
+        self.others |= _field_names(message.DESCRIPTOR)
+        for field, value in message.ListFields():
+            self._value(value, self.marked if is_marked(field) else self.others)
+
+    def _value(self, value: Any, into: set[str]) -> None:
+        self._left -= 1
+        if self.too_many:
+            return
+        if isinstance(value, Message):
+            if into is self.others:
+                self._message(value)
+            else:
+                self._all((each for _field, each in value.ListFields()), into)
+        elif isinstance(value, str):
+            into.add(value)
+        elif isinstance(value, bytes):
+            into.update((repr(value)[2:-1], value.hex()))
+        elif isinstance(value, Mapping):
+            self._all((each for item in value.items() for each in item), into)
+        elif isinstance(value, Sequence):
+            self._all(value, into)
+        elif not isinstance(value, bool):
+            into.add(repr(value).removesuffix(".0"))
+
+    def _all(self, values: Iterable[Any], into: set[str]) -> None:
+        for each in values:
+            self._value(each, into)
+            if self.too_many:
+                return
 
 
 @functools.cache
@@ -135,25 +242,3 @@ def _field_names(descriptor: Descriptor) -> Set[str]:
         reached |= inner
         waiting.extend(inner)
     return {field.name for each in reached for field in each.fields}
-
-
-def _collect_value(value: Any, marked: set[str], into: set[str]) -> None:
-    if isinstance(value, Message):
-        if into is marked:
-            for _field, each in value.ListFields():
-                _collect_value(each, marked, marked)
-        else:
-            _collect(value, marked, into)
-    elif isinstance(value, str):
-        into.add(value)
-    elif isinstance(value, bytes):
-        into.update((repr(value)[2:-1], value.hex()))
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            _collect_value(key, marked, into)
-            _collect_value(each, marked, into)
-    elif isinstance(value, Sequence):
-        for each in value:
-            _collect_value(each, marked, into)
-    elif not isinstance(value, bool):
-        into.add(repr(value).removesuffix(".0"))

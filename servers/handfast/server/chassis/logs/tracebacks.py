@@ -33,8 +33,8 @@ class Traceback(str):
     __slots__ = ()
 
 
-def described(error: BaseException, request: Message | None = None) -> Traceback:
-    """The traceback, with those of its causes. `request` is that of the call in which it was raised."""
+def described(error: BaseException, request: PersonalData | None = None) -> Traceback:
+    """The traceback, with those of its causes. `request` is of the call in which it was raised."""
     errors = list(_chain(error))
     personal = _personal(errors, request)
     # Source lines hold no values, but short values could be found in them, and in the numbers of lines.
@@ -49,11 +49,11 @@ def described(error: BaseException, request: Message | None = None) -> Traceback
     return Traceback(text)
 
 
-def in_short(error: BaseException, request: Message | None = None) -> str:
+def in_short(error: BaseException) -> str:
     """What it says, without a traceback; the name of its class where it says nothing."""
     errors = list(_chain(error))
     text = _without_quoted_values(str(error), errors)
-    return _personal(errors, request).removed_from(text) or type(error).__name__
+    return _personal(errors, None).removed_from(text) or type(error).__name__
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -70,13 +70,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             waiting.extend(each.exceptions)
 
 
-def _personal(errors: list[BaseException], request: Message | None) -> PersonalData:
-    found = [] if request is None else [request]
+def _personal(errors: list[BaseException], request: PersonalData | None) -> PersonalData:
+    found: list[Message] = []
     for error in errors:
         found.extend(_messages(error.args))
         for frame, _line in traceback.walk_tb(error.__traceback__):
             found.extend(_messages(frame.f_locals))
-    return PersonalData({id(message): message for message in found}.values())
+    return PersonalData(found) if request is None else request.and_of(found)
 
 
 def _messages(value: Any, depth: int = 3) -> Iterator[Message]:
