@@ -63,7 +63,7 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("listen", "127.0.0.1:65536", "must be HOST:PORT"),
         ("listen", ":50051", "must be HOST:PORT"),
         ("listen", "::1:50051", "must be HOST:PORT"),
-        ("listen", "127.0.0.1:65500", "--metrics-listen (or HANDFAST_USERS_METRICS_LISTEN) must be HOST:PORT"),
+        ("listen", "127.0.0.1:65500", "leaves no port for metrics 100 above; say --metrics-listen"),
         ("listen", "0.0.0.0:50051", "or say --allow-plaintext-beyond-loopback"),
         ("listen", "[::]:50051", "or say --allow-plaintext-beyond-loopback"),
         ("listen", "db.example.com:50051", "or say --allow-plaintext-beyond-loopback"),

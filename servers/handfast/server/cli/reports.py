@@ -90,9 +90,7 @@ def meaning(case: Case) -> str:
             else:
                 told.append(f"Its caller may commit it until the deadline; {resolve} rolls it back now.")
         case pb.TRANSACTION_STATE_UNDECIDED:
-            told.append(
-                "Not decided, and nothing is staged: it was never used, or has only begun. No server has heard of it."
-            )
+            told.append("Not decided, and nothing is staged: it was never used, or has only begun.")
         case pb.TRANSACTION_STATE_COMMITTED if case.finished:
             told.append("Committed, and applied by every participant.")
         case pb.TRANSACTION_STATE_COMMITTED:
