@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from google.protobuf.struct_pb2 import Value
 
 from handfast.accounts.v1.accounts_pb2 import GetAccountRequest, UpdateUserAndPreferencesRequest
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+from handfast.client import Suite
 from handfast.client.errors import ServiceError, service_error
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
@@ -33,14 +35,14 @@ class Writer(threading.Thread):
 
     def __init__(self, user_id: str, write: Callable[[str, int], object], acknowledged: threading.Semaphore) -> None:
         super().__init__(daemon=True)
-        self._user_id, self._write, self._acknowledged = user_id, write, acknowledged
+        self.user_id, self._write, self._acknowledged = user_id, write, acknowledged
         self.told = 0
         self.error: ServiceError
 
     def run(self) -> None:
         while True:
             try:
-                self._write(self._user_id, self.told + 1)
+                self._write(self.user_id, self.told + 1)
             except grpc.RpcError as error:
                 self.error = service_error(error, "")
                 return
@@ -48,9 +50,14 @@ class Writer(threading.Thread):
             self._acknowledged.release()
 
 
-def stop_under_load(suite: Process, server: str, write: Callable[[Any, str, int], object], stub: Any) -> list[Writer]:
-    """The writers, once all have been refused."""
+@contextmanager
+def stopped_and_started(
+    up: Up, server: str, write: Callable[[Any, str, int], object], stub: Any
+) -> Iterator[tuple[Suite, list[Writer]]]:
+    """A client of the suite after a stop under load, and the writers, all of which were told to come again."""
     acknowledged = threading.Semaphore(0)
+    suite = up()
+    suite.read_until("ready")
     with suite.connect() as client, bare_channel(suite.addresses[server]) as channel:
         stubs = stub(channel)
         user_ids = [create_user(client).user_id for _ in range(CLIENTS)]
@@ -60,11 +67,15 @@ def stop_under_load(suite: Process, server: str, write: Callable[[Any, str, int]
         for _ in range(ENOUGH):
             assert acknowledged.acquire(timeout=20)
         assert suite.end(signal.SIGTERM) == 0
-        for writer, user_id in zip(writers, user_ids, strict=True):
+        for writer in writers:
             writer.join(20)
             assert not writer.is_alive()
-            writer.name = user_id
-    return writers
+            assert writer.error.code() is grpc.StatusCode.UNAVAILABLE or writer.error.retryable, writer.error
+    again = up()
+    again.read_until("ready")
+    with again.connect() as client:
+        yield client, writers
+    again.end(signal.SIGTERM)
 
 
 def count_user(stub: Any, user_id: str, number: int) -> None:
@@ -82,36 +93,17 @@ def count_account(stub: Any, user_id: str, number: int) -> None:
     )
 
 
-def check_told(writers: list[Writer]) -> None:
-    for writer in writers:
-        assert writer.error.code() is grpc.StatusCode.UNAVAILABLE or writer.error.retryable, writer.error
-
-
 def test_plain_writes(up: Up) -> None:
-    suite = up()
-    suite.read_until("ready")
-    writers = stop_under_load(suite, "users", count_user, UserServiceStub)
-    check_told(writers)
-    again = up()
-    again.read_until("ready")
-    with again.connect() as client:
+    with stopped_and_started(up, "users", count_user, UserServiceStub) as (client, writers):
         for writer in writers:
-            name = client.users.GetUser(GetUserRequest(user_id=writer.name)).user.display_name
+            name = client.users.GetUser(GetUserRequest(user_id=writer.user_id)).user.display_name
             assert int(name) in (writer.told, writer.told + 1)
-    again.end(signal.SIGTERM)
 
 
 def test_account_calls(up: Up) -> None:
-    suite = up()
-    suite.read_until("ready")
-    writers = stop_under_load(suite, "accounts", count_account, AccountServiceStub)
-    check_told(writers)
-    again = up()
-    again.read_until("ready")
-    with again.connect() as client:
+    with stopped_and_started(up, "accounts", count_account, AccountServiceStub) as (client, writers):
         for writer in writers:
-            account = client.accounts.GetAccount(GetAccountRequest(user_id=writer.name)).account
+            account = client.accounts.GetAccount(GetAccountRequest(user_id=writer.user_id)).account
             count = int(account.user.labels["count"])
             assert count in (writer.told, writer.told + 1)
             assert account.preferences.values["theme"].string_value == ["dark", "light"][count % 2]
-    again.end(signal.SIGTERM)

@@ -41,7 +41,6 @@ class Record:
     received: int = 0
     sent: int = 0
     seconds: float = 0.0
-    closed: bool = False
     _afterwards: list[Callable[[], None]] | None = None
 
     def note_over(self) -> None:
@@ -65,11 +64,8 @@ class Record:
         act()
 
     def close(self, *, status_sent: bool, deadline: float, server_stopped: bool) -> None:
-        """The call is over, and its handler has ended. Only the first time counts. `deadline` is in seconds since the
+        """The call is over, and its handler has ended: the executor says so once. `deadline` is in seconds since the
         epoch, far in the future where there is none."""
-        if self.closed:
-            return
-        self.closed = True
         self.seconds = time.perf_counter() - self.started
         if not status_sent:
             self.code = self._code_of_a_cut_call(deadline, server_stopped)
