@@ -233,6 +233,9 @@ def test_reflection_lists_every_service(running: Running, version: str) -> None:
     ("symbol", "file"),
     [
         ("handfast.users.v1.UserService", "handfast/users/v1/users.proto"),
+        ("handfast.users.v1.UserService.GetUser", "handfast/users/v1/users.proto"),
+        ("handfast.users.v1.User.email", "handfast/users/v1/users.proto"),
+        ("handfast.chassis.v1.stageable", "handfast/chassis/v1/options.proto"),
         ("google.rpc.ErrorInfo", "google/rpc/error_details.proto"),
         ("google.rpc.BadRequest", "google/rpc/error_details.proto"),
         ("grpc.health.v1.Health", None),
@@ -240,7 +243,7 @@ def test_reflection_lists_every_service(running: Running, version: str) -> None:
         ("grpc.reflection.v1alpha.ServerReflection", None),
     ],
 )
-def test_reflection_resolves_what_grpcurl_asks_for(running: Running, symbol: str, file: str | None) -> None:
+def test_reflection_resolves_what_tools_ask_for(running: Running, symbol: str, file: str | None) -> None:
     answer = reflect(running, "v1", file_containing_symbol=symbol)
     names = [
         descriptor_pb2.FileDescriptorProto.FromString(serialized).name
@@ -248,6 +251,11 @@ def test_reflection_resolves_what_grpcurl_asks_for(running: Running, symbol: str
     ]
     assert names
     assert file is None or file in names
+
+
+def test_reflection_says_that_it_knows_no_such_name(running: Running) -> None:
+    answer = reflect(running, "v1", file_containing_symbol="handfast.users.v1.UserService.Nothing")
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_a_call_to_a_server_that_has_stopped_is_unavailable(own: Running) -> None:

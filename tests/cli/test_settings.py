@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from handfast.server.cli.settings import read_server_settings
+from handfast.server.process import processors
 from handfast.server.process.settings import SettingsError, join_address, split_address
 from handfast.server.suite import SuiteSettings
 
@@ -78,6 +79,8 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("threads", 1001, "must be from 1 to 1000"),
         ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),
         ("grace", float("nan"), "must be from 0 to 3600 seconds, not nan"),
+        ("processor", "fastest", "--processor (or HANDFAST_USERS_PROCESSOR) must be one of any"),
+        ("processor", "4096", "must be one of any"),
         ("log_level", "loud", "--log-level (or HANDFAST_LOG_LEVEL) must be one of debug, info, warning, error"),
     ],
 )
@@ -103,6 +106,22 @@ def test_a_variable_that_does_not_parse_is_refused(variable: str, value: str, co
     with pytest.raises(SettingsError) as caught:
         read_server_settings("users", {}, environment)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("usable", "spread"),
+    [
+        ([], ["any", "any", "any"]),  # where the system does not tell
+        ([0], ["any", "any", "any"]),
+        ([2, 5], ["2", "5", "any"]),
+        ([0, 1, 2, 3], ["0", "1", "2"]),
+    ],
+)
+def test_servers_get_a_processor_each_as_far_as_they_go(
+    usable: list[int], spread: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "usable_processors", lambda: usable)
+    assert processors.spread(3) == spread
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "db.example.com:50051"])

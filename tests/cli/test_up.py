@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from handfast.client import ServiceError
+from handfast.server.process.processors import usable_processors
 from handfast.users.v1.users_pb2 import ListUsersRequest
 from tests.cli.processes import Process, eventually, is_running
 
@@ -48,6 +49,19 @@ def test_a_server_that_dies_is_restarted_ever_later(up: Up) -> None:
     ]
     assert [death["restart_delay_s"] for death in deaths] == [0.1, 0.2]
     assert all(death["level"] == "error" and death["timestamp"] for death in deaths)
+
+
+@pytest.mark.skipif(len(usable_processors()) < 2, reason="there is nothing to choose from")
+def test_a_servers_python_stays_on_one_processor_and_leaves_the_others_to_grpc(up: Up) -> None:
+    suite = _ready(up(HANDFAST_PREFERENCES_PROCESSOR="any"))
+    assert _serves_users(suite)
+    first, *others = usable_processors()
+    python, grpc = _processors_of_threads(suite.servers()["users"])
+    assert {first} in python
+    assert python.count({first, *others}) == 1  # the one that waits for the supervisor's end was there before
+    assert grpc.count({first, *others}) == len(grpc) > 0
+    python, _ = _processors_of_threads(suite.servers()["preferences"])
+    assert python.count({first, *others}) == len(python)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -104,6 +118,16 @@ def test_a_server_that_cannot_start_ends_the_suite(up: Up, tmp_path: Path) -> No
     told, *logged = itertools.dropwhile(lambda line: line.startswith("{"), suite.stderr.splitlines())
     assert told.startswith("handfast: preferences: ")
     assert all(line.startswith("{") for line in logged)
+
+
+def _processors_of_threads(pid: int) -> tuple[list[set[int]], list[set[int]]]:
+    """What each thread of a server may run on: those that run Python, and those of grpcio."""
+    python: list[set[int]] = []
+    grpc: list[set[int]] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        named_by_grpc = (thread / "comm").read_text().startswith(("grpc", "event_engine", "lifeguard"))
+        (grpc if named_by_grpc else python).append(os.sched_getaffinity(int(thread.name)))
+    return python, grpc
 
 
 def _ready(suite: Process) -> Process:

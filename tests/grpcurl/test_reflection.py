@@ -69,6 +69,11 @@ def test_what_a_method_of_the_suite_may_do_is_described(grpcurl: Grpcurl, addres
     assert "option idempotency_level = NO_SIDE_EFFECTS;" in described
 
 
+def test_one_method_is_described_by_its_name(grpcurl: Grpcurl, addresses: dict[str, str]) -> None:
+    described = grpcurl.describe(addresses["users"], "handfast.users.v1.UserService.GetUser")
+    assert "rpc GetUser ( .handfast.users.v1.GetUserRequest )" in described
+
+
 @pytest.mark.parametrize("server", SERVED)
 def test_health(grpcurl: Grpcurl, addresses: dict[str, str], server: str) -> None:
     for service in ("", *SERVED[server]):

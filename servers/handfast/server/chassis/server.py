@@ -33,6 +33,7 @@ from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.process.notify import notify
+from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
@@ -146,7 +147,8 @@ class Server:
 
     def run(self, stop: threading.Event) -> None:
         """Serves until `stop` is set, then drains. Raises StartError. For a process of its own: it configures the
-        log of the whole process."""
+        log of the whole process, and keeps the calling thread to the server's processor."""
+        keep_to(self.settings.processor)  # as all threads that are started from here on
         writer = log.configure(self.settings.name, self.settings.log_level)
         threading.excepthook = log.log_end_of_thread
         try:

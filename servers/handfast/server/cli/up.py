@@ -21,6 +21,7 @@ from handfast.server.cli.settings import (
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.flags import read
 from handfast.server.process.notify import notify
+from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     METRICS_PORT_OFFSET,
     SettingsError,
@@ -57,16 +58,18 @@ NEEDS = {"accounts": ("users", "preferences")}
 
 def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) -> dict[str, str]:
     """What the servers are told; by environment, since a flag would show a database password to every user of the
-    machine. Where the environment names a database, it stays."""
+    machine. A database or a processor that the environment names already, stays."""
     environment = dict(os.environ)
-    for server in SERVERS:
+    for server, chosen in zip(SERVERS, spread(len(SERVERS)), strict=True):
         port = port_of(server, first_port)
         database_url = environment_variable(server, "database_url")
+        processor = environment_variable(server, "processor")
         environment |= {
             environment_variable(server, "listen"): f"127.0.0.1:{port}",
             environment_variable(server, "metrics_listen"): f"127.0.0.1:{port + METRICS_PORT_OFFSET}",
             environment_variable(server, f"{server}_address"): f"127.0.0.1:{port}",
             database_url: environment.get(database_url) or f"sqlite:///{data_dir}/{database_name(server)}.sqlite3",
+            processor: environment.get(processor) or chosen,
         }
     environment |= {environment_variable("up", name): str(value) for name, value in common.items()}
     return environment

@@ -11,12 +11,14 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
+from handfast.server.process.processors import ANY, usable_processors
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 METRICS_PORT_OFFSET = 100
 MAX_PORT = 65535
 
 # These differ from server to server, so their variables carry the server's name. All else is told to all alike.
-_OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url"})
+_OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
 # https://grpc.github.io/grpc/core/md_doc_naming.html
 _GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
@@ -55,7 +57,8 @@ class ServerSettings:
     `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
     `metrics_listen` left empty is the same host on `listen`'s port + 100. `threads` answer calls; `queue` is
     how many may wait for one before further ones are refused; `grace` is the time in seconds that
-    calls in flight get to end when the server stops.
+    calls in flight get to end when the server stops. `processor` is the number of the one that all Python of this
+    server runs on, or `any`.
 
     A field with a `help` in its metadata is a setting, with a flag and a variable. So a subclass adds settings by
     adding fields (of type str, int, float in seconds, or bool), and their rules by extending `__post_init__`.
@@ -71,6 +74,9 @@ class ServerSettings:
     threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
     queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
     grace: float = field(default=10.0, metadata={"help": "seconds that calls in flight get to end when a server stops"})
+    processor: str = field(
+        default=ANY, metadata={"help": "number of the one processor that this server's Python runs on, or any"}
+    )
     log_level: str = field(default="info", metadata={"help": f"one of {', '.join(LOG_LEVELS)}"})
     allow_plaintext_beyond_loopback: bool = field(
         default=False,
@@ -89,6 +95,10 @@ class ServerSettings:
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
         self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
         self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
+        usable = [ANY, *map(str, usable_processors())]
+        self.require(
+            "processor", self.processor in usable, f"must be one of {', '.join(usable)}, not {self.processor!r}"
+        )
         self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
         )

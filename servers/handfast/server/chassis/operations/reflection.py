@@ -5,6 +5,7 @@ grpcio brings v1alpha only. v1 has the same messages under other names, so one s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,27 @@ def v1alpha_descriptor() -> ServiceDescriptor:
 
 
 def servicer(services: Sequence[str]) -> ReflectionServicer:
-    return ReflectionServicer((*services, _V1, SERVICE_NAME))
+    return ReflectionServicer((*services, _V1, SERVICE_NAME), pool=_Pool())
+
+
+class _Pool:
+    """The contracts of this process, by every name that the contract of reflection allows. Protobuf's own pool does not
+    find the file of a method, by which tools ask that call just one, nor of an extension.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = descriptor_pool.Default()  # whose types leave out half of what it has
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        """Raises KeyError."""
+        with contextlib.suppress(KeyError):
+            return self._pool.FindFileContainingSymbol(symbol)
+        with contextlib.suppress(KeyError):
+            return self._pool.FindMethodByName(symbol).containing_service.file
+        return self._pool.FindExtensionByName(symbol).file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 def add_v1_to_server(servicer: Any, server: grpc.Server) -> None:
