@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from uuid6 import uuid7
 
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
@@ -28,7 +29,7 @@ from tests.cli.processes import Process, eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
 
-USERS, ACCOUNTS = 100, 102
+USERS, PREFERENCES, ACCOUNTS = 100, 101, 102
 """Where their metrics are, from the first port on."""
 
 
@@ -84,6 +85,26 @@ def test_servers_show_what_is_in_doubt(running: Process, client: Suite) -> None:
     assert scrape(running, USERS)["handfast_transactions_in_doubt_oldest_seconds"] > 0
     tx.rollback()
     assert scrape(running, ACCOUNTS)[in_doubt] >= 0
+
+
+def test_a_participant_counts_what_it_finds_lost_and_nothing_else(running: Process, addresses: dict[str, str]) -> None:
+    """On preferences: other tests have users lose something for good, which sweepers find all the time."""
+
+    def lost() -> float:
+        return scrape(running, PREFERENCES)["handfast_committed_changes_lost_total"]
+
+    def finish(state: pb.TransactionState.ValueType, count: int) -> pb.FinishResult.ValueType:
+        decision = pb.Decision(transaction_id=str(uuid7()), state=state, operation_count=count)
+        (result,) = participant.FinishTransactions(pb.FinishTransactionsRequest(decisions=[decision])).results
+        return result.result
+
+    before = lost()
+    with channel(addresses["preferences"]) as to_preferences:
+        participant = ParticipantServiceStub(to_preferences)
+        assert finish(pb.TRANSACTION_STATE_ABORTED, 1) == pb.FINISH_RESULT_CONFIRMED
+        assert lost() == before
+        assert finish(pb.TRANSACTION_STATE_COMMITTED, 1) == pb.FINISH_RESULT_LOST
+        assert lost() == before + 1
 
 
 class Counted:

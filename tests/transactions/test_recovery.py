@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 from uuid6 import uuid7
 
 from handfast.client import Suite, channel
@@ -21,8 +22,9 @@ from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome, Stage
 from handfast.server.transactions.core.reading import Learnt
 from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant import Participant
-from handfast.server.transactions.participant.errors import TransactionForgotten
+from handfast.server.transactions.participant.errors import CommittedChangeLost, TransactionForgotten
 from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.users import tables
 from handfast.server.users.resources import UserResources
@@ -150,6 +152,31 @@ def test_one_branch_that_lost_something_holds_up_no_other(users: Users) -> None:
     with users.database.read() as connection:
         left = users.participant.store.unfinished_branches(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [lost]
+
+
+def test_what_is_lost_is_counted_whoever_finds_it(users: Users) -> None:
+    registry = CollectorRegistry()
+    export_participant(registry, users.participant)
+
+    def counted() -> float | None:
+        return registry.get_sample_value("handfast_committed_changes_lost_total")
+
+    fine, lost = old_id(60), old_id(50)
+    users.stage(fine, "ada")
+    users.stage(lost, "bob")
+    for _ in range(2):
+        users.finish(fine, Outcome.COMMITTED, 1)
+    assert counted() == 0
+    assert users.finish(lost, Outcome.COMMITTED, 2) is FinishResult.LOST
+    assert counted() == 1
+    users.coordinator.decisions[lost] = Decision(lost, Outcome.COMMITTED, {"users": 2})
+    with pytest.raises(CommittedChangeLost):
+        users.stage(old_id(40), "bob")
+    assert counted() == 2
+    users.participant.sweeper.sweep()
+    found = counted()
+    assert found is not None
+    assert found > 2
 
 
 def test_finished_branches_are_forgotten_and_what_comes_late_is_still_refused(users: Users) -> None:

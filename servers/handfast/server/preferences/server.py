@@ -12,7 +12,7 @@ from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.suite import SuiteSettings
-from handfast.server.transactions.metrics import count_branches_in_doubt
+from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.service import participant_service
@@ -50,5 +50,5 @@ def build(settings: SuiteSettings) -> Server:
         background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )
-    count_branches_in_doubt(server.metrics.registry, preferences)
+    export_participant(server.metrics.registry, preferences)
     return server

@@ -5,6 +5,7 @@
     handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
     handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
     handfast_transactions_in_doubt_oldest_seconds         the age of the oldest of them
+    handfast_committed_changes_lost_total                 how often a participant found that it lost a committed change
 
 What is in doubt is looked up in the database when it is scraped, so every replica on that database says the same.
 """
@@ -81,8 +82,8 @@ def count_decisions_in_doubt(registry: CollectorRegistry, register: Register, cl
     _in_doubt(registry, text, register.count_unfinished, register.oldest_unfinished, clock)
 
 
-def count_branches_in_doubt(registry: CollectorRegistry, participant: Participant[Any]) -> None:
-    """Shows how many branches are not finished, and how old the oldest of them is."""
+def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
+    """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
     store = participant.store
 
     def count() -> int:
@@ -94,6 +95,12 @@ def count_branches_in_doubt(registry: CollectorRegistry, participant: Participan
             return store.oldest_unfinished(connection)
 
     _in_doubt(registry, "Branches of transactions that are not finished here.", count, oldest, now)
+    lost = Counter(
+        "handfast_committed_changes_lost",
+        "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
+        registry=registry,
+    )
+    participant.finishing.on_lost.append(lost.inc)
 
 
 def _in_doubt(

@@ -7,7 +7,7 @@ from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.data.migrations import open_database, schema_check
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
-from handfast.server.transactions.metrics import count_branches_in_doubt
+from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.service import participant_service
@@ -48,5 +48,5 @@ def build(settings: SuiteSettings) -> Server:
         background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )
-    count_branches_in_doubt(server.metrics.registry, users)
+    export_participant(server.metrics.registry, users)
     return server

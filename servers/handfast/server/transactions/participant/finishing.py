@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic
 
 import sqlalchemy as sa
@@ -31,6 +31,8 @@ class _FinishedBefore(Exception):
 class Finishing(Generic[M]):
     def __init__(self, store: Store[M]) -> None:
         self._store = store
+        self.on_lost: list[Callable[[], None]] = []
+        """Called each time that something is found lost, whoever asked."""
 
     def finish(self, transaction_id: str, outcome: Outcome | None, named: int) -> FinishResult:
         """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed. None
@@ -39,6 +41,8 @@ class Finishing(Generic[M]):
         try:
             self._store.database.write(lambda connection: self._finish(connection, transaction_id, outcome, named))
         except _Lost:
+            for notify in self.on_lost:
+                notify()
             return FinishResult.LOST
         except _FinishedBefore:
             pass
