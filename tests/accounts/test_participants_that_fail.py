@@ -29,7 +29,7 @@ from handfast.transactions.v1.transactions_pb2 import (
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import text, update
 from tests.calls import bare_channel
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 from tests.people import create_user
 
 NOBODY = "127.0.0.1:9"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
+from tests.eventually import eventually
 
 USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"]
 
@@ -66,7 +66,7 @@ class Running:
         def about_the_call() -> list[dict[str, Any]]:
             return [line for line in self.log_lines(request_id) if line["event"] == "call"]
 
-        lines: list[dict[str, Any]] = eventually(about_the_call)
+        lines = eventually(about_the_call) or []
         assert len(lines) == 1
         return lines[0]
 
@@ -112,13 +112,6 @@ class Failure:
         (info,) = self.details_of(error_details_pb2.RequestInfo)
         request_id: str = info.request_id
         return request_id
-
-
-def eventually(look: Callable[[], Any], timeout: float = 5.0) -> Any:
-    end = time.monotonic() + timeout
-    while not (found := look()) and time.monotonic() < end:
-        time.sleep(0.01)
-    return found
 
 
 def new_users() -> Users:

@@ -15,7 +15,7 @@ import grpc
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 
-from .conftest import eventually
+from tests.eventually import eventually
 
 SECRET = "hunter2"
 """What nobody but the database should see."""

@@ -24,9 +24,10 @@ from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
+from tests.eventually import eventually
 from tests.project.readme import OBSERVABILITY, quoted, table
 
-from .conftest import Failure, Running, eventually, new_users
+from .conftest import Failure, Running, new_users
 from .scripted import LARGE, METHODS, NAME, Scripted, labels_of, scripted_service
 
 THREADS, QUEUE = 2, 1

@@ -10,8 +10,9 @@ import pytest
 from handfast.client import propagation
 from handfast.server.chassis.call import Call, current
 from handfast.users.v1 import users_pb2
+from tests.eventually import eventually
 
-from .conftest import Running, eventually
+from .conftest import Running
 
 FOUND = users_pb2.GetUserResponse(user=users_pb2.User(user_id="ada"))
 

@@ -18,8 +18,9 @@ from handfast.server.chassis.call import current
 from handfast.server.chassis.errors.table import DATABASE_FAILURES
 from handfast.users.v1 import users_pb2
 from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.eventually import eventually
 
-from .conftest import Failure, Running, eventually
+from .conftest import Failure, Running
 from .database_failures import FAKED, POSTGRESQL, SECRET, SQLITE, TABLES, Provoke, Told, interrupted, prepare_sqlite
 
 NOT_FOR_CALLERS = (SECRET, "parents", "children", "shoe_size", "psycopg", "sqlite", "sqlalche", "INSERT", "Traceback")

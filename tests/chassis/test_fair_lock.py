@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 
 
 def test_those_who_wait_come_in_the_order_of_their_arrival() -> None:

@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.server.chassis.server import Background, StartError
 from handfast.users.v1 import users_pb2
+from tests.eventually import eventually
 
-from .conftest import Failure, Running, eventually, new_server, new_users
+from .conftest import Failure, Running, new_server, new_users
 
 FOUND = users_pb2.GetUserResponse()
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from handfast.client import Suite, connect
 from handfast.server.cli.supervisor import HANDFAST
-
-PATIENCE = 20.0
-"""Seconds after which a test gives up on something that should take a few."""
+from tests.eventually import PATIENCE
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "NOTIFY_SOCKET"))}
 
@@ -104,17 +100,6 @@ def stop_process(process: Process) -> None:
             popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             popen.kill()
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold while one can wait for it."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError):  # a process that ended while it was looked at
-            if holds():
-                return True
-        time.sleep(0.02)
-    return False
 
 
 def is_running(pid: int) -> bool:

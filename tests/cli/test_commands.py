@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from handfast.server.cli.ports import free_first_port
-from tests.cli.processes import CLEAN, PATIENCE, Process, Result
+from tests.cli.processes import CLEAN, Process, Result
+from tests.eventually import PATIENCE
 
 Handfast = Callable[..., Result]
 

@@ -12,7 +12,8 @@ import pytest
 
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.stopping import SUPERVISED
-from tests.cli.processes import PATIENCE, Process, Result
+from tests.cli.processes import Process, Result
+from tests.eventually import PATIENCE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -19,7 +19,8 @@ from handfast.server.cli.ports import free_first_port
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
-from tests.cli.processes import CLEAN, PATIENCE, Process, Result, run_process
+from tests.cli.processes import CLEAN, Process, Result, run_process
+from tests.eventually import PATIENCE
 from tests.people import create_user
 from tests.project.commands import ROOT
 from tests.transactions.calls import Transaction

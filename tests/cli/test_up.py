@@ -16,7 +16,8 @@ import pytest
 from handfast.client import ServiceError
 from handfast.server.process.processors import usable_processors
 from handfast.users.v1.users_pb2 import ListUsersRequest
-from tests.cli.processes import Process, eventually, is_running
+from tests.cli.processes import Process, is_running
+from tests.eventually import eventually
 
 Up = Callable[..., Process]
 

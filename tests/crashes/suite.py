@@ -17,8 +17,9 @@ from pathlib import Path
 from handfast import client
 from handfast.server.chassis.crash_points import VARIABLE
 from handfast.server.cli.ports import free_first_port
-from tests.cli.processes import CLEAN, Process, eventually, is_running
+from tests.cli.processes import CLEAN, Process, is_running
 from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 SERVERS = ("users", "preferences", "accounts")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tests.cli.processes import eventually, is_running
+from tests.cli.processes import is_running
+from tests.eventually import eventually
 
 START_ATTEMPTS = 20
 # In a process of its own: where the tests run as root it forks to change the user, and a process that has gRPC in it

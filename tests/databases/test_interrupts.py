@@ -15,7 +15,7 @@ from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 
 FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))

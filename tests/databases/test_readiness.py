@@ -15,8 +15,8 @@ from handfast.server.chassis.data import migrations
 from handfast.server.chassis.data.database import Database, DatabaseError
 from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import MIGRATIONS, build
-from tests.cli.processes import eventually
 from tests.databases.postgresql import postgresql
+from tests.eventually import eventually
 
 
 def test_a_database_that_is_away_and_comes_back(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_database_that_is_away_and_comes_back(tmp_path: Path) -> None:
             health: Any = health_pb2_grpc.HealthStub(channel)
 
             def says(status: int) -> bool:
-                return eventually(lambda: health.Check(HealthCheckRequest()).status == status)
+                return bool(eventually(lambda: health.Check(HealthCheckRequest()).status == status))
 
             assert says(HealthCheckResponse.SERVING)
             database.stop()

@@ -12,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from handfast.client import Suite
 from handfast.server.cli.settings import FIRST_PORT
 from handfast.users.v1.users_pb2 import DeleteUserRequest
-from tests.cli.processes import Process, eventually
+from tests.cli.processes import Process
 from tests.deploy.files import targets
 from tests.deploy.promql import Series
+from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.processes import CLEAN, PATIENCE, eventually
+from tests.cli.processes import CLEAN
+from tests.eventually import PATIENCE, eventually
 from tests.project.commands import ROOT
 from tests.project.readme import Block, blocks
 

@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from handfast.client import ServiceError, channel
-from tests.cli.processes import CLEAN, eventually
+from tests.cli.processes import CLEAN
+from tests.eventually import eventually
 from tests.examples.server import GUIDE, POSTAGE, Postage, shown, started
 from tests.grpcurl.tool import Grpcurl
 from tests.project.commands import ROOT, run

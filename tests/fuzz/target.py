@@ -17,8 +17,9 @@ from handfast.server.process.settings import METRICS_PORT_OFFSET
 from handfast.transactions.v1.transactions_pb2 import ListBranchesRequest, ListTransactionsRequest
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import BatchGetUsersRequest, ListUsersRequest
-from tests.cli.processes import Process, eventually, start_process, stop_process
+from tests.cli.processes import Process, start_process, stop_process
 from tests.databases.postgresql import postgresql
+from tests.eventually import eventually
 from tests.fuzz import records
 from tests.fuzz.calls import Call, Outcome, send
 from tests.fuzz.methods import SERVICES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 from tests.grpcurl.tool import Grpcurl, Json
 
 TRANSACTIONS = "transactions.v1.TransactionService"

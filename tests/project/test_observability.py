@@ -14,7 +14,8 @@ from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT
 from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.users.v1.users_pb2 import GetUserRequest
 from tests.calls import refusal
-from tests.cli.processes import Process, eventually
+from tests.cli.processes import Process
+from tests.eventually import eventually
 from tests.project.readme import OBSERVABILITY, dangling_links, quoted, table
 
 VOLATILE = ("timestamp", "grpc.time_ms", "peer")

@@ -25,7 +25,8 @@ from handfast.server.transactions.metrics import CoordinatorMetrics, count_decis
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest
-from tests.cli.processes import Process, eventually
+from tests.cli.processes import Process
+from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
 

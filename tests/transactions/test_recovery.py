@@ -37,8 +37,8 @@ from handfast.users.v1.users_pb2 import (
     UpdateUserResponse,
     User,
 )
-from tests.cli.processes import eventually
 from tests.databases.postgresql import postgresql
+from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
 

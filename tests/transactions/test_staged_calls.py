@@ -26,7 +26,7 @@ from handfast.users.v1.users_pb2 import (
     UpdateUserRequest,
     User,
 )
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 from tests.people import create_user, new_email, new_id
 from tests.transactions.calls import Transaction
 

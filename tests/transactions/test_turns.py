@@ -11,7 +11,7 @@ import pytest
 from handfast.server.transactions.coordinator import turns
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 from handfast.server.transactions.coordinator.turns import Turns
-from tests.cli.processes import eventually
+from tests.eventually import eventually
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ can be imported from this package, and stays here though the files below may cha
     serve                                       runs a server as a command: flags, environment, signals
     ServerSettings, DatabaseSettings            what a server is told; subclass them for settings of your own
     Server, Service, Pool                       what is served, by which threads
-    Check, Background                           what readiness asks; work beside the calls
+    Check, Background, Periodic                 what readiness asks; work beside the calls
     DomainError and its kinds, reason_name      what handlers raise
     Violations                                  … for fields, all at once
     current                                     the call at hand: request id, deadline, fields for its log line
@@ -28,7 +28,7 @@ What it finds there, and what is around it:
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
     logs/               what is logged, and what must not be
-    operations/         health, readiness, reflection
+    operations/         health, readiness, reflection, periodic work
     data/               a service's own data: database, migrations, repeats of a request
     requests/           what to check in requests, how to list
     handlers.py         what interceptors need to know of grpcio's handlers
@@ -57,6 +57,7 @@ from handfast.server.chassis.errors import (
     reason_name,
 )
 from handfast.server.chassis.interrupts import answer_of, check_active, interruptible, pause, uninterrupted
+from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service, StartError
 from handfast.server.chassis.serving import serve
@@ -75,6 +76,7 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "OutcomeUnknown",
+    "Periodic",
     "PermissionDenied",
     "Pool",
     "ResourceExhausted",

@@ -19,13 +19,15 @@ from handfast.server.process.settings import DatabaseSettings
 if TYPE_CHECKING:
     from alembic.config import Config
 
+BESIDE_CALLS = 12
+"""Connections beyond one for each thread that serves calls: for pools of their own, background work and metrics."""
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
 
 
 def open_database(settings: DatabaseSettings, location: str) -> Database:
     """The server's database, checked and upgraded. Raises StartError."""
     try:
-        database = Database(settings.database_url, connections=settings.threads)
+        database = Database(settings.database_url, connections=settings.threads + BESIDE_CALLS)
         database.check()
         upgrade(database, location)
     except DatabaseError as error:

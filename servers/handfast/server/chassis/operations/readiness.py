@@ -13,8 +13,10 @@ import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
 from handfast.server.chassis.operations.health import Health
+from handfast.server.chassis.operations.periodic import Periodic
 
 INTERVAL = 1.0
+"""Seconds between two rounds of checks, on average."""
 PATIENCE = 3.0
 """Seconds within which all checks must be through."""
 
@@ -29,41 +31,39 @@ class Readiness:
         self._health, self._checks = health, checks
         self._ready = True
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="readiness", daemon=True)
+        self._periodic = Periodic("readiness", self._check, INTERVAL)
         self._gauge = Gauge("handfast_ready", "Whether health says SERVING.", registry=registry)
 
     def start(self) -> None:
         self._health.serve()
         self._gauge.set(1)
         if self._checks:
-            self._thread.start()
+            self._periodic.start()
 
     def stop(self) -> None:
         """Turns health NOT_SERVING, for good. Does not wait for a check under way."""
-        self._stopping.set()
+        self._periodic.stop(0)
         with self._lock:
             self._health.stop()
             self._gauge.set(0)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL):
-            watchdog = threading.Timer(PATIENCE, self._turn, (f"a check took more than {PATIENCE:g} s",))
-            watchdog.daemon = True
-            watchdog.start()
-            why = ""
-            try:
-                for check in self._checks:
-                    check()
-            except Exception as error:
-                why = str(error) or type(error).__name__
-            watchdog.cancel()
-            watchdog.join()  # or what it says of this round could come after the next line
-            self._turn(why)
+    def _check(self) -> None:
+        watchdog = threading.Timer(PATIENCE, self._turn, (f"a check took more than {PATIENCE:g} s",))
+        watchdog.daemon = True
+        watchdog.start()
+        why = ""
+        try:
+            for check in self._checks:
+                check()
+        except Exception as error:
+            why = str(error) or type(error).__name__
+        watchdog.cancel()
+        watchdog.join()  # or what it says of this round could come after the next line
+        self._turn(why)
 
     def _turn(self, why_not: str) -> None:
         with self._lock:
-            if self._stopping.is_set() or self._ready is (not why_not):
+            if self._periodic.stopping or self._ready is (not why_not):
                 return
             self._ready = not why_not
             if self._ready:

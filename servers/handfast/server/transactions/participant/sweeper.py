@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import threading
 from typing import Generic
 
 import sqlalchemy as sa
@@ -11,6 +9,7 @@ import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_at
@@ -31,40 +30,27 @@ RETENTION = 3600 * MICROSECONDS_PER_SECOND
 _log = structlog.get_logger()
 
 
-class Sweeper(Generic[M]):
-    """Runs in a thread of its own between `start` and `stop`."""
-
+class Sweeper(Periodic, Generic[M]):
     def __init__(self, store: Store[M], settling: Settling[M], requests: Requests, clock: Clock) -> None:
+        super().__init__("sweeper", self._round, SWEEP_INTERVAL)
         self._store, self._settling = store, settling
         self._requests, self._clock = requests, clock
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._rounds = 0
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout: float) -> None:
-        self._stopping.set()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        sweeps = 0
-        # Not in step with other replicas.
-        while not self._stopping.wait(SWEEP_INTERVAL * random.uniform(0.5, 1.5)):
-            try:
-                self.sweep()
-                if sweeps % SWEEPS_PER_PRUNING == 0:
-                    self.prune(self._clock() - RETENTION)
-                sweeps += 1
-            except CoordinatorUnavailable as error:
-                _log.warning("the coordinator does not answer; trying again", error=error)
-            except Exception:
-                _log.exception("sweeping failed; trying again")
+    def _round(self) -> None:
+        try:
+            self.sweep()
+        except CoordinatorUnavailable as error:
+            _log.warning("the coordinator does not answer; trying again", error=error)
+            return
+        if self._rounds % SWEEPS_PER_PRUNING == 0:
+            self.prune(self._clock() - RETENTION)
+        self._rounds += 1
 
     def sweep(self) -> None:
         """Goes once through all branches that are not finished, from the oldest on."""
         after, settled_before = "", id_at(self._clock() - YOUNG)
-        while not self._stopping.is_set():
+        while not self.stopping:
             with self._store.database.read() as connection:
                 branches = self._store.unfinished_branches(connection, after, BATCH)
             old = [branch for branch in branches if branch.transaction_id < settled_before]
