@@ -20,6 +20,7 @@ from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests.paging import page_start
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.coordinator import FINAL
+from handfast.server.users.errors import EmailTaken
 from handfast.server.users.validation import USERS
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1 import users_pb2 as users
@@ -102,6 +103,7 @@ class Client:
             try:
                 reply = method(request)
             except ServiceError as error:
+                self._check_taken(error, request, since)
                 if definite(error):
                     if certain and write.tag:
                         self._oracle.refused(write.tag, f"{self.name} was told {error}")
@@ -153,6 +155,7 @@ class Client:
             except ServiceError as error:
                 final = bool(request.request_id) and error.code() in FINAL and not error.retryable
                 told = f"{self.name} was told {error}"
+                self._check_taken(error, request, since)
                 if definite(error):
                     if certain or final:
                         for each in tags:
@@ -179,6 +182,12 @@ class Client:
                         method.method.name,
                     )
                 return
+
+    def _check_taken(self, error: ServiceError, request: Any, since: int) -> None:
+        """A pending change of who has an email is no reason to say that it is taken: it may never come to be."""
+        if error.reason == EmailTaken.reason:
+            user = request.user
+            self._oracle.taken(user.email, user.user_id, since, f"{self.name} was told {error}")
 
     # Transactions by hand
 

@@ -296,18 +296,25 @@ class Oracle:
             if email_claim(user.email) != claim:
                 self.fail(f"LookupUser of {email} shows a user with {user.email}")
             return
-        # At some moment nobody had it.
-        held = {since: False}
-        moments = {since} | {step for place in self.history for step, _ in self.history[place] if step > since}
-        for moment in moments:
-            held[moment] = any(
-                value is not None and email_claim(value[0]) == claim
-                for place in self.history
-                if place[0] == "users"
-                for value in [_at(self.history[place], moment)]
-            )
-        if all(held.values()):
+        if all(self._had(email, since)):
             self.fail(f"LookupUser of {email} finds nobody, but all the time somebody had it")
+
+    def taken(self, email: str, key: str, since: int, why: str) -> None:
+        """A caller was told that another user than this one has the email."""
+        if not any(having - {key} for having in self._had(email, since)):
+            self.fail(f"{why}, but from the call to the answer nobody else had {email}")
+
+    def _had(self, email: str, since: int) -> list[frozenset[str]]:
+        """Which users had the email, for each moment from step `since` on."""
+        claim = email_claim(email)
+        histories = {key: history for (participant, key), history in self.history.items() if participant == "users"}
+        moments = {since, *(step for history in histories.values() for step, _ in history if step > since)}
+
+        def had(history: list[tuple[int, Seen]], moment: int) -> bool:
+            user = _at(history, moment)
+            return user is not None and email_claim(user[0]) == claim
+
+        return [frozenset(key for key, history in histories.items() if had(history, moment)) for moment in moments]
 
     def listed(self, after: str, until: str, since: int, users: list[User]) -> None:
         """A page of users with keys greater than `after`, up to `until` (empty: to the end)."""

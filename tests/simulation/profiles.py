@@ -117,7 +117,6 @@ PROFILES: Mapping[str, Profile] = {
     # Emails that change hands, within transactions too.
     "swaps": Profile(
         actions={"update_user": 3, "create_user": 1, "delete_user": 1, "transaction": 4, "look_up": 3, "list": 1},
-        emails=3,
         moving=0.8,
         thinking=0.1,
         pause=0.01,

@@ -7,6 +7,7 @@ named with it is the one whose worlds soon come to a schedule that the rule guar
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,10 @@ from handfast.server.transactions.core.coordinator import Verdict
 from handfast.server.transactions.core.model import BranchState, Decision, Outcome, Stage
 from handfast.server.transactions.core.participant import Proceed, Refusal
 from handfast.server.transactions.core.reading import Learnt
-from handfast.server.transactions.participant import finishing, reads, settling
+from handfast.server.transactions.participant import finishing, reads, settling, writes
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.store import Row, Store
+from handfast.server.users.errors import EmailTaken
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result
 from tests.simulation.world import Without
@@ -192,6 +194,48 @@ def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
     return _visible(reads.Reads(store, self._resolver), kept)
 
 
+# Writes and look-ups go by claims, and by what is pending of them. That is a conflict, and does not take the value yet.
+
+_claim = writes.Writes._claim
+
+
+class HidesOthersClaims:
+    """A store that says who holds a value, and whether `mine` has a pending change of that, but not whether another
+    transaction has.
+    """
+
+    def __init__(self, store: Store[Any], mine: str | None) -> None:
+        self._store, self._mine = store, mine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def lock_claim(self, connection: Any, value: str) -> tuple[str | None, str | None]:
+        holder, pending = self._store.lock_claim(connection, value)
+        return holder, pending if pending == self._mine else None
+
+
+def _claim_by_the_holder_alone(
+    self: writes.Writes[Any], connection: Any, key: str, before: Any, after: Any, stage: Any, earlier: Any = None
+) -> None:
+    store: Any = HidesOthersClaims(self._store, stage.transaction_id if stage else None)
+    alone = copy(self)
+    alone._store = store
+    _claim(alone, connection, key, before, after, stage, earlier)
+
+
+def _claim_or_refuse(self: writes.Writes[Any], *arguments: Any, **named: Any) -> None:
+    try:
+        _claim(self, *arguments, **named)
+    except writes._Blocked:
+        raise EmailTaken from None
+
+
+def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
+    with self._store.database.read() as connection:
+        return self._store.claim(connection, value).holder
+
+
 WITHOUT: dict[str, Without] = {
     "write-once decision": Without("rivals", patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
     "nothing forgotten without a decision": Without(
@@ -237,5 +281,12 @@ WITHOUT: dict[str, Without] = {
             (participant_rules, "next_horizon", _as_far_as_wanted),
             (servers, "SimulatedStore", ForgettingStore),
         ),
+    ),
+    "a pending claim is a conflict": Without(
+        "swaps", patches=_patch(writes.Writes, "_claim", _claim_by_the_holder_alone)
+    ),
+    "a pending claim takes no value yet": Without("swaps", patches=_patch(writes.Writes, "_claim", _claim_or_refuse)),
+    "look-ups mind pending claims": Without(
+        "swaps", patches=_patch(reads.Reads, "_holder_key", _look_up_the_holder_alone)
     ),
 }
