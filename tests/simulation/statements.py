@@ -16,7 +16,11 @@ from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Horizon
+from handfast.server.transactions.participant.branches import Branches
+from handfast.server.transactions.participant.claims import Claims
+from handfast.server.transactions.participant.operations import Operations
 from handfast.server.transactions.participant.resources import M, Resources
+from handfast.server.transactions.participant.rows import Rows
 from handfast.server.transactions.participant.store import Store
 from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement, failure
 
@@ -89,57 +93,41 @@ class SimulatedHorizon(Horizon):
         self._update: Any = lambda c, p: Result(rowcount=c.update("horizon", 0, p))
 
 
-class SimulatedStore(Store[M]):
-    def __init__(self, participant: str, engine: Engine, resources: Resources[M]) -> None:
-        self.participant, self.resources = participant, resources
-        self.database = SimulatedDatabase(engine)
-        self._key = resources.key
-        self.horizon = SimulatedHorizon(engine)
-        for table in ("rows", "branches", "operations", "claims"):
-            engine.tables.setdefault(table, {})
-        self._rows_statements(_defaults(resources.table))
-        self._branches_statements()
-        self._claims_statements()
+class SimulatedRows(Rows[M]):
+    def __init__(self, engine: Engine, resources: Resources[M]) -> None:
+        engine.tables.setdefault("rows", {})
+        self._resources, self._key_name = resources, resources.key.name
+        key = self._key_name
 
-    def _rows_statements(self, defaults: Columns) -> None:
-        key = self._key.name
-        self._row: Any = lambda c, p: Result(self._joined(c, [c.get("rows", p["key_"])]))
-        self._rows: Any = lambda c, p: Result(self._joined(c, [c.get("rows", each) for each in p["keys"]]))
-        self._page: Any = lambda c, p: Result(
-            self._joined(
-                c,
-                sorted((row for row in c.scan("rows") if row[key] > p["after"]), key=lambda row: str(row[key]))[
-                    : p["limit_"]
-                ],
-            )
-        )
-        self._lock_row: Any = _select_for_update("rows", "key_")
-        self._insert_placeholder: Any = _insert_new("rows", key, defaults)
-        self._update_row: Any = _update("rows", "key_")
-        self._delete_row: Any = _delete("rows", "key_")
+        def joined(c: Connection, rows: Iterable[Columns | None]) -> Result:
+            """Rows, each with the operations of the transaction that has a pending change of it."""
+            found: list[Columns] = []
+            for row in rows:
+                if row is not None:
+                    pending = row["pending_transaction_id"]
+                    operations = [o for o in _operations_of(c, pending) if o["resource"] == row[key]] if pending else []
+                    found.extend(_with_operations(row, operations))
+            return Result(found)
+
+        def page(c: Connection, p: Columns) -> Result:
+            later = sorted((row for row in c.scan("rows") if row[key] > p["after"]), key=lambda row: str(row[key]))
+            return joined(c, later[: p["limit_"]])
+
+        self._select: Any = lambda c, p: joined(c, [c.get("rows", p["key_"])])
+        self._select_batch: Any = lambda c, p: joined(c, [c.get("rows", each) for each in p["keys"]])
+        self._select_page: Any = page
+        self._lock: Any = _select_for_update("rows", "key_")
+        self._insert_placeholder: Any = _insert_new("rows", key, _defaults(resources.table))
+        self._update: Any = _update("rows", "key_")
+        self._delete: Any = _delete("rows", "key_")
         self._delete_placeholder: Any = lambda c, p: Result(
             rowcount=c.delete("rows", p["key_"], lambda row: not row["present"])
         )
 
-    def _joined(self, c: Connection, rows: Iterable[Columns | None]) -> Iterator[Columns]:
-        """Rows, each with the operations of the transaction that has a pending change of it."""
-        for row in rows:
-            if row is not None:
-                key, pending = row[self._key.name], row["pending_transaction_id"]
-                yield from _with_operations(
-                    row, [o for o in _operations_of(c, pending) if o["resource"] == key] if pending else []
-                )
 
-    def _branches_statements(self) -> None:
-        def insert_operation(c: Connection, p: Columns) -> Result:
-            inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
-            if not inserted:
-                raise failure("duplicate key", UNIQUE_VIOLATION)
-            return Result(rowcount=1)
-
-        def delete_operations(c: Connection, p: Columns) -> Result:
-            found = _operations_of(c, p["id_"])
-            return Result(rowcount=sum(c.delete("operations", (p["id_"], each["number"])) for each in found))
+class SimulatedBranches(Branches):
+    def __init__(self, engine: Engine) -> None:
+        engine.tables.setdefault("branches", {})
 
         def unfinished(c: Connection) -> list[Columns]:
             return [row for row in c.scan("branches") if row["state"] != FINISHED]
@@ -151,19 +139,39 @@ class SimulatedStore(Store[M]):
             found = [row["transaction_id"] for row in c.scan("branches") if below(row)]
             return Result(rowcount=sum(c.delete("branches", each, below) for each in found))
 
-        self._insert_branch: Any = _insert_new("branches", "transaction_id", {})
-        self._branch: Any = _select("branches", "id_")
-        self._lock_branch: Any = _select_for_update("branches", "id_")
-        self._update_branch: Any = _update("branches", "id_")
-        self._operations_of: Any = lambda c, p: Result(_operations_of(c, p["id_"]))
-        self._insert_operation: Any = insert_operation
-        self._delete_operations: Any = delete_operations
+        self._insert: Any = _insert_new("branches", "transaction_id", {})
+        self._select: Any = _select("branches", "id_")
+        self._lock: Any = _select_for_update("branches", "id_")
+        self._update: Any = _update("branches", "id_")
         self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
         self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
-        self._delete_branches: Any = prune
+        self._delete: Any = prune
 
-    def _claims_statements(self) -> None:
-        def claim(c: Connection, p: Columns) -> Result:
+
+class SimulatedOperations(Operations):
+    def __init__(self, engine: Engine) -> None:
+        engine.tables.setdefault("operations", {})
+
+        def insert(c: Connection, p: Columns) -> Result:
+            inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
+            if not inserted:
+                raise failure("duplicate key", UNIQUE_VIOLATION)
+            return Result(rowcount=1)
+
+        def delete(c: Connection, p: Columns) -> Result:
+            found = _operations_of(c, p["id_"])
+            return Result(rowcount=sum(c.delete("operations", (p["id_"], each["number"])) for each in found))
+
+        self._select: Any = lambda c, p: Result(_operations_of(c, p["id_"]))
+        self._insert: Any = insert
+        self._delete: Any = delete
+
+
+class SimulatedClaims(Claims):
+    def __init__(self, engine: Engine) -> None:
+        engine.tables.setdefault("claims", {})
+
+        def select(c: Connection, p: Columns) -> Result:
             row = c.get("claims", p["value_"])
             if row is None:
                 return Result()
@@ -177,12 +185,21 @@ class SimulatedStore(Store[M]):
             rows = [c.get("claims", value) for value in found]
             return Result([row for row in rows if row and row["pending_transaction_id"] == p["id_"]])
 
-        self._claim: Any = claim
-        self._insert_claim: Any = _insert_new("claims", "value", {"holder": None, "pending_transaction_id": None})
-        self._lock_claim: Any = _select_for_update("claims", "value_")
-        self._lock_marked_claims: Any = lock_marked
-        self._update_claim: Any = _update("claims", "value_")
-        self._delete_claim: Any = _delete("claims", "value_")
+        self._select: Any = select
+        self._insert: Any = _insert_new("claims", "value", {"holder": None, "pending_transaction_id": None})
+        self._lock: Any = _select_for_update("claims", "value_")
+        self._lock_marked: Any = lock_marked
+        self._update: Any = _update("claims", "value_")
+        self._delete: Any = _delete("claims", "value_")
+
+
+class SimulatedStore(Store[M]):
+    def __init__(self, participant: str, engine: Engine, resources: Resources[M]) -> None:
+        self.participant, self.resources = participant, resources
+        self.database = SimulatedDatabase(engine)
+        self.rows = SimulatedRows(engine, resources)
+        self.branches, self.operations = SimulatedBranches(engine), SimulatedOperations(engine)
+        self.claims, self.horizon = SimulatedClaims(engine), SimulatedHorizon(engine)
 
 
 def _operations_of(c: Connection, transaction_id: str) -> list[Columns]:

@@ -18,8 +18,10 @@ from handfast.server.transactions.core.model import BranchState, Decision, Outco
 from handfast.server.transactions.core.participant import Proceed, Refusal
 from handfast.server.transactions.core.reading import Learnt
 from handfast.server.transactions.participant import finishing, reads, settling, writes
+from handfast.server.transactions.participant.branches import Branches
+from handfast.server.transactions.participant.claims import Claims
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
-from handfast.server.transactions.participant.store import Row, Store
+from handfast.server.transactions.participant.rows import Row
 from handfast.server.users.errors import EmailTaken
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result
@@ -65,10 +67,10 @@ class ForgettingRegister(statements.SimulatedRegister):
         self._delete = lambda c, p: _delete_below(c, "decisions", p["horizon"])
 
 
-class ForgettingStore(statements.SimulatedStore[Any]):
+class ForgettingBranches(statements.SimulatedBranches):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._delete_branches = lambda c, p: _delete_below(c, "branches", p["horizon"])
+        self._delete = lambda c, p: _delete_below(c, "branches", p["horizon"])
 
 
 def _delete_below(c: Connection, table: str, horizon: str) -> Result:
@@ -78,10 +80,10 @@ def _delete_below(c: Connection, table: str, horizon: str) -> Result:
 
 # A finished branch leaves a marker; horizons refuse what comes later still; numbers follow each other.
 
-_finish, _admit, _save_branch = participant_rules.finish, participant_rules.admit, Store.save_branch
+_finish, _admit, _save_branch = participant_rules.finish, participant_rules.admit, Branches.save
 
 
-def _save_no_marker(self: Store[Any], connection: Any, branch: Any) -> None:
+def _save_no_marker(self: Branches, connection: Any, branch: Any) -> None:
     if branch.state is BranchState.FINISHED:
         connection.changes["branches", branch.transaction_id] = None
     else:
@@ -109,24 +111,25 @@ def _admit_any_number(branch: Any, horizon: str, known: Any, stage: Stage, now: 
 
 
 class KeepsBranches:
-    """A store that forgets operations when they are applied, but leaves their branch to the coordinator."""
+    """Branches that are left to the coordinator, though their operations are applied and forgotten."""
 
-    def __init__(self, store: Store[Any]) -> None:
-        self._store = store
+    def __init__(self, branches: Branches) -> None:
+        self._branches = branches
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        return getattr(self._branches, name)
 
-    def save_branch(self, connection: Any, branch: Any) -> None:
+    def save(self, connection: Any, branch: Any) -> None:
         if branch.outcome is Outcome.COMMITTED:
             connection.update("branches", branch.transaction_id, {"staged": 0})
         else:
-            self._store.save_branch(connection, branch)
+            self._branches.save(connection, branch)
 
 
 def _settle_the_rows_alone(self: settling.Settling[Any], transaction_id: str, learnt: Any) -> None:
     """As a writer or a sweeper would that finishes only what stands in its way; the coordinator does the rest."""
-    store: Any = KeepsBranches(self._store)
+    store: Any = copy(self._store)
+    store.branches = KeepsBranches(store.branches)
     alone = settling.Settling(self._store, finishing.Finishing(store), self._resolver, self._clock)
     _settle(alone, transaction_id, learnt)
 
@@ -154,16 +157,16 @@ _judge = coordinator_rules.judge
 # A row and its pending change come from one statement; what was learnt makes a reader read again.
 
 
-class TwoStatementsStore(statements.SimulatedStore[Any]):
+class TwoStatementsRows(statements.SimulatedRows[Any]):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        row, rows = self._row, self._rows
-        self._row = lambda c, p: self._in_two(c, row(c, p))
-        self._rows = lambda c, p: self._in_two(c, rows(c, p))
+        select, select_batch = self._select, self._select_batch
+        self._select = lambda c, p: self._in_two(c, select(c, p))
+        self._select_batch = lambda c, p: self._in_two(c, select_batch(c, p))
 
     def _in_two(self, c: Connection, result: Result) -> Result:
         """The operations are read afterwards."""
-        first = {row[self._key.name]: row._columns for row in result}
+        first = {row[self._key_name]: row._columns for row in result}
         c._engine.world.pause("between row and pending change")
         joined: list[Columns] = []
         for key, columns in first.items():
@@ -177,20 +180,20 @@ _visible = reads.Reads._visible
 
 
 class ReadBefore:
-    """A store that reads nothing again."""
+    """Rows that are not read again."""
 
-    def __init__(self, store: Store[Any], rows: Collection[Row[Any]]) -> None:
-        self.participant, self.resources, self.database = store.participant, store.resources, store.database
+    def __init__(self, rows: Collection[Row[Any]]) -> None:
         self._rows = {row.key: row for row in rows}
 
-    def rows(self, connection: Any, keys: Collection[str]) -> list[Row[Any]]:
+    def batch(self, connection: Any, keys: Collection[str]) -> list[Row[Any]]:
         return [self._rows[key] for key in keys]
 
 
 def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
     """Folds what is learnt into what was read before."""
     kept = list(rows)
-    store: Any = ReadBefore(self._store, kept)
+    store: Any = copy(self._store)
+    store.rows = ReadBefore(kept)
     return _visible(reads.Reads(store, self._resolver), kept)
 
 
@@ -200,25 +203,26 @@ _claim = writes.Writes._claim
 
 
 class HidesOthersClaims:
-    """A store that says who holds a value, and whether `mine` has a pending change of that, but not whether another
+    """Claims that say who holds a value, and whether `mine` has a pending change of that, but not whether another
     transaction has.
     """
 
-    def __init__(self, store: Store[Any], mine: str | None) -> None:
-        self._store, self._mine = store, mine
+    def __init__(self, claims: Claims, mine: str | None) -> None:
+        self._claims, self._mine = claims, mine
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        return getattr(self._claims, name)
 
-    def lock_claim(self, connection: Any, value: str) -> tuple[str | None, str | None]:
-        holder, pending = self._store.lock_claim(connection, value)
+    def lock(self, connection: Any, value: str) -> tuple[str | None, str | None]:
+        holder, pending = self._claims.lock(connection, value)
         return holder, pending if pending == self._mine else None
 
 
 def _claim_by_the_holder_alone(
     self: writes.Writes[Any], connection: Any, key: str, before: Any, after: Any, stage: Any, earlier: Any = None
 ) -> None:
-    store: Any = HidesOthersClaims(self._store, stage.transaction_id if stage else None)
+    store: Any = copy(self._store)
+    store.claims = HidesOthersClaims(store.claims, stage.transaction_id if stage else None)
     alone = copy(self)
     alone._store = store
     _claim(alone, connection, key, before, after, stage, earlier)
@@ -233,7 +237,7 @@ def _claim_or_refuse(self: writes.Writes[Any], *arguments: Any, **named: Any) ->
 
 def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
     with self._store.database.read() as connection:
-        return self._store.claim(connection, value).holder
+        return self._store.claims.find(connection, value).holder
 
 
 WITHOUT: dict[str, Without] = {
@@ -252,7 +256,7 @@ WITHOUT: dict[str, Without] = {
     "FINISHED marker": Without(
         "crowd",
         patches=(
-            (Store, "save_branch", _save_no_marker),
+            (Branches, "save", _save_no_marker),
             (participant_rules, "finish", _finish_whatever_is_there),
         ),
     ),
@@ -272,14 +276,14 @@ WITHOUT: dict[str, Without] = {
     ),
     "compare-and-set on the row": Without("crowd", locks=frozenset({"rows"})),
     "one statement for row and pending": Without(
-        "readers", patches=_patch(servers, "SimulatedStore", TwoStatementsStore)
+        "readers", patches=_patch(statements, "SimulatedRows", TwoStatementsRows)
     ),
     "read again": Without("readers", patches=_patch(reads.Reads, "_visible", _visible_at_once)),
     "horizon never past an open branch": Without(
         "readers",
         patches=(
             (participant_rules, "next_horizon", _as_far_as_wanted),
-            (servers, "SimulatedStore", ForgettingStore),
+            (statements, "SimulatedBranches", ForgettingBranches),
         ),
     ),
     "a pending claim is a conflict": Without(

@@ -134,7 +134,7 @@ def test_a_sweep_finishes_what_is_decided_and_leaves_what_is_not(users: Users) -
     users.coordinator.decisions[committed] = Decision(committed, Outcome.COMMITTED, {"users": 1})
     users.participant.sweeper.sweep()
     with users.database.read() as connection:
-        left = users.participant.store.unfinished_branches(connection, "", 10)
+        left = users.participant.store.branches.unfinished(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [undecided]
     ada = users.participant.get("ada")
     assert ada is not None
@@ -150,7 +150,7 @@ def test_one_branch_that_lost_something_holds_up_no_other(users: Users) -> None:
     users.participant.sweeper.sweep()
     assert users.participant.get("bob") is not None
     with users.database.read() as connection:
-        left = users.participant.store.unfinished_branches(connection, "", 10)
+        left = users.participant.store.branches.unfinished(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [lost]
 
 

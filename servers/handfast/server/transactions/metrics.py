@@ -88,11 +88,11 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
 
     def count() -> int:
         with store.database.read() as connection:
-            return store.count_unfinished(connection)
+            return store.branches.count_unfinished(connection)
 
     def oldest() -> str | None:
         with store.database.read() as connection:
-            return store.oldest_unfinished(connection)
+            return store.branches.oldest_unfinished(connection)
 
     _in_doubt(registry, "Branches of transactions that are not finished here.", count, oldest, now)
     lost = Counter(

@@ -2,7 +2,11 @@
 
     resources.py   what a service says of one kind of resource: its table, and how rows and messages map
     tables.py      the participant's own tables
-    store.py       the SQL: rows, branches, operations, claims
+    rows.py        the SQL of resources: rows, each with its pending change
+    branches.py    … of what each transaction has here
+    operations.py  … of the changes that it has staged
+    claims.py      … of who holds each unique value
+    store.py       these tables together
     writes.py      plain and staged writes
     reads.py       plain reads, which look through a pending change by its decision
     finishing.py   applies or drops a branch

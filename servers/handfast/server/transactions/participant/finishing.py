@@ -51,10 +51,10 @@ class Finishing(Generic[M]):
 
     def _finish(self, connection: sa.Connection, transaction_id: str, outcome: Outcome | None, named: int) -> None:
         store = self._store
-        branch = store.lock_known_branch(connection, transaction_id)
-        branch = branch or store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+        branch = store.branches.lock_known(connection, transaction_id)
+        branch = branch or store.branches.lock(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
         horizon = "" if branch else store.horizon.seen(connection)
-        operations = store.operations(connection, transaction_id) if branch else []
+        operations = store.operations.of(connection, transaction_id) if branch else []
         match rules.finish(transaction_id, branch, horizon, operations, outcome, named):
             case rules.Confirmed.CONFIRMED if branch is None:
                 raise _FinishedBefore
@@ -64,18 +64,18 @@ class Finishing(Generic[M]):
                 for key in sorted(applied):
                     image = applied[key]
                     message = None if image is None else store.resources.message_type.FromString(image)
-                    store.save(connection, key, message, last_transaction_id=transaction_id)
-                store.unmark(connection, dropped)
+                    store.rows.save(connection, key, message, last_transaction_id=transaction_id)
+                store.rows.unmark(connection, dropped)
                 if store.resources.has_unique_values:
                     self._settle_claims(connection, transaction_id, operations, named)
-                store.forget_operations(connection, transaction_id)
-                store.save_branch(connection, done)
+                store.operations.forget(connection, transaction_id)
+                store.branches.save(connection, done)
                 reached("participant.finishing")
 
     def _settle_claims(
         self, connection: sa.Connection, transaction_id: str, operations: Sequence[Operation], named: int
     ) -> None:
         store = self._store
-        for value, holder in store.marked_claims(connection, transaction_id):
+        for value, holder in store.claims.lock_marked(connection, transaction_id):
             unique_values = store.resources.images_unique_values
-            store.save_claim(connection, value, rules.holder_after(value, holder, operations, named, unique_values))
+            store.claims.save(connection, value, rules.holder_after(value, holder, operations, named, unique_values))

@@ -16,7 +16,8 @@ from handfast.server.transactions.core.reading import Forgotten, Look, first_loo
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resources import M, Version
-from handfast.server.transactions.participant.store import Row, Store
+from handfast.server.transactions.participant.rows import Row
+from handfast.server.transactions.participant.store import Store
 
 ROUNDS = 50
 """Each round but the first is there because another transaction was decided during the one before."""
@@ -28,13 +29,13 @@ class Reads(Generic[M]):
 
     def get(self, key: str) -> Version[M] | None:
         with self._store.database.read() as connection:
-            row = self._store.row(connection, key)
+            row = self._store.rows.find(connection, key)
         return None if row is None else self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
         """What exists of these, by key."""
         with self._store.database.read() as connection:
-            rows = self._store.rows(connection, keys)
+            rows = self._store.rows.batch(connection, keys)
         return self._visible(rows)
 
     def page(self, after: str, limit: int) -> tuple[list[M], str]:
@@ -42,7 +43,7 @@ class Reads(Generic[M]):
         There can be fewer though more follow, since what is about to be created takes a place.
         """
         with self._store.database.read() as connection:
-            rows = self._store.page(connection, after, limit + 1)
+            rows = self._store.rows.page(connection, after, limit + 1)
         page = rows[:limit]
         visible = self._visible(page)
         messages = [visible[row.key].message for row in page if row.key in visible]
@@ -92,7 +93,7 @@ class Reads(Generic[M]):
             if not again:
                 return visible
             with self._store.database.read() as connection:
-                rows = self._store.rows(connection, again)
+                rows = self._store.rows.batch(connection, again)
         raise PendingChange(again[0], transaction_id)
 
     @staticmethod
@@ -105,7 +106,7 @@ class Reads(Generic[M]):
         known: dict[str, Decision | Forgotten] = {}
         for _ in range(ROUNDS):
             with self._store.database.read() as connection:
-                claim = self._store.claim(connection, value)
+                claim = self._store.claims.find(connection, value)
             pending = claim.pending_transaction_id
             if pending is None:
                 return claim.holder

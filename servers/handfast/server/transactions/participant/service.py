@@ -65,7 +65,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:
         self._check(request.transaction_id)
         with self._store.database.read() as connection:
-            branch = self._store.branch(connection, request.transaction_id)
+            branch = self._store.branches.find(connection, request.transaction_id)
         return pb.QueryBranchResponse(branch=_message(request.transaction_id, branch))
 
     def ListBranches(self, request: pb.ListBranchesRequest, context: grpc.ServicerContext) -> pb.ListBranchesResponse:
@@ -73,7 +73,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
             size = page_size(violations, request.page_size)
             after = page_start(violations, request.page_token, BRANCHES)
         with self._store.database.read() as connection:
-            found = self._store.unfinished_branches(connection, after, size + 1)
+            found = self._store.branches.unfinished(connection, after, size + 1)
         page = found[:size]
         next_after = page[-1].transaction_id if len(found) > size else ""
         return pb.ListBranchesResponse(
@@ -86,12 +86,12 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
 
         def work(connection: sa.Connection) -> Branch:
             store, transaction_id = self._store, request.transaction_id
-            branch = store.lock_branch(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
+            branch = store.branches.lock(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
             horizon = "" if branch else store.horizon.seen(connection)
             closed = rules.close(transaction_id, branch, horizon)
             if branch is None and closed.state is BranchState.FINISHED:
                 raise _Pruned
-            store.save_branch(connection, closed)
+            store.branches.save(connection, closed)
             return closed
 
         try:

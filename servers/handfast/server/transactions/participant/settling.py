@@ -28,7 +28,7 @@ class Settling(Generic[M]):
         CommittedChangeLost, CoordinatorUnavailable.
         """
         with self._store.database.read() as connection:
-            branch = self._store.branch(connection, transaction_id)
+            branch = self._store.branches.find(connection, transaction_id)
         if branch is None:
             return None
         return branch if self.settle_all([branch]) else None

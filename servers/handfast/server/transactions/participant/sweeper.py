@@ -52,7 +52,7 @@ class Sweeper(Periodic, Generic[M]):
         after, settled_before = "", id_at(self._clock() - YOUNG)
         while not self.stopping:
             with self._store.database.read() as connection:
-                branches = self._store.unfinished_branches(connection, after, BATCH)
+                branches = self._store.branches.unfinished(connection, after, BATCH)
             old = [branch for branch in branches if branch.transaction_id < settled_before]
             if old:
                 self._settle(old)
@@ -78,11 +78,11 @@ class Sweeper(Periodic, Generic[M]):
         def work(connection: sa.Connection) -> int:
             store = self._store
             horizon = store.horizon.locked(connection)
-            advanced = rules.next_horizon(horizon, id_at(before), store.oldest_unfinished(connection))
+            advanced = rules.next_horizon(horizon, id_at(before), store.branches.oldest_unfinished(connection))
             if advanced == horizon:
                 return 0
             store.horizon.advance(connection, advanced)
-            return store.prune_branches(connection, advanced)
+            return store.branches.prune(connection, advanced)
 
         self._requests.prune()
         return self._store.database.write(work)

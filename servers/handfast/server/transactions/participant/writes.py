@@ -63,12 +63,12 @@ class Writes(Generic[M]):
         self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
         def work(connection: sa.Connection) -> Reply:
-            row = self._store.lock(connection, key)
+            row = self._store.rows.lock(connection, key)
             if row.pending_transaction_id is not None:
                 raise _Blocked(key, row.pending_transaction_id)
             after, reply = change(row.committed)
             self._claim(connection, key, row.committed, after, stage=None)
-            self._store.save(connection, key, after, last_transaction_id=row.last_transaction_id)
+            self._store.rows.save(connection, key, after, last_transaction_id=row.last_transaction_id)
             return reply
 
         return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
@@ -88,9 +88,9 @@ class Writes(Generic[M]):
         def work(connection: sa.Connection) -> Reply:
             store, transaction_id = self._store, stage.transaction_id
             first = replace(rules.fresh(stage), staged=1)
-            branch = store.lock_branch(connection, first)
+            branch = store.branches.lock(connection, first)
             horizon = "" if branch else store.horizon.seen(connection)
-            earlier = store.operations(connection, transaction_id) if branch else []
+            earlier = store.operations.of(connection, transaction_id) if branch else []
             known = next((operation for operation in earlier if operation.number == stage.number), None)
             admitted = rules.admit(branch, horizon, known, stage, self._clock())
             if isinstance(admitted, rules.Refusal):
@@ -98,7 +98,7 @@ class Writes(Generic[M]):
             if isinstance(admitted, rules.Repeat):
                 return reply_type.FromString(admitted.operation.reply)
 
-            row = store.lock(connection, key)
+            row = store.rows.lock(connection, key)
             if row.pending_transaction_id not in (None, transaction_id):
                 raise _Blocked(key, row.pending_transaction_id)
             before = self._own_state(row.committed, key, earlier)
@@ -108,10 +108,10 @@ class Writes(Generic[M]):
             operation = Operation(
                 transaction_id, stage.number, key, stage.fingerprint, image, reply.SerializeToString()
             )
-            store.add_operation(connection, operation)
-            store.mark(connection, key, transaction_id)
+            store.operations.add(connection, operation)
+            store.rows.mark(connection, key, transaction_id)
             if admitted.branch != first:  # which is stored already
-                store.save_branch(connection, admitted.branch)
+                store.branches.save(connection, admitted.branch)
             check_active()
             reached("participant.staging")
             return reply
@@ -144,7 +144,7 @@ class Writes(Generic[M]):
         old = resources.unique_values(before) if before is not None else frozenset()
         new = resources.unique_values(after) if after is not None else frozenset()
         for value in sorted(old ^ new):  # in one order, or two writes that swap values would deadlock
-            holder, pending = store.lock_claim(connection, value)
+            holder, pending = store.claims.lock(connection, value)
             if pending is not None and pending != mine:
                 raise _Blocked(f"A unique value of {key}", pending)
             if pending is not None and earlier:
@@ -153,9 +153,9 @@ class Writes(Generic[M]):
             if value in new and holder not in (None, key):
                 raise resources.taken(value)
             if stage:
-                store.mark_claim(connection, value, stage.transaction_id)
+                store.claims.mark(connection, value, stage.transaction_id)
             else:
-                store.save_claim(connection, value, key if value in new else None)
+                store.claims.save(connection, value, key if value in new else None)
 
     def _unblocked(self, attempt: Callable[[], Result], age: str = "") -> Result:
         """Tries until nothing stands in the way. What is decided, is finished; for what is undecided, only an older
