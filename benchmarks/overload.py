@@ -4,8 +4,9 @@
     crowded         ten times as many; who is refused comes again when told to
     flooded         calls sent at ten times the rate, whether or not earlier ones have come back
 
-Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best. The
-callers speak HTTP/2 by hand, to leave the machine to the servers, as callers on other machines would.
+Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best; and
+how many health checks were answered meanwhile, each within a second. The callers speak HTTP/2 by hand, to leave the
+machine to the servers, as callers on other machines would.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import heapq
 import random
 import statistics
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 from google.protobuf.message import Message
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from benchmarks.wire import Ended, Wire
 from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
@@ -36,6 +42,7 @@ CONNECTIONS = 16
 ACCOUNTS = 500
 SETTLING = 1.0
 """Seconds of a load before what comes back is counted."""
+PROBE_EVERY = 0.1
 TICK = 0.005
 """Seconds between bursts of a flood."""
 
@@ -75,13 +82,15 @@ def _renamed(user_id: str) -> User:
 @dataclass
 class Came:
     """What came back within a time: how many of each status code, and how long those took that were completed. `sent`
-    counts the calls that were begun then, and `cost` is the share of one processor that the callers took.
+    counts the calls that were begun then, `healthy` the health checks that were answered and all of them, and `cost` is
+    the share of one processor that the callers took.
     """
 
     seconds: float
     codes: Counter[str] = field(default_factory=Counter)
     times: list[float] = field(default_factory=list)
     sent: int = 0
+    healthy: tuple[int, int] = (0, 0)
     cost: float = 0.0
 
     def count(self, ended: Ended) -> None:
@@ -100,12 +109,34 @@ class Came:
         others = "".join(f", {count / self.seconds:.0f} {code}" for code, count in self.codes.items() if code != "OK")
         return (
             f"{self.sent / self.seconds:6.0f}/s sent, {self.completed:5.0f}/s completed{others}; half in "
-            f"{self.within(50):.0f} ms, 99 of 100 in {self.within(99):.0f} ms (callers: {self.cost:.0%} of a processor)"
+            f"{self.within(50):.0f} ms, 99 of 100 in {self.within(99):.0f} ms; "
+            f"healthy {self.healthy[0]} of {self.healthy[1]} (callers: {self.cost:.0%} of a processor)"
         )
 
 
-Load = Callable[[float], Iterator[None]]
-"""Yields for each call that is due, told how many seconds the load has run."""
+class Probe(threading.Thread):
+    """Asks a server for its health, as who restarts sick servers does, until told to stop."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self._address, self._stopping = address, threading.Event()
+        self._answered = self._asked = 0
+
+    def run(self) -> None:
+        options = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+        with grpc.insecure_channel(self._address, options) as channel:
+            health: Any = HealthStub(channel)
+            while not self._stopping.wait(PROBE_EVERY):
+                self._asked += 1
+                with suppress(grpc.RpcError):
+                    answer = health.Check(HealthCheckRequest(), timeout=1.0)
+                    self._answered += answer.status == HealthCheckResponse.SERVING
+
+    def stop(self) -> tuple[int, int]:
+        """How many were answered, of how many."""
+        self._stopping.set()
+        self.join()
+        return self._answered, self._asked
 
 
 class Callers:
@@ -141,6 +172,8 @@ class Flood:
 def ask(load: Callers | Flood, address: str, target: Target, user_ids: list[str], seconds: float) -> Came:
     came = Came(seconds)
     with closing(Wire(address, target.path, CONNECTIONS)) as wire:
+        probe = Probe(address)
+        probe.start()
         began, spent = time.perf_counter(), 0.0
         while (now := time.perf_counter() - began) < SETTLING + seconds:
             counting = now >= SETTLING
@@ -153,6 +186,7 @@ def ask(load: Callers | Flood, address: str, target: Target, user_ids: list[str]
                 if counting:
                     came.count(ended)
         came.cost = (time.process_time() - spent) / seconds
+        came.healthy = probe.stop()
     return came
 
 
