@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import math
 import random
 import statistics
 import tempfile
@@ -45,6 +46,9 @@ SETTLING = 1.0
 PROBE_EVERY = 0.1
 TICK = 0.005
 """Seconds between bursts of a flood."""
+
+NO_ROOM = Ended("", 0.0, retry_after=TICK)
+"""All connections have as many calls as they take."""
 
 LEGEND = f"""at its best: {CALLERS} callers. crowded: more of them, who come again when they are told. flooded: calls
 that wait for nothing; what the server cannot even refuse, grpcio drops as CANCELLED. Neither is a fault.
@@ -82,8 +86,8 @@ def _renamed(user_id: str) -> User:
 @dataclass
 class Came:
     """What came back within a time: how many of each status code, and how long those took that were completed. `sent`
-    counts the calls that were begun then, `healthy` the health checks that were answered and all of them, and `cost` is
-    the share of one processor that the callers took.
+    counts the calls that were begun then, and `cost` is the share of one processor that the callers took. `healthy` has
+    the health checks that were answered, and all of them, from the beginning of the load on.
     """
 
     seconds: float
@@ -103,7 +107,7 @@ class Came:
         return self.codes["OK"] / self.seconds
 
     def within(self, hundredth: int) -> float:
-        return statistics.quantiles(self.times, n=100)[hundredth - 1]
+        return statistics.quantiles(self.times, n=100)[hundredth - 1] if len(self.times) > 1 else math.inf
 
     def __str__(self) -> str:
         others = "".join(f", {count / self.seconds:.0f} {code}" for code, count in self.codes.items() if code != "OK")
@@ -179,8 +183,10 @@ def ask(load: Callers | Flood, address: str, target: Target, user_ids: list[str]
             counting = now >= SETTLING
             spent = spent if counting else time.process_time()
             for _ in load.due(now):
-                begun = wire.call(target.request(random.choice(user_ids)).SerializeToString())
-                came.sent += begun and counting
+                if wire.call(target.request(random.choice(user_ids)).SerializeToString()):
+                    came.sent += counting
+                else:
+                    load.ended(now, NO_ROOM)
             for ended in wire.ended(TICK):
                 load.ended(now, ended)
                 if counting:

@@ -79,8 +79,8 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("threads", 1001, "must be from 1 to 1000"),
         ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),
         ("grace", float("nan"), "must be from 0 to 3600 seconds, not nan"),
-        ("processor", "fastest", "--processor (or HANDFAST_USERS_PROCESSOR) must be one of any"),
-        ("processor", "4096", "must be one of any"),
+        ("processor", "fastest", "--processor (or HANDFAST_USERS_PROCESSOR) must be any"),
+        ("processor", "4096", "must be any"),
         ("log_level", "loud", "--log-level (or HANDFAST_LOG_LEVEL) must be one of debug, info, warning, error"),
     ],
 )
@@ -109,19 +109,22 @@ def test_a_variable_that_does_not_parse_is_refused(variable: str, value: str, co
 
 
 @pytest.mark.parametrize(
-    ("usable", "spread"),
+    ("usable", "told", "spread"),
     [
-        ([], ["any", "any", "any"]),  # where the system does not tell
-        ([0], ["any", "any", "any"]),
-        ([2, 5], ["2", "5", "any"]),
-        ([0, 1, 2, 3], ["0", "1", "2"]),
+        ([], ["", "", ""], ["any", "any", "any"]),  # where the system does not tell
+        ([0], ["", "", ""], ["any", "any", "any"]),
+        ([2, 5], ["", "", ""], ["2", "5", "any"]),
+        ([0, 1, 2, 3], ["", "", ""], ["0", "1", "2"]),
+        ([0, 1], ["1", "", ""], ["1", "0", "any"]),
+        ([0, 1], ["", "", "0"], ["1", "any", "0"]),
+        ([0, 1], ["any", "", ""], ["any", "0", "1"]),
     ],
 )
 def test_servers_get_a_processor_each_as_far_as_they_go(
-    usable: list[int], spread: list[str], monkeypatch: pytest.MonkeyPatch
+    usable: list[int], told: list[str], spread: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processors, "usable_processors", lambda: usable)
-    assert processors.spread(3) == spread
+    assert processors.spread(told) == spread
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "db.example.com:50051"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -126,8 +127,9 @@ def _processors_of_threads(pid: int) -> tuple[list[set[int]], list[set[int]]]:
     python: list[set[int]] = []
     grpc: list[set[int]] = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        named_by_grpc = (thread / "comm").read_text().startswith(("grpc", "event_engine", "lifeguard"))
-        (grpc if named_by_grpc else python).append(os.sched_getaffinity(int(thread.name)))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
+            named_by_grpc = (thread / "comm").read_text().startswith(("grpc", "event_engine", "lifeguard"))
+            (grpc if named_by_grpc else python).append(os.sched_getaffinity(int(thread.name)))
     return python, grpc
 
 

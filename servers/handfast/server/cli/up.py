@@ -60,16 +60,16 @@ def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) 
     """What the servers are told; by environment, since a flag would show a database password to every user of the
     machine. A database or a processor that the environment names already, stays."""
     environment = dict(os.environ)
-    for server, chosen in zip(SERVERS, spread(len(SERVERS)), strict=True):
+    processors = [environment_variable(server, "processor") for server in SERVERS]
+    environment |= zip(processors, spread([environment.get(processor, "") for processor in processors]), strict=True)
+    for server in SERVERS:
         port = port_of(server, first_port)
         database_url = environment_variable(server, "database_url")
-        processor = environment_variable(server, "processor")
         environment |= {
             environment_variable(server, "listen"): f"127.0.0.1:{port}",
             environment_variable(server, "metrics_listen"): f"127.0.0.1:{port + METRICS_PORT_OFFSET}",
             environment_variable(server, f"{server}_address"): f"127.0.0.1:{port}",
             database_url: environment.get(database_url) or f"sqlite:///{data_dir}/{database_name(server)}.sqlite3",
-            processor: environment.get(processor) or chosen,
         }
     environment |= {environment_variable("up", name): str(value) for name, value in common.items()}
     return environment

@@ -9,6 +9,7 @@ lock, have the others to themselves.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 ANY = "any"
 """Wherever the system puts it."""
@@ -19,13 +20,14 @@ def usable_processors() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def spread(count: int) -> list[str]:
-    """A processor of its own for each of so many servers. Those for which there is none left go where there is room:
+def spread(told: Sequence[str]) -> list[str]:
+    """A processor for each server. `told` says which ones are told theirs already, and has an empty text for the
+    others: these get one of their own that nobody is told. Those for which there is none left go where there is room:
     two that share one would wait for each other while another idles.
     """
     usable = usable_processors()
-    own = usable if len(usable) > 1 else []
-    return [*map(str, own[:count]), *[ANY] * (count - len(own))]
+    free = iter([str(number) for number in usable if str(number) not in told] if len(usable) > 1 else [])
+    return [processor or next(free, ANY) for processor in told]
 
 
 def keep_to(processor: str) -> None:

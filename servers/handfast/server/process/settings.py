@@ -95,9 +95,10 @@ class ServerSettings:
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
         self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
         self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
-        usable = [ANY, *map(str, usable_processors())]
         self.require(
-            "processor", self.processor in usable, f"must be one of {', '.join(usable)}, not {self.processor!r}"
+            "processor",
+            self.processor in (ANY, *map(str, usable_processors())),
+            f"must be {ANY} or the number of a processor that this process may use, not {self.processor!r}",
         )
         self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"

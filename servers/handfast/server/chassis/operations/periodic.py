@@ -13,7 +13,7 @@ _log = structlog.get_logger()
 
 class Periodic:
     """Does `work` about every so many seconds, in a thread of its own, between `start` and `stop`. A round that fails
-    is logged, and the next one comes all the same. `name` is for logs and for the thread.
+    is logged, and the next one comes all the same. `name` is for logs and for the thread. It starts once.
     """
 
     def __init__(self, name: str, work: Callable[[], None], every: float) -> None:
@@ -30,9 +30,9 @@ class Periodic:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Waits for a round under way, up to `timeout` seconds."""
+        """Waits for a round under way, up to `timeout` seconds; not for one that calls this itself."""
         self._stopping.set()
-        if self._thread.ident is not None:  # it was started
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     def _run(self) -> None:

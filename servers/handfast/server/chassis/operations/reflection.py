@@ -5,7 +5,6 @@ grpcio brings v1alpha only. v1 has the same messages under other names, so one s
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +41,8 @@ def servicer(services: Sequence[str]) -> ReflectionServicer:
 
 
 class _Pool:
-    """The contracts of this process, by every name that the contract of reflection allows. Protobuf's own pool does not
-    find the file of a method, by which tools ask that call just one, nor of an extension.
+    """The contracts of this process, by every name that the contract of reflection allows: protobuf's own pool does not
+    find the file of a method, by which tools ask that call just one.
     """
 
     def __init__(self) -> None:
@@ -51,11 +50,10 @@ class _Pool:
 
     def FindFileContainingSymbol(self, symbol: str) -> Any:
         """Raises KeyError."""
-        with contextlib.suppress(KeyError):
+        try:
             return self._pool.FindFileContainingSymbol(symbol)
-        with contextlib.suppress(KeyError):
+        except KeyError:
             return self._pool.FindMethodByName(symbol).containing_service.file
-        return self._pool.FindExtensionByName(symbol).file
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
