@@ -8,7 +8,6 @@ block of them is made once, and a status can be read where it stands.
 from __future__ import annotations
 
 import selectors
-import socket
 import struct
 import time
 from collections import deque
@@ -19,13 +18,12 @@ import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
-_HEADER_TABLE_SIZE, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _ALLOW_TRUE_BINARY_METADATA = 1, 3, 4, 0xFE03
+from tests import http2
+
+_ALLOW_TRUE_BINARY_METADATA = 0xFE03  # a setting that gRPC added
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
-_TIMEOUT = b"10S"
+_HEADERS = ((b"grpc-timeout", b"10S"),)
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _CHUNK = 1 << 18
 
@@ -71,43 +69,31 @@ class Wire:
 
 class _Connection:
     def __init__(self, address: str, path: str) -> None:
-        host, port = address.rsplit(":", 1)
-        self.socket = socket.create_connection((host, int(port)))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._headers = b"".join(
-            _literal(name, value)
-            for name, value in (
-                (b":method", b"POST"),
-                (b":scheme", b"http"),
-                (b":path", path.encode()),
-                (b":authority", address.encode()),
-                (b"content-type", b"application/grpc"),
-                (b"te", b"trailers"),
-                (b"grpc-timeout", _TIMEOUT),
-            )
+        self.socket = http2.connect(address)
+        self._headers = http2.header_block(address, path.encode(), _HEADERS)
+        settings = http2.settings(
+            (http2.HEADER_TABLE_SIZE, 0),
+            (http2.INITIAL_WINDOW_SIZE, _LARGEST_WINDOW),
+            (_ALLOW_TRUE_BINARY_METADATA, 1),
         )
-        settings = ((_HEADER_TABLE_SIZE, 0), (_INITIAL_WINDOW_SIZE, _LARGEST_WINDOW), (_ALLOW_TRUE_BINARY_METADATA, 1))
+        larger = struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW)
         self._out = [
-            _PREFACE,
-            _frame(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in settings)),
-            _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW)),
+            http2.PREFACE,
+            http2.frame(http2.SETTINGS, 0, 0, settings),
+            http2.frame(http2.WINDOW_UPDATE, 0, 0, larger),
         ]
         self._begun: dict[int, float] = {}
         self._next_stream, self._most_streams, self._window = 1, 100, _FIRST_WINDOW
         self._unread = b""
 
     def call(self, request: bytes) -> bool:
-        if len(self._begun) >= self._most_streams or self._window < len(request) + 5:
+        size = http2.MESSAGE_HEAD + len(request)
+        if len(self._begun) >= self._most_streams or self._window < size:
             return False
-        stream = self._next_stream
+        self._window -= size
+        self._out.append(http2.call_frames(self._next_stream, self._headers, request))
+        self._begun[self._next_stream] = time.perf_counter()
         self._next_stream += 2
-        body = struct.pack(">BI", 0, len(request)) + request
-        self._window -= len(body)
-        self._out += (
-            _frame(_HEADERS, _END_HEADERS, stream, self._headers),
-            _frame(_DATA, _END_STREAM, stream, body),
-        )
-        self._begun[stream] = time.perf_counter()
         return True
 
     def flush(self) -> None:
@@ -121,18 +107,18 @@ class _Connection:
             raise ConnectionError("the server closed the connection")
         data = self._unread + received
         at = 0
-        while at + 9 <= len(data):
+        while at + http2.FRAME_HEAD <= len(data):
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
-            end = at + 9 + length
+            end = at + http2.FRAME_HEAD + length
             if end > len(data):
                 break
             kind, flags, (stream,) = data[at + 3], data[at + 4], struct.unpack_from(">I", data, at + 5)
-            payload, at = data[at + 9 : end], end
+            payload, at = data[at + http2.FRAME_HEAD : end], end
             if not stream:
                 self._obey(kind, flags, payload)
-            elif kind == _HEADERS and flags & _END_STREAM:
+            elif kind == http2.HEADERS and flags & http2.END_STREAM:
                 yield self._end(stream, *_status(payload))
-            elif kind == _RST_STREAM and stream in self._begun:  # also follows an answer before the request was read
+            elif kind == http2.RST_STREAM and stream in self._begun:  # may also follow an answer
                 yield self._end(stream, "CANCELLED", 0.0)
         self._unread = data[at:]
 
@@ -141,14 +127,14 @@ class _Connection:
 
     def _obey(self, kind: int, flags: int, payload: bytes) -> None:
         """What concerns the whole connection."""
-        if kind == _WINDOW_UPDATE:
+        if kind == http2.WINDOW_UPDATE:
             self._window += int.from_bytes(payload, "big")
-        elif kind == _GOAWAY:
+        elif kind == http2.GOAWAY:
             raise ConnectionError(f"the server says {payload[8:]!r}")
-        elif kind in (_SETTINGS, _PING) and not flags & _ACK:
-            self._out.append(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-            for setting, value in struct.iter_unpack(">HI", payload) if kind == _SETTINGS else ():
-                if setting == _MAX_CONCURRENT_STREAMS:
+        elif kind in (http2.SETTINGS, http2.PING) and not flags & http2.ACK:
+            self._out.append(http2.frame(kind, http2.ACK, 0, payload if kind == http2.PING else b""))
+            for setting, value in struct.iter_unpack(">HI", payload) if kind == http2.SETTINGS else ():
+                if setting == http2.MAX_CONCURRENT_STREAMS:
                     self._most_streams = value
 
 
@@ -175,12 +161,3 @@ def _value(headers: bytes, name: bytes) -> bytes | None:
             shift, at = shift + 7, at + 1
         length, at = length + (rest[at] << shift), at + 1
     return rest[at : at + length]
-
-
-def _literal(name: bytes, value: bytes) -> bytes:
-    assert len(value) < 0x7F
-    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return struct.pack(">IBBI", len(payload), kind, flags, stream)[1:] + payload

@@ -12,7 +12,7 @@ import structlog
 
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
-from tests.fuzz import http2
+from tests import http2
 
 from .conftest import Running
 

@@ -13,8 +13,8 @@ from handfast.server.chassis.operations import readiness
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Readiness
 from handfast.users.v1 import users_pb2
+from tests import http2
 from tests.eventually import eventually
-from tests.fuzz import http2
 
 from .conftest import Running, new_server, new_users
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from handfast.client import ServiceError
-from tests.fuzz import http2, readback, records, refusals, wire
+from tests import http2
+from tests.fuzz import readback, records, refusals, wire
 from tests.fuzz.calls import REQUEST_ID, Call, Metadata, Outcome
 from tests.fuzz.messages import messages, new
 from tests.fuzz.metadata import metadata, paths

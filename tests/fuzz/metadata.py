@@ -1,4 +1,4 @@
-"""Metadata that a gRPC client lets pass, however odd; `http2.py` sends what none does."""
+"""Metadata that a gRPC client lets pass, however odd; `tests/http2.py` sends what none does."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ methods.py      every method that it serves
 messages.py     random messages of any type, from descriptors; odd.py has the scalars
 plausible.py    what fields hold in requests that pass validation; world.py what of that only a running suite knows
 wire.py         bytes that are no valid message, or one that nobody would send
-metadata.py     metadata and paths; http2.py sends the bytes that gRPC clients refuse to
+metadata.py     metadata and paths; tests/http2.py sends the bytes that gRPC clients refuse to
 calls.py        calls as bytes, and all that comes back
 attack.py       one method, or one server, under fire
 refusals.py     what must hold of every error

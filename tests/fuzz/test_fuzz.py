@@ -12,8 +12,9 @@ from google.rpc.status_pb2 import Status
 from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, UpdateUserResponse, User
+from tests import http2
 from tests.eventually import eventually
-from tests.fuzz import attack, http2, readback, refusals
+from tests.fuzz import attack, readback, refusals
 from tests.fuzz.calls import Call
 from tests.fuzz.methods import METHODS, SERVICES, Method
 from tests.fuzz.run import command
