@@ -11,18 +11,17 @@ import statistics
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf.struct_pb2 import Value
 
-from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
+from handfast.accounts.v1.accounts_pb2 import UpdateUserAndPreferencesRequest
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
-from handfast.server.cli.ports import free_first_port
 from handfast.users.v1.users_pb2 import UpdateUserRequest, User
-from tests.cli.processes import start_process, stop_process
+from tests.accounts.accounts import create_account
+from tests.cli.processes import suite_up
 
 ACCOUNTS_PER_CLIENT = 20
 THEMES = ("dark", "light")
@@ -77,24 +76,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        first_port = free_first_port()
-        arguments = ("up", "--data-dir", f"{folder}/data", "--first-port", str(first_port))
-        process = start_process(Path(folder, "stderr"), arguments, {}, first_port)
-        try:
-            process.read_until("ready")
-            with process.connect() as suite:
-                for clients in options.clients:
-                    _compare(suite, clients, options.rounds, options.seconds)
-        finally:
-            stop_process(process)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        suite_up(Path(folder), {}) as process,
+        process.connect() as suite,
+    ):
+        for clients in options.clients:
+            _compare(suite, clients, options.rounds, options.seconds)
 
 
 def _compare(suite: Suite, clients: int, rounds: int, seconds: float) -> None:
-    accounts = []
-    for _ in range(clients * ACCOUNTS_PER_CLIENT):
-        request = CreateAccountRequest(user=User(email=f"{uuid.uuid4().hex}@example.com"))
-        accounts.append(suite.accounts.CreateAccount(request).account.user.user_id)
+    accounts = [create_account(suite).user.user_id for _ in range(clients * ACCOUNTS_PER_CLIENT)]
     found: dict[Update, list[tuple[float, float]]] = {separately: [], atomically: []}
     for _ in range(rounds):
         for update, results in found.items():

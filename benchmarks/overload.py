@@ -33,10 +33,10 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from benchmarks.wire import Ended, Wire
-from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
-from handfast.server.cli.ports import free_first_port
+from handfast.accounts.v1.accounts_pb2 import UpdateUserAndPreferencesRequest
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
-from tests.cli.processes import Process, start_process, stop_process
+from tests.accounts.accounts import create_account
+from tests.cli.processes import Process, suite_up
 
 CALLERS = 32
 CONNECTIONS = 16
@@ -198,10 +198,7 @@ def ask(load: Callers | Flood, address: str, target: Target, user_ids: list[str]
 
 def compare(process: Process, target: Target, options: argparse.Namespace) -> None:
     with process.connect() as suite:
-        user_ids = []
-        for _ in range(ACCOUNTS):
-            request = CreateAccountRequest(user=User(email=f"{uuid.uuid4().hex}@example.com"))
-            user_ids.append(suite.accounts.CreateAccount(request).account.user.user_id)
+        user_ids = [create_account(suite).user.user_id for _ in range(ACCOUNTS)]
     ratios: dict[str, list[tuple[float, float]]] = {"crowded": [], "flooded": []}
     address = process.addresses[target.server]
     for _ in range(options.rounds):
@@ -226,18 +223,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
     parser.add_argument("--methods", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        first_port = free_first_port()
-        arguments = ("up", "--data-dir", f"{folder}/data", "--first-port", str(first_port))
-        process = start_process(Path(folder, "stderr"), arguments, {}, first_port)
-        try:
-            process.read_until("ready")
-            print(LEGEND)
-            for name in options.methods:
-                print(name)
-                compare(process, TARGETS[name], options)
-        finally:
-            stop_process(process)
+    with tempfile.TemporaryDirectory() as folder, suite_up(Path(folder), {}) as process:
+        print(LEGEND)
+        for name in options.methods:
+            print(name)
+            compare(process, TARGETS[name], options)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from handfast.client import Suite, connect
-from handfast.server.cli.ports import free_first_port
-from tests.cli.processes import Process, start_process, stop_process
+from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import postgresql
 
 
@@ -29,13 +28,8 @@ def database_urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def running(database_urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """The suite's supervisor. Its servers listen on `first_port` and the two after it."""
-    folder = tmp_path_factory.mktemp("running")
-    first_port = free_first_port()
-    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-    process = start_process(folder / "stderr", arguments, database_urls, first_port)
-    assert process.read_until("ready").endswith("ready\n"), process.stderr
-    yield process
-    stop_process(process)
+    with suite_up(tmp_path_factory.mktemp("running"), database_urls) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

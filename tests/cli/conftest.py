@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handfast.server.cli.ports import free_first_port
-from tests.cli.processes import Process, Result, run_process, start_process, stop_process
+from tests.cli.processes import Process, Result, run_process, start_process, stop_process, suite_up
 
 
 @pytest.fixture
@@ -58,10 +58,5 @@ def up(start: Callable[..., Process], tmp_path: Path) -> Callable[..., Process]:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A suite that is ready, shared by the tests of a module, which leave it as it is."""
-    folder = tmp_path_factory.mktemp("suite")
-    first_port = free_first_port()
-    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-    process = start_process(folder / "stderr", arguments, {}, first_port)
-    assert process.read_until("ready").endswith("ready\n"), process.stderr
-    yield process
-    stop_process(process)
+    with suite_up(tmp_path_factory.mktemp("suite"), {}) as process:
+        yield process

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from handfast.client import Suite, connect
+from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.supervisor import HANDFAST
 from tests.eventually import PATIENCE
 
@@ -100,6 +102,19 @@ def stop_process(process: Process) -> None:
             popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             popen.kill()
+
+
+@contextlib.contextmanager
+def suite_up(folder: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+    """A suite on free ports that is ready, with its data and what it writes to stderr in `folder`."""
+    first_port = free_first_port()
+    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+    process = start_process(folder / "stderr", arguments, environment, first_port)
+    try:
+        assert process.read_until("ready").endswith("ready\n"), process.stderr
+        yield process
+    finally:
+        stop_process(process)
 
 
 def is_running(pid: int) -> bool:

@@ -12,12 +12,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from handfast.client import Suite, connect
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, ListPreferenceDefinitionsRequest
-from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import METRICS_PORT_OFFSET
 from handfast.transactions.v1.transactions_pb2 import ListBranchesRequest, ListTransactionsRequest
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import BatchGetUsersRequest, ListUsersRequest
-from tests.cli.processes import Process, start_process, stop_process
+from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import postgresql
 from tests.eventually import eventually
 from tests.fuzz import records
@@ -134,11 +133,7 @@ def target(database: str, folder: Path) -> Iterator[Target]:
         urls = {}
         if database == "postgresql":
             urls = stack.enter_context(postgresql(folder / "postgresql")).create_databases()
-        first_port = free_first_port()
-        arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-        process = start_process(folder / "stderr", arguments, urls, first_port)
-        stack.callback(stop_process, process)
-        assert process.read_until("ready").endswith("ready\n"), process.stderr
+        process = stack.enter_context(suite_up(folder, urls))
         at = process.addresses
         suite = stack.enter_context(connect(at["users"], at["preferences"], at["accounts"]))
         made = Target(process, suite)
