@@ -22,7 +22,7 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     failure = next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
     if failure is None:
         return None
-    if failure.error is CallDeadlineExceeded:  # or whatever else nobody waits for it for
+    if failure.error is CallDeadlineExceeded:  # it was interrupted, for what ended the call
         return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
 

@@ -35,8 +35,8 @@ class Finishing(Generic[M]):
         """Called each time that something is found lost, whoever asked."""
 
     def finish(self, transaction_id: str, outcome: Outcome | None, named: int) -> FinishResult:
-        """Idempotent. LOST where a committed operation is neither held nor finished here; then nothing is changed. None
-        for an outcome that the coordinator has forgotten.
+        """Idempotent. LOST where a committed operation is neither held nor finished here, or the opposite is
+        finished; then nothing is changed. None for an outcome that the coordinator has forgotten.
         """
         try:
             self._store.database.write(lambda connection: self._finish(connection, transaction_id, outcome, named))
