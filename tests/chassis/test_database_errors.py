@@ -177,6 +177,7 @@ def test_a_statement_that_is_stopped_as_the_caller_left_is_logged_as_cancelled(
     reply.cancel()
     line = running.call_log("stopped")
     assert (line["grpc.code"], line["error.reason"]) == ("Canceled", "CANCELLED")
+    assert "exception" not in line
 
 
 def test_every_row_of_the_table_is_tried() -> None:

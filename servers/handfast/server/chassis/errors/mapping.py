@@ -34,7 +34,8 @@ def to_status(error: BaseException, call: Call) -> Status:
     else:
         known = error if isinstance(error, DomainError) else _translated(error, call)
         status = _new_status(known, call)
-        if known is not error:  # the operator needs the cause
+        if known is not error and not isinstance(known, errors.CallCancelled):
+            # The operator needs the cause; of a caller that leaves there is none to look for.
             call.log["exception"] = described(error, call.personal_data())
     if isinstance(error, ServiceError) and error.status is grpc.StatusCode.UNAVAILABLE:
         # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
