@@ -55,12 +55,11 @@ class Process:
         return "".join(lines)
 
     def servers(self) -> dict[str, int]:
-        """The supervisor's children: process ids by name of the server."""
+        """The supervisor's children: process ids by name of the server, which one that has just ended has no more."""
         pid = self.popen.pid
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return {
-            Path(f"/proc/{child}/cmdline").read_text().rstrip("\0").rpartition("\0")[2]: child for child in children
-        }
+        arguments = {child: Path(f"/proc/{child}/cmdline").read_text().rstrip("\0") for child in children}
+        return {last.rpartition("\0")[2] or f"process {child}": child for child, last in arguments.items()}
 
     def end(self, number: signal.Signals) -> int:
         """Sends the signal; the exit status."""
@@ -118,7 +117,9 @@ def suite_up(folder: Path, environment: Mapping[str, str]) -> Iterator[Process]:
 
 
 def is_running(pid: int) -> bool:
+    """Whether any thread of it is left: before that its ports and files are not free."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        dead = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not dead or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False

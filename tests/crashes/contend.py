@@ -122,10 +122,11 @@ def crowd(faces: Sequence[Suite], *, accounts: int, seconds: float) -> Outcome:
     lasted = time.monotonic() - started
     for counter in counters:
         counter.join()
+    updates = sum(counter.updates for counter in counters)
     stuck = _stuck(counters[0], random.sample(user_ids, min(100, len(user_ids))))
     lost = [fault for user_id in user_ids for fault in _lost(faces[0], counters, user_id)]
     aborted, failed = sum(each.aborted for each in counters), sum(each.failed for each in counters)
-    return Outcome(accounts, done / lasted, done, aborted, failed, lost, stuck)
+    return Outcome(accounts, done / lasted, updates, aborted, failed, lost, stuck)
 
 
 def _create(faces: Sequence[Suite], accounts: int) -> list[str]:

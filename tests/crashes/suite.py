@@ -23,7 +23,8 @@ from tests.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 SERVERS = ("users", "preferences", "accounts")
-DATABASES = ("sqlite", "postgresql")
+POSTGRESQL = "postgresql"
+DATABASES = ("sqlite", POSTGRESQL)
 _KILLED = re.compile(r'"service": ?"(\w+)".*"exit_code": ?-9')
 _POINT = re.compile(r"^crash point (\S+)$", re.MULTILINE)
 
@@ -61,31 +62,31 @@ class Suite:
         at = self.process.addresses
         return client.connect(at["users"], at["preferences"], at["accounts"], timeout=timeout)
 
-    def kill(self, server: str) -> None:
-        """Kills one server, if it runs; the supervisor starts it again."""
+    def kill(self, victim: str) -> None:
+        """Kills PostgreSQL and starts it again, or a server, if it runs; the supervisor starts that again."""
+        if victim == POSTGRESQL:
+            assert self.database is not None
+            self._killed_by_hand[POSTGRESQL] += 1
+            self.database.kill_and_start()
+            return
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, KeyError):
-            os.kill(self.process.servers()[server], signal.SIGKILL)
+            os.kill(self.process.servers()[victim], signal.SIGKILL)
 
     def wait_until_up(self) -> None:
         """Until all servers listen, or for as long as that should take."""
         eventually(lambda: all(_listens(address) for address in self.process.addresses.values()))
 
-    def kill_database(self) -> None:
-        """Kills PostgreSQL, and starts it again."""
-        assert self.database is not None
-        self._killed_by_hand["postgresql"] += 1
-        self.database.kill_and_start()
-
     def kill_all(self) -> None:
         """Kills the servers and who supervises them, all at the same moment."""
-        servers: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError):
-            servers = self.process.servers()
-        os.kill(self.process.popen.pid, signal.SIGKILL)
+        supervisor = self.process.popen.pid
+        os.kill(supervisor, signal.SIGSTOP)
+        os.waitid(os.P_PID, supervisor, os.WSTOPPED)  # or it could start a server meanwhile
+        servers = self.process.servers()
+        os.kill(supervisor, signal.SIGKILL)
         for server, pid in servers.items():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                self._killed_by_hand[server or "starting"] += 1  # too young to have a name
+                self._killed_by_hand[server if server in SERVERS else "nameless"] += 1  # too young, or dead already
         with self.process.popen as popen:
             popen.wait()
         while any(is_running(pid) for pid in servers.values()):
@@ -116,7 +117,7 @@ def _listens(address: str) -> bool:
 def suite(database: str, folder: Path) -> Iterator[Suite]:
     """A suite that has not been started; it is stopped at the end."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(postgresql(folder / "postgresql")) if database == "postgresql" else None
+        server = stack.enter_context(postgresql(folder / "postgresql")) if database == POSTGRESQL else None
         made = Suite(folder, server)
         try:
             yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class Target:
         self.seen = records.Seen()
         self.world = World(suite)
         self._pids = process.servers()
-        self._threads = {name: _threads(pid) for name, pid in self._pids.items()}
+        self._threads = {name: _lasting_threads(pid) for name, pid in self._pids.items()}
 
     def send(self, server: str, call: Call) -> Outcome:
         outcome = send(self.channels[server], call)
@@ -85,6 +86,14 @@ class Target:
         differing = {key: (code, logged.get(key)) for key, code in self.seen.codes.items() if logged.get(key) != [code]}
         assert not differing, f"{len(differing)} differ, such as {next(iter(differing.items()))}"
 
+    def logged(self, since: int) -> dict[tuple[str, str, str], list[str]]:
+        """The codes of the calls in the log from byte `since` on, by server, request id and path, once none is under
+        way. Raises AssertionError where the log does not tell of all calls."""
+        assert eventually(self._counters_agree), self._differences()
+        with self.process.errors.open("rb") as log:
+            log.seek(since)
+            return records.logged(records.lines_of(log.read().decode()))
+
     def _counters_agree(self) -> bool:
         return not self._differences()
 
@@ -124,6 +133,15 @@ def _threads(pid: int) -> Counter[str]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             names[(task / "comm").read_text().strip()] += 1
     return names
+
+
+def _lasting_threads(pid: int) -> Counter[str]:
+    """Those that do not come and go, as the watchdog of a readiness check does."""
+    seen = _threads(pid)
+    for _ in range(5):
+        time.sleep(0.1)
+        seen &= _threads(pid)
+    return seen
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ SEEDS = 40
 ENOUGH = 200
 """Seeds within which a rule that is left out must be missed; a few are enough, for most."""
 
+pytestmark = pytest.mark.timeout(600)  # it computes all the time, so a busy machine makes it slow
+
 
 def holds(seed: int, profile: str) -> None:
     failure = run_seed(seed, profile)
