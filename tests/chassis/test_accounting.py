@@ -119,6 +119,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, log: io.BytesIO, writer: Lo
 @pytest.fixture
 def bench(shared: Bench) -> Iterator[Bench]:
     shared.scripted.gate.clear()
+    shared.scripted.entered = threading.Semaphore(0)  # not all cases take what they release
     yield shared
     shared.scripted.gate.set()
     assert eventually(lambda: shared.in_flight() == 0)
@@ -162,7 +163,8 @@ def with_all_threads_busy(bench: Bench, kind: str, id_: str, others_wait: int, t
         assert bench.scripted.entered.acquire(timeout=5)
     busy += [bench.start_call("unary", "block", id_=f"{id_}-waiting") for _ in range(others_wait)]
     assert eventually(lambda: bench.in_flight() == len(busy))
-    code = bench.start_call(kind, "ok", id_=id_, timeout=timeout).outcome()
+    # Should a thread be free before the server knows that the call is late, the handler does not end before it does.
+    code = bench.start_call(kind, "wait", id_=id_, timeout=timeout).outcome()
     bench.scripted.gate.set()
     assert {call.outcome() for call in busy} == {StatusCode.OK}
     return code
@@ -238,17 +240,16 @@ def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end:
     assert eventually(lambda: bench.in_flight() == 0)
     assert eventually(lambda: bench.server.interrupter.running == 0)
     others = IN_THE_WAY.get(case, 0) if kind == "unary" else 0
-    assert increase(before, bench.records(labels)) == {
-        "started": 1 + others,
-        "observed": 1 + others,
-        expected.name: 1,
-        **({"OK": others} if others else {}),
-    }
+    counted = {"started": 1 + others, "observed": 1 + others, expected.name: 1, **({"OK": others} if others else {})}
+    eventually(lambda: increase(before, bench.records(labels)) == counted)  # the others may not be counted yet
+    assert increase(before, bench.records(labels)) == counted
 
 
 @pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_every_call_is_recorded_once_with_the_code_that_its_caller_saw(bench: Bench, case: str, kind: str) -> None:
+def test_every_call_is_recorded_once_with_the_code_that_its_caller_saw(
+    tolerant: None, bench: Bench, case: str, kind: str
+) -> None:
     check_records(bench, case, kind, *CASES[case])
 
 

@@ -66,7 +66,7 @@ def test_calls_to_peers_carry_request_id_trace_and_deadline(running: Running) ->
 
 
 @pytest.mark.parametrize(
-    "trace", ["", "00-0af7", "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01", "a" * 8000]
+    "trace", ["", "00-0af7", "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01", "a" * 7000]
 )
 def test_what_is_no_trace_is_not_handed_on(running: Running, trace: str) -> None:
     assert the_call_of(running, metadata=(("traceparent", trace),)).traceparent is None
@@ -117,7 +117,7 @@ def test_a_log_line_tells_what_operators_ask_and_no_more(running: Running) -> No
     }
 
 
-def test_a_call_whose_deadline_passes_is_recorded_as_such(running: Running) -> None:
+def test_a_call_whose_deadline_passes_is_recorded_as_such(running: Running, tolerant: None) -> None:
     def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
         eventually(lambda: not context.is_active())
         return FOUND
@@ -159,11 +159,13 @@ def test_a_caller_that_cancels_is_told_from_a_deadline_that_passes_while_the_han
 
 
 def test_a_call_that_expires_in_the_queue_is_recorded_though_no_handler_had_it(
-    running: Running, gate: threading.Event
+    running: Running, gate: threading.Event, tolerant: None
 ) -> None:
     busy = threading.Semaphore(0)
 
-    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+    def behavior(request: users_pb2.GetUserRequest, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        if request.user_id == "late":  # where a thread was free before the server knew that the call is late
+            eventually(lambda: not context.is_active())
         busy.release()
         gate.wait(5)
         return FOUND
@@ -173,7 +175,7 @@ def test_a_call_that_expires_in_the_queue_is_recorded_though_no_handler_had_it(
     held = [running.stub.GetUser.future(users_pb2.GetUserRequest()) for _ in range(threads)]
     for _ in range(threads):
         assert busy.acquire(timeout=5)
-    failure = running.failure(behavior, timeout=0.1, metadata=(("x-request-id", "queued"),))
+    failure = running.failure(behavior, user_id="late", timeout=0.1, metadata=(("x-request-id", "queued"),))
     assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
     gate.set()
     for pending in held:

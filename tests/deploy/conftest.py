@@ -30,15 +30,16 @@ def database_urls() -> dict[str, str]:
 def exported(running: Process, client: Suite) -> Series:
     """Of a suite in which a transaction was committed and one abandoned: before that, no series has a reason."""
     _staged(client, timeout_seconds=30).commit()
-    _staged(client, timeout_seconds=1)
+    _staged(client, timeout_seconds=5)
     decided = "handfast_transactions_decided_total"
     assert eventually(lambda: "TRANSACTION_EXPIRED" in _stored(running)[decided]["reason"])
     return _stored(running)
 
 
 def _staged(client: Suite, timeout_seconds: int) -> Transaction:
+    user = create_user(client)
     tx = Transaction(client, timeout_seconds)
-    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=create_user(client).user_id))
+    tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=user.user_id))
     return tx
 
 
