@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -35,15 +36,20 @@ def fields_at_fault(method: Callable[[Request], object], request: Request) -> li
 def all_at_once(
     method: Callable[[Request], Reply], requests: Sequence[Request]
 ) -> tuple[list[Reply], list[ServiceError]]:
-    """Makes each call in a thread of its own, all at the same time: the replies, and the errors of the others."""
+    """Makes each call in a thread of its own, all at the same time: the replies, and the errors of the others. A call
+    that is told to come again does so, as one may be that waited long for the lock of another.
+    """
     barrier = threading.Barrier(len(requests))
 
     def call(request: Request) -> Reply | ServiceError:
         barrier.wait()
-        try:
-            return method(request)
-        except ServiceError as error:
-            return error
+        while True:
+            try:
+                return method(request)
+            except ServiceError as error:
+                if error.retry_after is None:
+                    return error
+                time.sleep(error.retry_after)
 
     with ThreadPoolExecutor(len(requests)) as threads:
         outcomes = list(threads.map(call, requests))

@@ -6,6 +6,8 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from handfast.accounts.v1.accounts_pb2 import Account
 from handfast.client import Aborted, Suite
 from handfast.preferences.v1.preferences_pb2 import (
@@ -21,6 +23,7 @@ WRITERS, READERS = 4, 3
 UPDATES = 25
 
 
+@pytest.mark.timeout(300)
 def test_an_account_is_never_torn_while_it_is_updated(client: Suite) -> None:
     key = f"mark_{random.getrandbits(40):x}".replace("_", "_k")
     definition = PreferenceDefinition(key=key, type=PREFERENCE_TYPE_STRING)

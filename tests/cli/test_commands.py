@@ -111,9 +111,7 @@ def test_up_refuses_a_data_directory_that_cannot_be_written(handfast: Handfast, 
 def test_up_names_a_port_that_is_taken_and_starts_nothing(up: Callable[..., Process], offset: int, owner: str) -> None:
     first_port = free_first_port()
     address = ("127.0.0.1", first_port + offset)
-    with socket.socket() as other:
-        other.bind(address)
-        other.listen()
+    with socket.create_server(address):  # which may be in TIME_WAIT
         process = up(first_port=first_port)
         assert process.popen.wait(PATIENCE) == 2
     line = f"handfast: up: cannot listen on 127.0.0.1:{address[1]} for {owner}: Address already in use\n"

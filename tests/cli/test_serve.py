@@ -40,9 +40,7 @@ def test_a_database_that_cannot_be_opened_is_told_in_one_line(handfast: Callable
 @pytest.mark.parametrize("offset", [0, 100])
 def test_a_port_that_is_taken_is_told_in_one_line(handfast: Callable[..., Result], tmp_path: Path, offset: int) -> None:
     port = free_first_port()
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port + offset))
-        other.listen()
+    with socket.create_server(("127.0.0.1", port + offset)):  # which may be in TIME_WAIT
         result = handfast("serve", "users", *_own_place(tmp_path, port))
     assert result.status == 2
     told = [line for line in result.stderr.splitlines() if not line.startswith("{")]

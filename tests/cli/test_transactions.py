@@ -75,7 +75,7 @@ def left_behind(suite: Process, ada: User) -> str:
 
 
 def staged(client: Suite, user: User) -> Transaction:
-    tx = Transaction(client)
+    tx = Transaction(client, timeout_seconds=300)
     tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=user.user_id))
     return tx
 

@@ -45,7 +45,7 @@ def send(request: pytest.FixtureRequest, backend: Backend) -> Any:
 
 def about(seconds: float) -> Any:
     """Less what the call took to arrive, or a little more, as gRPC rounds a deadline up when it sends it."""
-    return pytest.approx(seconds, abs=0.9)
+    return pytest.approx(seconds, abs=9)
 
 
 def _stub(opened: Any, method: str) -> Any:
@@ -85,23 +85,23 @@ def test_a_read_that_asks_for_a_request_id_gets_none_filled_in(send: Any) -> Non
 
 
 def test_the_deadline_of_the_call_counts_else_that_of_the_channel(send: Any) -> None:
-    assert send(GetUserRequest(), channel_timeout=7.0).time_remaining == about(7)
-    assert send(GetUserRequest(), channel_timeout=7.0, timeout=3.0).time_remaining == about(3)
-    assert send(GetUserRequest(), channel_timeout=7.0, timeout=20.0).time_remaining == about(20)
+    assert send(GetUserRequest(), channel_timeout=70.0).time_remaining == about(70)
+    assert send(GetUserRequest(), channel_timeout=70.0, timeout=30.0).time_remaining == about(30)
+    assert send(GetUserRequest(), channel_timeout=70.0, timeout=200.0).time_remaining == about(200)
 
 
 def test_what_is_being_served_hands_on_its_request_id_trace_and_deadline(send: Any) -> None:
-    with propagating(Propagated("outer", TRACEPARENT, time.monotonic() + 4)):
-        received = send(GetUserRequest())
+    with propagating(Propagated("outer", TRACEPARENT, time.monotonic() + 40)):
+        received = send(GetUserRequest(), channel_timeout=70.0)
     assert received.metadata["x-request-id"] == "outer"
     assert received.metadata["traceparent"] == TRACEPARENT
-    assert received.time_remaining == about(4)
+    assert received.time_remaining == about(40)
     assert CURRENT.get() == Propagated()
 
 
 def test_a_shorter_deadline_than_the_one_handed_on_stands(send: Any) -> None:
-    with propagating(Propagated(deadline=time.monotonic() + 60)):
-        assert send(GetUserRequest(), timeout=2.0).time_remaining == about(2)
+    with propagating(Propagated(deadline=time.monotonic() + 90)):
+        assert send(GetUserRequest(), timeout=30.0).time_remaining == about(30)
 
 
 def test_metadata_of_the_call_goes_before_what_is_handed_on(send: Any) -> None:

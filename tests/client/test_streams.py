@@ -42,8 +42,8 @@ def test_streams_of_all_kinds_carry_a_request_id_and_no_deadline(backend: Backen
 
 
 def test_a_stream_has_the_deadline_that_it_is_given(backend: Backend, opened: Any) -> None:
-    list(opened.unary_stream(COUNT)(b"", timeout=3))
-    assert backend.received[0].time_remaining == pytest.approx(3, abs=0.9)
+    list(opened.unary_stream(COUNT)(b"", timeout=30))
+    assert backend.received[0].time_remaining == pytest.approx(30, abs=9)
 
 
 def test_a_stream_that_breaks_raises_a_typed_error_after_what_came_before(backend: Backend, opened: Any) -> None:

@@ -261,7 +261,7 @@ class TestOtherWriters:
 
     def test_go_on_when_its_time_is_up_and_it_can_never_commit_after_that(self, client: Suite) -> None:
         ada = create_user(client)
-        tx = Transaction(client, timeout_seconds=1)
+        tx = Transaction(client, timeout_seconds=4)
         tx.stage("users", client.users.UpdateUser, rename(ada.user_id, "one"))
 
         def goes_on() -> bool:

@@ -20,15 +20,16 @@ def pool() -> ThreadPoolExecutor:
 
 
 def queued(pool: ThreadPoolExecutor, limited: Turns, resource: str, act: Callable[[], None]) -> Future[None]:
-    """One that waits for its turn."""
-    waited = limited.waiting
+    """One that waits for its turn, which somebody has."""
+    lock = limited._locks[resource]
+    waited = lock.waiting
 
     def take() -> None:
         with limited.of(resource):
             act()
 
     future = pool.submit(take)
-    assert eventually(lambda: limited.waiting == waited + 1)
+    assert eventually(lambda: lock.waiting == waited + 1)
     return future
 
 

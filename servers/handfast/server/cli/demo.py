@@ -28,7 +28,7 @@ _SERVICES = {
     "preferences": "handfast.preferences.v1.PreferencesService",
     "accounts": "handfast.accounts.v1.AccountService",
 }
-_HEALTH_TIMEOUT = 2.0
+_HEALTH_TIMEOUT = 5.0
 
 
 def run(arguments: argparse.Namespace) -> int:
