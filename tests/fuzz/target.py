@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -78,8 +79,7 @@ class Target:
     def check_records(self) -> None:
         """What callers saw, the log and the counters agree, and the log tells of nothing unforeseen. Raises
         AssertionError."""
-        assert eventually(self._counters_agree), self._differences()
-        lines = records.lines_of(self.process.stderr)
+        lines = self._lines()
         unforeseen = [line for line in lines if "exception" in line]
         assert not unforeseen, f"{len(unforeseen)} exceptions were logged, such as {unforeseen[0]}"
         logged = records.logged(lines)
@@ -89,10 +89,13 @@ class Target:
     def logged(self, since: int) -> dict[tuple[str, str, str], list[str]]:
         """The codes of the calls in the log from byte `since` on, by server, request id and path, once none is under
         way. Raises AssertionError where the log does not tell of all calls."""
+        return records.logged(self._lines(since))
+
+    def _lines(self, since: int = 0) -> list[dict[str, Any]]:
         assert eventually(self._counters_agree), self._differences()
         with self.process.errors.open("rb") as log:
             log.seek(since)
-            return records.logged(records.lines_of(log.read().decode()))
+            return records.lines_of(log.read().decode())
 
     def _counters_agree(self) -> bool:
         return not self._differences()
