@@ -65,11 +65,33 @@ def test_calls_to_peers_carry_request_id_trace_and_deadline(running: Running) ->
     assert 4 < (propagated.remaining() or 0) < 6
 
 
+TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize("trace", [f"00-{TRACE_ID}-{SPAN_ID}-01", f"cc-{TRACE_ID}-{SPAN_ID}-00-what-comes-later"])
+def test_a_trace_is_known_by_its_id(running: Running, trace: str) -> None:
+    call = the_call_of(running, metadata=(("traceparent", trace),))
+    assert (call.traceparent, call.trace_id) == (trace, TRACE_ID)
+
+
+# The rules of https://www.w3.org/TR/trace-context/#versioning-of-traceparent.
 @pytest.mark.parametrize(
-    "trace", ["", "00-0af7", "00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01", "a" * 7000]
+    "trace",
+    [
+        "",
+        "00-0af7",
+        f"00-{TRACE_ID.upper()}-{SPAN_ID.upper()}-01",
+        f"00-{'0' * 32}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID}-{SPAN_ID}-01-more",
+        f"ff-{TRACE_ID}-{SPAN_ID}-01",
+        "a" * 7000,
+    ],
 )
-def test_what_is_no_trace_is_not_handed_on(running: Running, trace: str) -> None:
-    assert the_call_of(running, metadata=(("traceparent", trace),)).traceparent is None
+def test_what_is_no_trace_is_neither_handed_on_nor_logged(running: Running, trace: str) -> None:
+    call = the_call_of(running, metadata=(("traceparent", trace),))
+    assert (call.traceparent, call.trace_id) == (None, None)
+    assert "trace_id" not in running.call_log(call.request_id)
 
 
 def test_a_handler_can_send_initial_metadata_before_it_answers(running: Running, gate: threading.Event) -> None:

@@ -74,6 +74,28 @@ def test_what_is_logged_beneath_a_handler_carries_its_request_id(running: Runnin
     assert [line["event"] for line in running.log_lines(request_id) if line["event"] != "call"] == ["noted"]
 
 
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACED = ("traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01")
+
+
+def test_every_line_of_a_traced_call_names_the_trace_and_no_span_of_somebody_else(running: Running) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        structlog.get_logger().info("noted")
+        return users_pb2.GetUserResponse()
+
+    running.get_user(behavior, metadata=(("x-request-id", "traced"), TRACED))
+    running.call_log("traced")
+    lines = running.log_lines("traced")
+    assert [(line["event"], line.get("trace_id")) for line in lines] == [("noted", TRACE_ID), ("call", TRACE_ID)]
+    assert [line for line in lines if "span_id" in line] == []
+
+
+def test_a_traced_call_that_reaches_no_handler_names_the_trace(running: Running) -> None:
+    with pytest.raises(grpc.RpcError):
+        running.channel.unary_unary("/no.Such/Method")(b"", metadata=(("x-request-id", "unknown-traced"), TRACED))
+    assert running.call_log("unknown-traced")["trace_id"] == TRACE_ID
+
+
 LEVELS = {
     "info": ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED"),
     "warning": (

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
+import uuid
 from typing import Any
 
+from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
 from handfast.client import Suite
 from handfast.server.chassis.logs.log import LEVELS
 from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK
 from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT
 from handfast.server.chassis.observe.status_codes import GO_NAMES
-from handfast.users.v1.users_pb2 import GetUserRequest
+from handfast.users.v1.users_pb2 import GetUserRequest, User
 from tests.calls import refusal
 from tests.cli.processes import Process
 from tests.eventually import eventually
+from tests.people import new_email
 from tests.project.readme import OBSERVABILITY, dangling_links, quoted, table
 
 VOLATILE = ("timestamp", "grpc.time_ms", "peer")
@@ -51,6 +54,18 @@ def test_the_line_that_is_shown_is_what_a_call_leaves(running: Process, client: 
     for name, value in written[0].items():
         assert type(value) is type(shown[name])
         assert name in VOLATILE or value == shown[name]
+
+
+def test_the_servers_that_a_traced_call_reaches_log_its_trace(running: Process, client: Suite) -> None:
+    trace_id = uuid.uuid4().hex
+    metadata = (("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),)
+    client.accounts.CreateAccount(CreateAccountRequest(user=User(email=new_email())), metadata=metadata)
+
+    def have_logged() -> set[str]:
+        lines = [json.loads(line) for line in running.stderr.splitlines() if trace_id in line]
+        return {line["service"] for line in lines if line["trace_id"] == trace_id}
+
+    assert eventually(lambda: have_logged() == {"users", "preferences", "accounts"}), have_logged()
 
 
 def test_links_lead_somewhere() -> None:

@@ -27,7 +27,12 @@ DEFAULT_DEADLINE = 30.0
 
 _NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,128})?")  # W3C Trace Context
+# https://www.w3.org/TR/trace-context/#traceparent-header: only a later version may have more parts, and none is `ff`;
+# ids of zeros stand for none.
+_TRACEPARENT = re.compile(
+    r"(00|(?P<later>(?!00|ff)[0-9a-f]{2}))-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"(?(later)(-[!-~]{0,128})?)"
+)
 _TYPES = {
     (False, False): "unary",
     (True, False): "client_stream",
@@ -106,6 +111,7 @@ class Call:
 
     path               as the caller wrote it, with the leading slash
     request_id         the caller's `x-request-id`, or one minted here
+    traceparent        the caller's trace, as it goes on to peers; None without one, or where it is malformed
     deadline           when to give up, in seconds of `time.monotonic()`; None for streams without one
     metadata           what the caller sent; of a repeated key the last value
     initial_metadata   what goes to the caller before the first reply; append to it. An error goes out without:
@@ -166,6 +172,11 @@ class Call:
             self.tolerance = tolerance_of(remaining)
         elif self.method.type == "unary":
             self.deadline = time.monotonic() + DEFAULT_DEADLINE
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the caller's trace, 32 hexadecimal digits; None without one."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""

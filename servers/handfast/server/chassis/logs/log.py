@@ -1,6 +1,7 @@
 """The log: JSON, one object a line, on stderr.
 
-Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id.
+Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id, and its
+trace id where the caller sent a trace.
 
 Personal data stays out. The chassis logs nothing of requests, replies and metadata but ids. Of what others log,
 messages lose the fields that contracts mark (`values.py`), texts lose the values of such fields of the request at
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 import grpc
 import structlog
 
-from handfast.server.chassis.call import CURRENT
+from handfast.server.chassis.call import CURRENT, Call
 from handfast.server.chassis.logs.tracebacks import described
 from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import LogWriter
@@ -72,7 +73,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
         }
         personal = None
         if call is not None:
-            line["request_id"] = call.request_id
+            line.update(_ids(call))
             personal = call.personal_data()
         if (error := _exception(event.pop("exc_info", None))) is not None:
             event["exception"] = described(error, personal)
@@ -115,11 +116,21 @@ class CallLog:
                 "grpc.method": method[:_MAX_NAME],
                 "grpc.code": GO_NAMES[code],
                 "grpc.time_ms": round(record.seconds * 1000, 3),
-                "request_id": call.request_id,
+                **_ids(call),
                 "peer": call.peer,
                 **call.log,
             },
         )
+
+
+def _ids(call: Call) -> dict[str, str]:
+    """What the lines of one call have in common, here and at peers. The trace is named as OpenTelemetry does:
+    https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/. It has no `span_id` beside it, as the
+    span that the caller sent is not the server's own."""
+    ids = {"request_id": call.request_id}
+    if (trace_id := call.trace_id) is not None:
+        ids["trace_id"] = trace_id
+    return ids
 
 
 class _Lines:
