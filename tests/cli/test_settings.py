@@ -78,6 +78,7 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("threads", 0, "--threads (or HANDFAST_THREADS) must be from 1 to 1000, not 0"),
         ("threads", 1001, "must be from 1 to 1000"),
         ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),
+        ("grace", 3600.001, "must be from 0 to 3600 seconds, not 3600.001"),
         ("grace", float("nan"), "must be from 0 to 3600 seconds, not nan"),
         ("processor", "fastest", "--processor (or HANDFAST_USERS_PROCESSOR) must be any"),
         ("processor", "4096", "must be any"),

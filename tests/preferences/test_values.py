@@ -129,6 +129,26 @@ def test_where_values_are_listed_no_others_are_taken(
     assert reasons(client, update(user_id, {key: bad})) == {f"preferences.values.{key}": "VALUE_NOT_ALLOWED"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "allowed", "bad", "told"),
+    [
+        (NUMBER, [1000001, 1000002], 5, "must be one of 1000001, 1000002"),
+        (NUMBER, [0.1, -2.5e-7, 2**53, 1e300], 5, "must be one of 0.1, -2.5e-07, 9007199254740992, 1e+300"),
+        (STRING, ["", "a, b", "c"], "x", 'must be one of "", "a, b", "c"'),
+        (STRING, ["5.0", 'say "é"\n'], "x", r'must be one of "5.0", "say \"é\"\n"'),
+        (STRING_LIST, ["", "red"], ["x"], 'must be one of "", "red"'),
+        (BOOLEAN, [True], False, "must be one of true"),
+    ],
+    ids=lambda each: repr(each).strip()[:24],
+)
+def test_allowed_values_are_told_with_all_their_digits_and_in_quotes(
+    client: Suite, kind: PreferenceType.ValueType, allowed: list[Any], bad: Any, told: str
+) -> None:
+    request = update(new_id(), {define(client, kind, *allowed): bad})
+    error = refusal(client.preferences.UpdatePreferences, request)
+    assert [violation.description for violation in error.violations] == [told]
+
+
 def test_all_violations_come_at_once_and_nothing_changes(client: Suite) -> None:
     user_id = new_id()
     request = update("Not an id", {"theme": "pink", "product_news": "yes", "no_such_key": 1, "density": "compact"}, "*")

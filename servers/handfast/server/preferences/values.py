@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from google.protobuf.struct_pb2 import Value
@@ -15,6 +16,7 @@ from handfast.preferences.v1.preferences_pb2 import (
     PreferenceType,
 )
 from handfast.server.chassis.errors import Violations
+from handfast.server.preferences.definitions import to_json
 from handfast.server.preferences.errors import VALUE_NOT_ALLOWED, WRONG_TYPE
 
 MAX_VALUE_BYTES = 4096
@@ -66,6 +68,5 @@ def _is_of_type(value: Value, wanted: PreferenceType.ValueType) -> bool:
 
 
 def _words(value: Value) -> str:
-    """A value that a definition allows, for people."""
-    kind = value.WhichOneof("kind")
-    return f"{value.number_value:g}" if kind == "number_value" else str(getattr(value, kind or "null_value"))
+    """A value that a definition allows, as JSON has it: numbers with all their digits, texts in quotes."""
+    return json.dumps(to_json(value), ensure_ascii=False).removesuffix(".0")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag
+from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag, shown
 
 Told = TypeVar("Told", bound=ServerSettings)
 
@@ -72,7 +72,7 @@ def _shown(default: object) -> str | None:
         case bool():
             return str(default).lower()
         case float():
-            return f"{default:g}"
+            return shown(default)
     return str(default)
 
 

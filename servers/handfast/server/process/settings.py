@@ -94,7 +94,7 @@ class ServerSettings:
         self._check_listen("metrics_listen", self.metrics_listen)
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
         self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
-        self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {self.grace:g}")
+        self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {shown(self.grace)}")
         self.require(
             "processor",
             self.processor in (ANY, *map(str, usable_processors())),
@@ -150,6 +150,11 @@ class DatabaseSettings(ServerSettings):
             _DATABASE_URL.fullmatch(self.database_url) is not None,
             "must be sqlite:///FILE or postgresql://…",
         )
+
+
+def shown(number: float) -> str:
+    """`number` with all its digits, as one would write it."""
+    return str(number).removesuffix(".0")
 
 
 def split_address(address: str) -> tuple[str, int]:

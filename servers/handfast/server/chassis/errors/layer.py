@@ -48,7 +48,7 @@ def _refuse_unknown(_requests: Iterator[bytes], _context: grpc.ServicerContext) 
 
 def _unknown_method(call: Call) -> UnknownMethod:
     name = call.path.removeprefix("/")
-    return UnknownMethod(f"This server has no method {name}.", method=name)
+    return UnknownMethod(f"This server has no method {name!r}.", method=name)
 
 
 def _mapping_errors(replies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:

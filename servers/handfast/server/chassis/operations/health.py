@@ -29,7 +29,7 @@ class UnknownService(NotFound):
     reason = reason_name(Reason, Reason.REASON_UNKNOWN_SERVICE)
 
     def __init__(self, service: str) -> None:
-        super().__init__(f"This server has no service {service}.", service=service)
+        super().__init__(f"This server has no service {service!r}.", service=service)
 
 
 class Health(HealthServicer):
