@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-import langcodes
 from email_validator import EmailNotValidError, validate_email
 
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start
 from handfast.server.users.changes import MAX_LABELS, SCALARS
+from handfast.server.users.languages import is_language_tag
 from handfast.users.v1 import users_pb2 as pb
 
 MAX_EMAIL = 254
@@ -88,7 +88,7 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
         case "display_name":
             fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
         case "locale":
-            if user.locale and not _is_language_tag(user.locale):
+            if user.locale and not (len(user.locale) <= MAX_LOCALE and is_language_tag(user.locale)):
                 violations.add(
                     "user.locale", "must be a BCP 47 language tag of up to 100 characters such as pt-BR, or empty"
                 )
@@ -97,11 +97,6 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
                 violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
         case "labels":
             _check_labels(violations, user, path.partition(".")[2])
-
-
-def _is_language_tag(tag: str) -> bool:
-    # langcodes also takes `pt_BR`, which BCP 47 does not.
-    return len(tag) <= MAX_LOCALE and "_" not in tag and langcodes.tag_is_valid(tag)
 
 
 def _check_email(violations: Violations, field: str, email: str) -> None:
