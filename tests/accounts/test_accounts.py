@@ -66,6 +66,21 @@ def test_an_update_changes_what_both_masks_name_and_nothing_else(client: Suite) 
     assert dict(after.preferences.values) == {"theme": text("light"), "density": text("compact")}
 
 
+def test_masks_may_name_all_fields_of_what_was_read(client: Suite) -> None:
+    read = create_account(client, display_name="Ada")
+    read.user.display_name = "Countess"
+    read.preferences.values["theme"].CopyFrom(text("dark"))
+    request = UpdateUserAndPreferencesRequest(
+        user=read.user,
+        user_update_mask=FieldMask(paths=User.DESCRIPTOR.fields_by_name),
+        preferences=read.preferences,
+        preferences_update_mask=FieldMask(paths=Preferences.DESCRIPTOR.fields_by_name),
+    )
+    after = client.accounts.UpdateUserAndPreferences(request).account
+    assert (after.user.display_name, after.user.email) == ("Countess", read.user.email)
+    assert after.preferences.values == read.preferences.values
+
+
 def test_an_update_with_the_etags_that_were_read_succeeds(client: Suite) -> None:
     account = create_account(client)
     user = User(user_id=account.user.user_id, etag=account.user.etag, display_name="Countess")

@@ -78,10 +78,11 @@ _request_ids = st.sampled_from((*[""] * 6, REQUEST_ID, REQUEST_ID, REPEATED))
 _etags = st.sampled_from(("", "", ETAG, ETAG, "0"))
 _transaction_ids = st.sampled_from((BEGUN, *RECENT, *RECENT, "00000000-0000-7000-8000-000000000000"))
 _masks = st.just(["*"]) | st.lists(
-    st.sampled_from(("email", "display_name", "locale", "time_zone", "labels", "labels.a", "labels.b_c")), max_size=3
+    st.sampled_from(("email", "display_name", "locale", "time_zone", "labels", "labels.a", "labels.b_c", "etag")),
+    max_size=3,
 )
 _value_masks = st.just(["*"]) | st.lists(
-    st.sampled_from(("values", "values.theme", *(f"values.{key}" for key in DEFINED))), max_size=3
+    st.sampled_from(("values", "values.theme", "update_time", *(f"values.{key}" for key in DEFINED))), max_size=3
 )
 _values = st.lists(st.sampled_from(list(DEFINED.items())), max_size=3).flatmap(
     lambda chosen: st.fixed_dictionaries({key: _value(kind) for key, kind in chosen})

@@ -30,7 +30,7 @@ def _user(asked: users.User, got: users.User, paths: Iterable[str]) -> None:
             assert dict(got.labels) == dict(asked.labels)
         elif path == "*":
             _user(asked, got, (*SCALARS, "labels"))
-        else:
+        elif path.startswith("labels."):  # others are ignored
             key = path.removeprefix("labels.")
             assert got.labels.get(key) == asked.labels.get(key), path
 
@@ -40,6 +40,8 @@ def _preferences(asked: preferences.Preferences, got: preferences.Preferences, p
         if path in ("*", "values"):
             assert asked.values.keys() == got.values.keys(), path
             _preferences(asked, got, [f"values.{key}" for key in asked.values])
+            continue
+        if not path.startswith("values."):  # it is ignored
             continue
         key = path.removeprefix("values.")
         assert (key in asked.values) == (key in got.values), path

@@ -4,10 +4,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handfast.client import Suite
-from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_BOOLEAN
+from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_BOOLEAN, Preferences, UpdatePreferencesRequest
 from tests.calls import fields_at_fault, refusal
 from tests.people import new_id
 from tests.preferences.requests import define, get, plain_values, set_values, update, value
@@ -55,7 +56,7 @@ def test_values_outside_of_the_mask_are_not_looked_at(client: Suite, user_id: st
 
 @pytest.mark.parametrize(
     "path",
-    ["theme", "user_id", "etag", "defaults", "values.", "values.A", "values.a.b", f"values.{'k' * 64}", ".", "", "**"],
+    ["theme", "preferences.etag", "default", "values.", "values.A", "values.a.b", f"values.{'k' * 64}", ".", "", "**"],
 )
 def test_a_path_that_a_mask_cannot_have_is_refused(client: Suite, user_id: str, path: str) -> None:
     request = update(user_id, {"theme": "light"}, "values.theme", path)
@@ -80,6 +81,21 @@ def test_output_only_fields_are_ignored(client: Suite, user_id: str) -> None:
     after = client.preferences.UpdatePreferences(request).preferences
     assert after.update_time.ToSeconds() > 1
     assert not after.defaults
+
+
+def test_a_mask_may_name_all_fields_of_what_was_read(client: Suite, user_id: str) -> None:
+    read = get(client, user_id, include_defaults=True)
+    read.values["theme"].CopyFrom(value("light"))
+    mask = FieldMask(paths=[*Preferences.DESCRIPTOR.fields_by_name, "defaults.time_format", "update_time.seconds"])
+    request = UpdatePreferencesRequest(preferences=read, update_mask=mask)
+    after = client.preferences.UpdatePreferences(request).preferences
+    assert plain_values(after) == {**BEFORE, "theme": "light"}
+
+
+@pytest.mark.parametrize("path", ["user_id", "update_time", "etag", "defaults", "defaults.theme"])
+def test_a_mask_of_what_no_update_changes_changes_nothing(client: Suite, user_id: str, path: str) -> None:
+    before = get(client, user_id)
+    assert set_values(client, user_id, {"theme": "light"}, path) == before
 
 
 def test_preferences_that_were_never_set_have_an_etag_that_an_update_can_name(client: Suite) -> None:

@@ -83,8 +83,8 @@ def test_a_mask_of_too_many_paths_is_refused_as_a_whole(client: Suite, user: Use
 @pytest.mark.parametrize(
     "path",
     [
-        "nickname", "user_id", "etag", "create_time", "update_time", "user.locale", "Locale", "email.domain",
-        "display_name.", "labels.", "labels.A", "labels.a.b", f"labels.{'k' * 64}", ".", "", "**",
+        "nickname", "user.etag", "Etag", "create", "user.locale", "Locale", "email.domain", "display_name.",
+        "labels.", "labels.A", "labels.a.b", f"labels.{'k' * 64}", ".", "", "**",
     ],
 )  # fmt: skip
 def test_a_path_that_a_mask_cannot_have_is_refused(client: Suite, user: User, path: str) -> None:
@@ -144,6 +144,24 @@ def test_an_update_that_changes_nothing_keeps_the_etag(client: Suite, user: User
 def test_what_was_read_can_be_written_back(client: Suite, user: User) -> None:
     after = client.users.UpdateUser(UpdateUserRequest(user=user, update_mask=FieldMask(paths=["*"]))).user
     assert fields_of(after) == fields_of(user)
+
+
+def test_a_mask_may_name_all_fields_of_what_was_read(client: Suite, user: User) -> None:
+    changed = User()
+    changed.CopyFrom(user)
+    changed.locale = "fr"
+    changed.create_time.Clear()
+    mask = FieldMask(paths=[*User.DESCRIPTOR.fields_by_name, "create_time.seconds"])
+    after = client.users.UpdateUser(UpdateUserRequest(user=changed, update_mask=mask)).user
+    assert fields_of(after) == {**fields_of(user), "locale": "fr"}
+    assert after.create_time == user.create_time
+
+
+@pytest.mark.parametrize("path", ["user_id", "create_time", "update_time", "etag"])
+def test_a_mask_of_what_no_update_changes_changes_nothing(client: Suite, user: User, path: str) -> None:
+    asked = User(user_id=user.user_id, locale="fr")
+    request = UpdateUserRequest(user=asked, update_mask=FieldMask(paths=[path]))
+    assert client.users.UpdateUser(request).user == user
 
 
 def test_a_user_who_is_not_there_cannot_be_updated(client: Suite) -> None:

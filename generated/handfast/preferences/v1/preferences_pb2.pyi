@@ -329,7 +329,8 @@ class UpdatePreferencesRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """What changes: single keys as `values.<key>`, or all as `values`. A key in the mask without a value is
-        removed. `*` means `values`; an empty mask means the keys that are in `preferences.values`.
+        removed. `*` means `values`; an empty mask means the keys that are in `preferences.values`. The other fields of
+        preferences, which no update changes, may be in the mask and are ignored, so that it can name all that was read.
         """
 
     def __init__(

@@ -393,7 +393,8 @@ class UpdateUserRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields change: `email`, `display_name`, `locale`, `time_zone`, `labels`, or a single label as
         `labels.<key>`. A field in the mask that is empty in `user` is cleared (a label is removed). `*` means all
-        of them; an empty mask means those that are set in `user`.
+        of them (AIP-134); an empty mask means those that are set in `user`. The other fields of a user, which no update
+        changes, may be in the mask and are ignored, so that it can name all that was read.
         """
 
     def __init__(

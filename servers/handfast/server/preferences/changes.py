@@ -13,6 +13,7 @@ from handfast.server.chassis.errors import InvalidFields, Violation
 from handfast.server.preferences.errors import PreferencesChanged
 from handfast.server.preferences.resources import never_set
 
+NOT_UPDATED = ("user_id", "update_time", "etag", "defaults")
 MAX_VALUES = 256
 ETAG_BYTES = 8
 

@@ -10,7 +10,7 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.preferences.changes import MAX_VALUES
+from handfast.server.preferences.changes import MAX_VALUES, NOT_UPDATED
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
 from handfast.server.preferences.values import check_type, check_value
@@ -43,6 +43,7 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
             request.update_mask,
             "update_mask",
             maps=("values",),
+            ignored=NOT_UPDATED,
             implied=[f"values.{key}" for key in sorted(values)],
         )
         named = {path.partition(".")[2] for path in paths}

@@ -13,6 +13,7 @@ from handfast.server.users.errors import UserAlreadyExists, UserChanged, UserNot
 from handfast.users.v1.users_pb2 import CreateUserResponse, DeleteUserResponse, UpdateUserResponse, User
 
 SCALARS = ("email", "display_name", "locale", "time_zone")
+NOT_UPDATED = ("user_id", "create_time", "update_time", "etag")
 MAX_LABELS = 64
 ETAG_BYTES = 8
 

@@ -9,7 +9,7 @@ from email_validator import EmailNotValidError, validate_email
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.users.changes import MAX_LABELS, SCALARS
+from handfast.server.users.changes import MAX_LABELS, NOT_UPDATED, SCALARS
 from handfast.server.users.languages import is_language_tag
 from handfast.users.v1 import users_pb2 as pb
 
@@ -41,7 +41,13 @@ def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
         fields.check_id(violations, "user.user_id", user.user_id)
         implied = [path for path in SCALARS if getattr(user, path)] + (["labels"] if user.labels else [])
         paths = fields.masked_paths(
-            violations, request.update_mask, "update_mask", scalars=SCALARS, maps=("labels",), implied=implied
+            violations,
+            request.update_mask,
+            "update_mask",
+            scalars=SCALARS,
+            maps=("labels",),
+            ignored=NOT_UPDATED,
+            implied=implied,
         )
         for path in paths:
             _check(violations, user, path)

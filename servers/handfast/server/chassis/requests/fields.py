@@ -81,11 +81,13 @@ def masked_paths(
     *,
     scalars: Collection[str] = (),
     maps: Collection[str] = (),
+    ignored: Collection[str] = (),
     implied: Sequence[str],
 ) -> tuple[str, ...]:
     """The paths that an update changes (AIP-134): those of the mask; all where it is `*`; `implied`, which are those
     set in the message, where it is empty. `maps` has the fields whose single keys can be named, as `labels.colour`.
-    Paths that the mask cannot have are not among them.
+    `ignored` has the fields that no update changes: a mask may name them, and what is in them, without effect
+    (AIP-203). Paths that the mask cannot have are not among those returned.
     """
     if not mask.paths:
         return tuple(implied)
@@ -99,7 +101,7 @@ def masked_paths(
         name, _, key = path.partition(".")
         if path in scalars or path in maps or (name in maps and is_key(key)):
             paths.append(path)
-        else:
+        elif name not in ignored:
             known = ", ".join([*scalars, *(f"{each}, {each}.<key>" for each in maps)])
             violations.add(field, f"has the path {path[:100]!r}; it can have {known}, or * alone")
     return tuple(paths)
