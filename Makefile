@@ -7,6 +7,7 @@ SEEDS  ?= 0-999
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
+MUTATOR   := .venv-mutate/.installed
 GRPCURL   := .tools/bin/grpcurl
 PROMTOOL  := .tools/bin/promtool
 CONTRACTS := . examples/postage
@@ -14,7 +15,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload test crash contend fuzz simulate check $(CHECKS) format generate freeze pins
+.PHONY: help install up demo bench overload test crash contend fuzz simulate mutate check $(CHECKS) format generate freeze pins
 .PHONY: grpcurl promtool clean
 
 help: ## list the targets
@@ -56,6 +57,14 @@ fuzz: $(INSTALLED) ## send the servers what no honest client would (ARGS='--exam
 
 simulate: $(INSTALLED) ## run the protocol under seeded faults (SEEDS=0-9999)
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS)
+
+mutate: $(INSTALLED) $(MUTATOR) ## plant faults, and see which ones no test notices (ARGS='core --sample 20')
+	.venv-mutate/bin/python tools/mutate.py $(ARGS)
+
+$(MUTATOR): tools/mutate-requirements.txt
+	$(PYTHON) -m venv .venv-mutate
+	.venv-mutate/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 check: $(INSTALLED) $(GENERATOR) ## run every check below, also after one has failed
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS)
@@ -116,4 +125,4 @@ $(PROMTOOL):
 	tools/fetch-promtool.sh $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-generate .tools
+	rm -rf .venv .venv-generate .venv-mutate .mutate .tools
