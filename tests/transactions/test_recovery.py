@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -37,7 +36,6 @@ from handfast.users.v1.users_pb2 import (
     UpdateUserResponse,
     User,
 )
-from tests.databases.postgresql import postgresql
 from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
@@ -74,16 +72,6 @@ class Coordinator:
 
     def abort(self, transaction_id: str) -> Learnt:
         return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {}))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/data.sqlite3"
-        return
-    with postgresql(tmp_path / "postgresql") as server:
-        server.create_databases()
-        yield server.url("users")
 
 
 class Users:

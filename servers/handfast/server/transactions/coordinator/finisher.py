@@ -70,8 +70,8 @@ class Finisher:
 
 
 class _Confirmations:
-    """Who has confirmed what, until a transaction is finished everywhere. Kept in memory only: whoever is asked again
-    confirms again.
+    """Who has confirmed what, until the register has the transaction as finished. Kept in memory only: whoever is asked
+    again confirms again.
     """
 
     def __init__(self, register: Register) -> None:
@@ -90,25 +90,29 @@ class _Confirmations:
             ]
 
     def keep(self, unfinished: Set[str]) -> None:
-        """Forgets all others: another replica has seen to them."""
+        """Forgets all others: they are marked as finished."""
         with self._lock:
             for transaction_id in self._confirmed.keys() - unfinished:
                 del self._confirmed[transaction_id]
 
     def add(self, decisions: Sequence[Decision], participant: str) -> None:
-        """The participant has confirmed these. What all have confirmed now is marked in the register."""
-        finished = []
+        """The participant has confirmed these."""
         with self._lock:
             for decision in decisions:
-                confirmed = self._confirmed.setdefault(decision.transaction_id, set())
-                confirmed.add(participant)
-                if confirmed >= decision.branches.keys():
-                    finished.append(decision.transaction_id)
+                self._confirmed.setdefault(decision.transaction_id, set()).add(participant)
+
+    def store(self, decisions: Sequence[Decision]) -> None:
+        """Marks those in the register that all have confirmed. Called in each pass for all that the register has as
+        unfinished, since what cannot be stored now must be stored later.
+        """
+        with self._lock:
+            finished = [
+                decision.transaction_id
+                for decision in decisions
+                if self._confirmed.get(decision.transaction_id, set()) >= decision.branches.keys()
+            ]
         if finished:
             self._register.mark_finished(finished)
-            with self._lock:
-                for transaction_id in finished:
-                    self._confirmed.pop(transaction_id, None)
 
 
 class _Teller(threading.Thread):
@@ -151,6 +155,7 @@ class _Teller(threading.Thread):
         while True:
             decisions = self._register.unfinished(after, BATCH)
             self._tell(self._confirmations.missing(decisions, self._participant))
+            self._confirmations.store(decisions)
             unfinished.update(decision.transaction_id for decision in decisions)
             if len(decisions) < BATCH:
                 self._confirmations.keep(unfinished)
