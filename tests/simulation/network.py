@@ -83,9 +83,10 @@ class Context:
 class Future:
     """The answer to a call, once there is one."""
 
-    def __init__(self, world: World, caller: str, name: str) -> None:
+    def __init__(self, world: World, caller: Process, name: str) -> None:
         self._world, self._caller, self.name = world, caller, name
         self._done = False
+        self._callbacks: list[Callable[[Any], None]] = []
         self._waking: Callable[[], None] | None = None
         self._reply: Any = None
         self._error: ServiceError | None = None
@@ -97,9 +98,19 @@ class Future:
             return
         self._done, self._reply, self._error, self._trailers = True, reply, error, trailers
         if self._world.transcript.on:
-            self._world.log(self._caller, f"is told {'OK' if error is None else error.code().name} for {self.name}")
+            self._world.log(
+                self._caller.name, f"is told {'OK' if error is None else error.code().name} for {self.name}"
+            )
         if self._waking:
             self._waking()
+        for callback in self._callbacks if self._caller.alive else ():
+            callback(self)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def done(self) -> bool:
+        return self._done
 
     def fail(self, code: grpc.StatusCode) -> None:
         """It is not the server that says so."""
@@ -161,7 +172,7 @@ class Network:
         transaction_id = metadata.get(wire.TRANSACTION_ID)
         if transaction_id:
             name += f" (operation {metadata[wire.OPERATION]} of {transaction_id})"
-        future = Future(world, caller.name, name)
+        future = Future(world, caller, name)
         if transaction_id:
             number = int(metadata[wire.OPERATION])
             world.oracle.sent(transaction_id, replicas, number, fingerprint(method.path, request), request)

@@ -128,7 +128,7 @@ class ParticipantServer(Server):
     def _participant(self, resources: Resources[M]) -> Participant[M]:
         """As `Participant.__init__` does, with the store in memory."""
         transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
-        resolver = CoordinatorResolver(transactions)
+        resolver = CoordinatorResolver(transactions, threads=2 * WAITING)
         requests = SimulatedRequests(self.engine, self.clock)
         made: Participant[M] = Participant.__new__(Participant)
         made.name = self.participant

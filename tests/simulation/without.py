@@ -240,6 +240,17 @@ def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
         return self._store.claims.find(connection, value).holder
 
 
+def _join_the_question_under_way(self: CoordinatorResolver) -> None:
+    asked = {id_ for asker in self._asking for id_ in asker.transaction_ids}
+    joining = [asker for asker in self._next if asker.transaction_ids <= asked]
+    self._next = [asker for asker in self._next if asker not in joining]
+    self._asking = [*self._asking, *joining]
+    _ask_next(self)
+
+
+_ask_next = CoordinatorResolver._ask_next
+
+
 WITHOUT: dict[str, Without] = {
     "write-once decision": Without("rivals", patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
     "nothing forgotten without a decision": Without(
@@ -279,6 +290,9 @@ WITHOUT: dict[str, Without] = {
         "readers", patches=_patch(statements, "SimulatedRows", TwoStatementsRows)
     ),
     "read again": Without("readers", patches=_patch(reads.Reads, "_visible", _visible_at_once)),
+    "no answer to a question that was asked before": Without(
+        "readers", patches=_patch(CoordinatorResolver, "_ask_next", _join_the_question_under_way)
+    ),
     "horizon never past an open branch": Without(
         "readers",
         patches=(

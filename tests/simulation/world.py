@@ -22,7 +22,7 @@ from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
 from handfast.server.transactions.coordinator import coordinator, finisher, service
-from handfast.server.transactions.participant import sweeper, writes
+from handfast.server.transactions.participant import circuit, resolver, sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.users import changes as users_changes
 from tests.simulation.clients import Client
@@ -299,6 +299,26 @@ class VirtualTime:
         _running.scheduler.sleep(int(seconds * SECOND))
 
 
+class VirtualEvent:
+    """Stands for `threading.Event`."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waking: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        self._is_set = True
+        for wake in self._waking:
+            _running.scheduler.after(0, wake)
+
+    def wait(self, seconds: float) -> None:
+        if not self._is_set:
+            wake = _running.scheduler.waker()
+            self._waking.append(wake)
+            _running.scheduler.after(int(seconds * SECOND), wake)
+            _running.scheduler.park()
+
+
 class SeededRandom:
     """Stands for the module `random`."""
 
@@ -333,7 +353,8 @@ def _mint() -> str:
 
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
-    *((module, "time", VirtualTime) for module in (call, finisher)),
+    *((module, "time", VirtualTime) for module in (call, circuit, finisher)),
+    (resolver, "Event", VirtualEvent),
     *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),

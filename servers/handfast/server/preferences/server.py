@@ -33,7 +33,7 @@ def build(settings: SuiteSettings) -> Server:
         tables.participant,
         PreferencesResources(),
         requests,
-        CoordinatorResolver(TransactionServiceStub(coordinator)),
+        CoordinatorResolver(TransactionServiceStub(coordinator), threads=settings.threads),
         threads=settings.threads,
     )
     service = Service(

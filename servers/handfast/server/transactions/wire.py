@@ -23,6 +23,8 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 MAX_OPERATIONS = 10_000
+MAX_BATCH = 1000
+"""How many transactions one call may ask for."""
 MAX_TIMEOUT = 300 * MICROSECONDS_PER_SECOND
 """How long a transaction may take."""
 CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND

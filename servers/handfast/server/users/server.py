@@ -31,7 +31,7 @@ def build(settings: SuiteSettings) -> Server:
         tables.participant,
         UserResources(),
         Requests(database, tables.requests),
-        CoordinatorResolver(TransactionServiceStub(coordinator)),
+        CoordinatorResolver(TransactionServiceStub(coordinator), threads=settings.threads),
         threads=settings.threads,
     )
     service = Service(

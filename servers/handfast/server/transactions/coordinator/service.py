@@ -35,7 +35,6 @@ DOMAIN = "handfast.transactions"
 POOL = Pool("transactions", 8)
 DEFAULT_TIMEOUT = 30
 MAX_SECONDS = wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND
-MAX_BATCH = 1000
 MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200
@@ -143,7 +142,7 @@ class TransactionServicer(TransactionServiceServicer):
         self, request: pb.BatchGetTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.BatchGetTransactionsResponse:
         with Violations.collect() as violations:
-            if fields.check_batch(violations, "transaction_ids", request.transaction_ids, MAX_BATCH):
+            if fields.check_batch(violations, "transaction_ids", request.transaction_ids, wire.MAX_BATCH):
                 for index, transaction_id in enumerate(request.transaction_ids):
                     wire.check_transaction_id(violations, f"transaction_ids[{index}]", transaction_id)
         return pb.BatchGetTransactionsResponse(transactions=self._find(list(request.transaction_ids)))

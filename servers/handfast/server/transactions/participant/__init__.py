@@ -13,6 +13,7 @@
     settling.py    brings a branch to its end when its transaction is decided, or its time is up
     sweeper.py     does so for what nobody touches, and forgets what is long done
     resolver.py    asks the coordinator what became of a transaction
+    circuit.py     keeps a coordinator that does not answer from taking all threads
     service.py     ParticipantService
     errors.py      why a call is refused for the sake of a transaction
 

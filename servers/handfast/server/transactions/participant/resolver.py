@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+import threading
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from threading import Event
+from typing import Any, Protocol
+
+import grpc
 
 from handfast.client.errors import FailedPrecondition, ServiceError
-from handfast.server.chassis.interrupts import answer_of
+from handfast.client.propagation import CURRENT as PROPAGATED
+from handfast.client.propagation import Propagated, propagating
+from handfast.server.chassis.interrupts import check_active, interruptible
+from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.core.reading import Forgotten, Learnt
+from handfast.server.transactions.participant.circuit import ANSWER_TIMEOUT, Circuit, CircuitOpen
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
@@ -22,28 +31,138 @@ class Resolver(Protocol):
         """Aborts a transaction unless it is decided, and tells how it is decided. Raises CoordinatorUnavailable."""
 
 
-class CoordinatorResolver:
-    """Asks by TransactionService."""
+class _Asker:
+    """A call that waits for an answer."""
 
-    def __init__(self, stub: TransactionServiceStub) -> None:
+    def __init__(self, transaction_ids: Collection[str]) -> None:
+        self.transaction_ids = frozenset(transaction_ids)
+        self.propagated = PROPAGATED.get()
+        self.told = Event()
+        self.answer: dict[str, Learnt] = {}
+
+
+class CoordinatorResolver:
+    """Asks by TransactionService, one question at a time: what calls want to know meanwhile goes into the next one
+    together. So many calls that meet the same transaction cost one question, and no call takes an answer that is
+    older than what it has read itself.
+
+    `threads` is how many calls are served at once. Half of them may wait for a coordinator that is slow to answer.
+    """
+
+    def __init__(self, stub: TransactionServiceStub, *, threads: int) -> None:
         self._stub = stub
+        self._circuit = Circuit(room=max(1, threads // 2))
+        self._lock = threading.Lock()
+        self._asking: Sequence[_Asker] = ()  # those whose question is under way
+        self._next: list[_Asker] = []
 
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
-        request = pb.BatchGetTransactionsRequest(transaction_ids=sorted(transaction_ids))
+        asker = _Asker(transaction_ids)
         try:
-            found = answer_of(self._stub.BatchGetTransactions.future(request)).transactions
-        except ServiceError as error:
-            raise _unavailable(min(transaction_ids)) from error
-        return {transaction.transaction_id: learnt(transaction) for transaction in found}
+            with self._circuit.waiting() as seconds:
+                with self._lock:
+                    self._next.append(asker)
+                self._ask_next()
+                _wait(asker.told, seconds)
+        except CircuitOpen:
+            pass
+        finally:
+            with self._lock:
+                if asker in self._next:
+                    self._next.remove(asker)
+        if not asker.transaction_ids <= asker.answer.keys():
+            raise _unavailable(min(transaction_ids))
+        return {id_: asker.answer[id_] for id_ in asker.transaction_ids}
 
     def abort(self, transaction_id: str) -> Learnt:
         request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason="TRANSACTION_EXPIRED")
+        told = Event()
         try:
-            return learnt(answer_of(self._stub.RollbackTransaction.future(request)).transaction)
+            with self._circuit.waiting() as seconds:
+                future = self._send(self._stub.RollbackTransaction, request, PROPAGATED.get())
+                future.add_done_callback(lambda _: told.set())
+                _wait(told, seconds)
+                if future.done():
+                    return learnt(future.result().transaction)
         except FailedPrecondition:
             return self.ask([transaction_id])[transaction_id]
-        except ServiceError as error:
+        except (ServiceError, CircuitOpen) as error:
             raise _unavailable(transaction_id) from error
+        raise _unavailable(transaction_id)
+
+    def _ask_next(self) -> None:
+        """Sends the next question, unless one is under way."""
+        with self._lock:
+            if self._asking or not self._next:
+                return
+            self._asking = askers = self._next[: _fitting(self._next)]
+            del self._next[: len(askers)]
+        wanted = frozenset[str]().union(*(asker.transaction_ids for asker in askers))
+        request = pb.BatchGetTransactionsRequest(transaction_ids=sorted(wanted))
+        try:
+            future = self._send(self._stub.BatchGetTransactions, request, askers[0].propagated)
+        except BaseException:
+            self._tell({})
+            raise
+        future.add_done_callback(self._told)
+
+    def _told(self, future: Any) -> None:
+        if _failed(future):
+            self._tell({})
+        else:
+            self._tell({each.transaction_id: learnt(each) for each in future.result().transactions})
+            self._ask_next()
+
+    def _tell(self, answer: dict[str, Learnt]) -> None:
+        """Wakes those whose question was answered; or all, where nobody answers."""
+        with self._lock:
+            askers, self._asking = self._asking, ()
+            if not answer:
+                askers, self._next = [*askers, *self._next], []
+        for asker in askers:
+            asker.answer = answer
+            asker.told.set()
+
+    def _send(self, method: Any, request: Any, propagated: Propagated) -> Any:
+        """Sends a question. It outlasts the call that sends it, as others may wait for its answer."""
+        self._circuit.asked()
+        try:
+            with propagating(replace(propagated, deadline=None)):
+                future = method.future(request, timeout=ANSWER_TIMEOUT)
+        except BaseException:
+            self._circuit.answered(failed=True)
+            raise
+        future.add_done_callback(lambda done: self._circuit.answered(failed=_failed(done)))
+        return future
+
+
+def _fitting(askers: Iterable[_Asker]) -> int:
+    """How many of them go into one question."""
+    count = size = 0
+    for asker in askers:
+        size += len(asker.transaction_ids)
+        if count and size > wire.MAX_BATCH:
+            break
+        count += 1
+    return count
+
+
+def _wait(event: Event, seconds: float) -> None:
+    """Raises as `check_active` does where the call being served is over."""
+    with interruptible(event.set):
+        event.wait(seconds)
+    check_active()
+
+
+def _failed(future: Any) -> bool:
+    """Whether the coordinator did not answer. That it refuses is an answer."""
+    try:
+        future.result()
+    except FailedPrecondition:
+        return False
+    except (ServiceError, grpc.FutureCancelledError):
+        return True
+    return False
 
 
 def learnt(transaction: pb.Transaction) -> Learnt:
