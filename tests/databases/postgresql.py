@@ -57,12 +57,16 @@ class PostgreSQL:
 
     def create_databases(self) -> dict[str, str]:
         """One database for each server, as the variables that tell the servers where they are."""
-        engine = sa.create_engine(self._url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for name in DATABASES:
-                connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        engine.dispose()
+        self.execute(*(f"CREATE DATABASE {name}" for name in DATABASES))
         return {f"HANDFAST_{name.upper()}_DATABASE_URL": self.url(name) for name in DATABASES}
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Each in a transaction of its own."""
+        engine = sa.create_engine(self.url(database), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
 
     def kill_and_start(self) -> None:
         """Kills it as if its power were cut, and starts it again. Takes until what was left of it has ended, and

@@ -8,8 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from handfast.server.chassis import DatabaseSettings, open_database
-
-MIGRATIONS = "handfast.server.users:migrations"
+from handfast.server.users.server import SCHEMA
 
 
 def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background_work(
@@ -17,7 +16,7 @@ def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background
 ) -> None:
     url = database_urls.get("HANDFAST_USERS_DATABASE_URL", f"sqlite:///{tmp_path}/users.sqlite3")
     settings = DatabaseSettings(name="users", listen="127.0.0.1:0", database_url=url, threads=3)
-    database = open_database(settings, MIGRATIONS)
+    database = open_database(settings, SCHEMA)
     with ExitStack() as stack:
         stack.callback(database.close)
         for _ in range(settings.threads + 1):  # one too many would wait, and fail in the end

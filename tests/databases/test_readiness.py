@@ -1,4 +1,4 @@
-"""The users server says that it is ready while its database answers, with the schema that the code expects."""
+"""The users server says that it is ready while its database answers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
-import sqlalchemy as sa
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from handfast.server.chassis.data import migrations
-from handfast.server.chassis.data.database import Database, DatabaseError
 from handfast.server.suite import SuiteSettings
-from handfast.server.users.server import MIGRATIONS, build
+from handfast.server.users.server import build
 from tests.databases.postgresql import postgresql
 from tests.eventually import eventually
 
@@ -37,20 +33,3 @@ def test_a_database_that_is_away_and_comes_back(tmp_path: Path) -> None:
             database.start()
             assert says(HealthCheckResponse.SERVING)
         server.stop()
-
-
-def test_a_schema_that_is_behind_is_not_ready_and_one_that_is_ahead_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database = Database(f"sqlite:///{tmp_path}/users.sqlite3")
-    migrations.upgrade(database, MIGRATIONS)
-    check = migrations.schema_check(database, MIGRATIONS)
-    check()
-    version = sa.table("alembic_version", sa.column("version_num"))
-    database.write(lambda connection: connection.execute(sa.update(version).values(version_num="of-a-newer-release")))
-    check()
-    monkeypatch.setattr("alembic.script.ScriptDirectory.get_current_head", lambda _: "9999")
-    database.write(lambda connection: connection.execute(sa.update(version).values(version_num="0001")))
-    with pytest.raises(DatabaseError, match="is 0001, and 9999 is needed"):
-        migrations.schema_check(database, MIGRATIONS)()
-    database.close()

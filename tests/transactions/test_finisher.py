@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from uuid6 import uuid7
 
 from handfast.server.accounts import tables
+from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
@@ -35,7 +36,7 @@ class Confirming:
 def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
     database = Database(database_url)
-    upgrade(database, "handfast.server.accounts:migrations")
+    upgrade(database, SCHEMA)
     yield Register(database, tables.coordinator)
     database.close()
 

@@ -14,7 +14,7 @@ from uuid6 import uuid7
 
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
-from handfast.server.accounts.server import REASONS
+from handfast.server.accounts.server import REASONS, SCHEMA
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallDeadlineExceeded
@@ -132,7 +132,7 @@ class Counted:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/transactions.sqlite3")
-    upgrade(database, "handfast.server.accounts:migrations")
+    upgrade(database, SCHEMA)
     yield database
     database.close()
 

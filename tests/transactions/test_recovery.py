@@ -12,6 +12,7 @@ from uuid6 import uuid7
 
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
+from handfast.server.accounts.server import SCHEMA as ACCOUNTS_SCHEMA
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import Requests
@@ -27,6 +28,7 @@ from handfast.server.transactions.participant.errors import CommittedChangeLost,
 from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.users import tables
 from handfast.server.users.resources import UserResources
+from handfast.server.users.server import SCHEMA as USERS_SCHEMA
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import (
@@ -80,7 +82,7 @@ class Users:
     def __init__(self, url: str) -> None:
         self.coordinator = Coordinator()
         self.database = Database(url)
-        upgrade(self.database, "handfast.server.users:migrations")
+        upgrade(self.database, USERS_SCHEMA)
         requests = Requests(self.database, tables.requests)
         self.participant = Participant(
             "users", self.database, tables.participant, UserResources(), requests, self.coordinator, threads=2
@@ -195,7 +197,7 @@ def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
 @pytest.fixture
 def register(database_url: str) -> Iterator[Register]:
     database = Database(database_url)
-    upgrade(database, "handfast.server.accounts:migrations")
+    upgrade(database, ACCOUNTS_SCHEMA)
     yield Register(database, accounts_tables.coordinator)
     database.close()
 

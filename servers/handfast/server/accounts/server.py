@@ -13,6 +13,7 @@ from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.answers import Answers
@@ -28,7 +29,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 from handfast.users.v1 import reasons_pb2 as users_reasons
 
 DOMAIN = "handfast.accounts"
-MIGRATIONS = "handfast.server.accounts:migrations"
+SCHEMA = Schema("accounts", "handfast.server.accounts:migrations")
 REASONS = tuple(
     reasons.Reason
     for reasons in (users_reasons, preferences_reasons, accounts_reasons, transactions_reasons, chassis_reasons)
@@ -38,7 +39,7 @@ REASONS = tuple(
 
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, MIGRATIONS)
+    database = open_database(settings, SCHEMA)
     addresses = {USERS: settings.users_address, PREFERENCES: settings.preferences_address}
     suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
     channels = {name: channel(address) for name, address in addresses.items()}
@@ -57,7 +58,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
-        checks=(schema_check(database, MIGRATIONS),),
+        checks=(schema_check(database, SCHEMA),),
         background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )

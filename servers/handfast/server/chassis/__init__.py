@@ -12,7 +12,7 @@ can be imported from this package, and stays here though the files below may cha
     Violations                                  … for fields, all at once
     current                                     the call at hand: request id, deadline, fields for its log line
     check_active, interruptible, pause, answer_of, uninterrupted    waiting, for as long as somebody waits for the reply
-    Database, open_database, run_migrations, schema_check           a service's own data
+    Database, Schema, open_database, run_migrations, schema_check   a service's own data
 
 A call passes, from the outside in:
 
@@ -40,6 +40,7 @@ from handfast.server.chassis.call import Call, Pool, current
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import open_database, schema_check
 from handfast.server.chassis.data.migrations import run as run_migrations
+from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.errors import (
     Aborted,
     AlreadyExists,
@@ -80,6 +81,7 @@ __all__ = [
     "PermissionDenied",
     "Pool",
     "ResourceExhausted",
+    "Schema",
     "Server",
     "ServerSettings",
     "Service",

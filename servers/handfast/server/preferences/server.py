@@ -6,6 +6,7 @@ from handfast.client import channel
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.preferences import tables
 from handfast.server.preferences.definitions import Definitions
@@ -19,12 +20,12 @@ from handfast.server.transactions.participant.service import participant_service
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
 
 DOMAIN = "handfast.preferences"
-MIGRATIONS = "handfast.server.preferences:migrations"
+SCHEMA = Schema("preferences", "handfast.server.preferences:migrations")
 
 
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, MIGRATIONS)
+    database = open_database(settings, SCHEMA)
     coordinator = channel(settings.accounts_address)
     requests = Requests(database, tables.requests)
     preferences = Participant(
@@ -46,7 +47,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(preferences, DOMAIN)),
-        checks=(schema_check(database, MIGRATIONS),),
+        checks=(schema_check(database, SCHEMA),),
         background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )

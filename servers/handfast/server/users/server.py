@@ -5,6 +5,7 @@ from __future__ import annotations
 from handfast.client import channel
 from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.metrics import export_participant
@@ -18,12 +19,12 @@ from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStu
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
 DOMAIN = "handfast.users"
-MIGRATIONS = "handfast.server.users:migrations"
+SCHEMA = Schema("users", "handfast.server.users:migrations")
 
 
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
-    database = open_database(settings, MIGRATIONS)
+    database = open_database(settings, SCHEMA)
     coordinator = channel(settings.accounts_address)
     users = Participant(
         "users",
@@ -44,7 +45,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(users, DOMAIN)),
-        checks=(schema_check(database, MIGRATIONS),),
+        checks=(schema_check(database, SCHEMA),),
         background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )

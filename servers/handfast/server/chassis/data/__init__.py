@@ -2,6 +2,7 @@
 
 database.py      SQLite by file or PostgreSQL by URL: reads, local transactions, durability
 fair_lock.py     whose turn it is to write, where one writes at a time
+schema.py        whose a database is, and which version of which schema it has
 migrations.py    brings a database to the schema that the code expects
 idempotency.py   makes the repeat of a write harmless
 """

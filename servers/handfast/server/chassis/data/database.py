@@ -116,11 +116,11 @@ class Database:
         # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
         return postgresql_insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
-    def probe(self, query: sa.Select[Any]) -> Any:
-        """The one value of a query, on a connection that serves nothing else: that all others are busy says nothing of
+    def probe(self, query: sa.Select[*tuple[Any, ...]]) -> sa.Row[*tuple[Any, ...]]:
+        """The one row of a query, on a connection that serves nothing else: that all others are busy says nothing of
         the database."""
         with self._prober.connect() as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(query).one()
 
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""

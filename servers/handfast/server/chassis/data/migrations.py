@@ -1,17 +1,24 @@
 """Brings a service's database to the schema that its code expects, by Alembic.
 
 A service keeps `migrations/` beside its code, with the usual `env.py` and `versions/`. Its `env.py` is one call of
-`run`.
+`run`. A revision may say from which revision on code may run on the schema that it makes:
+
+    oldest_code = "0003"  # the columns that it adds have defaults
+
+Where it says nothing, code of earlier revisions may not: it neither starts nor stays ready.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from handfast.server.chassis.data import schema as stored
 from handfast.server.chassis.data.database import Database, DatabaseError, one_line
+from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import StartError
 from handfast.server.process.settings import DatabaseSettings
@@ -24,12 +31,12 @@ BESIDE_CALLS = 12
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
 
 
-def open_database(settings: DatabaseSettings, location: str) -> Database:
+def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
     """The server's database, checked and upgraded. Raises StartError."""
     try:
         database = Database(settings.database_url, connections=settings.threads + BESIDE_CALLS)
         database.check()
-        upgrade(database, location)
+        upgrade(database, schema)
     except DatabaseError as error:
         raise StartError(str(error)) from error
     except DBAPIError as error:
@@ -37,56 +44,100 @@ def open_database(settings: DatabaseSettings, location: str) -> Database:
     return database
 
 
-def upgrade(database: Database, location: str) -> None:
-    """Upgrades to the newest revision. `location` is `package:folder`, such as `handfast.server.users:migrations`.
-    Replicas that start together wait for each other.
+def upgrade(database: Database, schema: Schema) -> None:
+    """Upgrades to the newest revision, and leaves a schema that is newer still as it is. Replicas that start together
+    wait for each other. Raises DatabaseError where the database is another server's, or this code may not run on it.
     """
     from alembic import command
+    from alembic.util import CommandError
 
-    config = _config(location)
+    config, code = _config(schema), _Code.of(schema)
     with database.engine.begin() as connection:
         if database.dialect == "postgresql":
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica may take its time
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            if stored.is_marked(connection, schema):
+                version, oldest_code = connection.execute(schema.version()).one()
+                if version not in code.known:
+                    code.check(version, oldest_code)
+                    return
+            config.attributes.update(connection=connection, schema=schema)
+            command.upgrade(config, "head")
+            stored.mark(connection, schema, code.oldest)
+        except (DatabaseError, CommandError) as error:
+            raise DatabaseError(f"cannot use {database.name}: {error}") from error
 
 
-def schema_check(database: Database, location: str) -> Check:
-    """For a server's readiness: that the database answers, and is not behind what the code expects, as one that was
-    restored from a backup may be. A newer schema, by a newer replica, is none of its business.
+def schema_check(database: Database, schema: Schema) -> Check:
+    """For a server's readiness: that the database answers, that its schema is not behind what the code expects, as one
+    that was restored from a backup may be, and that this code may run on it, where a newer replica has upgraded it.
     """
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(_config(location))
-    head = scripts.get_current_head()
-    behind = {revision.revision for revision in scripts.walk_revisions()} - {head}
-    current = sa.select(sa.table("alembic_version", sa.column("version_num", sa.String)).c.version_num)
+    code = _Code.of(schema)
 
     def check() -> None:
         try:
-            found = database.probe(current)
+            version, oldest_code = database.probe(schema.version())
+            code.check(version, oldest_code)
         except SQLAlchemyError as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise DatabaseError(f"{database.name} does not answer: {one_line(cause)}") from error
-        if found in behind:
-            raise DatabaseError(f"the schema of {database.name} is {found}, and {head} is needed")
+        except DatabaseError as error:
+            raise DatabaseError(f"cannot use {database.name}: {error}") from error
 
     return check
-
-
-def _config(location: str) -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", location)
-    config.set_main_option("path_separator", "os")
-    return config
 
 
 def run(metadata: sa.MetaData) -> None:
     """What a service's `migrations/env.py` calls: on the connection that `upgrade` holds, in its transaction."""
     from alembic import context
 
-    context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+    connection: sa.Connection = context.config.attributes["connection"]
+    schema: Schema = context.config.attributes["schema"]
+    stored.take_over_version(connection, schema, set(metadata.tables))
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=schema.version_table,
+        version_table_schema=stored.namespace(connection),
+    )
     context.run_migrations()
+    if missing := set(metadata.tables) - stored.tables(connection):
+        raise DatabaseError(f"it lacks the tables {', '.join(sorted(missing))}; whose is it?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """What this code knows of its schema: the newest revision, all of them, and the oldest whose code may run on what
+    the newest makes."""
+
+    head: str
+    known: frozenset[str]
+    oldest: str
+
+    @classmethod
+    def of(cls, schema: Schema) -> _Code:
+        from alembic.script import ScriptDirectory
+
+        revisions = list(ScriptDirectory.from_config(_config(schema)).walk_revisions())  # the newest first
+        head = revisions[0].revision
+        oldest = getattr(revisions[0].module, "oldest_code", head)
+        return cls(head, frozenset(each.revision for each in revisions), oldest)
+
+    def check(self, version: str, oldest_code: str) -> None:
+        """Raises DatabaseError unless this code may run on a schema of that version."""
+        if version != self.head and version in self.known:
+            raise DatabaseError(f"its schema is {version}, and {self.head} is needed")
+        if oldest_code not in self.known:
+            raise DatabaseError(
+                f"its schema is {version}, which needs code of revision {oldest_code} or later; this is {self.head}"
+            )
+
+
+def _config(schema: Schema) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", schema.migrations)
+    config.set_main_option("path_separator", "os")
+    return config

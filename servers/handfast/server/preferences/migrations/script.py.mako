@@ -7,6 +7,7 @@ from alembic import op
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# oldest_code = …  # where code of earlier revisions may run on this schema, the earliest one
 
 
 def upgrade() -> None:
