@@ -66,7 +66,7 @@ def test_a_servers_python_stays_on_one_processor_and_leaves_the_others_to_grpc(u
     assert python.count({first, *others}) == len(python)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything_in_good_order(up: Up, number: signal.Signals) -> None:
     suite = _ready(up())
     servers = suite.servers()
@@ -74,6 +74,20 @@ def test_a_signal_stops_everything_in_good_order(up: Up, number: signal.Signals)
     assert suite.end(number) == 0
     assert not any(is_running(pid) for pid in servers.values())
     assert "Traceback" not in suite.stderr
+
+
+def test_a_suite_that_nohup_started_goes_on_when_its_terminal_closes(up: Up) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which children inherit
+    try:
+        suite = _ready(up())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    suite.popen.send_signal(signal.SIGHUP)
+    for pid in suite.servers().values():
+        os.kill(pid, signal.SIGHUP)
+    assert _serves_users(suite)
+    assert suite.end(signal.SIGTERM) == 0
+    assert not _logged(suite) or "server ended" not in suite.stderr
 
 
 def test_a_signal_while_the_suite_starts_stops_it_as_well(up: Up) -> None:
@@ -94,6 +108,17 @@ def test_no_server_survives_a_supervisor_that_is_killed(up: Up) -> None:
     servers = suite.servers()
     assert suite.end(signal.SIGKILL) == -signal.SIGKILL
     assert eventually(lambda: not any(is_running(pid) for pid in servers.values()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT])
+def test_however_a_suite_ends_it_leaves_nothing_but_its_data(up: Up, tmp_path: Path, number: signal.Signals) -> None:
+    """Also where files are hidden from a test, such as sockets below /tmp: it has none at all."""
+    suite = _ready(up("--grace", "0"))
+    servers = suite.servers()
+    named = [path for pid in (suite.popen.pid, *servers.values()) for path in _sockets_with_a_path(pid)]
+    suite.end(number)
+    assert eventually(lambda: not any(is_running(pid) for pid in servers.values()))
+    assert named == []
 
 
 def test_a_server_that_hangs_is_killed_after_the_grace_period(up: Up) -> None:
@@ -130,6 +155,16 @@ def _processors_of_threads(pid: int) -> tuple[list[set[int]], list[set[int]]]:
             named_by_grpc = (thread / "comm").read_text().startswith(("grpc", "event_engine", "lifeguard"))
             (grpc if named_by_grpc else python).append(os.sched_getaffinity(int(thread.name)))
     return python, grpc
+
+
+def _sockets_with_a_path(pid: int) -> list[str]:
+    """Of the Unix sockets that a process has open, the paths of those that lie in a folder."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # one that is closed meanwhile
+            inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    rows = [row.split() for row in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+    return [row[7] for row in rows if row[6] in inodes and len(row) > 7]
 
 
 def _ready(suite: Process) -> Process:

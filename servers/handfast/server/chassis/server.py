@@ -32,7 +32,7 @@ from handfast.server.chassis.observe.refusal import refusal
 from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
-from handfast.server.process.notify import notify
+from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
@@ -153,7 +153,7 @@ class Server:
         threading.excepthook = log.log_end_of_thread
         try:
             self.start()
-            notify("READY=1")
+            notify(READY)
             stop.wait()
             notify("STOPPING=1")
             self.stop()

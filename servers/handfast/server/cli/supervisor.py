@@ -1,8 +1,9 @@
 """Keeps child processes running: starts them, waits until all are ready, restarts what dies, ends all together.
 
 One asyncio loop holds all state. A child is in a session of its own, so that Ctrl-C in a terminal reaches the
-supervisor alone, which then ends the children in its own time. Its stdin is a pipe that nobody writes to: its end
-tells the child that the supervisor is gone. Its stdout is our stderr.
+supervisor alone, which then ends the children in its own time. Its stdin is one end of a pair of sockets: there it
+says that it is ready, and the end of what it reads there tells it that the supervisor is gone. So there is no file
+that a killed supervisor could leave behind. Its stdout is our stderr.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import datetime
 import functools
 import json
 import socket
-import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from handfast.server.process.notify import READY
 from handfast.server.process.stopping import SUPERVISED, when_asked_to_stop
 
 HANDFAST = (sys.executable, "-P", "-m", "handfast.server.cli.main")
@@ -49,8 +48,9 @@ class Program:
 def supervise(programs: Sequence[Program], *, grace: float, on_ready: Callable[[], None]) -> int:
     """Runs until this process is asked to stop, then returns 0 with all children ended.
 
-    A child is ready when it has sent `READY=1` (sd_notify). `on_ready` is called once, when all are. A child that
-    ends before that ends the whole: 1. A child that ends later is restarted.
+    A child is ready when it has said so (`handfast.server.process.notify`). `on_ready` is called once, when all are;
+    what it raises ends the whole, and is raised here. A child that ends before that ends the whole: 1. A child that
+    ends later is restarted.
     """
     return asyncio.run(_Supervisor(programs, grace).run(on_ready))
 
@@ -67,47 +67,61 @@ class _Supervisor:
     async def run(self, on_ready: Callable[[], None]) -> int:
         loop = asyncio.get_running_loop()
         when_asked_to_stop(lambda: loop.call_soon_threadsafe(self._stop.set))
-        # A socket's path may have some 100 bytes, which below TMPDIR it could exceed.
-        with tempfile.TemporaryDirectory(prefix="handfast-", dir="/tmp") as folder:
-            async with asyncio.TaskGroup() as tasks:
-                ready = []
-                for program in self._programs:
-                    ready.append(asyncio.Event())
-                    keeping = tasks.create_task(self._keep(program, Path(folder, program.name), ready[-1]))
-                    keeping.add_done_callback(functools.partial(self._note_end, program))
-                if await self._unless_stopped(_all(ready)):
-                    self._all_ready = True
-                    on_ready()
+        ready = {program.name: asyncio.Event() for program in self._programs}
+        async with asyncio.TaskGroup() as tasks:
+            for program in self._programs:
+                keeping = tasks.create_task(self._keep(program, ready[program.name].set))
+                keeping.add_done_callback(functools.partial(self._note_end, program))
+            failure = await self._announce(list(ready.values()), on_ready)
+        if failure:
+            raise failure
         return 1 if self._failed else 0
+
+    async def _announce(self, ready: Sequence[asyncio.Event], on_ready: Callable[[], None]) -> Exception | None:
+        """What went wrong in that is kept for when all have ended."""
+        if await self._unless_stopped(_all(ready)):
+            self._all_ready = True
+            try:
+                on_ready()
+            except Exception as error:
+                self._stop.set()
+                return error
+        return None
 
     def _note_end(self, program: Program, _keeping: object) -> None:
         self._ended[program.name].set()
 
-    async def _keep(self, program: Program, notify_address: Path, ready: asyncio.Event) -> None:
+    async def _keep(self, program: Program, on_ready: Callable[[], None]) -> None:
         """Runs one program again and again, until asked to stop."""
         loop = asyncio.get_running_loop()
         delay = FIRST_RESTART_DELAY
-        async with _listen(notify_address, ready.set):
-            while not self._stop.is_set():
-                started = loop.time()
-                process = await _start(program, notify_address)
-                try:
-                    ended_by_itself = await self._unless_stopped(process.wait())
-                finally:
-                    await self._end(program, process)
-                if not ended_by_itself:
-                    return
-                outcome = {"pid": process.pid, "exit_code": process.returncode}
-                if not self._all_ready:
-                    _log("server ended before all were ready, stopping", program, **outcome)
-                    self._failed = True
-                    self._stop.set()
-                    return
-                if loop.time() - started >= STEADY_AFTER:
-                    delay = FIRST_RESTART_DELAY
-                _log("server ended, restarting", program, **outcome, restart_delay_s=delay)
-                await self._unless_stopped(asyncio.sleep(delay))
-                delay = min(2 * delay, LONGEST_RESTART_DELAY)
+        while not self._stop.is_set():
+            started = loop.time()
+            outcome = await self._run_once(program, on_ready)
+            if outcome is None:
+                return
+            if not self._all_ready:
+                _log("server ended before all were ready, stopping", program, **outcome)
+                self._failed = True
+                self._stop.set()
+                return
+            if loop.time() - started >= STEADY_AFTER:
+                delay = FIRST_RESTART_DELAY
+            _log("server ended, restarting", program, **outcome, restart_delay_s=delay)
+            await self._unless_stopped(asyncio.sleep(delay))
+            delay = min(2 * delay, LONGEST_RESTART_DELAY)
+
+    async def _run_once(self, program: Program, on_ready: Callable[[], None]) -> dict[str, object] | None:
+        """How it ended by itself; None where this process was asked to stop, which ended it."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                process = await stack.enter_async_context(_start(program, on_ready))
+            except OSError as error:
+                return {"error": str(error)}
+            stack.push_async_callback(self._end, program, process)
+            if not await self._unless_stopped(process.wait()):
+                return None
+            return {"pid": process.pid, "exit_code": process.returncode}
 
     async def _unless_stopped(self, awaitable: Awaitable[object]) -> bool:
         """Waits for it to be done, or until asked to stop. False when asked to stop."""
@@ -125,12 +139,15 @@ class _Supervisor:
         for other in self._programs:
             if program.name in other.needs:
                 await self._ended[other.name].wait()
-        process.terminate()
+        # It may end by itself at any time.
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         try:
             await asyncio.wait_for(process.wait(), self._grace + KILL_MARGIN)
         except TimeoutError:
             _log("server does not end, killing it", program, pid=process.pid)
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
 
 
@@ -139,39 +156,42 @@ async def _all(events: Sequence[asyncio.Event]) -> None:
         await event.wait()
 
 
-async def _start(program: Program, notify_address: Path) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *program.command,
-        env={**program.environment, SUPERVISED: "1", "NOTIFY_SOCKET": str(notify_address)},
-        stdin=subprocess.PIPE,
-        stdout=sys.stderr.fileno(),
-        start_new_session=True,
-    )
+@contextlib.asynccontextmanager
+async def _start(program: Program, on_ready: Callable[[], None]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Starts it, and hears it until the context is left. Raises OSError."""
+    environment = {name: value for name, value in program.environment.items() if name != "NOTIFY_SOCKET"}
+    ours, its = socket.socketpair()
+    with contextlib.closing(ours), contextlib.closing(its):
+        process = await asyncio.create_subprocess_exec(
+            *program.command,
+            env={**environment, SUPERVISED: "1"},
+            stdin=its.fileno(),
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,
+        )
+        its.close()
+        loop = asyncio.get_running_loop()
+        hearing, _ = await loop.connect_accepted_socket(lambda: _Readiness(on_ready), ours)
+        try:
+            yield process
+        finally:
+            hearing.close()
 
 
-class _Readiness(asyncio.DatagramProtocol):
+class _Readiness(asyncio.Protocol):
     def __init__(self, on_ready: Callable[[], None]) -> None:
         self._on_ready = on_ready
+        self._heard = b""
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        if b"READY=1" in data.splitlines():
+    def data_received(self, data: bytes) -> None:
+        self._heard += data
+        if READY.encode() in self._heard.splitlines():
             self._on_ready()
-
-
-@contextlib.asynccontextmanager
-async def _listen(address: Path, on_ready: Callable[[], None]) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Readiness(on_ready), local_addr=str(address), family=socket.AF_UNIX
-    )
-    try:
-        yield
-    finally:
-        transport.close()
 
 
 def _log(event: str, program: Program, **details: object) -> None:
     """One JSON object on one line, shaped like the servers' own logs."""
     timestamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     record = {"timestamp": timestamp, "level": "error", "event": event, "service": program.name, **details}
-    print(json.dumps(record), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # that nobody reads it any more is no reason to stop
+        print(json.dumps(record), file=sys.stderr, flush=True)

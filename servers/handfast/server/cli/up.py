@@ -20,7 +20,7 @@ from handfast.server.cli.settings import (
 )
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.flags import read
-from handfast.server.process.notify import notify
+from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     METRICS_PORT_OFFSET,
@@ -106,4 +106,4 @@ def _announce(suite: list[SuiteSettings], data_dir: Path) -> None:
         "ready",
         flush=True,
     )
-    notify("READY=1")
+    notify(READY)
