@@ -35,8 +35,8 @@ sys.exit(supervise(programs, grace=1, on_ready=on_ready))
 def supervise(
     folder: Path,
     programs: dict[str, tuple[str, list[str]]],
-    stdout: int = subprocess.PIPE,
-    stderr: int = subprocess.PIPE,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Supervises shell scripts, each with the names of what it needs, which run in `folder`, until they end it."""
     return run(
@@ -47,8 +47,8 @@ def supervise(
 def run(
     folder: Path,
     programs: dict[str, tuple[list[str], list[str]]],
-    stdout: int = subprocess.PIPE,
-    stderr: int = subprocess.PIPE,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-c", SUPERVISE, json.dumps(programs)]
     return subprocess.run(command, cwd=folder, env=CLEAN, stdout=stdout, stderr=stderr, text=True, timeout=PATIENCE)
