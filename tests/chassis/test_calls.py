@@ -45,6 +45,12 @@ def test_a_missing_or_malformed_request_id_is_replaced(running: Running, request
     assert len(minted) == 36
 
 
+def test_of_several_request_ids_none_is_taken(running: Running) -> None:
+    call = the_call_of(running, metadata=[("x-request-id", "one"), ("x-request-id", "two")])
+    assert call.request_id not in ("one", "two")
+    assert call.repeated == {"x-request-id"}
+
+
 def test_the_deadline_is_the_callers_or_else_thirty_seconds(running: Running) -> None:
     now = time.monotonic()
     assert 4 < (the_call_of(running, timeout=5).deadline or 0) - now < 6

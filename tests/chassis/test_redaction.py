@@ -246,7 +246,7 @@ def test_of_a_text_with_a_value_of_a_megabyte_nothing_is_left(value: str) -> Non
 
 
 def test_what_a_request_has_is_gathered_once() -> None:
-    call = Call.received(Method("/", "", "", "unary", "", Pool("p", 1)), "/", {})
+    call = Call.received(Method("/", "", "", "unary", "", Pool("p", 1)), "/", ())
     assert call.personal_data() is None
     call.request = ADA
     assert call.personal_data() is call.personal_data()

@@ -40,7 +40,7 @@ def interrupter() -> Iterator[Interrupter]:
 
 @pytest.fixture
 def call(interrupter: Interrupter) -> Call:
-    call = Call.received(METHOD, METHOD.path, {})
+    call = Call.received(METHOD, METHOD.path, ())
     interrupter.begin(call)
     return call
 

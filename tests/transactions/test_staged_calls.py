@@ -205,6 +205,26 @@ class TestOperations:
             client.users.UpdateUser(rename("ada", "one"), metadata=tuple(metadata.items()))
         assert (refused.value.reason, refused.value.metadata) == ("INVALID_METADATA", {"key": key})
 
+    @pytest.mark.parametrize("key", [wire.TRANSACTION_ID, wire.OPERATION, wire.DEADLINE, wire.FIRST_ATTEMPT])
+    def test_with_metadata_that_comes_twice_are_refused_by_its_key(self, client: Suite, key: str) -> None:
+        ada = create_user(client, display_name="Ada")
+        once = Transaction(client).metadata(1)
+        other = dict(Transaction(client).metadata(2))
+        for repeated in ((key, other[key]), (key, dict(once)[key])):
+            with pytest.raises(InvalidArgument) as refused:
+                client.users.UpdateUser(rename(ada.user_id, "one"), metadata=(*once, repeated))
+            assert (refused.value.reason, refused.value.metadata) == ("INVALID_METADATA", {"key": key})
+        assert get(client, ada.user_id) == ada
+
+    def test_are_no_plain_calls_where_only_the_first_attempt_is_named(self, client: Suite) -> None:
+        ada = create_user(client, display_name="Ada")
+        with pytest.raises(InvalidArgument) as refused:
+            client.users.UpdateUser(
+                rename(ada.user_id, "one"), metadata=((wire.FIRST_ATTEMPT, Transaction(client).id),)
+            )
+        assert refused.value.metadata == {"key": wire.TRANSACTION_ID}
+        assert get(client, ada.user_id) == ada
+
     @pytest.mark.parametrize("missing", [wire.TRANSACTION_ID, wire.OPERATION, wire.DEADLINE])
     def test_with_part_of_the_metadata_only_are_refused_rather_than_applied(self, client: Suite, missing: str) -> None:
         ada = create_user(client, display_name="Ada")

@@ -6,8 +6,8 @@ that any service can answer with.
 
 Limits that hold for every method: a request or reply has up to 4 MiB. A unary call whose caller sets no
 deadline is given 30 seconds. The metadata `x-request-id`, 1 to 128 visible ASCII characters, names the call in
-logs and errors, here and in the services that this one calls; where it is missing or malformed, one is made.
-It comes back in the initial metadata of a reply and in the trailing metadata of an error.
+logs and errors, here and in the services that this one calls; where it is missing, malformed or repeated, one is
+made. It comes back in the initial metadata of a reply and in the trailing metadata of an error.
 
 Fields that are marked `debug_redact` carry personal data. No server prints them, and no error quotes their values;
 keys of maps and paths of masks that break a rule are told to the caller who sent them.
@@ -26,5 +26,6 @@ stageable: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptio
 """The method can take part in a transaction that spans services. A call that carries
 `handfast-transaction-id`, `handfast-operation` and `handfast-transaction-deadline` is then staged
 instead of applied, and answers with the trailer `handfast-staged`. A method without this option
-refuses such metadata, so that a write never commits alone by mistake.
+refuses such metadata, so that a write never commits alone by mistake. So does any method where one of these
+keys is missing or comes more than once.
 """

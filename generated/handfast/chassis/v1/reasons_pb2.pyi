@@ -34,7 +34,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     the caller was built from the same contract.
     """
     REASON_INVALID_METADATA: _Reason.ValueType  # 3
-    """INVALID_ARGUMENT. A metadata entry that the suite reads is malformed. Metadata: `key`."""
+    """INVALID_ARGUMENT. A metadata entry that the suite reads is malformed, or came more than once. Metadata: `key`."""
     REASON_UNKNOWN_METHOD: _Reason.ValueType  # 4
     """UNIMPLEMENTED. The server does not serve this method. Metadata: `method`."""
     REASON_NOT_STAGEABLE: _Reason.ValueType  # 5
@@ -113,7 +113,7 @@ REASON_UNPARSABLE_REQUEST: Reason.ValueType  # 2
 the caller was built from the same contract.
 """
 REASON_INVALID_METADATA: Reason.ValueType  # 3
-"""INVALID_ARGUMENT. A metadata entry that the suite reads is malformed. Metadata: `key`."""
+"""INVALID_ARGUMENT. A metadata entry that the suite reads is malformed, or came more than once. Metadata: `key`."""
 REASON_UNKNOWN_METHOD: Reason.ValueType  # 4
 """UNIMPLEMENTED. The server does not serve this method. Metadata: `method`."""
 REASON_NOT_STAGEABLE: Reason.ValueType  # 5

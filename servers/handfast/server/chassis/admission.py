@@ -13,14 +13,22 @@ import grpc
 from google.protobuf.message import Message
 
 from handfast.server.chassis.call import Call, Method, current
-from handfast.server.chassis.errors import NotStageable, RequestTooLarge, ResponseTooLarge, UnparsableRequest
+from handfast.server.chassis.errors import (
+    InvalidMetadata,
+    NotStageable,
+    RequestTooLarge,
+    ResponseTooLarge,
+    UnparsableRequest,
+)
 from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, of_bytes
 from handfast.server.chassis.interrupts import check_active
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
 
-_TRANSACTION_KEYS = frozenset({"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline"})
+_TRANSACTION_KEYS = frozenset(
+    {"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline", "handfast-first-attempt"}
+)
 
 
 class Admission(grpc.ServerInterceptor):
@@ -47,8 +55,11 @@ class Admission(grpc.ServerInterceptor):
 
         def check() -> None:
             check_active()  # what came too late is not begun
+            call = current()
             if refuses:
-                _refuse_transactions(current())
+                _refuse_transactions(call)
+            if call.repeated:
+                _refuse_repeated(call)
 
         def unary(request: Any, context: grpc.ServicerContext) -> bytes:
             check()
@@ -100,3 +111,8 @@ def _refuse_transactions(call: Call) -> None:
     if not _TRANSACTION_KEYS.isdisjoint(call.metadata):
         name = call.path.removeprefix("/")
         raise NotStageable(f"{name} does not take part in transactions.", method=name)
+
+
+def _refuse_repeated(call: Call) -> None:
+    for key in sorted(_TRANSACTION_KEYS & call.repeated):
+        raise InvalidMetadata(f"{key} came more than once.", key=key)

@@ -10,7 +10,8 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -113,7 +114,8 @@ class Call:
     request_id         the caller's `x-request-id`, or one minted here
     traceparent        the caller's trace, as it goes on to peers; None without one, or where it is malformed
     deadline           when to give up, in seconds of `time.monotonic()`; None for streams without one
-    metadata           what the caller sent; of a repeated key the last value
+    metadata           what the caller sent; of a key that came more than once the last value
+    repeated           the keys that came more than once: who reads one that can have one meaning only has to refuse it
     initial_metadata   what goes to the caller before the first reply; append to it. An error goes out without:
                        gRPC clients try again only where nothing but a status has come back
     log                fields for this call's line in the log, such as `transaction_id`; never personal data
@@ -139,17 +141,22 @@ class Call:
     over: bool = False
     stopping: bool = False
     uninterrupted: bool = False
+    repeated: frozenset[str] = frozenset()
     wakes: Wakes | None = None
     _initial_metadata_sent: bool = False
     _personal_data: tuple[Message, PersonalData] | None = None
 
     @classmethod
-    def received(cls, method: Method, path: str, metadata: Mapping[str, str | bytes]) -> Call:
-        request_id = metadata.get(REQUEST_ID_KEY)
-        # A malformed id is replaced, not refused: it is no reason to fail a call.
+    def received(cls, method: Method, path: str, entries: Sequence[tuple[str, str | bytes]]) -> Call:
+        metadata = dict(entries)
+        repeated = frozenset[str]()
+        if len(metadata) < len(entries):
+            repeated = frozenset(key for key, count in Counter(key for key, _ in entries).items() if count > 1)
+        # A malformed id is replaced, not refused: it is no reason to fail a call. Nor are several.
+        request_id = None if REQUEST_ID_KEY in repeated else metadata.get(REQUEST_ID_KEY)
         if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
             request_id = str(uuid.uuid4())
-        traceparent = metadata.get(TRACEPARENT_KEY)
+        traceparent = metadata.get(TRACEPARENT_KEY)  # of several gRPC itself keeps the last
         # What is none is not handed on: it could be no header value at all.
         if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
             traceparent = None
@@ -159,6 +166,7 @@ class Call:
             metadata=metadata,
             request_id=request_id,
             traceparent=traceparent,
+            repeated=repeated,
             initial_metadata=[(REQUEST_ID_KEY, request_id)],
         )
 

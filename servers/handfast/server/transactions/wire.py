@@ -47,7 +47,7 @@ def stage_metadata(
 
 def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> Stage | None:
     """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
-    if metadata.keys().isdisjoint((TRANSACTION_ID, OPERATION, DEADLINE)):
+    if metadata.keys().isdisjoint((TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT)):
         return None
     transaction_id, number, deadline = (str(metadata.get(key, "")) for key in (TRANSACTION_ID, OPERATION, DEADLINE))
     if not is_transaction_id(transaction_id):

@@ -50,7 +50,7 @@ class Observe(grpc.ServerInterceptor):
         # Runs on grpcio's one polling thread, in the context that the handler will run in.
         path = handler_call_details.method
         method = self._methods.get(path, self._unknown)
-        call = Call.received(method, path, dict(handler_call_details.invocation_metadata))
+        call = Call.received(method, path, handler_call_details.invocation_metadata)
         CURRENT.set(call)
         refused = self._load.admit(method.pool)
         RECORD.set(Record(call, refused, self._on_end))

@@ -62,7 +62,7 @@ class _Prepared:
 
 @cache
 def _prepared(method: Method, why: Refused) -> _Prepared:
-    call = Call.received(method, method.path, {})
+    call = Call.received(method, method.path, ())
     status = to_status(_error(method, why), call)
     del status.details[-1]  # the request id, of which each call has its own
     return _Prepared(rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log)
