@@ -109,7 +109,7 @@ def test_details_tell_service_reason_values_and_request(backend: Backend, face: 
     assert str(error) == (
         "handfast.users NOT_FOUND USER_NOT_FOUND: No user has the id 'zoë' (request id from-the-server)"
     )
-    assert rpc_status.from_call(error) == error.status_proto  # type: ignore[arg-type]
+    assert rpc_status.from_call(error) == error.status_proto
     assert "grpc-status-details-bin" in dict(error.trailing_metadata())
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -75,7 +75,8 @@ async def both_by_hand(opened: Any) -> None:
         pass
 
 
-ASYNCIO: tuple[Callable[[Any], Coroutine[Any, Any, None]], ...] = (
+Way: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+ASYNCIO: tuple[Way, ...] = (
     unary,
     replies_iterated,
     replies_read,
@@ -110,23 +111,33 @@ def everything(error: ServiceError) -> dict[str, object]:
     }
 
 
+def seen(opened: Any) -> dict[str, dict[str, object]]:
+    """What each way of calling on a synchronous channel raises."""
+    errors = {}
+    for name, call in SYNC.items():
+        with pytest.raises(ServiceError) as caught:
+            call(opened)
+        errors[name] = everything(caught.value)
+    return errors
+
+
+async def seen_asynchronously(opened: Any, ways: Iterable[Way] = ASYNCIO) -> dict[str, dict[str, object]]:
+    """What each way of calling on an asyncio channel raises."""
+    errors = {}
+    for each in ways:
+        with pytest.raises(ServiceError) as caught:
+            await each(opened)
+        errors[f"asyncio, {each.__name__}"] = everything(caught.value)
+    return errors
+
+
 def seen_by_all(address: str) -> dict[str, dict[str, object]]:
-    seen = {}
-    with channel(address) as opened:
-        for name, call in SYNC.items():
-            with pytest.raises(ServiceError) as caught:
-                call(opened)
-            seen[name] = everything(caught.value)
-
-    async def call_asynchronously() -> None:
+    async def call_asynchronously() -> dict[str, dict[str, object]]:
         async with aio.channel(address) as opened:
-            for each in ASYNCIO:
-                with pytest.raises(ServiceError) as caught:
-                    await each(opened)
-                seen[f"asyncio, {each.__name__}"] = everything(caught.value)
+            return await seen_asynchronously(opened)
 
-    asyncio.run(call_asynchronously())
-    return seen
+    with channel(address) as opened:
+        return seen(opened) | asyncio.run(call_asynchronously())
 
 
 def whole(code: grpc.StatusCode, reason: str = "SOME_REASON") -> status_pb2.Status:

@@ -23,6 +23,7 @@ addresses.py         where the services are
 methods.py           what happens to each call on its way out
 options.py           how gRPC is set up, retries above all
 multicallables.py    what `stub.Method` is on a synchronous channel
+failed_call.py       an error as a call that is over, which interceptors look at
 calls.py             what a synchronous call gives back before it is over
 """
 

@@ -14,12 +14,14 @@ import grpc
 from handfast.client.errors import ServiceError, service_error
 
 
-class _Call(grpc.Call):
-    """Passes everything on to the call of gRPC, which waits where it has to."""
+class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
+    """What `stub.Method.future(...)` gives: passes everything on to the call of gRPC, which waits where it has to.
+    Its errors are made when they are asked for."""
 
     def __init__(self, call: Any, request_id: str) -> None:
         self._call = call
         self._request_id = request_id
+        self._error: ServiceError | None = None
 
     def code(self) -> grpc.StatusCode:
         return self._call.code()  # type: ignore[no-any-return]
@@ -45,13 +47,8 @@ class _Call(grpc.Call):
     def add_callback(self, callback: Callable[[], None]) -> bool:
         return self._call.add_callback(callback)  # type: ignore[no-any-return]
 
-
-class CallFuture(_Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
-    """What `stub.Method.future(...)` gives. Its errors are made when they are asked for."""
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        super().__init__(call, request_id)
-        self._error: ServiceError | None = None
+    def debug_error_string(self) -> str | None:
+        return self._call.debug_error_string()  # type: ignore[no-any-return]
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits `timeout` seconds, or as long as the call takes, for the response.
@@ -69,7 +66,7 @@ class CallFuture(_Call, grpc.Future):  # type: ignore[type-arg]  # generic in it
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         error = self.exception(timeout)
-        return None if error is None else error.__traceback__
+        return error.traceback() if isinstance(error, ServiceError) else self._call.traceback(timeout)
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         self._call.add_done_callback(lambda _: fn(self))
@@ -90,8 +87,8 @@ class CallFuture(_Call, grpc.Future):  # type: ignore[type-arg]  # generic in it
         return self._error
 
 
-class CallIterator(_Call):
-    """The responses of a stream."""
+class CallIterator(CallFuture):
+    """The responses of a stream; as a future, the end of the stream."""
 
     def __iter__(self) -> CallIterator:
         return self
@@ -100,4 +97,4 @@ class CallIterator(_Call):
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            raise service_error(error, self._request_id) from error
+            raise self._typed(error) from error

@@ -6,8 +6,8 @@ that looks at the outcome of a call makes `.future` wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -18,17 +18,32 @@ from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStrea
 
 DEFAULT_TIMEOUT = 10.0
 
+Interceptor: TypeAlias = (
+    grpc.UnaryUnaryClientInterceptor
+    | grpc.UnaryStreamClientInterceptor
+    | grpc.StreamUnaryClientInterceptor
+    | grpc.StreamStreamClientInterceptor
+)
+
 
 def channel(
-    address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = DEFAULT_TIMEOUT
+    address: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    interceptors: Sequence[Interceptor] = (),
 ) -> grpc.Channel:
     """A channel to `address` for the stubs of any service, connected when it is first used.
 
     `timeout` in seconds is for calls that give none; streams have none unless they give one. Without
     `credentials` it speaks plain text. Its calls raise ServiceError. Raises ValueError on what cannot be an
     address or a timeout.
+
+    `interceptors`, the first outermost, see each call once, as it goes out: with its deadline, its request id and the
+    rest of its metadata, and with the errors of gRPC. Those that want to see what callers see go around the channel:
+    `grpc.intercept_channel(channel(address), interceptor)`.
     """
-    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout))
+    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout), interceptors)
 
 
 def check_timeout(timeout: float) -> float:
@@ -38,9 +53,15 @@ def check_timeout(timeout: float) -> float:
 
 
 class _Channel(grpc.Channel):
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, timeout: float) -> None:
-        self._retrying = _grpc_channel(address, credentials, options.RETRYING)
-        self._plain = _grpc_channel(address, credentials, options.PLAIN)
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        timeout: float,
+        interceptors: Sequence[Interceptor],
+    ) -> None:
+        self._retrying = _grpc_channel(address, credentials, options.RETRYING, interceptors)
+        self._plain = _grpc_channel(address, credentials, options.PLAIN, interceptors)
         self._timeout = timeout
 
     # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.
@@ -76,7 +97,14 @@ class _Channel(grpc.Channel):
         self.close()
 
 
-def _grpc_channel(address: str, credentials: grpc.ChannelCredentials | None, chosen: options.Options) -> grpc.Channel:
+def _grpc_channel(
+    address: str,
+    credentials: grpc.ChannelCredentials | None,
+    chosen: options.Options,
+    interceptors: Sequence[Interceptor],
+) -> grpc.Channel:
     if credentials is None:
-        return grpc.insecure_channel(address, chosen)
-    return grpc.secure_channel(address, credentials, chosen)
+        bare = grpc.insecure_channel(address, chosen)
+    else:
+        bare = grpc.secure_channel(address, credentials, chosen)
+    return grpc.intercept_channel(bare, *interceptors)

@@ -29,12 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+from handfast.client.failed_call import FailedCall
 
 _Detail = TypeVar("_Detail", bound=Message)
 
@@ -51,7 +53,7 @@ class FieldViolation:
     reason: str = ""
 
 
-class ServiceError(grpc.RpcError):
+class ServiceError(FailedCall):
     """A call failed.
 
     message        what went wrong, in words
@@ -64,7 +66,8 @@ class ServiceError(grpc.RpcError):
     retry_after    seconds to wait before calling again, where the service says that this helps (RetryInfo)
     status_proto   all that the service sent, or None
 
-    The error that gRPC raised is its `__cause__`.
+    It has all that `grpc.Call` and `grpc.Future` have, as gRPC's own errors do, so interceptors can look at it as at
+    any call. The error that gRPC raised is its `__cause__`.
     """
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -78,6 +81,7 @@ class ServiceError(grpc.RpcError):
         request_id: str = "",
         initial_metadata: Iterable[tuple[str, str | bytes]] = (),
         trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
+        debug_error_string: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -98,6 +102,7 @@ class ServiceError(grpc.RpcError):
         self.retry_after: float | None = retry_info.retry_delay.ToTimedelta().total_seconds() if retry_info else None
         self._initial_metadata = tuple((key, value) for key, value in initial_metadata)
         self._trailing_metadata = tuple((key, value) for key, value in trailing_metadata)
+        self._debug_error_string = debug_error_string
 
     @property
     def retryable(self) -> bool:
@@ -115,6 +120,10 @@ class ServiceError(grpc.RpcError):
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]
         return self._trailing_metadata
+
+    def debug_error_string(self) -> str:
+        """What gRPC itself has to say of the failure, such as which connection broke; for people, in no fixed form."""
+        return self._debug_error_string
 
     def __str__(self) -> str:
         subject = " ".join(part for part in (self.service, self.status.name, self.reason) if part)
@@ -195,22 +204,34 @@ _OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"  # handfast.transactions.v1.Reason
 
 
 def service_error(error: grpc.RpcError, request_id: str) -> ServiceError:
-    """The typed error for one that gRPC raised; `request_id` is the one that was sent."""
+    """The typed error for one that gRPC raised; `request_id` is the one that was sent.
+
+    An interceptor can raise any `grpc.RpcError`, even one that says nothing but its text.
+    """
     status_proto = _status_proto(error)
-    error_class = _BY_STATUS[error.code()]
+    error_class = _BY_STATUS.get(_told(error, "code"), Unknown)
     info = _detail(status_proto, error_details_pb2.ErrorInfo)
     if error_class is Unknown and info and info.reason == _OUTCOME_UNKNOWN:
         error_class = OutcomeUnknown
     return error_class(
-        error.details() or "",
+        _told(error, "details") or ("" if hasattr(error, "details") else str(error)),
         status_proto=status_proto,
         request_id=request_id,
-        initial_metadata=error.initial_metadata() or (),  # type: ignore[attr-defined]  # its stubs leave it out
-        trailing_metadata=error.trailing_metadata() or (),  # type: ignore[arg-type]
+        initial_metadata=_told(error, "initial_metadata") or (),
+        trailing_metadata=_told(error, "trailing_metadata") or (),
+        debug_error_string=_told(error, "debug_error_string") or "",
     )
 
 
+def _told(error: grpc.RpcError, what: str) -> Any:
+    """What the method `what` of the error gives; None where it has none."""
+    method = getattr(error, what, None)
+    return None if method is None else method()
+
+
 def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
+    if not hasattr(error, "trailing_metadata"):
+        return None
     try:
         status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]
     except (ValueError, DecodeError):  # something on the way changed the status: what gRPC itself says counts

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
 from handfast.client.addresses import resolve_address
-from handfast.client.channel import DEFAULT_TIMEOUT, channel
+from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, channel
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
@@ -46,13 +48,14 @@ def connect(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Suite:
     """The suite at these addresses; nothing is connected until the first call.
 
     An address left out comes from HANDFAST_USERS_ADDRESS, HANDFAST_PREFERENCES_ADDRESS or
     HANDFAST_ACCOUNTS_ADDRESS, else it is the default port on this machine. Addresses are those of gRPC:
     `host:port`, `dns:///host:port`, …; calls go round all servers that a name stands for. `timeout` in seconds
-    is for calls that give none. Without `credentials` it speaks plain text.
+    is for calls that give none. Without `credentials` it speaks plain text. `interceptors` are as for `channel`.
 
     Raises ValueError, naming the setting, on what cannot be an address or a timeout.
     """
@@ -61,4 +64,9 @@ def connect(
         resolve_address("preferences", preferences),
         resolve_address("accounts", accounts),
     )
-    return Suite(*(channel(address, credentials=credentials, timeout=timeout) for address in addresses))
+    return Suite(
+        *(
+            channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+            for address in addresses
+        )
+    )

@@ -45,6 +45,9 @@ class _Call(aio.Call):
     async def details(self) -> str:
         return await self._call.details()  # type: ignore[no-any-return]
 
+    async def debug_error_string(self) -> str | None:
+        return await self._call.debug_error_string()  # type: ignore[no-any-return]
+
     async def wait_for_connection(self) -> None:
         try:
             await self._call.wait_for_connection()

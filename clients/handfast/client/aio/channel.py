@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -16,16 +17,26 @@ from handfast.client.methods import CLIENT_STREAMING, Method
 
 
 def channel(
-    address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout: float = DEFAULT_TIMEOUT
+    address: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> aio.Channel:
     """As `handfast.client.channel`. Belongs to the event loop that it is made in."""
-    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout))
+    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout), interceptors)
 
 
 class _Channel(aio.Channel):
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, timeout: float) -> None:
-        self._retrying = _grpc_channel(address, credentials, options.RETRYING)
-        self._plain = _grpc_channel(address, credentials, options.PLAIN)
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        timeout: float,
+        interceptors: Sequence[aio.ClientInterceptor],
+    ) -> None:
+        self._retrying = _grpc_channel(address, credentials, options.RETRYING, interceptors)
+        self._plain = _grpc_channel(address, credentials, options.PLAIN, interceptors)
         self._timeout = timeout
 
     # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.
@@ -63,7 +74,12 @@ class _Channel(aio.Channel):
         await self.close()
 
 
-def _grpc_channel(address: str, credentials: grpc.ChannelCredentials | None, chosen: options.Options) -> aio.Channel:
+def _grpc_channel(
+    address: str,
+    credentials: grpc.ChannelCredentials | None,
+    chosen: options.Options,
+    interceptors: Sequence[aio.ClientInterceptor],
+) -> aio.Channel:
     if credentials is None:
-        return aio.insecure_channel(address, chosen)
-    return aio.secure_channel(address, credentials, chosen)
+        return aio.insecure_channel(address, chosen, interceptors=interceptors)
+    return aio.secure_channel(address, credentials, chosen, interceptors=interceptors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -56,6 +57,7 @@ def connect(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> Suite:
     """As `handfast.client.connect`. Call it where an event loop runs: `async with connect() as suite`."""
     addresses = (
@@ -63,4 +65,9 @@ def connect(
         resolve_address("preferences", preferences),
         resolve_address("accounts", accounts),
     )
-    return Suite(*(channel(address, credentials=credentials, timeout=timeout) for address in addresses))
+    return Suite(
+        *(
+            channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+            for address in addresses
+        )
+    )
