@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from uuid6 import uuid7
 
 from handfast.client import NotFound, Suite, channel
+from handfast.server.chassis.ids import new_id
 from handfast.server.cli.ports import free_first_port
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -220,7 +220,7 @@ class TestRefusals:
         assert (result.status, result.stdout) == (2, "")
         assert result.stderr.startswith("handfast: transactions: --users-address (or HANDFAST_USERS_ADDRESS): ")
 
-    @pytest.mark.parametrize("arguments", [("list",), ("list", "--in-doubt"), ("show", str(uuid7()))])
+    @pytest.mark.parametrize("arguments", [("list",), ("list", "--in-doubt"), ("show", new_id())])
     def test_no_coordinator(self, command: Command, arguments: tuple[str, ...]) -> None:
         nobody = f"127.0.0.1:{free_first_port()}"
         result = command(*arguments, "--accounts-address", nobody)

@@ -89,7 +89,6 @@ class World:
         self.network = Network(self)
         self._pause = int(self.profile.pause * SECOND)
         self._minted = self._requests = 0
-        self._last_minted: dict[str, int] = {}
 
         by_row = rng.random() < 0.5
         self.engines = {name: Engine(self, name, by_row=by_row) for name in ("users", "preferences", "transactions")}
@@ -259,10 +258,8 @@ class World:
             self.fail(f"{who}, in the background: {error!r}")
 
     def mint(self) -> str:
-        """A UUIDv7 by the clock of the process that asks, as `uuid6.uuid7` makes them."""
-        process = self.scheduler.current().process
-        milliseconds = max((self.scheduler.now + process.skew) // 1000, self._last_minted.get(process.name, 0) + 1)
-        self._last_minted[process.name] = milliseconds
+        """A UUIDv7 by the clock of the process that asks."""
+        milliseconds = (self.scheduler.now + self.scheduler.current().process.skew) // 1000
         self._minted += 1
         minted = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{self._minted:012x}"
         self.transcript.name(minted, f"T{self._minted}")
@@ -358,7 +355,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
-    *((module, "uuid7", _mint) for module in (coordinator, service)),
+    *((module, "new_id", _mint) for module in (coordinator, service)),
     *((module, "_log", Log()) for module in (coordinator, finisher, sweeper)),
     (coordinator, "TIMEOUT", ACCOUNT_TIMEOUT),
 )

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from uuid6 import uuid7
 
 from handfast.server.accounts import tables
 from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
@@ -73,7 +73,7 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
             raise
 
     monkeypatch.setattr(register, "mark_finished", marking)
-    id_ = str(uuid7())
+    id_ = new_id()
     register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "preferences": 1}))
     stubs: Any = {"users": Confirming(), "preferences": Confirming()}
     finisher = Finisher(register, stubs)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from uuid6 import uuid7
 
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
@@ -18,6 +17,7 @@ from handfast.server.accounts.server import REASONS, SCHEMA
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallDeadlineExceeded
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
@@ -95,7 +95,7 @@ def test_a_participant_counts_what_it_finds_lost_and_nothing_else(running: Proce
         return scrape(running, PREFERENCES)["handfast_committed_changes_lost_total"]
 
     def finish(state: pb.TransactionState.ValueType, count: int) -> pb.FinishResult.ValueType:
-        decision = pb.Decision(transaction_id=str(uuid7()), state=state, operation_count=count)
+        decision = pb.Decision(transaction_id=new_id(), state=state, operation_count=count)
         (result,) = participant.FinishTransactions(pb.FinishTransactionsRequest(decisions=[decision])).results
         return result.result
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from uuid6 import uuid7
 
 from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, channel
+from handfast.server.chassis.ids import new_id
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, User
@@ -60,7 +60,7 @@ def test_a_branch_shows_what_is_staged_and_how_it_was_finished(
 
 
 def test_a_branch_that_never_was_is_absent(participant: ParticipantServiceStub) -> None:
-    assert query(participant, str(uuid7())).state == pb.BRANCH_STATE_ABSENT
+    assert query(participant, new_id()).state == pb.BRANCH_STATE_ABSENT
 
 
 def test_finishing_is_idempotent(
@@ -74,7 +74,7 @@ def test_finishing_is_idempotent(
 
 
 def test_a_committed_operation_that_is_not_held_is_lost_and_stays_so(participant: ParticipantServiceStub) -> None:
-    unheard = str(uuid7())
+    unheard = new_id()
     for _ in range(2):
         assert finish(participant, unheard, pb.TRANSACTION_STATE_COMMITTED, 1) == pb.FINISH_RESULT_LOST
     assert query(participant, unheard).state == pb.BRANCH_STATE_ABSENT

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
-from uuid6 import uuid7
 
 from handfast.client import Suite, channel
 from handfast.server.accounts import tables as accounts_tables
@@ -17,6 +16,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome, Stage
@@ -216,7 +216,7 @@ def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(regist
 
 
 def test_a_decision_that_somebody_has_not_confirmed_is_kept(register: Register) -> None:
-    unconfirmed, done, fresh = old_id(60), old_id(50), str(uuid7())
+    unconfirmed, done, fresh = old_id(60), old_id(50), new_id()
     for transaction_id in (unconfirmed, done):
         register.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
     register.mark_finished([done])

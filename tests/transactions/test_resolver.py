@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-from uuid6 import uuid7
 
 from handfast.client import channel
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.core.reading import Learnt
 from handfast.server.transactions.participant import circuit, resolver
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
@@ -22,7 +22,7 @@ from tests.eventually import PATIENCE, eventually
 
 THREADS = 4
 """Of the participant's server; half of them may wait for a coordinator that is slow."""
-T1, T2 = str(uuid7()), str(uuid7())
+T1, T2 = new_id(), new_id()
 
 
 class Coordinator(pb_grpc.TransactionServiceServicer):
@@ -110,7 +110,7 @@ def test_a_question_asks_for_no_more_than_the_coordinator_takes(
 ) -> None:
     first = pool.submit(asking.ask, [T1])
     assert asked(coordinator, 1)
-    pages = [[str(uuid7()) for _ in range(600)] for _ in range(3)]
+    pages = [[new_id() for _ in range(600)] for _ in range(3)]
     later = [pool.submit(asking.ask, page) for page in pages]
     assert eventually(lambda: len(asking._next) == len(pages))
     coordinator.let.release(1 + len(pages))

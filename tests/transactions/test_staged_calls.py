@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
-from uuid6 import UUID, uuid7
 
 from handfast.client import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Suite
 from handfast.preferences.v1.preferences_pb2 import (
@@ -14,7 +15,7 @@ from handfast.preferences.v1.preferences_pb2 import (
     Preferences,
     UpdatePreferencesRequest,
 )
-from handfast.server.chassis import clock
+from handfast.server.chassis import clock, ids
 from handfast.server.transactions import wire
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1.users_pb2 import (
@@ -234,7 +235,7 @@ class TestOperations:
         assert get(client, ada.user_id) == ada
 
     def test_of_a_transaction_from_the_future_are_refused(self, client: Suite) -> None:
-        far = UUID(int=uuid7().int + (60_000 << 80))
+        far = UUID(int=UUID(ids.new_id()).int + (60_000 << 80))
         metadata = wire.stage_metadata(str(far), 1, clock.now() + clock.MICROSECONDS_PER_SECOND)
         with pytest.raises(InvalidArgument) as refused:
             client.users.UpdateUser(rename(create_user(client).user_id, "one"), metadata=metadata)

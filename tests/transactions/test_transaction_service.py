@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from uuid import UUID
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from uuid6 import UUID, uuid7
 
 from handfast.client import Aborted, FailedPrecondition, InvalidArgument, Suite
+from handfast.server.chassis.ids import new_id
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1.users_pb2 import DeleteUserRequest
 from tests.people import create_user
@@ -84,7 +85,7 @@ class TestDecisions:
 
     def test_of_an_id_from_the_future_are_refused(self, client: Suite) -> None:
         minute = 60_000
-        future = UUID(int=uuid7().int + (minute << 80))
+        future = UUID(int=UUID(new_id()).int + (minute << 80))
         with pytest.raises(InvalidArgument) as refused:
             client.transactions.RollbackTransaction(pb.RollbackTransactionRequest(transaction_id=str(future)))
         assert refused.value.reason == "TRANSACTION_FROM_FUTURE"
@@ -102,11 +103,11 @@ class TestDecisions:
             "branches[1].participant",
         ]
         with pytest.raises(InvalidArgument) as refused:
-            client.transactions.CommitTransaction(pb.CommitTransactionRequest(transaction_id=str(uuid7())))
+            client.transactions.CommitTransaction(pb.CommitTransactionRequest(transaction_id=new_id()))
         assert fields_at_fault(refused.value) == ["branches"]
 
     def test_name_no_more_than_can_be_looked_at(self, client: Suite) -> None:
-        commit = pb.CommitTransactionRequest(transaction_id=str(uuid7()), branches=[pb.TransactionBranch()] * 33)
+        commit = pb.CommitTransactionRequest(transaction_id=new_id(), branches=[pb.TransactionBranch()] * 33)
         with pytest.raises(InvalidArgument) as refused:
             client.transactions.CommitTransaction(commit)
         assert fields_at_fault(refused.value) == ["branches"]
@@ -146,14 +147,14 @@ class TestLookingUp:
         [
             (pb.GetTransactionRequest(), ["transaction_id"]),
             (pb.GetTransactionRequest(transaction_id="x"), ["transaction_id"]),
-            (pb.GetTransactionRequest(request_id=str(uuid7())), ["method"]),
+            (pb.GetTransactionRequest(request_id=new_id()), ["method"]),
             (pb.GetTransactionRequest(method="a/b"), ["request_id"]),
             (
-                pb.GetTransactionRequest(transaction_id=str(uuid7()), request_id="x", method="a/b"),
+                pb.GetTransactionRequest(transaction_id=new_id(), request_id="x", method="a/b"),
                 ["request_id", "transaction_id"],
             ),
-            (pb.GetTransactionRequest(request_id=str(uuid7()), method="\0"), ["method"]),
-            (pb.GetTransactionRequest(request_id=str(uuid7()), method="m" * 201), ["method"]),
+            (pb.GetTransactionRequest(request_id=new_id(), method="\0"), ["method"]),
+            (pb.GetTransactionRequest(request_id=new_id(), method="m" * 201), ["method"]),
         ],
     )
     def test_goes_by_one_key(self, client: Suite, request_: pb.GetTransactionRequest, fields: list[str]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from uuid6 import uuid7
 
 from handfast.accounts.v1 import accounts_pb2 as pb
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceServicer
@@ -14,6 +13,7 @@ from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes, validation
 from handfast.server.accounts.reading import read_account
+from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.interrupts import answer_of
 from handfast.server.chassis.requests import fields
 from handfast.server.transactions.coordinator.coordinator import Coordinator
@@ -28,7 +28,7 @@ class AccountServicer(AccountServiceServicer):
         self, request: pb.CreateAccountRequest, context: grpc.ServicerContext
     ) -> pb.CreateAccountResponse:
         faults = validation.create(request)
-        user_id = request.user.user_id or str(uuid7())
+        user_id = request.user.user_id or new_id()
         return self._coordinator.run(
             request,
             _turn_of(user_id),

@@ -33,6 +33,7 @@ What it finds there, and what is around it:
     requests/           what to check in requests, how to list
     handlers.py         what interceptors need to know of grpcio's handlers
     clock.py            the time
+    ids.py              ids that sort by it
     crash_points.py     where tests make a server die
 """
 

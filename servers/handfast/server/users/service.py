@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import grpc
-from uuid6 import uuid7
 
 from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests.paging import page_token
 from handfast.server.transactions.participant import Participant
 from handfast.server.users import changes, validation
@@ -21,7 +21,7 @@ class UserServicer(UserServiceServicer):
 
     def CreateUser(self, request: pb.CreateUserRequest, context: grpc.ServicerContext) -> pb.CreateUserResponse:
         validation.create(request)
-        user_id = request.user.user_id or str(uuid7())
+        user_id = request.user.user_id or new_id()
         return self._users.write(
             request,
             user_id,

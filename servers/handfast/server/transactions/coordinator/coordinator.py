@@ -18,7 +18,6 @@ import structlog
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from sqlalchemy.exc import SQLAlchemyError
-from uuid6 import uuid7
 
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
@@ -26,6 +25,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
+from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions import wire
@@ -111,8 +111,8 @@ class Coordinator:
         first_attempt = ""
         for attempt in itertools.count(1):
             calls = plan()
-            transaction_id = str(uuid7())
-            first_attempt = first_attempt or transaction_id
+            transaction_id = new_id()
+            first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
             call.log["transaction_id"] = transaction_id
             staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt)
             answer = Answer(method, request.request_id, digest, transaction_id)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import grpc
-from uuid6 import uuid7
 
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
@@ -63,7 +63,7 @@ class TransactionServicer(TransactionServiceServicer):
                         f"must be more than 0 and up to {MAX_SECONDS} seconds",
                     )
         transaction = pb.Transaction(
-            transaction_id=str(uuid7()),
+            transaction_id=new_id(),
             state=pb.TRANSACTION_STATE_UNDECIDED,
             deadline=timestamp(self._clock() + timeout),
         )
