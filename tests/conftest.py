@@ -6,13 +6,19 @@ users of its own (`tests.people`) and expects others to be there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from urllib.request import getproxies_environment
 
 import pytest
 
 from handfast.client import Suite, connect
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import postgresql
+
+# A proxy of the environment is for what is elsewhere. Our client knows that; urllib and bare channels are told.
+_DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost", "127.0.0.1", "::1"]))
+os.environ.update(no_proxy=_DIRECT, no_grpc_proxy=_DIRECT)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

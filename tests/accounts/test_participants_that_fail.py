@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
-from handfast.client import FailedPrecondition, Suite, Unavailable, connect
+from handfast.client import DeadlineExceeded, FailedPrecondition, Suite, Unavailable, connect, options
 from handfast.client.errors import service_error
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.preferences.v1.preferences_pb2 import Preferences
@@ -27,10 +27,11 @@ from handfast.transactions.v1.transactions_pb2 import (
     ListTransactionsRequest,
 )
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
-from tests.accounts.accounts import text, update
+from tests.accounts.accounts import create_account, get_account, text, update
 from tests.calls import bare_channel
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.people import create_user
+from tests.silence import way_to
 
 NOBODY = "127.0.0.1:9"
 """Where no server listens."""
@@ -133,6 +134,25 @@ def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accoun
     assert NOBODY not in str(refused.value)
     assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
     assert eventually(lambda: can_be_written(client, ada))
+
+
+def test_a_service_is_found_again_whose_connection_went_silent(
+    client: Suite, addresses: dict[str, str], accounts_with: StartAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "KEEPALIVE_TIME", 1.0)
+    monkeypatch.setattr(options, "KEEPALIVE_TIMEOUT", 1.0)
+    account = create_account(client)
+    with way_to(addresses["preferences"]) as way:
+        suite = accounts_with(way.address)
+
+        def answers() -> bool:
+            with contextlib.suppress(DeadlineExceeded, Unavailable):
+                return bool(get_account(suite, account.user.user_id) == account)
+            return False
+
+        assert answers()
+        way.silence()
+        assert eventually(answers, timeout=2 * PATIENCE)
 
 
 def test_what_a_service_that_is_away_has_to_finish_is_listed_with_the_oldest_first(

@@ -128,10 +128,11 @@ def new_server(
     checks: Sequence[Check] = (),
     background: Sequence[Background] = (),
     on_close: Sequence[Callable[[], None]] = (),
+    **settings: Any,
 ) -> Server:
     """A server that has yet to start; any free ports."""
     return Server(
-        ServerSettings(name="users", listen=listen, metrics_listen=metrics_listen, grace=0.3),
+        ServerSettings(name="users", listen=listen, metrics_listen=metrics_listen, grace=0.3, **settings),
         domain="handfast.users",
         services=[Service(USERS, users_pb2_grpc.add_UserServiceServicer_to_server, servicer, "handfast.users")],
         checks=checks,

@@ -38,8 +38,9 @@ def test_the_demo_leaves_no_account_behind(handfast: Callable[..., Result], suit
         assert not services.users.ListUsers(ListUsersRequest()).users
 
 
-def test_the_demo_starts_a_suite_where_none_runs(handfast: Callable[..., Result]) -> None:
-    result = handfast("demo")
+def test_the_demo_starts_a_suite_where_none_runs_and_reaches_it_by_no_proxy(handfast: Callable[..., Result]) -> None:
+    nobody = f"http://127.0.0.1:{free_first_port()}"
+    result = handfast("demo", http_proxy=nobody, https_proxy=nobody, no_proxy="", no_grpc_proxy="")
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout.endswith("Done: what spans services commits everywhere or nowhere.\n")
 

@@ -16,6 +16,11 @@ from grpc_status import rpc_status
 from handfast.transactions.v1 import transactions_pb2, transactions_pb2_grpc
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 100),
+)
 WITHOUT_CONTRACT = "/credits.v1.CreditsService"
 
 
@@ -110,8 +115,9 @@ def _without_contract(backend: Backend) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(WITHOUT_CONTRACT.strip("/"), handlers)
 
 
-def serve(backend: Backend, port: int = 0) -> grpc.Server:
-    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+def serve(backend: Backend, port: int = 0, *more: str) -> grpc.Server:
+    """On loopback, and at `more` addresses."""
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=_OPTIONS)
     users_pb2_grpc.add_UserServiceServicer_to_server(UserService(backend), server)  # type: ignore[abstract]
     transactions_pb2_grpc.add_TransactionServiceServicer_to_server(
         TransactionService(backend),  # type: ignore[abstract]
@@ -119,6 +125,8 @@ def serve(backend: Backend, port: int = 0) -> grpc.Server:
     )
     server.add_generic_rpc_handlers((_without_contract(backend),))
     backend.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    for address in more:
+        server.add_insecure_port(address)
     server.start()
     return server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 
@@ -13,6 +14,7 @@ DEFAULT_ADDRESSES = {
 
 # https://grpc.github.io/grpc/core/md_doc_naming.html: only these name something other than hosts and ports.
 _WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
+_SOCKETS = ("unix:", "unix-abstract:")
 _PREFIX = re.compile(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
@@ -36,6 +38,24 @@ def check_address(address: str, *, setting: str) -> str:
     if address.startswith(_WITHOUT_PORT) or all(_is_host_and_port(host) for host in hosts.split(",")):
         return address
     raise ValueError(f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051")
+
+
+def is_on_this_machine(address: str) -> bool:
+    """Whether all that an address names is this machine. Names but those of RFC 6761, `localhost` and what ends in
+    `.localhost`, are not looked up."""
+    if address.startswith(_SOCKETS):
+        return True
+    hosts = _PREFIX.sub("", address, count=1).split(",")
+    return all(_is_loopback(host.rpartition(":")[0].strip("[]")) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return f".{host.lower().rstrip('.')}".endswith(".localhost")
+    mapped = ip.ipv4_mapped if ip.version == 6 else None
+    return (mapped or ip).is_loopback or ip.is_unspecified  # what listens everywhere is called by that name, too
 
 
 def _is_host_and_port(text: str) -> bool:

@@ -60,8 +60,8 @@ class _Channel(grpc.Channel):
         timeout: float,
         interceptors: Sequence[Interceptor],
     ) -> None:
-        self._retrying = _grpc_channel(address, credentials, options.RETRYING, interceptors)
-        self._plain = _grpc_channel(address, credentials, options.PLAIN, interceptors)
+        self._retrying = _grpc_channel(address, credentials, options.retrying(address), interceptors)
+        self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
         self._timeout = timeout
 
     # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.

@@ -1,4 +1,4 @@
-"""How gRPC itself is set up: load balancing, reconnecting, retries.
+"""How gRPC itself is set up: load balancing, reconnecting, signs of life, proxies, retries.
 
 gRPC's own retries (https://github.com/grpc/proposal/blob/master/A6-client-retries.md) serve blocking calls,
 futures and asyncio alike, within the call's deadline, and tell the server (`grpc-previous-rpc-attempts`).
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 from typing import Any
+
+from handfast.client.addresses import is_on_this_machine
 
 MAX_ATTEMPTS = 5  # the most that gRPC makes: with the pauses between them, more than a restart takes
 
@@ -33,14 +35,40 @@ _RETRY_ALL: dict[str, Any] = {
         }
     ]
 }
-_COMMON = (
-    # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 10_000),
-    # A request is kept for its retries up to this size; the default would exclude the large ones.
-    ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
-)
+KEEPALIVE_TIME = 10.0
+"""Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
+KEEPALIVE_TIMEOUT = 10.0
+"""Seconds that its answer may take. Then the connection is given up, and calls go by a new one."""
 
 Options = tuple[tuple[str, str | int], ...]
-RETRYING: Options = (*_COMMON, ("grpc.service_config", json.dumps(_ROUND_ROBIN | _RETRY_ALL)))
-PLAIN: Options = (*_COMMON, ("grpc.service_config", json.dumps(_ROUND_ROBIN)))
+
+
+def retrying(address: str) -> Options:
+    """The options of a gRPC channel that tries all its calls again."""
+    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN | _RETRY_ALL)))
+
+
+def plain(address: str) -> Options:
+    """The options of a gRPC channel that tries each call once."""
+    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN)))
+
+
+def _common(address: str) -> Options:
+    timeout_ms = int(KEEPALIVE_TIMEOUT * 1000)
+    return (
+        # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 10_000),
+        # A request is kept for its retries up to this size; the default would exclude the large ones.
+        ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
+        # https://github.com/grpc/grpc/blob/master/doc/keepalive.md. Without calls, too, so that the first call after a
+        # pause does not have to find out, and as often as it takes: by default gRPC stops after two.
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_TIME * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        # A proxy that the environment names (`http_proxy`) is for what is elsewhere.
+        ("grpc.enable_http_proxy", 0 if is_on_this_machine(address) else 1),
+    )

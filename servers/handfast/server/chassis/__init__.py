@@ -25,6 +25,7 @@ What it finds there, and what is around it:
 
     call.py             the call at hand, and what is known of its method
     interrupts.py       stops what a call waits for, when the call is over
+    connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
     logs/               what is logged, and what must not be

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
+from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.errors.layer import MapErrors, UnknownMethods
 from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.logs import log
@@ -138,6 +139,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # or a second server would take the same port, and half of the calls
                 ("grpc.max_receive_message_length", _GRPC_LIMIT),
                 ("grpc.max_send_message_length", _GRPC_LIMIT),
+                *connection_options(settings),
                 *_flood_limits(main_pool),
             ),
         )

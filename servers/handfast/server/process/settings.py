@@ -16,6 +16,8 @@ from handfast.server.process.processors import ANY, usable_processors
 LOG_LEVELS = ("debug", "info", "warning", "error")
 METRICS_PORT_OFFSET = 100
 MAX_PORT = 65535
+MAX_AGE = 2_000_000
+"""Seconds; gRPC counts milliseconds in 31 bits."""
 
 # These differ from server to server, so their variables carry the server's name. All else is told to all alike.
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
@@ -57,8 +59,9 @@ class ServerSettings:
     `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
     `metrics_listen` left empty is the same host on `listen`'s port + 100. `threads` answer calls; `queue` is
     how many may wait for one before further ones are refused; `grace` is the time in seconds that
-    calls in flight get to end when the server stops. `processor` is the number of the one that all Python of this
-    server runs on, or `any`.
+    calls in flight get to end when the server stops. `max_connection_age` and `max_connection_age_grace` are those of
+    gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md) in seconds; an age of 0 is none.
+    `processor` is the number of the one that all Python of this server runs on, or `any`.
 
     A field with a `help` in its metadata is a setting, with a flag and a variable. So a subclass adds settings by
     adding fields (of type str, int, float in seconds, or bool), and their rules by extending `__post_init__`.
@@ -74,6 +77,13 @@ class ServerSettings:
     threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
     queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
     grace: float = field(default=10.0, metadata={"help": "seconds that calls in flight get to end when a server stops"})
+    max_connection_age: float = field(
+        default=1800.0,
+        metadata={"help": "seconds, give or take a tenth, after which a client is asked to connect anew; 0 for never"},
+    )
+    max_connection_age_grace: float = field(
+        default=300.0, metadata={"help": "seconds that calls in flight get to end when their connection is that old"}
+    )
     processor: str = field(
         default=ANY, metadata={"help": "number of the one processor that this server's Python runs on, or any"}
     )
@@ -95,6 +105,9 @@ class ServerSettings:
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
         self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
         self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {shown(self.grace)}")
+        for each in ("max_connection_age", "max_connection_age_grace"):
+            age: float = getattr(self, each)
+            self.require(each, 0 <= age <= MAX_AGE, f"must be from 0 to {MAX_AGE} seconds, not {age:g}")
         self.require(
             "processor",
             self.processor in (ANY, *map(str, usable_processors())),

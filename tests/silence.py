@@ -1,0 +1,63 @@
+"""A way between client and server that can go silent, as a NAT does that forgot a connection: what was connected stays
+so and carries nothing any more, while new connections work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Way:
+    """A TCP proxy on loopback. `address` leads to the server; `connections` counts those that were made by it."""
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._silent = threading.Event()  # of the connections there are
+        self._sockets: list[socket.socket] = []
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def silence(self) -> None:
+        """Nothing passes any more by the connections there are, in neither direction, and neither end is told."""
+        self._silent.set()
+        self._silent = threading.Event()
+
+    def close(self) -> None:
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):  # the other end was faster
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._sockets += (client, server)
+                self.connections += 1
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=_forward, args=(source, target, self._silent), daemon=True).start()
+
+
+def _forward(source: socket.socket, target: socket.socket, silent: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            if not silent.is_set():
+                target.sendall(data)
+        if not silent.is_set():
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def way_to(server: str) -> Iterator[Way]:
+    way = Way(server)
+    try:
+        yield way
+    finally:
+        way.close()
