@@ -3,14 +3,23 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import ListPreferenceDefinitionsRequest
+from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.requests.paging import page_size
-from handfast.users.v1.users_pb2 import DeleteUserRequest, ListUsersRequest, ListUsersResponse, User
-from tests.calls import fields_at_fault
+from handfast.server.chassis.requests.paging import page_size, page_token
+from handfast.server.users.validation import USERS
+from handfast.users.v1.users_pb2 import (
+    BatchGetUsersRequest,
+    DeleteUserRequest,
+    ListUsersRequest,
+    ListUsersResponse,
+    User,
+)
+from tests.calls import fields_at_fault, refusal
 from tests.people import create_user, new_id
 
 
@@ -75,6 +84,44 @@ def test_a_list_goes_on_where_the_last_user_of_a_page_is_deleted(client: Suite) 
     client.users.DeleteUser(DeleteUserRequest(user_id=last.user_id))
     request = ListUsersRequest(page_size=1, page_token=page.next_page_token)
     assert list(client.users.ListUsers(request).users) == [following]
+
+
+@pytest.fixture(scope="module")
+def large_users(client: Suite) -> Iterator[list[User]]:
+    """As large as users can be, in the order of their ids; no other user comes between them."""
+    labels = {f"k{number:062}": "👩" * 256 for number in range(64)}
+    users = [
+        create_user(client, user_id=f"0-large-{number:02}", labels=labels, display_name="👩" * 200)
+        for number in range(64)
+    ]
+    yield users
+    for user in users:
+        client.users.DeleteUser(DeleteUserRequest(user_id=user.user_id))
+
+
+def test_a_page_of_large_users_ends_before_its_reply_is_too_large(client: Suite, large_users: list[User]) -> None:
+    listed: list[User] = []
+    token = page_token(USERS, "0-large-")
+    while len(listed) < len(large_users):
+        page = client.users.ListUsers(ListUsersRequest(page_size=1000, page_token=token))
+        assert 0 < page.ByteSize() <= DEFAULT_MESSAGE_LIMIT
+        listed.extend(page.users)
+        token = page.next_page_token
+    assert listed[: len(large_users)] == large_users
+
+
+def test_a_batch_takes_50_users_however_large_and_says_when_there_are_too_many(
+    client: Suite, large_users: list[User]
+) -> None:
+    ids = [user.user_id for user in large_users]
+    missing = [f"{number:064}" for number in range(950)]
+    batch = client.users.BatchGetUsers(BatchGetUsersRequest(user_ids=[*missing, *ids[:50]]))
+    assert list(batch.users) == large_users[:50]
+    error = refusal(client.users.BatchGetUsers, BatchGetUsersRequest(user_ids=ids))
+    assert (error.status, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE")
+    assert error.metadata == {"limit": str(DEFAULT_MESSAGE_LIMIT)}
+    assert error.message.endswith("Ask for less at a time.")
+    assert not error.retryable
 
 
 def test_the_token_of_another_list_is_refused(client: Suite) -> None:

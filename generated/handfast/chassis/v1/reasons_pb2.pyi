@@ -62,8 +62,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_SHUTTING_DOWN: _Reason.ValueType  # 12
     """UNAVAILABLE. The server is stopping. Call again after the delay in RetryInfo; another replica answers."""
     REASON_RESPONSE_TOO_LARGE: _Reason.ValueType  # 13
-    """RESOURCE_EXHAUSTED. The reply is larger than the server sends. Ask for less: a smaller page or batch.
-    Metadata: `size`, `limit`, in bytes.
+    """RESOURCE_EXHAUSTED. The reply is larger than the server sends. Ask for less at a time, such as a smaller batch; pages
+    of lists end before they grow so large. Metadata: `limit`, in bytes, and `size` where the whole reply was there.
     """
     REASON_PEER_UNAVAILABLE: _Reason.ValueType  # 14
     """UNAVAILABLE. Another service that this one needs did not answer. Call again after the delay in RetryInfo."""
@@ -141,8 +141,8 @@ REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 11
 REASON_SHUTTING_DOWN: Reason.ValueType  # 12
 """UNAVAILABLE. The server is stopping. Call again after the delay in RetryInfo; another replica answers."""
 REASON_RESPONSE_TOO_LARGE: Reason.ValueType  # 13
-"""RESOURCE_EXHAUSTED. The reply is larger than the server sends. Ask for less: a smaller page or batch.
-Metadata: `size`, `limit`, in bytes.
+"""RESOURCE_EXHAUSTED. The reply is larger than the server sends. Ask for less at a time, such as a smaller batch; pages
+of lists end before they grow so large. Metadata: `limit`, in bytes, and `size` where the whole reply was there.
 """
 REASON_PEER_UNAVAILABLE: Reason.ValueType  # 14
 """UNAVAILABLE. Another service that this one needs did not answer. Call again after the delay in RetryInfo."""

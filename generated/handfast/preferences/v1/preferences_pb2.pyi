@@ -171,7 +171,9 @@ class PreferenceDefinition(_message.Message):
     """What the preference means, for people; up to 1000 characters, no control characters."""
     @_builtins.property
     def default_value(self) -> _struct_pb2.Value:
-        """What to assume where a user has set nothing: a value that users could set. Optional."""
+        """What to assume where a user has set nothing: a value that users could set. Optional. The defaults of all
+        definitions take up to 1 MiB together, their keys included.
+        """
 
     @_builtins.property
     def allowed_values(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
@@ -433,8 +435,8 @@ class ListPreferenceDefinitionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of definitions to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an
-    empty `next_page_token` says that there are no more.
+    """The largest number of definitions to return: 50 where it is 0, and 1000 where it is more. Fewer can come back, as
+    where they are large; only an empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str
     """Where to go on: `next_page_token` of the page before. Empty for the first page."""

@@ -80,7 +80,8 @@ class PreferencesServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetPreferences(self, request, context):
-        """Reads the preferences of several users.
+        """Reads the preferences of several users. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together they do not fit into
+        a reply; those of one user always do, with all defaults.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

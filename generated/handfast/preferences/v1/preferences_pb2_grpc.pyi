@@ -42,7 +42,9 @@ class PreferencesServiceStub:
     GetPreferences: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.GetPreferencesRequest, _preferences_pb2.GetPreferencesResponse]
     """Reads the preferences of one user: empty ones where nothing was ever set, never NOT_FOUND."""
     BatchGetPreferences: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.BatchGetPreferencesRequest, _preferences_pb2.BatchGetPreferencesResponse]
-    """Reads the preferences of several users."""
+    """Reads the preferences of several users. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together they do not fit into
+    a reply; those of one user always do, with all defaults.
+    """
     UpdatePreferences: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.UpdatePreferencesRequest, _preferences_pb2.UpdatePreferencesResponse]
     """Sets, changes and removes values of one user. Either all that the mask names changes, or nothing."""
     CreatePreferenceDefinition: _grpc.UnaryUnaryMultiCallable[_preferences_pb2.CreatePreferenceDefinitionRequest, _preferences_pb2.CreatePreferenceDefinitionResponse]
@@ -64,7 +66,9 @@ class PreferencesServiceAsyncStub(PreferencesServiceStub):
     GetPreferences: _aio.UnaryUnaryMultiCallable[_preferences_pb2.GetPreferencesRequest, _preferences_pb2.GetPreferencesResponse]  # type: ignore[assignment]
     """Reads the preferences of one user: empty ones where nothing was ever set, never NOT_FOUND."""
     BatchGetPreferences: _aio.UnaryUnaryMultiCallable[_preferences_pb2.BatchGetPreferencesRequest, _preferences_pb2.BatchGetPreferencesResponse]  # type: ignore[assignment]
-    """Reads the preferences of several users."""
+    """Reads the preferences of several users. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together they do not fit into
+    a reply; those of one user always do, with all defaults.
+    """
     UpdatePreferences: _aio.UnaryUnaryMultiCallable[_preferences_pb2.UpdatePreferencesRequest, _preferences_pb2.UpdatePreferencesResponse]  # type: ignore[assignment]
     """Sets, changes and removes values of one user. Either all that the mask names changes, or nothing."""
     CreatePreferenceDefinition: _aio.UnaryUnaryMultiCallable[_preferences_pb2.CreatePreferenceDefinitionRequest, _preferences_pb2.CreatePreferenceDefinitionResponse]  # type: ignore[assignment]
@@ -95,7 +99,9 @@ class PreferencesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _preferences_pb2.BatchGetPreferencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_preferences_pb2.BatchGetPreferencesResponse, _abc.Awaitable[_preferences_pb2.BatchGetPreferencesResponse]]:
-        """Reads the preferences of several users."""
+        """Reads the preferences of several users. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together they do not fit into
+        a reply; those of one user always do, with all defaults.
+        """
 
     @_abc_1.abstractmethod
     def UpdatePreferences(

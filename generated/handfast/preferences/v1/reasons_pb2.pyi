@@ -36,6 +36,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """In a field violation: the value is not of the type that the definition gives."""
     REASON_VALUE_NOT_ALLOWED: _Reason.ValueType  # 5
     """In a field violation: the definition lists the allowed values, and this is none of them."""
+    REASON_DEFAULTS_TOO_LARGE: _Reason.ValueType  # 6
+    """FAILED_PRECONDITION. With this definition the defaults of all of them would take more room than a reply has for
+    them. Define it without a default, or with a smaller one. Metadata: `size`, `limit`, in bytes.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why PreferencesService refused a call. Errors carry the value's name without `REASON_` in
@@ -57,4 +61,8 @@ REASON_WRONG_TYPE: Reason.ValueType  # 4
 """In a field violation: the value is not of the type that the definition gives."""
 REASON_VALUE_NOT_ALLOWED: Reason.ValueType  # 5
 """In a field violation: the definition lists the allowed values, and this is none of them."""
+REASON_DEFAULTS_TOO_LARGE: Reason.ValueType  # 6
+"""FAILED_PRECONDITION. With this definition the defaults of all of them would take more room than a reply has for
+them. Define it without a default, or with a smaller one. Metadata: `size`, `limit`, in bytes.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -327,8 +327,8 @@ class ListUsersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of users to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an empty
-    `next_page_token` says that there are no more.
+    """The largest number of users to return: 50 where it is 0, and 1000 where it is more. Fewer can come back, as where
+    they are large; only an empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str
     """Where to go on: `next_page_token` of the page before. Empty for the first page."""

@@ -106,7 +106,8 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Reads several users. What is missing is listed, not refused.
+        """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
+        they do not fit into a reply; 50 always do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,9 @@ class UserServiceStub:
     LookupUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.LookupUserRequest, _users_pb2.LookupUserResponse]
     """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none."""
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_users_pb2.BatchGetUsersRequest, _users_pb2.BatchGetUsersResponse]
-    """Reads several users. What is missing is listed, not refused."""
+    """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
+    they do not fit into a reply; 50 always do.
+    """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]
     """Lists users in the order of their ids. Each user is as of a moment during the call; the list as a whole
     is not a snapshot.
@@ -76,7 +78,9 @@ class UserServiceAsyncStub(UserServiceStub):
     LookupUser: _aio.UnaryUnaryMultiCallable[_users_pb2.LookupUserRequest, _users_pb2.LookupUserResponse]  # type: ignore[assignment]
     """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none."""
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_users_pb2.BatchGetUsersRequest, _users_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
-    """Reads several users. What is missing is listed, not refused."""
+    """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
+    they do not fit into a reply; 50 always do.
+    """
     ListUsers: _aio.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists users in the order of their ids. Each user is as of a moment during the call; the list as a whole
     is not a snapshot.
@@ -126,7 +130,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.BatchGetUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.BatchGetUsersResponse, _abc.Awaitable[_users_pb2.BatchGetUsersResponse]]:
-        """Reads several users. What is missing is listed, not refused."""
+        """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
+        they do not fit into a reply; 50 always do.
+        """
 
     @_abc_1.abstractmethod
     def ListUsers(

@@ -97,7 +97,7 @@ class Admission(grpc.ServerInterceptor):
             serialized = serializer(reply)
             if len(serialized) > limit:
                 raise ResponseTooLarge(
-                    f"The reply would have {len(serialized)} bytes; up to {limit} are sent.",
+                    f"The reply would have {len(serialized)} bytes; up to {limit} are sent. Ask for less at a time.",
                     size=len(serialized),
                     limit=limit,
                 )

@@ -1,48 +1,68 @@
-"""The definitions in their table. They never change, so those that were read once are kept in memory."""
+"""The definitions in their table. They never change, so some of those that were read are kept in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
-from handfast.preferences.v1.preferences_pb2 import PreferenceDefinition, PreferenceType
+from handfast.preferences.v1.preferences_pb2 import PreferenceDefinition, Preferences, PreferenceType
 from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.chassis.data.database import Database
-from handfast.server.preferences.errors import DefinitionAlreadyExists
+from handfast.server.chassis.requests.paging import read_page
+from handfast.server.preferences.errors import DefaultsTooLarge, DefinitionAlreadyExists
 from handfast.server.preferences.tables import definitions
 
+MAX_DEFAULTS_BYTES = 1024 * 1024
+"""What the defaults of all definitions may take together: every reply with defaults has them all, and what a user has
+set besides."""
+KEPT_BYTES = 16 * 1024 * 1024
+"""What the definitions that are kept in memory may take, as they are on the wire."""
+
 _TYPE_PREFIX = "PREFERENCE_TYPE_"
+_DEFAULTS = sa.select(definitions.c.key, definitions.c.default_value).where(definitions.c.default_value.is_not(None))
 
 
 class Definitions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[str, PreferenceDefinition] = {}
+        self._known_bytes = 0
 
     def find(self, keys: Collection[str]) -> dict[str, PreferenceDefinition]:
         """Those of `keys` that are defined."""
-        unknown = [key for key in keys if key not in self._known]
+        known = self._known
+        found = {key: known[key] for key in keys if key in known}
+        unknown = [key for key in keys if key not in found]
         if unknown:
-            self._read(sa.select(definitions).where(definitions.c.key.in_(unknown)))
-        return {key: self._known[key] for key in keys if key in self._known}
+            for definition in self._read(sa.select(definitions).where(definitions.c.key.in_(unknown))):
+                found[definition.key] = definition
+                self._keep(definition)
+        return found
 
     def defaults(self) -> dict[str, Value]:
         """The default of each definition that has one."""
-        found = self._read(sa.select(definitions).where(definitions.c.default_value.is_not(None)))
-        return {definition.key: definition.default_value for definition in found}
+        with self._database.read() as connection:
+            return _defaults(connection)
 
     def page(self, after: str, limit: int) -> tuple[list[PreferenceDefinition], str]:
-        """Up to `limit` with greater keys, and the key to go on after; empty at the end."""
-        query = sa.select(definitions).where(definitions.c.key > after).order_by(definitions.c.key)
-        found = self._read(query.limit(limit + 1))
-        return found[:limit], found[limit - 1].key if len(found) > limit else ""
+        """The `limit` next ones, or as many as fit into a reply; and the key to go on after, empty at the end."""
+
+        def read(after: str, count: int) -> tuple[Iterable[tuple[str, PreferenceDefinition]], bool]:
+            query = sa.select(definitions).where(definitions.c.key > after).order_by(definitions.c.key)
+            found = self._read(query.limit(count + 1))
+            return [(definition.key, definition) for definition in found[:count]], len(found) > count
+
+        return read_page(read, after, limit)
 
     def add(self, connection: sa.Connection, definition: PreferenceDefinition) -> None:
-        """Raises DefinitionAlreadyExists."""
+        """Raises DefinitionAlreadyExists, and DefaultsTooLarge."""
+        if definition.HasField("default_value") and self._database.dialect == "postgresql":
+            # Of two that come at the same time, each would see room for itself.
+            connection.exec_driver_sql("LOCK TABLE definitions IN SHARE ROW EXCLUSIVE MODE")
         values = {
             "key": definition.key,
             "type": PreferenceType.Name(definition.type).removeprefix(_TYPE_PREFIX),
@@ -53,12 +73,20 @@ class Definitions:
         }
         if connection.execute(self._database.insert_new(definitions), values).rowcount == 0:
             raise DefinitionAlreadyExists(definition.key)
+        if definition.HasField("default_value"):
+            size = Preferences(defaults=_defaults(connection)).ByteSize()
+            if size > MAX_DEFAULTS_BYTES:
+                raise DefaultsTooLarge(size, MAX_DEFAULTS_BYTES)
 
     def _read(self, query: sa.Select[Any]) -> list[PreferenceDefinition]:
         with self._database.read() as connection:
-            found = [_message(row) for row in connection.execute(query).mappings()]
-        self._known.update((definition.key, definition) for definition in found)
-        return found
+            return [_message(row) for row in connection.execute(query).mappings()]
+
+    def _keep(self, definition: PreferenceDefinition) -> None:
+        self._known_bytes += definition.ByteSize()
+        if self._known_bytes > KEPT_BYTES:  # begin anew: what is needed often is soon there again
+            self._known, self._known_bytes = {}, definition.ByteSize()
+        self._known[definition.key] = definition
 
 
 def to_json(value: Value) -> Any:
@@ -67,6 +95,10 @@ def to_json(value: Value) -> Any:
 
 def from_json(value: Any) -> Value:
     return json_format.ParseDict(value, Value())
+
+
+def _defaults(connection: sa.Connection) -> dict[str, Value]:
+    return {row.key: from_json(row.default_value[0]) for row in connection.execute(_DEFAULTS)}
 
 
 def _message(row: sa.RowMapping) -> PreferenceDefinition:

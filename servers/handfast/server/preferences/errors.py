@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handfast.preferences.v1.reasons_pb2 import Reason
-from handfast.server.chassis.errors import Aborted, AlreadyExists, reason_name
+from handfast.server.chassis.errors import Aborted, AlreadyExists, FailedPrecondition, reason_name
 
 # Reasons of single field violations.
 UNKNOWN_PREFERENCE = reason_name(Reason, Reason.REASON_UNKNOWN_PREFERENCE)
@@ -25,3 +25,14 @@ class DefinitionAlreadyExists(AlreadyExists):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"There is a definition of {key} already.", key=key)
+
+
+class DefaultsTooLarge(FailedPrecondition):
+    reason = reason_name(Reason, Reason.REASON_DEFAULTS_TOO_LARGE)
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"With this one the defaults of all definitions would take {size} bytes; up to {limit} are taken.",
+            size=size,
+            limit=limit,
+        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 import sqlalchemy as sa
+from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
@@ -11,6 +14,7 @@ from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now, timestamp
 from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.requests.paging import page_token
+from handfast.server.chassis.requests.reply_room import ReplyRoom
 from handfast.server.preferences import changes, validation
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import never_set
@@ -35,7 +39,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         version = self._preferences.get(request.user_id)
         preferences = version.message if version else never_set(request.user_id)
         if request.include_defaults:
-            self._add_defaults([preferences])
+            _add_defaults(preferences, self._definitions.defaults())
         last_transaction_id = version.last_transaction_id if version else ""
         return pb.GetPreferencesResponse(preferences=preferences, last_transaction_id=last_transaction_id)
 
@@ -45,8 +49,11 @@ class PreferencesServicer(PreferencesServiceServicer):
         validation.batch_get(request)
         found = self._preferences.batch(request.user_ids)
         preferences = [found[id_].message if id_ in found else never_set(id_) for id_ in request.user_ids]
-        if request.include_defaults:
-            self._add_defaults(preferences)
+        defaults = self._definitions.defaults() if request.include_defaults else {}
+        room = ReplyRoom()
+        for each in preferences:
+            _add_defaults(each, defaults)
+            room.require(each)
         return pb.BatchGetPreferencesResponse(preferences=preferences)
 
     def UpdatePreferences(
@@ -85,8 +92,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         token = page_token(validation.DEFINITIONS, next_after)
         return pb.ListPreferenceDefinitionsResponse(definitions=definitions, next_page_token=token)
 
-    def _add_defaults(self, all_preferences: list[pb.Preferences]) -> None:
-        defaults = self._definitions.defaults()
-        for preferences in all_preferences:
-            for key in defaults.keys() - preferences.values.keys():
-                preferences.defaults[key].CopyFrom(defaults[key])
+
+def _add_defaults(preferences: pb.Preferences, defaults: Mapping[str, Value]) -> None:
+    for key in defaults.keys() - preferences.values.keys():
+        preferences.defaults[key].CopyFrom(defaults[key])

@@ -2,5 +2,6 @@
 
 fields.py        rules for fields that contracts share
 paging.py        pages of a list
+reply_room.py    how much fits into a reply
 fingerprint.py   tells one request from another without keeping it
 """

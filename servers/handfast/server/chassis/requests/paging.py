@@ -1,13 +1,20 @@
-"""Pages of a list (AIP-158): sizes, and tokens that say where to go on."""
+"""Pages of a list (AIP-158): sizes, tokens that say where to go on, and where a page ends."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+
+Entry = TypeVar("Entry", bound=Message)
 
 
 def page_size(violations: Violations, asked: int) -> int:
@@ -35,3 +42,29 @@ def page_start(violations: Violations, token: str, of: str) -> str:
         violations.add("page_token", "must be next_page_token of an answer to the same request")
         return ""
     return after
+
+
+def read_page(
+    read: Callable[[str, int], tuple[Iterable[tuple[str, Entry | None]], bool]], after: str, limit: int
+) -> tuple[list[Entry], str]:
+    """The entries of the `limit` keys that follow `after`, or of as many as fit into a reply, one at least; and the key
+    to go on after, empty at the end.
+
+    `read(after, count)` returns the next keys in their order, up to `count`, each with its entry (None where it has
+    none to show), and whether there are more.
+    """
+    entries: list[Entry] = []
+    room = ReplyRoom()
+    while limit:
+        count = min(limit, PIECE)
+        piece, more = read(after, count)
+        for key, entry in piece:
+            if entry is not None:
+                if not room.take(entry) and entries:
+                    return entries, after
+                entries.append(entry)
+            after = key
+        if not more:
+            return entries, ""
+        limit -= count
+    return entries, after

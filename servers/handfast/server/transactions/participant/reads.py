@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Generic
 
 from handfast.server.chassis.errors import DatabaseConflict
+from handfast.server.chassis.requests.paging import read_page
+from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.core.participant import holder_after
 from handfast.server.transactions.core.reading import Forgotten, Look, first_look, second_look
@@ -33,21 +35,32 @@ class Reads(Generic[M]):
         return None if row is None else self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
-        """What exists of these, by key."""
-        with self._store.database.read() as connection:
-            rows = self._store.rows.batch(connection, keys)
-        return self._visible(rows)
+        """What exists of these, by key. Raises ResponseTooLarge where that is more than fits into a reply."""
+        found: dict[str, Version[M]] = {}
+        room = ReplyRoom()
+        for start in range(0, len(keys), PIECE):
+            with self._store.database.read() as connection:
+                rows = self._store.rows.batch(connection, keys[start : start + PIECE])
+            piece = self._visible(rows)
+            for version in piece.values():
+                room.require(version.message)
+            found |= piece
+        return found
 
     def page(self, after: str, limit: int) -> tuple[list[M], str]:
         """Resources with greater keys in their order, at most `limit`, and the key to go on after (empty at the end).
-        There can be fewer though more follow, since what is about to be created takes a place.
+        There can be fewer though more follow: as many as fit into a reply, and what is about to be created takes a
+        place.
         """
-        with self._store.database.read() as connection:
-            rows = self._store.rows.page(connection, after, limit + 1)
-        page = rows[:limit]
-        visible = self._visible(page)
-        messages = [visible[row.key].message for row in page if row.key in visible]
-        return messages, page[-1].key if len(rows) > limit else ""
+
+        def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
+            with self._store.database.read() as connection:
+                rows = self._store.rows.page(connection, after, count + 1)
+            visible = self._visible(rows[:count])
+            messages = {key: version.message for key, version in visible.items()}
+            return [(row.key, messages.get(row.key)) for row in rows[:count]], len(rows) > count
+
+        return read_page(read, after, limit)
 
     def holder(self, value: str) -> M | None:
         """The resource that has a unique value, acknowledged changes included."""
