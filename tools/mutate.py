@@ -73,12 +73,16 @@ PARTS = {
             "tests/chassis/test_error_size.py",
             "tests/chassis/test_database_errors.py",
             "tests/chassis/test_calls.py",
+            "tests/chassis/test_streams.py",
             *ON_SQLITE,
         ),
     ),
     "logs": Part(("chassis/logs",), ("tests/chassis/test_logs.py", "tests/chassis/test_redaction.py")),
     "observe": Part(("chassis/observe", "chassis/operations"), _CHASSIS),
-    "requests": Part(("chassis/requests",), ("tests/users", "tests/preferences", *ON_SQLITE)),
+    "requests": Part(
+        ("chassis/requests",),
+        ("tests/users", "tests/preferences", "tests/transactions/test_transaction_service.py", *ON_SQLITE),
+    ),
     "calls": Part(
         tuple(f"chassis/{name}.py" for name in ("admission", "call", "clock", "handlers", "interrupts", "server")),
         _CHASSIS,

@@ -101,7 +101,9 @@ def test_invalid_fields_name_every_violation(running: Running) -> None:
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("error", [RuntimeError(SECRET), KeyError(SECRET), SystemExit(SECRET)], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError(SECRET), KeyError(SECRET), SystemExit(SECRET), NotImplementedError(SECRET)], ids=repr
+)
 def test_nothing_of_an_unexpected_exception_reaches_the_caller_and_all_of_it_the_log(
     running: Running, error: BaseException
 ) -> None:

@@ -119,10 +119,11 @@ class TestDecisions:
     def test_can_say_why_a_transaction_was_rolled_back(self, client: Suite) -> None:
         tx = staged(client)
         assert tx.rollback().abort_reason == "TEST"
-        request = pb.RollbackTransactionRequest(transaction_id=tx.id, abort_reason="not upper case")
-        with pytest.raises(InvalidArgument) as refused:
-            client.transactions.RollbackTransaction(request)
-        assert fields_at_fault(refused.value) == ["abort_reason"]
+        for malformed in ("not upper case", "X" * 101):
+            request = pb.RollbackTransactionRequest(transaction_id=tx.id, abort_reason=malformed)
+            with pytest.raises(InvalidArgument) as refused:
+                client.transactions.RollbackTransaction(request)
+            assert fields_at_fault(refused.value) == ["abort_reason"]
 
 
 class TestLookingUp:

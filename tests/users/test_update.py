@@ -80,6 +80,11 @@ def test_a_mask_of_too_many_paths_is_refused_as_a_whole(client: Suite, user: Use
     assert fields_at_fault(client.users.UpdateUser, request) == ["update_mask"]
 
 
+def test_a_mask_of_as_many_paths_as_it_can_have_is_taken(client: Suite, user: User) -> None:
+    after = update(client, user.user_id, *["locale"] * 1000, locale="en")
+    assert fields_of(after) == {**BEFORE, "email": user.email, "locale": "en"}
+
+
 @pytest.mark.parametrize(
     "path",
     [
