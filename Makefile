@@ -10,13 +10,14 @@ GENERATOR := .venv-generate/.installed
 MUTATOR   := .venv-mutate/.installed
 GRPCURL   := .tools/bin/grpcurl
 PROMTOOL  := .tools/bin/promtool
+PGBOUNCER := .tools/bin/pgbouncer
 CONTRACTS := . examples/postage
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
              check-alerts
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo bench overload test crash contend fuzz simulate mutate check $(CHECKS) format generate freeze pins
-.PHONY: grpcurl promtool clean
+.PHONY: grpcurl promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -122,7 +123,12 @@ $(GRPCURL):
 promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
 
 $(PROMTOOL):
-	tools/fetch-promtool.sh $@
+	tools/fetch-debian.sh prometheus /usr/bin/promtool $@
+
+pgbouncer: $(PGBOUNCER) ## get pgbouncer into .tools/bin (needs apt-get)
+
+$(PGBOUNCER):
+	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
 	rm -rf .venv .venv-generate .venv-mutate .mutate .tools

@@ -55,6 +55,12 @@ class PostgreSQL:
     def url(self, database: str) -> str:
         return self._url.set(database=database).render_as_string(hide_password=False)
 
+    @property
+    def socket_folder(self) -> str:
+        folder = self._url.query["host"]
+        assert isinstance(folder, str)
+        return folder
+
     def create_databases(self) -> dict[str, str]:
         """One database for each server, as the variables that tell the servers where they are."""
         self.execute(*(f"CREATE DATABASE {name}" for name in DATABASES))

@@ -1,6 +1,7 @@
 """A service's own data.
 
 database.py      SQLite by file or PostgreSQL by URL: reads, local transactions, durability
+postgresql.py    how it is reached, directly or by a pooler
 fair_lock.py     whose turn it is to write, where one writes at a time
 schema.py        whose a database is, and which version of which schema it has
 migrations.py    brings a database to the schema that the code expects

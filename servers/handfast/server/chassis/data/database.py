@@ -9,18 +9,17 @@ nothing else.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
+from handfast.server.chassis.data.postgresql import cancellable, postgresql_engine, writing
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.interrupts import interruptible, pause
 
@@ -29,9 +28,13 @@ Result = TypeVar("Result")
 SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
 POOL_TIMEOUT = 5.0
-CANCEL_TIMEOUT = 1.0
 
-_log = structlog.get_logger()
+_SECRETS = ("password", "sslpassword")  # those of PostgreSQL's parameters that are
+_POOL = {
+    "max_overflow": 0,
+    "pool_timeout": POOL_TIMEOUT,
+    "hide_parameters": True,  # errors are logged, and parameters may be personal data
+}
 
 
 class DatabaseError(Exception):
@@ -49,8 +52,10 @@ class Database:
     def __init__(self, url: str, *, connections: int = 16) -> None:
         try:
             self.url = sa.make_url(url)
-        except ArgumentError:
-            raise DatabaseError("the database URL is not of the form DIALECT://…") from None
+        except (ArgumentError, ValueError):  # the latter where a port is no number
+            raise DatabaseError(
+                "the database URL is not of the form DIALECT://HOST:PORT/NAME?PARAMETER=VALUE"
+            ) from None
         self.dialect = self.url.get_backend_name()
         if self.dialect == "sqlite":
             if not self.url.database or self.url.database == ":memory:":
@@ -60,10 +65,11 @@ class Database:
             self._prober = _sqlite(self.url, 1, read_only=True)
             self._turn: FairLock | None = FairLock()
         elif self.dialect == "postgresql":
-            self._writer = _postgresql(self.url, connections)
+            engine, prober = (postgresql_engine(self.url, pool_size=size, **_POOL) for size in (connections, 1))
+            self._writer = writing(engine)
+            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._prober = prober.execution_options(isolation_level="AUTOCOMMIT")
             self._turn = None
-            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
-            self._prober = _postgresql(self.url, 1).execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise DatabaseError(f"{self.dialect} is not supported; use sqlite or postgresql")
 
@@ -92,7 +98,7 @@ class Database:
     def _interruptible(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """While the call being served is over, the connection's statements fail."""
         driver: Any = connection.connection.driver_connection
-        return interruptible(driver.interrupt) if self.dialect == "sqlite" else _cancellable(driver)
+        return interruptible(driver.interrupt) if self.dialect == "sqlite" else cancellable(driver)
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -139,8 +145,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its passwords."""
+        return self.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:
@@ -153,54 +159,7 @@ class Database:
         self._prober.dispose()
 
 
-@contextmanager
-def _cancellable(driver: Any) -> Iterator[None]:
-    """`interruptible` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
-    its own: where the network is down, each would hold up all others. None is under way once the block has been left.
-    """
-    cancelling = threading.Lock()
-    left = False
-
-    def cancel() -> None:
-        try:
-            if not left:
-                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
-        except Exception:
-            _log.exception("a query that nobody waits for could not be cancelled")
-        finally:
-            cancelling.release()
-
-    def wake() -> None:
-        if cancelling.acquire(blocking=False):  # else it is being cancelled
-            try:
-                threading.Thread(target=cancel, name="cancel", daemon=True).start()
-            except RuntimeError:  # there can be no more threads
-                cancelling.release()
-                raise
-
-    try:
-        with interruptible(wake):
-            yield
-    finally:
-        left = True
-        with cancelling:
-            pass
-
-
 SQLITE_FULL = 2
-
-# On PostgreSQL, in milliseconds: a process that is frozen in the middle of a local transaction, or cut off, must not
-# keep others waiting for its locks.
-TIMEOUTS = {"lock_timeout": 3000, "idle_in_transaction_session_timeout": 5000}
-
-# And a server that vanished is noticed within some ten seconds, where TCP alone would take a quarter of an hour.
-CONNECTION = {
-    "connect_timeout": 5,
-    "tcp_user_timeout": 10_000,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-}
 
 
 def one_line(cause: object) -> str:
@@ -212,10 +171,8 @@ def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=QueuePool,
-        hide_parameters=True,
         pool_size=connections,
-        max_overflow=0,
-        pool_timeout=POOL_TIMEOUT,
+        **_POOL,
         connect_args={"check_same_thread": False, "timeout": POOL_TIMEOUT},
     )
 
@@ -235,18 +192,6 @@ def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-
-
-def _postgresql(url: sa.URL, connections: int) -> sa.Engine:
-    return sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=POOL_TIMEOUT,
-        hide_parameters=True,  # errors are logged, and parameters may be personal data
-        isolation_level="READ COMMITTED",
-        connect_args={**CONNECTION, "options": " ".join(f"-c {name}={value}" for name, value in TIMEOUTS.items())},
-    )
 
 
 def _lost_to_another(error: DBAPIError) -> bool:
