@@ -145,6 +145,19 @@ def test_an_error_is_retryable_exactly_when_it_has_retry_info(
     assert error.retryable is (retry_after is not None)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "retry_after"),
+    [(2**62, 0, 2.0**62), (-5, 0, 0.0), (0, 2**31 - 1, 2.147483647), (1, -500_000_000, 0.5)],
+    ids=["beyond a duration", "negative", "nanos beyond a second", "two signs"],
+)
+def test_a_malformed_delay_does_not_hide_the_error(
+    backend: Backend, seconds: int, nanos: int, retry_after: float
+) -> None:
+    backend.fail_with(rich_status(grpc.StatusCode.ABORTED, "conflict", retry_info(seconds, nanos)))
+    error = failure(backend.address, "sync")
+    assert (type(error), error.retry_after) == (Aborted, retry_after)
+
+
 @each_face
 @pytest.mark.parametrize(("reason", "expected"), [("OUTCOME_UNKNOWN", OutcomeUnknown), ("SOMETHING_ELSE", Unknown)])
 def test_an_unknown_outcome_is_an_error_of_its_own(

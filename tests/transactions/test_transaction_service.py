@@ -41,14 +41,45 @@ class TestBegin:
         assert 29 < seconds < 60
 
     def test_takes_the_time_that_it_is_asked_for(self, client: Suite) -> None:
+        begin(client, Duration(nanos=1))
         long, short = begin(client, Duration(seconds=300)), begin(client, Duration(seconds=1))
         assert 290 < long.deadline.ToSeconds() - short.deadline.ToSeconds() < 310
 
-    @pytest.mark.parametrize("timeout", [Duration(), Duration(seconds=-1), Duration(seconds=300, nanos=1000)])
+    @pytest.mark.parametrize(
+        "timeout",
+        [
+            Duration(),
+            Duration(seconds=-1),
+            Duration(nanos=-1),
+            Duration(seconds=300, nanos=1),
+            Duration(seconds=2**63 - 1),
+            Duration(seconds=-(2**63)),
+        ],
+        ids=str,
+    )
     def test_refuses_a_time_beyond_its_limits(self, client: Suite, timeout: Duration) -> None:
         with pytest.raises(InvalidArgument) as refused:
             begin(client, timeout)
         assert fields_at_fault(refused.value) == ["timeout"]
+        assert "up to 300 seconds" in refused.value.message
+
+    # https://protobuf.dev/reference/protobuf/google.protobuf/#duration
+    @pytest.mark.parametrize(
+        "timeout",
+        [
+            Duration(seconds=1, nanos=-5),
+            Duration(seconds=-1, nanos=5),
+            Duration(seconds=1, nanos=1_000_000_000),
+            Duration(nanos=2**31 - 1),
+            Duration(seconds=2, nanos=-1_000_000_000),
+        ],
+        ids=str,
+    )
+    def test_refuses_a_malformed_time(self, client: Suite, timeout: Duration) -> None:
+        with pytest.raises(InvalidArgument) as refused:
+            begin(client, timeout)
+        assert fields_at_fault(refused.value) == ["timeout"]
+        assert "nanos" in refused.value.message
 
 
 class TestDecisions:

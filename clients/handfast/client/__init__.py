@@ -20,6 +20,7 @@ propagation.py       what servers hand on to the calls they make: request id, tr
 
 and behind them
 addresses.py         where the services are
+arguments.py         what may be given with a channel or a call
 methods.py           what happens to each call on its way out
 options.py           how gRPC is set up, retries above all
 multicallables.py    what `stub.Method` is on a synchronous channel

@@ -22,7 +22,7 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})")
 def resolve_address(service: str, argument: str | None) -> str:
     """The address of `users`, `preferences` or `accounts`.
 
-    Raises ValueError, naming the argument or the variable, where it cannot be an address.
+    Raises ValueError or TypeError, naming the argument or the variable, where it cannot be an address.
     """
     if argument is not None:
         return check_address(argument, setting=service)
@@ -34,6 +34,8 @@ def resolve_address(service: str, argument: str | None) -> str:
 
 def check_address(address: str, *, setting: str) -> str:
     """Returns `address` if gRPC can take it for one. gRPC itself would say so only when a call fails."""
+    if not isinstance(address, str):
+        raise TypeError(f"{setting}: must be a str such as localhost:50051, not {type(address).__name__}")
     hosts = _PREFIX.sub("", address, count=1) if _PREFIX.match(address) else address
     if address.startswith(_WITHOUT_PORT) or all(_is_host_and_port(host) for host in hosts.split(",")):
         return address

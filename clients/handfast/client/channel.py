@@ -13,7 +13,8 @@ import grpc
 
 from handfast.client import options
 from handfast.client.addresses import check_address
-from handfast.client.methods import CLIENT_STREAMING, Method
+from handfast.client.arguments import check_credentials, check_timeout
+from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 
 DEFAULT_TIMEOUT = 10.0
@@ -36,20 +37,16 @@ def channel(
     """A channel to `address` for the stubs of any service, connected when it is first used.
 
     `timeout` in seconds is for calls that give none; streams have none unless they give one. Without
-    `credentials` it speaks plain text. Its calls raise ServiceError. Raises ValueError on what cannot be an
-    address or a timeout.
+    `credentials` it speaks plain text. Its calls raise ServiceError. Raises ValueError or TypeError on what cannot
+    be an address, a timeout or credentials, as its calls do on what cannot be a request, a timeout or metadata.
 
     `interceptors`, the first outermost, see each call once, as it goes out: with its deadline, its request id and the
     rest of its metadata, and with the errors of gRPC. Those that want to see what callers see go around the channel:
     `grpc.intercept_channel(channel(address), interceptor)`.
     """
-    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout), interceptors)
-
-
-def check_timeout(timeout: float) -> float:
-    if timeout <= 0:
-        raise ValueError(f"timeout: {timeout} is not a positive number of seconds")
-    return timeout
+    return _Channel(
+        check_address(address, setting="address"), check_credentials(credentials), check_timeout(timeout), interceptors
+    )
 
 
 class _Channel(grpc.Channel):
@@ -64,15 +61,20 @@ class _Channel(grpc.Channel):
         self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
         self._timeout = timeout
 
-    # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.
+    # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
-    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> UnaryUnary:
-        plain = self._plain.unary_unary(method, *arguments, **named)
-        retrying = self._retrying.unary_unary(method, *arguments, **named)
-        return UnaryUnary(Method.find(method, self._timeout), plain, retrying)
+    def unary_unary(
+        self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
+    ) -> UnaryUnary:
+        plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
+        retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
+        return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
 
-    def unary_stream(self, method: str, *arguments: Any, **named: Any) -> UnaryStream:
-        return UnaryStream(Method.find(method, None), self._plain.unary_stream(method, *arguments, **named))
+    def unary_stream(
+        self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
+    ) -> UnaryStream:
+        plain = self._plain.unary_stream(method, request_serializer, *arguments, **named)
+        return UnaryStream(Method.find(method, None, request_serializer), plain)
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
         return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -99,7 +100,7 @@ class ServiceError(FailedCall):
             FieldViolation(violation.field, violation.description, violation.reason)
             for violation in (bad_request.field_violations if bad_request else ())
         )
-        self.retry_after: float | None = retry_info.retry_delay.ToTimedelta().total_seconds() if retry_info else None
+        self.retry_after: float | None = _seconds(retry_info.retry_delay) if retry_info else None
         self._initial_metadata = tuple((key, value) for key, value in initial_metadata)
         self._trailing_metadata = tuple((key, value) for key, value in trailing_metadata)
         self._debug_error_string = debug_error_string
@@ -237,6 +238,11 @@ def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
     except (ValueError, DecodeError):  # something on the way changed the status: what gRPC itself says counts
         return None
     return status
+
+
+def _seconds(delay: Duration) -> float:
+    """Of a delay that anybody may have sent, malformed ones too: an error must not hide behind another."""
+    return max(0.0, delay.seconds + delay.nanos / 1e9)
 
 
 def unpacked(status_proto: status_pb2.Status, detail_class: type[_Detail]) -> list[_Detail]:

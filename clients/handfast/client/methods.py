@@ -6,17 +6,21 @@ What depends on the method alone is read from its contract once, when a stub is 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
+from handfast.client.arguments import check_call_timeout, check_metadata
 from handfast.client.errors import DeadlineExceeded
 from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
 
+Serializer: TypeAlias = Callable[[Any], bytes] | None
 TRANSACTION_ID_KEY = "handfast-transaction-id"
 
 
@@ -34,31 +38,43 @@ class Outgoing(NamedTuple):
 class Method:
     """What a contract says of a method; of one without a contract in this process, nothing is assumed.
 
-    `default_timeout` in seconds is for calls that give none; None leaves them without one.
+    `default_timeout` in seconds is for calls that give none; None leaves them without one. `request_class` is what a
+    generated stub sends; None where the caller serializes requests by other means, so they can be anything.
     """
 
+    name: str
     idempotent: bool
     takes_request_id: bool
     default_timeout: float | None
+    request_class: type[Message] | None = None
 
     @classmethod
-    def find(cls, path: str, default_timeout: float | None) -> Method:
+    def find(cls, path: str, default_timeout: float | None, serializer: Serializer) -> Method:
         """The method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`."""
+        name = path.rpartition("/")[2]
         try:
             descriptor = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
         except KeyError:
-            return cls(idempotent=False, takes_request_id=False, default_timeout=default_timeout)
+            return cls(name, idempotent=False, takes_request_id=False, default_timeout=default_timeout)
+        contract_class = GetMessageClass(descriptor.input_type)
+        request_class = contract_class if serializer == contract_class.SerializeToString else None
         level = descriptor.GetOptions().idempotency_level
         # A read needs none; where its request has such a field (GetTransaction), it asks for somebody else's.
-        takes_request_id = level != MethodOptions.NO_SIDE_EFFECTS and _has_request_id(descriptor)
+        takes_request_id = (
+            request_class is not None and level != MethodOptions.NO_SIDE_EFFECTS and _has_request_id(descriptor)
+        )
         idempotent = takes_request_id or level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
-        return cls(idempotent, takes_request_id, default_timeout)
+        return cls(name, idempotent, takes_request_id, default_timeout, request_class)
 
     def outgoing(
         self, request: Any, timeout: float | None, metadata: Iterable[tuple[str, str | bytes]] | None
     ) -> Outgoing:
-        """The call to make. Raises DeadlineExceeded where the call being served has no time left for it."""
-        given = tuple(metadata) if metadata is not None else ()
+        """The call to make. Raises TypeError or ValueError on arguments that can be none, and DeadlineExceeded where no
+        time is left, be it the caller's or that of the call being served."""
+        if self.request_class is not None and not isinstance(request, self.request_class):
+            takes, given_type = self.request_class.DESCRIPTOR.full_name, type(request).__name__
+            raise TypeError(f"request: {self.name} takes a {takes}, not {given_type}")
+        given = check_metadata(metadata)
         keys = dict(given)
         propagated = CURRENT.get()
 
@@ -69,13 +85,12 @@ class Method:
         if propagated.traceparent is not None and TRACEPARENT_KEY not in keys:
             given += ((TRACEPARENT_KEY, propagated.traceparent),)
 
-        if timeout is None:
-            timeout = self.default_timeout
+        timeout = self.default_timeout if timeout is None else check_call_timeout(timeout)
         remaining = propagated.remaining()
         if remaining is not None:
-            if remaining <= 0:
-                raise DeadlineExceeded("No time is left for this call", request_id=str(request_id))
             timeout = remaining if timeout is None else min(timeout, remaining)
+        if timeout is not None and timeout <= 0:
+            raise DeadlineExceeded("No time is left for this call", request_id=str(request_id))
 
         # A staged call is identified by the number of its operation, and refuses a request id.
         staged = TRANSACTION_ID_KEY in keys
@@ -88,7 +103,7 @@ class Method:
 
 
 # There is no one request to fill in, and the messages already sent cannot be sent again.
-CLIENT_STREAMING = Method(idempotent=False, takes_request_id=False, default_timeout=None)
+CLIENT_STREAMING = Method("", idempotent=False, takes_request_id=False, default_timeout=None)
 
 
 def _has_request_id(descriptor: MethodDescriptor) -> bool:

@@ -57,7 +57,7 @@ def connect(
     `host:port`, `dns:///host:port`, …; calls go round all servers that a name stands for. `timeout` in seconds
     is for calls that give none. Without `credentials` it speaks plain text. `interceptors` are as for `channel`.
 
-    Raises ValueError, naming the setting, on what cannot be an address or a timeout.
+    Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or credentials.
     """
     addresses = (
         resolve_address("users", users),

@@ -12,8 +12,9 @@ from grpc import aio
 from handfast.client import options
 from handfast.client.addresses import check_address
 from handfast.client.aio.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from handfast.client.channel import DEFAULT_TIMEOUT, check_timeout
-from handfast.client.methods import CLIENT_STREAMING, Method
+from handfast.client.arguments import check_credentials, check_timeout
+from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 
 
 def channel(
@@ -24,7 +25,9 @@ def channel(
     interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> aio.Channel:
     """As `handfast.client.channel`. Belongs to the event loop that it is made in."""
-    return _Channel(check_address(address, setting="address"), credentials, check_timeout(timeout), interceptors)
+    return _Channel(
+        check_address(address, setting="address"), check_credentials(credentials), check_timeout(timeout), interceptors
+    )
 
 
 class _Channel(aio.Channel):
@@ -39,15 +42,20 @@ class _Channel(aio.Channel):
         self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
         self._timeout = timeout
 
-    # `arguments` and `named` are the serializers, and what generated code of some versions passes besides.
+    # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
-    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> UnaryUnary:
-        plain = self._plain.unary_unary(method, *arguments, **named)
-        retrying = self._retrying.unary_unary(method, *arguments, **named)
-        return UnaryUnary(Method.find(method, self._timeout), plain, retrying)
+    def unary_unary(
+        self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
+    ) -> UnaryUnary:
+        plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
+        retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
+        return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
 
-    def unary_stream(self, method: str, *arguments: Any, **named: Any) -> UnaryStream:
-        return UnaryStream(Method.find(method, None), self._plain.unary_stream(method, *arguments, **named))
+    def unary_stream(
+        self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
+    ) -> UnaryStream:
+        plain = self._plain.unary_stream(method, request_serializer, *arguments, **named)
+        return UnaryStream(Method.find(method, None, request_serializer), plain)
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
         return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))

@@ -210,7 +210,7 @@ class BeginTransactionRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long the caller has until commit: up to 5 minutes, 30 seconds where it is unset."""
+        """How long the caller has until commit: more than 0 and up to 300 seconds, 30 seconds where it is unset."""
 
     def __init__(
         self,

@@ -7,8 +7,10 @@ import unicodedata
 import uuid
 from collections.abc import Collection, Sequence
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import Violations
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
@@ -16,6 +18,7 @@ _KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 MAX_KEY = 63
 MAX_PATHS = 1000
+NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 def is_id(value: str) -> bool:
@@ -105,6 +108,18 @@ def masked_paths(
             known = ", ".join([*scalars, *(f"{each}, {each}.<key>" for each in maps)])
             violations.add(field, f"has the path {path[:100]!r}; it can have {known}, or * alone")
     return tuple(paths)
+
+
+def duration_microseconds(violations: Violations, field: str, duration: Duration, longest: int) -> int:
+    """How long a well-formed duration of more than 0 and up to `longest` seconds is.
+    https://protobuf.dev/reference/protobuf/google.protobuf/#duration has what is well-formed.
+    """
+    seconds, nanos = duration.seconds, duration.nanos
+    if abs(nanos) >= NANOSECONDS_PER_SECOND or seconds * nanos < 0:
+        violations.add(field, "must have `nanos` below one second, and of the same sign as `seconds`")
+    elif not 0 < seconds * NANOSECONDS_PER_SECOND + nanos <= longest * NANOSECONDS_PER_SECOND:
+        violations.add(field, f"must be more than 0 and up to {longest} seconds")
+    return seconds * MICROSECONDS_PER_SECOND + nanos // 1000
 
 
 def check_reason(violations: Violations, field: str, reason: str, longest: int) -> None:

@@ -55,13 +55,8 @@ class TransactionServicer(TransactionServiceServicer):
     ) -> pb.BeginTransactionResponse:
         timeout = DEFAULT_TIMEOUT * MICROSECONDS_PER_SECOND
         if request.HasField("timeout"):
-            timeout = request.timeout.seconds * MICROSECONDS_PER_SECOND + request.timeout.nanos // 1000
-            if not 0 < timeout <= wire.MAX_TIMEOUT:
-                with Violations.collect() as violations:
-                    violations.add(
-                        "timeout",
-                        f"must be more than 0 and up to {MAX_SECONDS} seconds",
-                    )
+            with Violations.collect() as violations:
+                timeout = fields.duration_microseconds(violations, "timeout", request.timeout, MAX_SECONDS)
         transaction = pb.Transaction(
             transaction_id=new_id(),
             state=pb.TRANSACTION_STATE_UNDECIDED,
