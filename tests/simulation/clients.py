@@ -65,6 +65,13 @@ class Client:
         for key, email in zip(self._keys, self._emails, strict=False):
             self._create_account(key, email)
 
+    def create_another_account(self) -> None:
+        """Nothing stands in its way, once all is well."""
+        key = "another"
+        self._create_account(key, f"{key}@example.com")
+        if ("users", key) not in self._oracle.now:
+            self._oracle.fail("no account can be created any more")
+
     def read_everything(self) -> None:
         for key in self._keys:
             self._get_user(key)

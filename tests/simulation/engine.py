@@ -72,6 +72,9 @@ class Result:
         (row,) = self._rows
         return row
 
+    def scalar_one_or_none(self) -> Any:
+        return self.scalar_one() if self.one_or_none() is not None else None
+
     def scalar_one(self) -> Any:
         (value,) = self.one()
         return value

@@ -18,9 +18,11 @@ FAULTS: Mapping[str, tuple[float, ...]] = {
     "crash": (0, 0.002, 0.01),
     "connection_lost_before_commit": (0, 0, 0.01),
     "connection_lost_after_commit": (0, 0, 0.01),
+    "clock_ahead": (0, 0, 0.2),
 }
-"""How often each strikes: a message that is sent, an answer, a process wherever it may stop, a commit. A seed has one
-of the rates of each, so that some seeds have much of one and none of another."""
+"""How often each strikes: a message that is sent, an answer, a process wherever it may stop, a commit, a prune (by a
+clock that is an hour ahead). A seed has one of the rates of each, so that some seeds have much of one and none of
+another."""
 
 ACTIONS: Mapping[str, int] = {
     "update_user": 3,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 WAITING = 4
 """How many writes of one process may wait for other transactions."""
+AHEAD = 3600 * SECOND
 
 
 class SuiteOfStubs:
@@ -105,7 +106,8 @@ class Server:
             self.world.background_failed(self.name, error)
 
     def prune_something(self) -> None:
-        self.prune(self.clock() - int(self.world.rng.uniform(0, self.world.profile.retention) * SECOND))
+        ahead = AHEAD if self.world.faults.strikes("clock_ahead") else 0
+        self.prune(self.clock() + ahead - int(self.world.rng.uniform(0, self.world.profile.retention) * SECOND))
 
 
 class ParticipantServer(Server):

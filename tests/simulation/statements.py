@@ -68,6 +68,11 @@ def _oldest(rows: Iterable[Columns]) -> Result:
     return Result([{"min": min((row["transaction_id"] for row in rows), default=None)}])
 
 
+def _newest_below(rows: Iterable[Columns], below: str) -> Result:
+    newest = max((row["transaction_id"] for row in rows if row["transaction_id"] < below), default=None)
+    return Result([{"transaction_id": newest}] if newest else [])
+
+
 def _defaults(table: sa.Table) -> Columns:
     """What the columns of a new row hold."""
 
@@ -145,6 +150,9 @@ class SimulatedBranches(Branches):
         self._update: Any = _update("branches", "id_")
         self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
         self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
+        self._newest_finished: Any = lambda c, p: _newest_below(
+            (row for row in c.scan("branches") if row["state"] == FINISHED), p["horizon"]
+        )
         self._delete: Any = prune
 
 
@@ -248,6 +256,9 @@ class SimulatedRegister(Register):
 
         self._mark_finished: Any = mark_finished
         self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
+        self._newest_finished: Any = lambda c, p: _newest_below(
+            (row for row in c.scan("decisions") if row["finish_time"] is not None), p["horizon"]
+        )
         self._delete: Any = delete
 
 

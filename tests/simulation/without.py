@@ -13,6 +13,7 @@ from typing import Any
 
 from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core import participant as participant_rules
+from handfast.server.transactions.core import pruning
 from handfast.server.transactions.core.coordinator import Verdict
 from handfast.server.transactions.core.model import BranchState, Decision, Outcome, Stage
 from handfast.server.transactions.core.participant import Proceed, Refusal
@@ -57,19 +58,32 @@ def _presumed_aborted(self: CoordinatorResolver, transaction_id: str) -> Learnt:
 # A decision is kept until all participants have confirmed it; a horizon never passes an open branch.
 
 
-def _as_far_as_wanted(horizon: str, wanted: str, oldest: str | None) -> str:
-    return max(horizon, wanted)
+def _as_far_as_wanted(wanted: str, oldest: str | None) -> str:
+    return wanted
+
+
+class _Wanted:
+    """How far the prune at hand may go."""
+
+    limit = ""
+
+
+def _noting_what_is_wanted(wanted: str, oldest: str | None) -> str:
+    _Wanted.limit = min(wanted, oldest or wanted)
+    return _Wanted.limit
 
 
 class ForgettingRegister(statements.SimulatedRegister):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._newest_finished = lambda c, p: statements._newest_below(c.scan("decisions"), p["horizon"])
         self._delete = lambda c, p: _delete_below(c, "decisions", p["horizon"])
 
 
 class ForgettingBranches(statements.SimulatedBranches):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._newest_finished = lambda c, p: statements._newest_below(c.scan("branches"), p["horizon"])
         self._delete = lambda c, p: _delete_below(c, "branches", p["horizon"])
 
 
@@ -259,7 +273,7 @@ WITHOUT: dict[str, Without] = {
     "keep until confirmed": Without(
         "late",
         patches=(
-            (coordinator_rules, "next_horizon", _as_far_as_wanted),
+            (pruning, "limit", _as_far_as_wanted),
             (servers, "SimulatedRegister", ForgettingRegister),
         ),
     ),
@@ -296,8 +310,15 @@ WITHOUT: dict[str, Without] = {
     "horizon never past an open branch": Without(
         "readers",
         patches=(
-            (participant_rules, "next_horizon", _as_far_as_wanted),
+            (pruning, "limit", _as_far_as_wanted),
             (statements, "SimulatedBranches", ForgettingBranches),
+        ),
+    ),
+    "horizon no further than what is forgotten": Without(
+        "late",
+        patches=(
+            (pruning, "limit", _noting_what_is_wanted),
+            (pruning, "next_horizon", lambda horizon, after_forgotten: max(horizon, _Wanted.limit)),
         ),
     ),
     "a pending claim is a conflict": Without(

@@ -125,7 +125,8 @@ class World:
 
     def run(self) -> str | None:
         """Returns what was violated, if anything."""
-        for phase in (self._start, self._live, self._settle, self._check_free, self._prune, self._read_all):
+        phases = (self._start, self._live, self._settle, self._check_free, self._prune, self._go_on, self._read_all)
+        for phase in phases:
             try:
                 phase()
             except Endless:
@@ -152,11 +153,12 @@ class World:
         self.scheduler.run(until=lambda: all(task.dead for task in tasks))
 
     def _settle(self) -> None:
-        """The faults stop, everything is started once more, and all that is on its way arrives."""
+        """The faults stop, clocks are set right, everything starts once more, and all that is on its way arrives."""
         self.log("", "all faults stop")
         self.faults.stop()
         for server in self.all_servers:
             self.scheduler.crash(server.process)
+            server.skew = 0
             server.start()
         self.scheduler.run()
         for _ in range(3):
@@ -190,6 +192,9 @@ class World:
         for name, table in (("users", "branches"), ("preferences", "branches"), ("transactions", "decisions")):
             if self.engines[name].tables[table]:
                 self.fail(f"{name}: pruning leaves {table}")
+
+    def _go_on(self) -> None:
+        self._do([self.clients[0].create_another_account])
 
     def _read_all(self) -> None:
         self._do([self.clients[0].read_everything])

@@ -43,6 +43,7 @@ from tests.people import create_user
 from tests.transactions.calls import Transaction
 
 LATER = 3600 * MICROSECONDS_PER_SECOND
+DAY = 24 * LATER
 
 
 def test_what_a_client_that_died_left_is_rolled_back_after_its_deadline(
@@ -181,6 +182,17 @@ def test_finished_branches_are_forgotten_and_what_comes_late_is_still_refused(us
     assert users.branches() == 0
 
 
+def test_a_participant_whose_clock_was_a_day_ahead_once_takes_what_is_new(users: Users) -> None:
+    done = old_id(60)
+    users.stage(done, "ada")
+    users.finish(done, Outcome.COMMITTED, 1)
+    for forgotten in (1, 0):
+        assert users.participant.sweeper.prune(now() + DAY) == forgotten
+    users.stage(new_id(), "bob")
+    with pytest.raises(TransactionForgotten):
+        users.stage(done, "cyd")
+
+
 def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
     first, open_, last = old_id(60), old_id(50), old_id(40)
     for transaction_id, user_id in ((first, "ada"), (open_, "bob"), (last, "cyd")):
@@ -203,16 +215,27 @@ def register(database_url: str) -> Iterator[Register]:
 
 
 def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(register: Register) -> None:
-    done, late = old_id(60), old_id(59)
+    older, done = old_id(61), old_id(60)
     register.decide(Decision(done, Outcome.COMMITTED, {"users": 1}))
     register.mark_finished([done])
     assert register.prune(id_at(now())) == 1
     found, horizon = register.find([done])
     assert not found
     assert done < horizon
-    for transaction_id in (done, late):
+    for transaction_id in (older, done):
         with pytest.raises(CoordinatorForgot):
             register.decide(Decision(transaction_id, Outcome.ABORTED, {}))
+
+
+def test_a_coordinator_whose_clock_was_a_day_ahead_once_decides_what_is_new(register: Register) -> None:
+    done, fresh = old_id(60), new_id()
+    register.decide(Decision(done, Outcome.COMMITTED, {"users": 1}))
+    register.mark_finished([done])
+    for forgotten in (1, 0):
+        assert register.prune(id_at(now() + DAY)) == forgotten
+    assert register.decide(Decision(fresh, Outcome.COMMITTED, {"users": 1})).inserted
+    with pytest.raises(CoordinatorForgot):
+        register.decide(Decision(done, Outcome.ABORTED, {}))
 
 
 def test_a_decision_that_somebody_has_not_confirmed_is_kept(register: Register) -> None:

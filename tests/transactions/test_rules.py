@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from handfast.server.transactions.core import coordinator, participant, reading
+from handfast.server.transactions.core import coordinator, participant, pruning, reading
 from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
 
 T = "t1"
@@ -144,14 +143,14 @@ class TestFinishing:
 class TestPruning:
     """Ids stand for times: the smaller, the older."""
 
-    @pytest.mark.parametrize("next_horizon", [participant.next_horizon, coordinator.next_horizon])
-    def test_the_horizon_never_passes_what_is_not_done_and_never_goes_back(
-        self, next_horizon: Callable[[str, str, str | None], str]
-    ) -> None:
-        assert next_horizon("t1", "t5", None) == "t5"
-        assert next_horizon("t1", "t5", "t3") == "t3"
-        assert next_horizon("t4", "t5", "t3") == "t4"
-        assert next_horizon("t4", "t2", None) == "t4"
+    def test_nothing_is_forgotten_from_the_oldest_on_that_is_not_done(self) -> None:
+        assert pruning.limit("t5", None) == "t5"
+        assert pruning.limit("t5", "t3") == "t3"
+        assert pruning.limit("t2", "t3") == "t2"
+
+    def test_the_horizon_goes_as_far_as_what_is_forgotten_and_never_back(self) -> None:
+        assert pruning.next_horizon("", "t3") == "t3"
+        assert pruning.next_horizon("t4", "t3") == "t4"
 
     def test_below_the_horizon_no_decision_is_inserted(self) -> None:
         assert coordinator.may_insert("t2", horizon="t2")

@@ -1,10 +1,13 @@
 """The horizon of one database: the transaction id below which it has pruned what it knew (rule 10).
 
-Ids are UUIDv7, so they sort by when their transactions began. The horizon only ever advances, and in the very local
-transaction that prunes. It starts at the empty string, which is below every id.
+Ids are UUIDv7, so they sort by when their transactions began. The horizon only ever advances, in the very local
+transaction that prunes, and right behind the newest id that this deletes. It starts at the empty string, which is below
+every id.
 """
 
 from __future__ import annotations
+
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -45,6 +48,11 @@ class Horizon:
 
     def advance(self, connection: sa.Connection, transaction_id: str) -> None:
         connection.execute(self._update, {"transaction_id": transaction_id})
+
+
+def id_after(transaction_id: str) -> str:
+    """The next id in their order."""
+    return str(UUID(int=UUID(transaction_id).int + 1))
 
 
 def id_at(microseconds: int) -> str:

@@ -16,8 +16,9 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 from handfast.server.transactions.core import coordinator as rules
+from handfast.server.transactions.core import pruning
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.horizon import Horizon
+from handfast.server.transactions.horizon import Horizon, id_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Register:
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
         self._oldest_unfinished = sa.select(sa.func.min(table.c.transaction_id)).where(sa.not_(finished))
         below = table.c.transaction_id < sa.bindparam("horizon")
+        newest_first = table.c.transaction_id.desc()
+        self._newest_finished = sa.select(table.c.transaction_id).where(below, finished).order_by(newest_first).limit(1)
         self._delete = sa.delete(table).where(below, finished)
 
     def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
@@ -146,9 +149,11 @@ class Register:
         def work(connection: sa.Connection) -> int:
             horizon = self.horizon.locked(connection)
             oldest = connection.execute(self._oldest_unfinished).scalar_one()
-            advanced = rules.next_horizon(horizon, wanted, oldest)
-            if advanced == horizon:
+            limit = pruning.limit(wanted, oldest)
+            newest = connection.execute(self._newest_finished, {"horizon": limit}).scalar_one_or_none()
+            if newest is None:
                 return 0
+            advanced = pruning.next_horizon(horizon, id_after(newest))
             self.horizon.advance(connection, advanced)
             return connection.execute(self._delete, {"horizon": advanced}).rowcount
 

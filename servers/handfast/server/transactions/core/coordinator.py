@@ -21,11 +21,6 @@ def may_insert(transaction_id: str, horizon: str) -> bool:
     return transaction_id >= horizon
 
 
-def next_horizon(horizon: str, wanted: str, oldest_unconfirmed: str | None) -> str:
-    """How far pruning may go: never past a decision that some participant has not confirmed, and never back."""
-    return max(horizon, min(wanted, oldest_unconfirmed or wanted))
-
-
 def judge(asked: Decision, standing: Decision) -> Verdict:
     """`standing` is the decision in the register after `asked` was inserted where none was. A repeated commit is
     answered as the first only if it names the same operations: else the caller would believe that others were

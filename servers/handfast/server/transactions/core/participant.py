@@ -139,11 +139,6 @@ def close(transaction_id: str, branch: Branch | None, horizon: str) -> Branch:
     return replace(branch, state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
 
 
-def next_horizon(horizon: str, wanted: str, oldest_unfinished: str | None) -> str:
-    """How far pruning may go: never past a branch that is not finished, and never back."""
-    return max(horizon, min(wanted, oldest_unfinished or wanted))
-
-
 UniqueValues = Callable[[bytes | None], frozenset[str]]
 """The values of an image that no two resources may share; none for None."""
 

@@ -27,7 +27,10 @@ class Branches:
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(unfinished)
         self._oldest_unfinished = sa.select(sa.func.min(table.c.transaction_id)).where(unfinished)
         below = table.c.transaction_id < sa.bindparam("horizon")
-        self._delete = sa.delete(table).where(below, sa.not_(unfinished))
+        finished = sa.not_(unfinished)
+        newest_first = table.c.transaction_id.desc()
+        self._newest_finished = sa.select(table.c.transaction_id).where(below, finished).order_by(newest_first).limit(1)
+        self._delete = sa.delete(table).where(below, finished)
 
     def find(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
         row = connection.execute(self._select, {"id_": transaction_id}).one_or_none()
@@ -61,6 +64,11 @@ class Branches:
     def oldest_unfinished(self, connection: sa.Connection) -> str | None:
         oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
         return oldest
+
+    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
+        """The newest branch below this id that is finished."""
+        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
+        return newest
 
     def prune(self, connection: sa.Connection, horizon: str) -> int:
         """Forgets the finished branches below the horizon. Returns how many."""

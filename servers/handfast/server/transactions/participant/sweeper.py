@@ -10,9 +10,9 @@ import structlog
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.operations.periodic import Periodic
-from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core import pruning as rules
 from handfast.server.transactions.core.model import Branch
-from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.horizon import id_after, id_at
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.settling import Settling
@@ -78,9 +78,11 @@ class Sweeper(Periodic, Generic[M]):
         def work(connection: sa.Connection) -> int:
             store = self._store
             horizon = store.horizon.locked(connection)
-            advanced = rules.next_horizon(horizon, id_at(before), store.branches.oldest_unfinished(connection))
-            if advanced == horizon:
+            limit = rules.limit(id_at(before), store.branches.oldest_unfinished(connection))
+            newest = store.branches.newest_finished(connection, limit)
+            if newest is None:
                 return 0
+            advanced = rules.next_horizon(horizon, id_after(newest))
             store.horizon.advance(connection, advanced)
             return store.branches.prune(connection, advanced)
 
