@@ -9,6 +9,7 @@ INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
 MUTATOR   := .venv-mutate/.installed
 GRPCURL   := .tools/bin/grpcurl
+GHZ       := .tools/bin/ghz
 PROMTOOL  := .tools/bin/promtool
 PGBOUNCER := .tools/bin/pgbouncer
 CONTRACTS := . examples/postage
@@ -16,8 +17,8 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload test crash contend fuzz simulate mutate check $(CHECKS) format generate freeze pins
-.PHONY: grpcurl promtool pgbouncer clean
+.PHONY: help install up demo bench overload overload-go test crash contend fuzz simulate mutate check $(CHECKS) format
+.PHONY: generate freeze pins grpcurl ghz promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,9 @@ bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
 
 overload: $(INSTALLED) ## ask ten times more of the servers than they can do, and see what is left (ARGS='--rounds 1')
 	$(BIN)/python -m benchmarks.overload $(ARGS)
+
+overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come again at once (needs Go)
+	$(BIN)/python -m benchmarks.overload_go $(ARGS)
 
 test: $(INSTALLED) ## run the tests (ARGS='-k paging')
 	$(BIN)/pytest $(ARGS)
@@ -119,6 +123,11 @@ grpcurl: $(GRPCURL) ## install grpcurl in .tools/bin (needs Go)
 
 $(GRPCURL):
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+
+ghz: $(GHZ) ## install ghz in .tools/bin (needs Go)
+
+$(GHZ):
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/bojand/ghz/cmd/ghz@v0.120.0
 
 promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
 

@@ -2,7 +2,7 @@
 
     at its best     as many callers as keep it busy, each with one call at a time
     crowded         ten times as many; who is refused comes again when told to
-    flooded         calls sent at ten times the rate, whether or not earlier ones have come back
+    flooded         calls sent at ten times the rate, as far as connections take them, whatever becomes of earlier ones
 
 Prints calls a second and the time of those that were completed, in milliseconds, and both as ratios to the best; and
 how many health checks were answered meanwhile, each within a second. The callers speak HTTP/2 by hand, to leave the
@@ -51,7 +51,7 @@ NO_ROOM = Ended("", 0.0, retry_after=TICK)
 """All connections have as many calls as they take."""
 
 LEGEND = f"""at its best: {CALLERS} callers. crowded: more of them, who come again when they are told. flooded: calls
-that wait for nothing; what the server cannot even refuse, grpcio drops as CANCELLED. Neither is a fault.
+that wait for nothing but room on a connection.
 """
 
 

@@ -177,10 +177,9 @@ def test_more_watchers_than_there_are_threads_for_are_refused_and_checks_are_ans
     request, pool = health_pb2.HealthCheckRequest(), '{pool="watches"}'
     limit = int(running.metric(f"handfast_calls_limit{pool}"))
     assert eventually(lambda: running.metric(f"handfast_calls_in_flight{pool}") == 0)
-    watches = []
-    for _ in range(limit):  # one by one: grpcio refuses streams while it clears away those of the tests before
-        watches.append(running.health.Watch(request))
-        assert next(watches[-1]).status == health_pb2.HealthCheckResponse.SERVING
+    watches = [running.health.Watch(request) for _ in range(limit)]
+    for watch in watches:
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
         next(running.health.Watch(request))
     assert Failure(caught.value).info.reason == "OVERLOADED"

@@ -29,6 +29,7 @@ from handfast.server.chassis.observe.executor import CallExecutor
 from handfast.server.chassis.observe.interceptor import Observe
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.metrics import Metrics, MetricsEndpoint, export_load
+from handfast.server.chassis.observe.record import REFUSALS
 from handfast.server.chassis.observe.refusal import refusal
 from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
@@ -43,6 +44,7 @@ _REFLECTION_POOL = Pool("reflection", 2)
 _UNKNOWN_POOL = Pool("unknown", 1)
 # Only guards memory: what grpcio itself refuses has no details.
 _GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT
+_ANY_NUMBER = 2**31 - 1
 _CUT_SECONDS = 1.0  # that handlers get to notice that their call was cut
 
 _log = structlog.get_logger()
@@ -120,7 +122,7 @@ class Server:
         self._executor = CallExecutor()
         self.interrupter = Interrupter()
         own_pools = [service.pool for service in services if service.pool is not None]
-        self._draining = ([main_pool], own_pools)
+        self._draining = ([main_pool], own_pools, [REFUSALS])
         self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
         export_load(load, self.metrics.registry)
         observe = Observe(
@@ -128,7 +130,7 @@ class Server:
             unknown,
             load,
             self.interrupter,
-            refusal(),
+            refusal(load),
             on_start=(self.metrics.started,),
             on_end=(self.metrics.ended, CallLog().ended),
         )
@@ -260,14 +262,15 @@ def _end_by(background: Background, end: float) -> None:
 
 
 def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
-    """For more calls than can even be refused. A connection waits with those beyond its streams; and grpcio drops what
-    it could not hand over to us, without details and uncounted, so that nothing grows old there.
+    """Lets no call end without an answer of ours. A connection waits with those beyond its streams, as HTTP/2 has it;
+    those within, grpcio keeps until our one polling thread comes to them. By default it drops some instead, without
+    details and uncounted: at random from 1000 on, after 30 s, and where streams that are over still have memory.
     """
-    most = max(128, 2 * int(pool.limit))
     return (
-        ("grpc.max_concurrent_streams", most),
-        ("grpc.server.max_pending_requests", most),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * most),
+        ("grpc.max_concurrent_streams", max(128, 2 * int(pool.limit))),
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", _ANY_NUMBER),
+        ("grpc.server_max_unrequested_time_in_server", _ANY_NUMBER),
     )
 
 

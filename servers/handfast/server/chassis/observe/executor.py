@@ -54,11 +54,7 @@ class CallExecutor(futures.Executor):
         context: contextvars.Context = fn.__self__  # type: ignore[attr-defined]
         record = context[RECORD]
         future: futures.Future[_T] = futures.Future()
-        job = _Job(future, fn, args, record)
-        if record.refused is None:
-            self._pools[record.call.method.pool].put(job)
-        else:
-            self._run(job)  # a refusal waits for nothing, and costs least here
+        self._pools[record.pool].put(_Job(future, fn, args, record))
         return future
 
     def stop(self, timeout: float) -> bool:

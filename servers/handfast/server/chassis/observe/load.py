@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from handfast.server.chassis.call import Pool
-from handfast.server.chassis.observe.record import Record, Refused
+from handfast.server.chassis.observe.record import REFUSALS, Record, Refused
 
 QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
@@ -15,10 +15,12 @@ _LOOK_EVERY = 0.005
 
 
 class Load:
-    """Calls that arrived and have not ended, by pool: those that wait for a thread, and those that have one."""
+    """Calls that arrived and have not ended, by pool: those that wait for a thread, and those that have one. What is
+    refused is in `REFUSALS` until it ends.
+    """
 
     def __init__(self, pools: Iterable[Pool]) -> None:
-        self.pools = tuple(pools)
+        self.pools = (*pools, REFUSALS)
         self._lock = threading.Lock()
         self._in_flight = dict.fromkeys(self.pools, 0)
         self._shed = dict.fromkeys(self.pools, 0)
@@ -28,19 +30,26 @@ class Load:
     def admit(self, pool: Pool) -> Refused | None:
         """Counts a call in, unless its pool has as many as it takes, or drains."""
         with self._lock:
-            if pool in self._draining:
-                self._last_refused = time.monotonic()
-                return Refused.STOPPING
-            if self._in_flight[pool] >= pool.limit:
-                self._shed[pool] += 1
-                return Refused.OVERLOADED
-            self._in_flight[pool] += 1
-            return None
+            refused = self._refused(pool)
+            self._in_flight[pool if refused is None else REFUSALS] += 1
+            return refused
+
+    def _refused(self, pool: Pool) -> Refused | None:
+        if pool in self._draining:
+            self._last_refused = time.monotonic()
+            return Refused.STOPPING
+        if self._in_flight[pool] >= pool.limit:
+            self._shed[pool] += 1
+            return Refused.OVERLOADED
+        return None
 
     def ended(self, record: Record) -> None:
-        if record.refused is None:
-            with self._lock:
-                self._in_flight[record.call.method.pool] -= 1
+        with self._lock:
+            self._in_flight[record.pool] -= 1
+
+    @property
+    def draining(self) -> bool:
+        return bool(self._draining)
 
     def in_flight(self, pool: Pool) -> int:
         return self._in_flight[pool]

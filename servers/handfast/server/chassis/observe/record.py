@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from handfast.server.chassis.call import Call, tolerance_of
+from handfast.server.chassis.call import Call, Pool, tolerance_of
+
+REFUSALS = Pool("refusals", 1, queue=None)
+"""Its thread refuses the calls that are not begun."""
 
 
 class Refused(enum.Enum):
@@ -42,6 +45,11 @@ class Record:
     sent: int = 0
     seconds: float = 0.0
     _afterwards: list[Callable[[], None]] | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """Whose threads have the call."""
+        return self.call.method.pool if self.refused is None else REFUSALS
 
     def note_over(self) -> None:
         """grpcio is done with the call. Its handler may run on, if the caller left."""

@@ -1,12 +1,14 @@
 """What becomes of calls that are not begun: beyond those that a pool takes at once, or while the server stops.
 
-They are refused where they arrive, before anything of them is read. With far more load than a server can take, what it
-still completes is what refusing leaves it time for. So a refusal is made ahead but for its request id, and goes round
-the other layers.
+They are refused before anything of them is read. With far more load than a server can take, what it still completes is
+what refusing leaves it time for. So a refusal is made ahead but for its request id, goes round the other layers, and
+waits where there are many: callers that come again at once come no faster than they are refused.
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Never
@@ -21,15 +23,28 @@ from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.errors import DomainError, Overloaded, ShuttingDown
 from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.handlers import Handler
+from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import RECORD, Refused
 
+_AT_ONCE, _PAUSE = 8, 0.02
+"""How many calls are refused for overload before the next ones wait, and for how many seconds these do: 400 a second at
+most. Each costs some 0.2 ms, of which most is not spent here, and pausing less often costs less (measured)."""
 
-def refusal() -> Handler:
-    """A handler that refuses every call. As its requests stream, it need not read any."""
-    return grpc.stream_unary_rpc_method_handler(_refuse)
+
+def refusal(load: Load) -> Handler:
+    """A handler that refuses every call. It runs on one thread. As its requests stream, it need not read any."""
+    refused = itertools.count(1)
+
+    def refuse(_requests: Any, context: grpc.ServicerContext) -> Never:
+        # Who has left, or is sent away by a stop, does not come again at once.
+        if context.is_active() and not load.draining and next(refused) % _AT_ONCE == 0:
+            time.sleep(_PAUSE)
+        _refuse(context)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
-def _refuse(_requests: Any, context: grpc.ServicerContext) -> Never:
+def _refuse(context: grpc.ServicerContext) -> Never:
     record = RECORD.get()
     call = record.call
     assert record.refused is not None
