@@ -13,7 +13,7 @@ from handfast.server.process.flags import read_settings
 @dataclass(frozen=True, kw_only=True)
 class PostageSettings(ServerSettings):
     surcharge: int = field(default=0, metadata={"help": "cents on top of each letter"})
-    carrier: str = field(metadata={"help": "who carries the letters"})
+    carrier: str = field(metadata={"help": "who carries the letters", "metavar": "NAME"})
     patience: float = field(default=2.5, metadata={"help": "seconds to wait for the carrier"})
     insured: bool = field(default=False, metadata={"help": "insure each letter"})
 
@@ -69,13 +69,20 @@ def test_a_mistake_is_told_in_one_line(
 
 
 def test_help_lists_each_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^0$"):
-        serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--help"])
+    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for line in (
-        "--listen … HOST:PORT to serve on (default 127.0.0.1:50061; HANDFAST_POSTAGE_LISTEN)",
-        "--carrier … who carries the letters (required; HANDFAST_CARRIER)",
-        "--patience … seconds to wait for the carrier (default 2.5; HANDFAST_PATIENCE)",
-        "--insured insure each letter (default false; HANDFAST_INSURED)",
+        "--listen HOST:PORT address to serve on [env var: HANDFAST_POSTAGE_LISTEN; default: 127.0.0.1:50061]",
+        "--carrier NAME who carries the letters [env var: HANDFAST_CARRIER; required]",
+        "--patience SECONDS seconds to wait for the carrier [env var: HANDFAST_PATIENCE; default: 2.5]",
+        "--surcharge NUMBER cents on top of each letter [env var: HANDFAST_SURCHARGE; default: 0]",
+        "--insured insure each letter [env var: HANDFAST_INSURED; default: false]",
     ):
         assert line in text
+
+
+def test_a_flag_that_there_is_not_is_told_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--pacience", "1"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Usage: ")
+    assert told.endswith("Error: No such option '--pacience'. Did you mean '--patience'?\n")

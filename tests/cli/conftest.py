@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def up(start: Callable[..., Process], tmp_path: Path) -> Callable[..., Process]:
         )
 
     return up
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A descriptor to write to that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
 
 
 @pytest.fixture(scope="module")

@@ -2,46 +2,104 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.supervisor import HANDFAST
 from tests.cli.processes import CLEAN, Process, Result
 from tests.eventually import PATIENCE
 
 Handfast = Callable[..., Result]
 
 
-@pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("serve", "accounts"), ("demo",)])
-def test_every_command_explains_itself(handfast: Handfast, command: tuple[str, ...]) -> None:
+COMMANDS = [(), ("up",), ("serve",), ("serve", "accounts"), ("demo",), ("transactions", "list")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_however_it_is_asked(handfast: Handfast, command: tuple[str, ...]) -> None:
     result = handfast(*command, "--help")
-    assert result.status == 0
-    assert result.stdout.startswith(f"usage: {' '.join(('handfast', *command))}")
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: {' '.join(('handfast', *command))} ")
+    assert handfast(*command, "-h") == result
+    assert handfast("help", *command) == result
 
 
-def test_the_help_of_a_server_names_each_flag_with_its_variable(handfast: Handfast) -> None:
+@pytest.mark.parametrize("command", [(), ("serve",), ("transactions",)])
+def test_a_command_that_lacks_its_second_word_says_which_there_are(
+    handfast: Handfast, command: tuple[str, ...]
+) -> None:
+    result = handfast(*command)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr == handfast(*command, "--help").stdout
+
+
+def test_the_version_is_that_of_the_package(handfast: Handfast) -> None:
+    assert handfast("--version") == Result(0, f"handfast {importlib.metadata.version('handfast')}\n", "")
+
+
+def test_the_help_of_a_server_names_each_flag_with_its_value_variable_and_default(handfast: Handfast) -> None:
     text = " ".join(handfast("serve", "accounts", "--help").stdout.split())
-    for flag, variable in {
-        "--listen": "HANDFAST_ACCOUNTS_LISTEN",
-        "--metrics-listen": "HANDFAST_ACCOUNTS_METRICS_LISTEN",
-        "--database-url": "HANDFAST_TRANSACTIONS_DATABASE_URL",
-        "--users-address": "HANDFAST_USERS_ADDRESS",
-        "--threads": "HANDFAST_THREADS",
-        "--grace": "HANDFAST_GRACE",
-        "--log-level": "HANDFAST_LOG_LEVEL",
-    }.items():
-        assert f"{flag} " in text
-        assert f"{variable})" in text
+    for flag, variable, default in (
+        ("--listen HOST:PORT", "HANDFAST_ACCOUNTS_LISTEN", "default: 127.0.0.1:50053"),
+        ("--metrics-listen HOST:PORT", "HANDFAST_ACCOUNTS_METRICS_LISTEN", "default: as --listen, port + 100"),
+        ("--database-url URL", "HANDFAST_TRANSACTIONS_DATABASE_URL", "required"),
+        ("--users-address ADDRESS", "HANDFAST_USERS_ADDRESS", "default: 127.0.0.1:50051"),
+        ("--threads NUMBER", "HANDFAST_THREADS", "default: 16"),
+        ("--grace SECONDS", "HANDFAST_GRACE", "default: 10"),
+        ("--processor NUMBER|any", "HANDFAST_ACCOUNTS_PROCESSOR", "default: any"),
+        ("--log-level debug|info|warning|error", "HANDFAST_LOG_LEVEL", "default: info"),
+        ("--allow-plaintext-beyond-loopback", "HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK", "default: false"),
+    ):
+        assert re.search(rf"{re.escape(flag)} [^\[]+\[env var: {variable}; {re.escape(default)}\]", text), flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "error"),
+    [
+        (("up", "--frist-port", "1"), "handfast up", "No such option '--frist-port'. Did you mean '--first-port'?"),
+        (("serve", "users", "--nonsense"), "handfast serve users", "No such option '--nonsense'."),
+        (("serve", "credits"), "handfast serve", "No such command 'credits'."),
+        (("serve", "accounts", "now"), "handfast serve accounts", "Got unexpected extra argument (now)"),
+        (("upp",), "handfast", "No such command 'upp'. Did you mean 'up'?"),
+        (("help", "transactoins"), "handfast", "No such command 'transactoins'. Did you mean 'transactions'?"),
+        (("transactions", "show"), "handfast transactions show", "Missing argument 'TRANSACTION_ID'."),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_told_with_the_usage_of_its_command(
+    handfast: Handfast, arguments: tuple[str, ...], usage: str, error: str
+) -> None:
+    result = handfast(*arguments)
+    assert (result.status, result.stdout) == (2, "")
+    first, *_, last = result.stderr.splitlines()
+    assert first.startswith(f"Usage: {usage} ")
+    assert f"\nTry '{usage} --help' for help.\n" in result.stderr
+    assert last == f"Error: {error}"
+
+
+def test_a_shell_is_told_how_to_complete(handfast: Handfast) -> None:
+    asked = {"_HANDFAST_COMPLETE": "bash_complete", "COMP_WORDS": "handfast transactions re", "COMP_CWORD": "2"}
+    assert handfast(**asked).stdout == "plain,resolve\n"
+
+
+def test_a_reader_of_help_may_leave_early(unread: int) -> None:
+    done = subprocess.run(
+        [*HANDFAST, "serve", "users", "--help"], env=CLEAN, stdout=unread, stderr=PIPE, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
     program = (
-        "import sys, handfast.server.cli.main, handfast.server.cli.up\n"
+        "import sys, handfast.server.cli.commands, handfast.server.cli.up\n"
         "print(*sorted({'alembic', 'google', 'grpc', 'sqlalchemy', 'structlog'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True)
@@ -92,12 +150,6 @@ def test_a_mistake_is_told_in_one_line(
     assert handfast(*arguments, **environment) == Result(2, "", line + "\n")
 
 
-def test_an_unknown_server_is_refused(handfast: Handfast) -> None:
-    result = handfast("serve", "credits")
-    assert result.status == 2
-    assert "invalid choice: 'credits'" in result.stderr
-
-
 def test_up_refuses_a_data_directory_that_cannot_be_written(handfast: Handfast, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = handfast("up", "--data-dir", str(tmp_path / "file" / "data"))
@@ -114,5 +166,7 @@ def test_up_names_a_port_that_is_taken_and_starts_nothing(up: Callable[..., Proc
     with socket.create_server(address):  # which may be in TIME_WAIT
         process = up(first_port=first_port)
         assert process.popen.wait(PATIENCE) == 2
-    line = f"handfast: up: cannot listen on 127.0.0.1:{address[1]} for {owner}: Address already in use\n"
-    assert process.stderr == line
+    assert process.stderr == (
+        f"handfast: up: cannot listen on 127.0.0.1:{address[1]} for {owner}: Address already in use; "
+        "--first-port (or HANDFAST_FIRST_PORT) says where else\n"
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from handfast.server.cli.settings import read_server_settings
 from handfast.server.process import processors
-from handfast.server.process.settings import SettingsError, join_address, split_address
+from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
 from handfast.server.suite import SuiteSettings
 
 GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}
@@ -143,6 +143,27 @@ def test_a_peer_may_be_named_in_any_way_that_grpc_resolves(address: str) -> None
 
 def test_settings_do_not_show_a_database_password() -> None:
     assert "hunter2" not in repr(SuiteSettings(**GIVEN | {"database_url": "postgresql://u:hunter2@h/d"}))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////var/a:b@c/users.sqlite3", "sqlite:////var/a:b@c/users.sqlite3"),
+        ("postgresql://db/users", "postgresql://db/users"),
+        ("postgresql://ada@db:5433/users", "postgresql://ada@db:5433/users"),
+        ("postgresql+psycopg://ada:hunter2@db/users", "postgresql+psycopg://ada@db/users"),
+        ("postgresql://ada:hunter2/is?odd:@db/users", "postgresql://ada@db/users"),
+        ("postgresql://:hunter2@[::1]:5433/users", "postgresql://@[::1]:5433/users"),
+        ("postgresql:///users?host=/run/postgresql&password=hunter2", "postgresql:///users?host=/run/postgresql"),
+        ("postgresql://db/users?sslpassword=hunter2", "postgresql://db/users"),
+        (
+            "postgresql://ada:hunter2@db/all?sslmode=require&options=-csearch_path%3Dusers",
+            "postgresql://ada@db/all?options=-csearch_path%3Dusers",
+        ),
+    ],
+)
+def test_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:50051", "users.example.com:443"])

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
-
-import pytest
 
 from tests.cli.processes import CLEAN
 from tests.eventually import PATIENCE
@@ -54,15 +50,6 @@ def run(
     return subprocess.run(command, cwd=folder, env=CLEAN, stdout=stdout, stderr=stderr, text=True, timeout=PATIENCE)
 
 
-@pytest.fixture
-def nobody() -> Iterator[int]:
-    """A descriptor to write to that nobody reads."""
-    read, write = os.pipe()
-    os.close(read)
-    yield write
-    os.close(write)
-
-
 def test_a_program_that_ends_while_others_are_waited_for_ends_no_less_well(tmp_path: Path) -> None:
     """Users is to be asked to stop when accounts has ended, and has ended by itself by then."""
     accounts = f"trap 'touch stopping; sleep 0.5; exit 0' TERM; touch armed; {FOREVER}"
@@ -83,16 +70,16 @@ def test_a_program_that_cannot_be_started_ends_the_whole_in_one_line(tmp_path: P
     assert (json.loads(line)["service"], "/nowhere/handfast" in json.loads(line)["error"]) == ("users", True)
 
 
-def test_what_cannot_be_announced_is_raised_by_itself_when_all_have_ended(tmp_path: Path, nobody: int) -> None:
-    done = supervise(tmp_path, {"users": (f"trap 'touch ended; exit 0' TERM; {READY}{FOREVER}", [])}, stdout=nobody)
+def test_what_cannot_be_announced_is_raised_by_itself_when_all_have_ended(tmp_path: Path, unread: int) -> None:
+    done = supervise(tmp_path, {"users": (f"trap 'touch ended; exit 0' TERM; {READY}{FOREVER}", [])}, stdout=unread)
     assert (tmp_path / "ended").exists()
     assert "BrokenPipeError" in done.stderr
     assert "ExceptionGroup" not in done.stderr
 
 
-def test_a_program_is_restarted_though_nobody_reads_the_log(tmp_path: Path, nobody: int) -> None:
+def test_a_program_is_restarted_though_nobody_reads_the_log(tmp_path: Path, unread: int) -> None:
     """The first run ends by itself, the second has the supervisor stop."""
     script = f"{READY}if [ -e once ]; then touch twice; kill -TERM $PPID; {FOREVER}; fi; touch once; sleep 0.2"
-    done = supervise(tmp_path, {"users": (script, [])}, stderr=nobody)
+    done = supervise(tmp_path, {"users": (script, [])}, stderr=unread)
     assert (tmp_path / "twice").exists()
     assert done.returncode == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 from handfast.client import NotFound, Suite, channel
 from handfast.server.chassis.ids import new_id
 from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.supervisor import HANDFAST
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
@@ -186,21 +189,93 @@ class TestDecided:
         assert in_words(result).startswith("Committed: all of it is visible")
 
 
+UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"
+
+
 class TestNeverUsed:
-    def test_is_told_and_resolving_it_keeps_it_from_being_used(self, client: Suite, command: Command) -> None:
-        tx = Transaction(client)
-        assert in_words(command("show", tx.id)) == (
+    def test_is_told(self, client: Suite, command: Command) -> None:
+        assert in_words(command("show", Transaction(client).id)) == (
             "Not decided, and nothing is staged: it was never used, or has only begun."
         )
-        assert command("resolve", tx.id).status == 0
+
+    @pytest.mark.parametrize("more", [(), ("--json",)])
+    def test_a_script_that_resolves_it_is_refused(self, client: Suite, command: Command, more: tuple[str, ...]) -> None:
+        tx = Transaction(client)
+        what = f"{UNKNOWN}; nothing was done, with --yes it is rolled back so that it can never be used"
+        assert command("resolve", tx.id, *more) == Result(2, "", f"handfast: transactions: {what}\n")
+        assert tx.state() == pb.TRANSACTION_STATE_UNDECIDED
+
+    def test_who_says_yes_keeps_it_from_being_used_and_is_told_so(self, client: Suite, command: Command) -> None:
+        tx = Transaction(client)
+        result = command("resolve", "--yes", tx.id)
+        assert (result.status, result.stderr) == (0, "")
+        assert in_words(result).endswith(" No server knew of it before; from now on it cannot be used.")
         assert tx.state() == pb.TRANSACTION_STATE_ABORTED
+
+    def test_json_says_so_too(self, client: Suite, command: Command) -> None:
+        tx = Transaction(client)
+        first, second = (json.loads(command("resolve", "--yes", "--json", tx.id).stdout) for _ in range(2))
+        assert (first["state"], first["was_unknown"]) == ("TRANSACTION_STATE_ABORTED", True)
+        assert (second["state"], second["was_unknown"]) == ("TRANSACTION_STATE_ABORTED", False)
+
+    @pytest.mark.parametrize(("answer", "status", "state"), [("n", 2, "UNDECIDED"), ("y", 0, "ABORTED")])
+    def test_a_person_is_asked(self, suite: Process, client: Suite, answer: str, status: int, state: str) -> None:
+        tx = Transaction(client)
+        master, terminal = pty.openpty()
+        addresses = {f"HANDFAST_{server.upper()}_ADDRESS": address for server, address in suite.addresses.items()}
+        os.write(master, f"{answer}\n".encode())
+        done = subprocess.run(
+            [*HANDFAST, "transactions", "resolve", tx.id],
+            env=CLEAN | addresses,
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        os.close(master)
+        os.close(terminal)
+        assert done.returncode == status
+        assert done.stderr.startswith(f"{UNKNOWN.capitalize()}. Roll it back, so that it can never be used? [y/N]")
+        assert pb.TransactionState.Name(tx.state()) == f"TRANSACTION_STATE_{state}"
 
 
 @pytest.mark.parametrize("action", [(), ("list",), ("show",), ("resolve",)])
 def test_every_action_explains_itself(command: Command, action: tuple[str, ...]) -> None:
     result = command(*action, "--help")
     assert result.status == 0
-    assert result.stdout.startswith(f"usage: {' '.join(('handfast', 'transactions', *action))}")
+    assert result.stdout.startswith(f"Usage: {' '.join(('handfast', 'transactions', *action))} ")
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--in-doubt", "--json"), ("show", new_id())])
+def test_a_reader_may_leave_early(suite: Process, unread: int, arguments: tuple[str, ...]) -> None:
+    command = [*HANDFAST, "transactions", *arguments, "--first-port", str(suite.first_port)]
+    done = subprocess.run(command, env=CLEAN, stdout=unread, stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("settings", [("--first-port", None), (None, "HANDFAST_FIRST_PORT")])
+def test_a_suite_on_other_ports_is_found_by_its_first(
+    suite: Process, handfast: Command, settings: tuple[str | None, str | None]
+) -> None:
+    flag, variable = settings
+    port = str(suite.first_port)
+    arguments = (flag, port) if flag else ()
+    environment = {variable: port} if variable else {"HANDFAST_USERS_ADDRESS": "127.0.0.1:9"}  # a flag wins over it
+    assert handfast("transactions", "list", "--in-doubt", *arguments, **environment).status == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--limit", "0", "0 is not in the range x>=1."),
+        ("--limit", "many", "'many' is not a valid integer range."),
+        ("--state", "lost", "'lost' is not one of 'committed', 'aborted'."),
+    ],
+)
+def test_an_option_that_breaks_its_rule_is_named(command: Command, option: str, value: str, rule: str) -> None:
+    result = command("list", option, value)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr.endswith(f"\nError: Invalid value for '{option}': {rule}\n")
 
 
 class TestRefusals:
@@ -210,10 +285,16 @@ class TestRefusals:
         assert command(action, "ada") == Result(2, "", line)
 
     def test_an_id_from_the_future(self, command: Command) -> None:
-        result = command("resolve", "ffffffff-ffff-7000-8000-000000000000")
+        result = command("resolve", "--yes", "ffffffff-ffff-7000-8000-000000000000")
         assert (result.status, result.stdout) == (2, "")
         assert "TRANSACTION_FROM_FUTURE" in result.stderr
         assert result.stderr.count("\n") == 1
+
+    def test_two_lists_at_once(self, command: Command) -> None:
+        result = command("list", "--in-doubt", "--state", "aborted")
+        assert (result.status, result.stdout) == (2, "")
+        assert result.stderr.startswith("Usage: handfast transactions list ")
+        assert result.stderr.endswith("\nError: Of --state and --in-doubt only one can be given.\n")
 
     def test_no_address(self, command: Command) -> None:
         result = command("list", "--users-address", "nowhere")

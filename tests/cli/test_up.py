@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from handfast.client import ServiceError
+from handfast.server.cli.ports import free_first_port
 from handfast.server.process.processors import usable_processors
 from handfast.users.v1.users_pb2 import ListUsersRequest
-from tests.cli.processes import Process, is_running
+from tests.cli.processes import Process, Result, is_running
 from tests.eventually import eventually
 
 Up = Callable[..., Process]
@@ -134,6 +135,41 @@ def test_a_suite_starts_again_on_the_data_and_ports_of_its_last_run(up: Up) -> N
     assert _serves_users(first)  # and so leaves connections behind
     assert first.end(signal.SIGTERM) == 0
     assert _serves_users(_ready(up(first_port=first.first_port)))
+
+
+def test_a_second_suite_on_the_same_folder_is_refused_in_one_line(
+    up: Up, handfast: Callable[..., Result], tmp_path: Path
+) -> None:
+    first = _ready(up())
+    folder = tmp_path / "data"
+    result = handfast("up", "--data-dir", str(folder), "--first-port", str(free_first_port()))
+    assert result == Result(
+        2,
+        "",
+        f"handfast: up: the data directory {folder} is in use by another suite, process {first.popen.pid}; "
+        "stop that one, or give this one a --data-dir of its own\n",
+    )
+    first.end(signal.SIGKILL)  # after which its folder is free
+    _ready(up(first_port=free_first_port()))
+
+
+def test_databases_of_the_environment_are_told_of_and_shown(up: Up, tmp_path: Path) -> None:
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.sqlite3"
+    printed = up(HANDFAST_PREFERENCES_DATABASE_URL=elsewhere).read_until("ready")
+    assert printed.startswith("Databases are taken from the environment: HANDFAST_PREFERENCES_DATABASE_URL.\n")
+    shown = dict(line.split() for line in printed.partition("Its data:\n")[2].splitlines() if "sqlite" in line)
+    assert shown == {
+        "users": f"sqlite:///{tmp_path}/data/users.sqlite3",
+        "preferences": elsewhere,
+        "accounts": f"sqlite:///{tmp_path}/data/transactions.sqlite3",
+    }
+
+
+def test_a_suite_whose_databases_are_all_elsewhere_makes_no_folder(up: Up, tmp_path: Path) -> None:
+    variables = [f"HANDFAST_{name}_DATABASE_URL" for name in ("USERS", "PREFERENCES", "TRANSACTIONS")]
+    suite = up(**{name: f"sqlite:///{tmp_path}/{name}.sqlite3" for name in variables})
+    assert f"from the environment: {', '.join(variables)}.\n" in suite.read_until("ready")
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_server_that_cannot_start_ends_the_suite(up: Up, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import click
 import pytest
 
-from tests.project.commands import ROOT, succeed
+from tests.project.commands import ROOT, run, succeed
 from tests.project.conftest import Consumer
 
 CLIENT_AND_WHAT_IT_NEEDS = {
@@ -35,6 +36,32 @@ def test_client_and_stubs_import(consumer: Consumer) -> None:
     ]
     imports = ", ".join(["handfast.client", "handfast.client.aio", *stubs])
     succeed((consumer.python, "-W", "error", "-c", f"import {imports}"), cwd=consumer.folder)
+
+
+NOT_INSTALLED = "the servers are not installed, {} is missing; install them with: pip install 'handfast[server]'\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "up", "demo", "transactions list"])
+def test_the_command_says_in_one_line_what_to_install(consumer: Consumer, command: str) -> None:
+    done = run(consumer.folder / "bin" / "handfast", *command.split(), cwd=consumer.folder)
+    assert (done.returncode, done.stdout) == (2, f"handfast: {NOT_INSTALLED.format('click')}")
+
+
+@pytest.mark.parametrize(
+    ("command", "who", "missing"),
+    [
+        ("up", "handfast: up", "alembic"),
+        ("demo", "handfast", "grpc_health"),
+        ("serve users --database-url sqlite:////nowhere", "handfast", "sqlalchemy"),
+    ],
+)
+def test_it_says_so_where_only_click_is_installed(
+    consumer: Consumer, tmp_path: Path, command: str, who: str, missing: str
+) -> None:
+    (tmp_path / "click").symlink_to(Path(click.__file__).parent)
+    program = consumer.folder / "bin" / "handfast"
+    done = run(program, *command.split(), cwd=consumer.folder, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, f"{who}: {NOT_INSTALLED.format(missing)}")
 
 
 def test_consumer_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path) -> None:

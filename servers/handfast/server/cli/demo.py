@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import click
 from grpc_health.v1 import health_pb2
 
 from handfast.client import ServiceError, channel, connect
-from handfast.client.addresses import check_address
+from handfast.server.cli.addresses import on_this_machine, read_addresses
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.ports import free_first_port
-from handfast.server.cli.settings import DEMO_SETTINGS, FIRST_PORT, SERVERS, port_of
+from handfast.server.cli.settings import FIRST_PORT
 from handfast.server.cli.supervisor import HANDFAST
 from handfast.server.cli.tour import tour
-from handfast.server.process.flags import read
-from handfast.server.process.settings import environment_variable, flag
 from handfast.server.process.stopping import SUPERVISED
 
 _SERVICES = {
@@ -31,19 +32,17 @@ _SERVICES = {
 _HEALTH_TIMEOUT = 5.0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    given = read("demo", DEMO_SETTINGS, vars(arguments), os.environ)
-    for setting, address in given.items():
-        try:
-            check_address(address, setting=f"{flag(setting)} (or {environment_variable('demo', setting)})")
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-    addresses = _on_this_machine() | {setting.removesuffix("_address"): address for setting, address in given.items()}
+def run(flags: Mapping[str, Any]) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) has it
+            signal.signal(number, _exit)
+    given = read_addresses("demo", flags)
+    addresses = on_this_machine(FIRST_PORT) | given
     silent = [f"{server} at {address}" for server, address in addresses.items() if not _serves(server, address)]
     if silent and given:
         raise CommandError(f"no answer from {', '.join(silent)}")
     with _suite_of_our_own() if silent else contextlib.nullcontext(addresses) as places:
-        print("Suite:", ", ".join(f"{server} {address}" for server, address in places.items()))
+        click.echo("Suite: " + ", ".join(f"{server} {address}" for server, address in places.items()))
         with connect(places["users"], places["preferences"], places["accounts"]) as suite:
             try:
                 tour(suite)
@@ -52,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _on_this_machine(first_port: int = FIRST_PORT) -> dict[str, str]:
-    return {server: f"127.0.0.1:{port_of(server, first_port)}" for server in SERVERS}
+def _exit(number: int, _: object) -> None:
+    """Ends as an exception does, so that what was made for the demo is taken away again."""
+    sys.exit(128 + number)
 
 
 def _serves(server: str, address: str) -> bool:
@@ -73,7 +73,7 @@ def _serves(server: str, address: str) -> bool:
 @contextlib.contextmanager
 def _suite_of_our_own() -> Iterator[dict[str, str]]:
     """`handfast up` in a temporary folder, on ports that are free."""
-    print("No suite answers at the addresses that are set: starting one in a temporary folder.")
+    click.echo("No suite answers at the addresses that are set: starting one in a temporary folder.")
     # What the environment says about the user's own suite, its databases above all, is not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
     first_port = free_first_port()
@@ -89,8 +89,13 @@ def _suite_of_our_own() -> Iterator[dict[str, str]]:
                 text=True,
                 start_new_session=True,
             )
-        # Leaving the block closes its stdin, which asks it to stop, and waits for it.
-        with process:
-            if process.stdout is None or "ready\n" not in process.stdout:
+        assert process.stdin
+        assert process.stdout
+        try:
+            if "ready\n" not in process.stdout:
                 raise CommandError(f"the suite did not start:\n{logs.read_text()}")
-            yield _on_this_machine(first_port)
+            yield on_this_machine(first_port)
+        finally:
+            process.stdin.close()  # which asks it to stop; its folder goes when it has
+            process.wait()
+            process.stdout.close()

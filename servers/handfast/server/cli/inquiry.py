@@ -65,6 +65,14 @@ class Case:
         """By the coordinator's word. What is forgotten was finished."""
         return self.transaction.HasField("finish_time") or self.transaction.state == pb.TRANSACTION_STATE_FORGOTTEN
 
+    @property
+    def unknown(self) -> bool:
+        """Whether no server that answers has heard of it: it was never used, or has only begun."""
+        absent = (pb.BRANCH_STATE_UNSPECIFIED, pb.BRANCH_STATE_ABSENT)
+        return self.transaction.state == pb.TRANSACTION_STATE_UNDECIDED and all(
+            branch is None or branch.state in absent for branch in self.branches.values()
+        )
+
     def named(self, participant: str) -> int:
         """How many operations of a participant are committed."""
         return sum(each.operation_count for each in self.transaction.branches if each.participant == participant)

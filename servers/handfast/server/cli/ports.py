@@ -8,8 +8,6 @@ import socket
 from handfast.server.cli.settings import SERVERS, port_of
 from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
 
-HIGHEST_FIRST_PORT = 65535 - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
-
 
 def why_not_free(address: str) -> str:
     """Why nothing can listen on this HOST:PORT now; empty where it can."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.settings import read_server_settings
 from handfast.server.process.stopping import when_asked_to_stop
 
 
-def run(arguments: argparse.Namespace) -> int:
-    settings = read_server_settings(arguments.server, vars(arguments), os.environ)
+def run(name: str, flags: Mapping[str, Any]) -> int:
+    settings = read_server_settings(name, flags, os.environ)
     stop = threading.Event()
     when_asked_to_stop(stop.set)
 

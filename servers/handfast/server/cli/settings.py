@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from handfast.server.process.flags import Setting, read_settings, settings_of, whole_number
+from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET
 from handfast.server.suite import SuiteSettings
 
 SERVERS = ("users", "preferences", "accounts")
 FIRST_PORT = 50051
+HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
 DATA_DIR = "./handfast-data"
 
 
@@ -32,17 +34,27 @@ def _listen(server: str) -> str:
     return f"127.0.0.1:{port_of(server)}"
 
 
+def _first_port(value: str) -> int:
+    port = whole_number(value)
+    if not 1 <= port <= HIGHEST_FIRST_PORT:
+        raise ValueError(f"must be from 1 to {HIGHEST_FIRST_PORT}, not {port}")
+    return port
+
+
 _BY_NAME = {setting.name: setting for setting in serve_settings(SERVERS[0])}
 
 UP_SETTINGS = (
-    Setting("data_dir", "folder of the SQLite files, made if absent", DATA_DIR),
+    Setting("data_dir", "folder of the SQLite files, made if absent", DATA_DIR, metavar="DIRECTORY"),
     Setting(
         "first_port",
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each",
         str(FIRST_PORT),
-        whole_number,
+        _first_port,
+        "PORT",
     ),
     *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
 )
-DEMO_SETTINGS = tuple(_BY_NAME[f"{server}_address"] for server in SERVERS)
-TRANSACTIONS_SETTINGS = DEMO_SETTINGS
+ADDRESS_SETTINGS = (
+    Setting("first_port", "that of `handfast up`, where the suite is its", str(FIRST_PORT), _first_port, "PORT"),
+    *(_BY_NAME[f"{server}_address"] for server in SERVERS),
+)

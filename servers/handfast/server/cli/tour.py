@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import contextlib
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import click
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
@@ -23,26 +24,35 @@ from handfast.users.v1.users_pb2 import GetUserRequest, User
 
 def tour(suite: Suite) -> None:
     """Raises ServiceError for a failure that is no part of the tour, CommandError if atomicity is broken."""
-    email = f"ada.{uuid.uuid4().hex[:12]}@example.com"  # new each time: emails are unique
-    user_id = _create(suite, email)
-    try:
+    user_id = f"ada-{uuid.uuid4().hex[:12]}"  # new each time, as ids and emails are unique
+    with _cleaning_up(suite, user_id):
+        _create(suite, user_id)
         _update(suite, user_id)
         _update_in_vain(suite, user_id)
-    finally:
         _delete(suite, user_id)
-    print("\nDone: what spans services commits everywhere or nowhere.")
+    click.echo("\nDone: what spans services commits everywhere or nowhere.")
 
 
-def _create(suite: Suite, email: str) -> str:
+@contextlib.contextmanager
+def _cleaning_up(suite: Suite, user_id: str) -> Iterator[None]:
+    """Whatever ends the tour before its end, Ctrl-C or `| head` too: no account stays behind."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ServiceError):
+            suite.accounts.DeleteAccount(DeleteAccountRequest(user_id=user_id))
+        raise
+
+
+def _create(suite: Suite, user_id: str) -> None:
     _step("1. Create an account: a user in one service, preferences in another.")
-    request = CreateAccountRequest(user=User(email=email, display_name="Ada Lovelace"), preferences=_theme("dark"))
-    created = suite.accounts.CreateAccount(request)
-    user_id = created.account.user.user_id
+    email = f"{user_id}@example.com"
+    user = User(user_id=user_id, email=email, display_name="Ada Lovelace")
+    created = suite.accounts.CreateAccount(CreateAccountRequest(user=user, preferences=_theme("dark")))
     seen = _look(suite, user_id)
     _show("users", f"email {email}, display name {seen.display_name!r}")
     _show("preferences", f"theme {seen.theme}")
     _show("transaction", f"{created.transaction_id} committed")
-    return user_id
 
 
 def _update(suite: Suite, user_id: str) -> None:
@@ -136,9 +146,8 @@ def _transaction_id(error: ServiceError) -> str:
 
 
 def _step(title: str) -> None:
-    emphasis = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    print(f"\n{emphasis[0]}{title}{emphasis[1]}")
+    click.secho(f"\n{title}", bold=True)
 
 
 def _show(what: str, text: str) -> None:
-    print(f"   {what:<22}{text}")
+    click.echo(f"   {what:<22}{text}")

@@ -8,25 +8,27 @@ drop what their own coordinator may have committed.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 from uuid import UUID
 
+import click
+
 from handfast.client import ServiceError
-from handfast.client.addresses import check_address
 from handfast.server.cli import reports
+from handfast.server.cli.addresses import on_this_machine, read_addresses
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import SERVERS, TRANSACTIONS_SETTINGS, port_of
-from handfast.server.process.flags import read
-from handfast.server.process.settings import environment_variable, flag
+from handfast.server.cli.settings import FIRST_PORT
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 # In seconds.
 PATIENCE = 10.0  # for the participants to finish
 PAUSE = 0.1
+
+UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"
 
 STATES = {
     None: pb.TRANSACTION_STATE_UNSPECIFIED,
@@ -35,40 +37,51 @@ STATES = {
 }
 
 
-def run(arguments: argparse.Namespace) -> int:
-    actions = {"list": _list, "show": _show, "resolve": _resolve}
+def run(action: str, arguments: Mapping[str, Any]) -> int:
+    actions: dict[str, Callable[[Inquiry, Mapping[str, Any]], None]] = {
+        "list": _list,
+        "show": _show,
+        "resolve": _resolve,
+    }
     try:
-        with Inquiry(_addresses(arguments)) as inquiry:
-            actions[arguments.action](inquiry, arguments)
+        with Inquiry(on_this_machine(FIRST_PORT) | read_addresses("transactions", arguments)) as inquiry:
+            actions[action](inquiry, arguments)
     except ServiceError as error:
         raise CommandError(str(error)) from error
     return 0
 
 
-def _list(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
-    if not arguments.in_doubt:
-        decided = inquiry.decided(arguments.limit, STATES[arguments.state])
+def _list(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
+    limit: int = arguments["limit"]
+    if not arguments["in_doubt"]:
+        decided = inquiry.decided(limit, STATES[arguments["state"]])
         _print(arguments, reports.decisions(decided), [reports.plain(each) for each in decided])
         return
-    cases, silent = inquiry.in_doubt(arguments.limit)
+    if arguments["state"]:
+        raise click.UsageError("Of --state and --in-doubt only one can be given.")
+    cases, silent = inquiry.in_doubt(limit)
     _print(arguments, reports.in_doubt(cases, silent), [reports.plain_case(case) for case in cases])
-    if len(cases) == arguments.limit:
-        print(f"handfast: transactions: these are the oldest {len(cases)}; see --limit", file=sys.stderr)
+    if len(cases) == limit:
+        click.echo(f"handfast: transactions: these are the oldest {len(cases)}; see --limit", err=True)
     if silent:
         raise CommandError(f"no answer from {_places(inquiry, silent)}: what is in doubt there is not listed")
 
 
-def _show(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
+def _show(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     case = inquiry.case(_transaction_id(arguments))
     _print(arguments, reports.one(case), reports.plain_case(case))
 
 
-def _resolve(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
+def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     before = inquiry.case(_transaction_id(arguments))
     _refuse_what_contradicts(inquiry, before)
+    if before.unknown and not arguments["yes"]:
+        _ask_whether_to_end_unknown()
     lost = _carry_out(inquiry, before)
     case = inquiry.case(before.id) if lost else _wait(inquiry, before.id)
-    _print(arguments, reports.one(case), reports.plain_case(case))
+    was_unknown = before.unknown and case.transaction.state == pb.TRANSACTION_STATE_ABORTED
+    remark = " No server knew of it before; from now on it cannot be used." if was_unknown else ""
+    _print(arguments, reports.one(case) + remark, reports.plain_case(case) | {"was_unknown": was_unknown})
     if lost:
         raise CommandError(
             f"{_places(inquiry, lost)} lost what was committed: it is neither staged nor applied there; "
@@ -83,6 +96,14 @@ def _resolve(inquiry: Inquiry, arguments: argparse.Namespace) -> None:
         )
     if not case.finished:
         raise CommandError(f"a participant of the coordinator did not confirm within {PATIENCE:g} s; it is told again")
+
+
+def _ask_whether_to_end_unknown() -> None:
+    """As the id of another transaction may be meant. A script, which cannot be asked, has to say `--yes`."""
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise CommandError(f"{UNKNOWN}; nothing was done, with --yes it is rolled back so that it can never be used")
+    if not click.confirm(f"{UNKNOWN.capitalize()}. Roll it back, so that it can never be used?", err=True):
+        raise CommandError("nothing was done")
 
 
 def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
@@ -125,18 +146,8 @@ def _wait(inquiry: Inquiry, transaction_id: str) -> Case:
         time.sleep(PAUSE)
 
 
-def _addresses(arguments: argparse.Namespace) -> dict[str, str]:
-    given = read("transactions", TRANSACTIONS_SETTINGS, vars(arguments), os.environ)
-    for setting, address in given.items():
-        try:
-            check_address(address, setting=f"{flag(setting)} (or {environment_variable('transactions', setting)})")
-        except ValueError as error:
-            raise CommandError(str(error)) from error
-    return {server: given.get(f"{server}_address", f"127.0.0.1:{port_of(server)}") for server in SERVERS}
-
-
-def _transaction_id(arguments: argparse.Namespace) -> str:
-    text: str = arguments.transaction_id
+def _transaction_id(arguments: Mapping[str, Any]) -> str:
+    text: str = arguments["transaction_id"]
     try:
         if UUID(text).version == 7 and str(UUID(text)) == text:
             return text
@@ -149,5 +160,5 @@ def _places(inquiry: Inquiry, names: list[str]) -> str:
     return " and ".join(f"{name} at {inquiry.addresses[name]}" for name in names)
 
 
-def _print(arguments: argparse.Namespace, text: str, value: object) -> None:
-    print(reports.as_json(value) if arguments.json else text)
+def _print(arguments: Mapping[str, Any], text: str, value: object) -> None:
+    click.echo(reports.as_json(value) if arguments["as_json"] else text)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import click
+
+from handfast.server.cli.data_dir import kept
 from handfast.server.cli.errors import CommandError
-from handfast.server.cli.ports import HIGHEST_FIRST_PORT, why_not_free
+from handfast.server.cli.installed import missing, why_missing
+from handfast.server.cli.ports import why_not_free
 from handfast.server.cli.settings import (
     DATA_DIR,
     FIRST_PORT,
@@ -24,33 +28,39 @@ from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     METRICS_PORT_OFFSET,
-    SettingsError,
     database_name,
     environment_variable,
+    flag,
+    without_password,
 )
 from handfast.server.suite import SuiteSettings
 
 
-def run(arguments: argparse.Namespace) -> int:
-    values = read("up", UP_SETTINGS, vars(arguments), os.environ)
+def run(flags: Mapping[str, Any]) -> int:
+    if lacking := missing():
+        raise CommandError(why_missing(lacking))
+    values = read("up", UP_SETTINGS, flags, os.environ)
     first_port = values.pop("first_port", FIRST_PORT)
-    if not 1 <= first_port <= HIGHEST_FIRST_PORT:
-        raise SettingsError("up", "first_port", f"must be from 1 to {HIGHEST_FIRST_PORT}, not {first_port}")
     data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
 
     environment = _environment(data_dir, first_port, values)
     # Read here as the children will read it, so that a mistake is told once and before anything runs.
     suite = [read_server_settings(server, {}, environment) for server in SERVERS]
-    _check_data_dir(data_dir)
-    _check_ports(suite)
-    return supervise(
-        [
-            Program(settings.name, [*HANDFAST, "serve", settings.name], environment, NEEDS.get(settings.name, ()))
-            for settings in suite
-        ],
-        grace=suite[0].grace,
-        on_ready=lambda: _announce(suite, data_dir),
-    )
+    from_environment = [
+        variable for server in SERVERS if os.environ.get(variable := environment_variable(server, "database_url"))
+    ]
+    with contextlib.nullcontext() if len(from_environment) == len(SERVERS) else kept(data_dir):
+        _check_ports(suite)
+        if from_environment:
+            click.echo(f"Databases are taken from the environment: {', '.join(from_environment)}.")
+        return supervise(
+            [
+                Program(settings.name, [*HANDFAST, "serve", settings.name], environment, NEEDS.get(settings.name, ()))
+                for settings in suite
+            ],
+            grace=suite[0].grace,
+            on_ready=lambda: _announce(suite),
+        )
 
 
 NEEDS = {"accounts": ("users", "preferences")}
@@ -75,35 +85,31 @@ def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) 
     return environment
 
 
-def _check_data_dir(data_dir: Path) -> None:
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=data_dir):
-            pass
-    except OSError as error:
-        raise CommandError(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
-
-
 def _check_ports(suite: list[SuiteSettings]) -> None:
     for settings in suite:
         for what, address in (("", settings.listen), ("metrics of ", settings.metrics_listen)):
             if reason := why_not_free(address):
-                raise CommandError(f"cannot listen on {address} for {what}{settings.name}: {reason}")
+                other = f"{flag('first_port')} (or {environment_variable('up', 'first_port')}) says where else"
+                raise CommandError(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 
-def _announce(suite: list[SuiteSettings], data_dir: Path) -> None:
+def _announce(suite: list[SuiteSettings]) -> None:
     width = max(len(settings.name) for settings in suite)
-    print("Handfast is up.\n")
-    for settings in suite:
-        print(f"  {settings.name:<{width}}  {settings.listen}  metrics: http://{settings.metrics_listen}/metrics")
-    accounts = suite[-1].listen
-    print(
-        f"  {'data':<{width}}  {data_dir}\n\n"
+    served = (f"{each.name:<{width}}  {each.listen}  metrics: http://{each.metrics_listen}/metrics" for each in suite)
+    stored = (f"{each.name:<{width}}  {without_password(each.database_url)}" for each in suite)
+    click.echo(
+        "Handfast is up.\n\n"
+        f"{_indented(served)}\n\n"
+        "Its data:\n\n"
+        f"{_indented(stored)}\n\n"
         "Try:\n\n"
-        f"""  grpcurl -plaintext -d '{{"user": {{"email": "ada@example.com"}}}}' {accounts} """
+        f"""  grpcurl -plaintext -d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen} """
         "handfast.accounts.v1.AccountService/CreateAccount\n\n"
         "Ctrl-C stops it.\n"
-        "ready",
-        flush=True,
+        "ready"
     )
     notify(READY)
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag, shown
+from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, shown
 
 Told = TypeVar("Told", bound=ServerSettings)
 
@@ -39,17 +38,26 @@ def yes_or_no(value: str) -> bool:
         raise ValueError(f"must be true or false, not {value!r}") from None
 
 
-_PARSERS: dict[type, Callable[[str], object]] = {str: _text, int: whole_number, float: seconds, bool: yes_or_no}
+_KINDS: dict[type, tuple[Callable[[str], object], str]] = {
+    str: (_text, "TEXT"),
+    int: (whole_number, "NUMBER"),
+    float: (seconds, "SECONDS"),
+    bool: (yes_or_no, ""),
+}
+"""How a field of each type is parsed, and what stands for its value in the help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of a command. `default` is for the help; None says that the setting is required."""
+    """One setting of a command. `default` is for the help; None says that the setting is required. `metavar` stands for
+    the value in the help, and says of which kind it is.
+    """
 
     name: str
     help: str
     default: str | None
     parse: Callable[[str], object] = _text
+    metavar: str = "TEXT"
 
 
 def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
@@ -60,7 +68,9 @@ def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
         if "help" not in field.metadata:
             continue
         default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
-        settings.append(Setting(field.name, field.metadata["help"], default, _PARSERS[types[field.name]]))
+        parse, metavar = _KINDS[types[field.name]]
+        metavar = field.metadata.get("metavar", metavar)
+        settings.append(Setting(field.name, field.metadata["help"], default, parse, metavar))
     return tuple(settings)
 
 
@@ -74,18 +84,6 @@ def _shown(default: object) -> str | None:
         case float():
             return shown(default)
     return str(default)
-
-
-def add_flags(parser: argparse.ArgumentParser, server: str, settings: Sequence[Setting]) -> None:
-    """Adds a flag for each setting; its help names the environment variable and the default."""
-    for setting in settings:
-        origin = "required" if setting.default is None else f"default {setting.default}"
-        text = f"{setting.help} ({origin}; {environment_variable(server, setting.name)})"
-        # A truth value is switched on by the flag alone.
-        options: dict[str, Any] = (
-            {"action": "store_const", "const": "true"} if setting.parse is yes_or_no else {"metavar": "…"}
-        )
-        parser.add_argument(flag(setting.name), dest=setting.name, help=text.replace("%", "%%"), **options)
 
 
 def read(

@@ -63,16 +63,22 @@ class ServerSettings:
     gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md) in seconds; an age of 0 is none.
     `processor` is the number of the one that all Python of this server runs on, or `any`.
 
-    A field with a `help` in its metadata is a setting, with a flag and a variable. So a subclass adds settings by
-    adding fields (of type str, int, float in seconds, or bool), and their rules by extending `__post_init__`.
+    A field with a `help` in its metadata is a setting, with a flag and a variable; a `metavar` stands for its value in
+    the help. So a subclass adds settings by adding fields (of type str, int, float in seconds, or bool), and their
+    rules by extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
 
     name: str
-    listen: str = field(metadata={"help": "HOST:PORT to serve on"})
+    listen: str = field(metadata={"help": "address to serve on", "metavar": "HOST:PORT"})
     metrics_listen: str = field(
-        default="", metadata={"help": "HOST:PORT to serve /metrics on", "default": "as listen, port + 100"}
+        default="",
+        metadata={
+            "help": "address to serve /metrics on",
+            "default": "as --listen, port + 100",
+            "metavar": "HOST:PORT",
+        },
     )
     threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
     queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
@@ -85,9 +91,15 @@ class ServerSettings:
         default=300.0, metadata={"help": "seconds that calls in flight get to end when their connection is that old"}
     )
     processor: str = field(
-        default=ANY, metadata={"help": "number of the one processor that this server's Python runs on, or any"}
+        default=ANY,
+        metadata={
+            "help": "number of the one processor that this server's Python runs on, or any",
+            "metavar": f"NUMBER|{ANY}",
+        },
     )
-    log_level: str = field(default="info", metadata={"help": f"one of {', '.join(LOG_LEVELS)}"})
+    log_level: str = field(
+        default="info", metadata={"help": "what is less grave is not logged", "metavar": "|".join(LOG_LEVELS)}
+    )
     allow_plaintext_beyond_loopback: bool = field(
         default=False,
         metadata={"help": "listen where other machines can reach this server, without TLS and without authentication"},
@@ -152,7 +164,7 @@ class DatabaseSettings(ServerSettings):
 
     database_url: str = field(
         repr=False,  # may hold a password
-        metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name"},
+        metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name", "metavar": "URL"},
     )
 
     def __post_init__(self) -> None:
@@ -163,6 +175,14 @@ class DatabaseSettings(ServerSettings):
             _DATABASE_URL.fullmatch(self.database_url) is not None,
             "must be sqlite:///FILE or postgresql://…",
         )
+
+
+def without_password(database_url: str) -> str:
+    """The URL as it may be shown: without a password, and of its parameters only those that say where the data is."""
+    # What counts as the password is what SQLAlchemy's make_url takes for it.
+    place, _, parameters = re.sub(r"^([\w+]+://[^:/]*):[^@]*@", r"\1@", database_url).partition("?")
+    kept = [each for each in parameters.split("&") if each.partition("=")[0] in ("host", "port", "options")]
+    return "?".join(filter(None, (place, "&".join(kept))))
 
 
 def shown(number: float) -> str:

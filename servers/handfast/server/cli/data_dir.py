@@ -1,0 +1,42 @@
+"""The folder of a suite's SQLite files, which one suite at a time may have."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from handfast.server.cli.errors import CommandError
+
+LOCK = "up.lock"
+
+
+@contextlib.contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Makes the folder where it is absent, and keeps other suites from it. However this process ends, the system takes
+    its lock away (flock(2)). The file of the lock stays, with the number of the process that had it last.
+
+    Raises CommandError where it cannot be written, or is another suite's.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise CommandError(f"cannot write to the data directory {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise CommandError(
+                f"the data directory {folder} is in use by another suite, process {lock.read()}; "
+                "stop that one, or give this one a --data-dir of its own"
+            ) from error
+        except OSError as error:
+            raise CommandError(f"cannot lock the data directory {folder}: {error.strerror}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

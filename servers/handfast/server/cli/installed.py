@@ -1,0 +1,33 @@
+"""Whether all is installed that the servers need, and the line that says what to install."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+
+def why_missing(name: str) -> str:
+    """What to tell about a module or package that is not there."""
+    return f"the servers are not installed, {name} is missing; install them with: pip install 'handfast[server]'"
+
+
+def missing() -> str:
+    """The first package that the servers need and that is not installed; empty where all are."""
+    try:
+        requirements = importlib.metadata.requires("handfast") or []
+    except importlib.metadata.PackageNotFoundError:  # run from the sources, which is fine
+        return ""
+    for requirement in requirements:
+        package, _, marker = requirement.partition(";")
+        name = re.match(r"[\w.-]+", package)
+        if name and re.search(r"extra == .server.", marker) and not _is_installed(name[0]):
+            return name[0]
+    return ""
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
