@@ -56,11 +56,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_TRANSACTION_FORGOTTEN: _Reason.ValueType  # 9
     """FAILED_PRECONDITION. The transaction is older than what the service remembers; whatever became of it is
-    done. Metadata: `transaction_id`.
+    done. Metadata: `transaction_id`, and `server_time` where a staged call was refused (see 10).
     """
     REASON_TRANSACTION_FROM_FUTURE: _Reason.ValueType  # 10
-    """INVALID_ARGUMENT. The transaction id was not minted by the coordinator: its time lies in the future.
-    Metadata: `transaction_id`.
+    """INVALID_ARGUMENT. The transaction id lies more than 5 seconds ahead of the server's clock: either clocks are set
+    wrong, or no coordinator minted it. Metadata: `transaction_id`, `server_time` (what the server's clock says, by
+    RFC 3339).
     """
     REASON_COORDINATOR_UNAVAILABLE: _Reason.ValueType  # 11
     """UNAVAILABLE, with RetryInfo. A pending change could not be resolved, as the coordinator did not answer.
@@ -72,7 +73,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_TRANSACTION_EXPIRED: _Reason.ValueType  # 13
     """FAILED_PRECONDITION. The deadline of the transaction has passed, so it takes no more operations. Begin
-    another. Metadata: `transaction_id`.
+    another. Metadata: `transaction_id`, `server_time` (as above).
     """
     REASON_NOT_STAGED: _Reason.ValueType  # 14
     """FAILED_PRECONDITION. A service answered a staged call without confirming that it staged it, so the
@@ -86,6 +87,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOO_MANY_CHANGES: _Reason.ValueType  # 16
     """ABORTED, with RetryInfo. So many calls change the same resource at once that this one did not get its turn.
     Nothing was changed. Metadata: `resource`.
+    """
+    REASON_CLOCK_SKEW: _Reason.ValueType  # 17
+    """FAILED_PRECONDITION. The clocks of the coordinator and of a participant are further apart than transactions can
+    bear, so nothing was changed. Calling again does not help until an operator has set them. Metadata:
+    `participant`, `ahead_seconds` (how far its clock is ahead of the coordinator's; negative where it is behind).
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -128,11 +134,12 @@ others. Metadata: `transaction_id`, `committed`.
 """
 REASON_TRANSACTION_FORGOTTEN: Reason.ValueType  # 9
 """FAILED_PRECONDITION. The transaction is older than what the service remembers; whatever became of it is
-done. Metadata: `transaction_id`.
+done. Metadata: `transaction_id`, and `server_time` where a staged call was refused (see 10).
 """
 REASON_TRANSACTION_FROM_FUTURE: Reason.ValueType  # 10
-"""INVALID_ARGUMENT. The transaction id was not minted by the coordinator: its time lies in the future.
-Metadata: `transaction_id`.
+"""INVALID_ARGUMENT. The transaction id lies more than 5 seconds ahead of the server's clock: either clocks are set
+wrong, or no coordinator minted it. Metadata: `transaction_id`, `server_time` (what the server's clock says, by
+RFC 3339).
 """
 REASON_COORDINATOR_UNAVAILABLE: Reason.ValueType  # 11
 """UNAVAILABLE, with RetryInfo. A pending change could not be resolved, as the coordinator did not answer.
@@ -144,7 +151,7 @@ call with the same `request_id`. Metadata: `transaction_id`.
 """
 REASON_TRANSACTION_EXPIRED: Reason.ValueType  # 13
 """FAILED_PRECONDITION. The deadline of the transaction has passed, so it takes no more operations. Begin
-another. Metadata: `transaction_id`.
+another. Metadata: `transaction_id`, `server_time` (as above).
 """
 REASON_NOT_STAGED: Reason.ValueType  # 14
 """FAILED_PRECONDITION. A service answered a staged call without confirming that it staged it, so the
@@ -158,5 +165,10 @@ cannot be written until an operator has looked. Metadata: `transaction_id`.
 REASON_TOO_MANY_CHANGES: Reason.ValueType  # 16
 """ABORTED, with RetryInfo. So many calls change the same resource at once that this one did not get its turn.
 Nothing was changed. Metadata: `resource`.
+"""
+REASON_CLOCK_SKEW: Reason.ValueType  # 17
+"""FAILED_PRECONDITION. The clocks of the coordinator and of a participant are further apart than transactions can
+bear, so nothing was changed. Calling again does not help until an operator has set them. Metadata:
+`participant`, `ahead_seconds` (how far its clock is ahead of the coordinator's; negative where it is behind).
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -5,6 +5,7 @@
     coordinator/   the service that decides: the register of decisions, TransactionService, the finisher
     wire.py        what transactions look like in metadata, shared by both sides
     horizon.py     up to where a database has pruned, shared by both sides
+    clocks.py      clocks that are apart, what is refused for that and what shows it
     metrics.py     what a server measures of them
 
 The way of one transaction, and where to read it:

@@ -5,6 +5,7 @@
     handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
     handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
     handfast_transactions_in_doubt_oldest_seconds         the age of the oldest of them
+    handfast_clock_seconds                                what the server's clock says
     handfast_committed_changes_lost_total                 how often a participant found that it lost a committed change
 
 What is in doubt is looked up in the database when it is scraped, so every replica on that database says the same.
@@ -23,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
+from handfast.server.transactions.clocks import export_clock
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant import Participant
@@ -60,6 +62,7 @@ class CoordinatorMetrics:
     def register(self, registry: CollectorRegistry) -> None:
         for metric in (self._decided, self._decide_seconds, self._finish_seconds):
             registry.register(metric)
+        export_clock(registry)
 
     def decided(self, recorded: Recorded) -> None:
         decision = recorded.decision
@@ -101,6 +104,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         registry=registry,
     )
     participant.finishing.on_lost.append(lost.inc)
+    export_clock(registry)
 
 
 def _in_doubt(

@@ -25,6 +25,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
+from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
@@ -65,6 +66,7 @@ FINAL = frozenset(
         grpc.StatusCode.PERMISSION_DENIED,
     }
 )
+_FINAL_CODES = frozenset(code.value[0] for code in FINAL)
 
 _log = structlog.get_logger()
 
@@ -114,7 +116,7 @@ class Coordinator:
             transaction_id = new_id()
             first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
             call.log["transaction_id"] = transaction_id
-            staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt)
+            staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt, self._clock)
             answer = Answer(method, request.request_id, digest, transaction_id)
             commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
             if staged.error is None or not _makes_way(staged.error) or not _has_time(call, attempt):
@@ -154,7 +156,7 @@ class Coordinator:
         """
         if isinstance(error, SQLAlchemyError):
             _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, exc_info=error)
-        failure = _final_failure(error)
+        failure = _final_failure(error, current())
         try:
             with uninterrupted():
                 return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
@@ -233,8 +235,13 @@ def _reason(error: Exception) -> str:
     return reason or type(error).__name__
 
 
-def _final_failure(error: Exception) -> bytes | None:
+def _final_failure(error: Exception, call: Call) -> bytes | None:
     """The serialized status of a refusal that stands; None where calling again can help, or where nobody refused."""
-    if isinstance(error, ServiceError) and error.code() in FINAL and not error.retryable and error.status_proto:
-        return error.status_proto.SerializeToString()
-    return None
+    if isinstance(error, DomainError):
+        status = to_status(error, replace(call, log={}))  # which has not ended with it yet
+        error = ServiceError(status_proto=status)
+    elif isinstance(error, ServiceError) and error.status_proto:
+        status = error.status_proto
+    else:
+        return None
+    return status.SerializeToString() if status.code in _FINAL_CODES and not error.retryable else None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import (
     Aborted,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     OutcomeUnknown,
     reason_name,
@@ -57,13 +57,19 @@ class CommitChanged(FailedPrecondition):
         )
 
 
-class TransactionFromFuture(InvalidArgument):
-    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FROM_FUTURE)
+class ClockSkew(FailedPrecondition):
+    """`ahead` is how far the participant's clock is ahead of the coordinator's, in microseconds."""
 
-    def __init__(self, transaction_id: str) -> None:
+    reason = reason_name(Reason, Reason.REASON_CLOCK_SKEW)
+
+    def __init__(self, participant: str, ahead: int) -> None:
+        seconds = ahead / MICROSECONDS_PER_SECOND
+        apart = f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'}"
         super().__init__(
-            f"Transaction {transaction_id} was not minted here: its time lies in the future.",
-            transaction_id=transaction_id,
+            f"The clock of {participant} is {apart} that of the coordinator, too far for transactions between them. An "
+            "operator has to set the clocks.",
+            participant=participant,
+            ahead_seconds=f"{seconds:.1f}",
         )
 
 

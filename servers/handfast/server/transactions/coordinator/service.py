@@ -13,13 +13,13 @@ from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
+from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.errors import (
     CommitChanged,
     NoTransactionOfRequest,
     TransactionAborted,
     TransactionCommitted,
-    TransactionFromFuture,
 )
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Recorded, Register
@@ -96,8 +96,7 @@ class TransactionServicer(TransactionServiceServicer):
         return pb.RollbackTransactionResponse(transaction=self._decide(decision))
 
     def _decide(self, decision: Decision) -> pb.Transaction:
-        if wire.minted_at(decision.transaction_id) > self._clock() + wire.CLOCK_SKEW:
-            raise TransactionFromFuture(decision.transaction_id)
+        check_minted(decision.transaction_id, self._clock())
         standing = self._register.decide(decision)
         reached("coordinator.decided")
         match rules.judge(decision, standing.decision):

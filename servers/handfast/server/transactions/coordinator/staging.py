@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.errors import (
     DomainError,
     InvalidFields,
@@ -19,7 +20,7 @@ from handfast.server.chassis.errors import (
 )
 from handfast.server.chassis.interrupts import answer_of, check_active
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.errors import NotStaged, TransactionAborted
+from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 RETRY_AFTER = 0.05
@@ -66,9 +67,10 @@ def stage(
     calls: Sequence[StagedCall],
     faults: Sequence[Violation] = (),
     first_attempt: str = "",
+    clock: Clock = now,
 ) -> Staged:
     """Each participant has one call, so each is operation 1 of its branch. With `faults` of the request it always ends
-    in an error, which has what the participants find as well.
+    in an error, which has what the participants find as well. `deadline` is by the `clock`.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline, first_attempt)
     waiting = [_sent(call, metadata) for call in calls]
@@ -78,7 +80,10 @@ def stage(
         try:
             replies.append(_reply(call, future))
         except ServiceError as error:
-            refused.append(_in_the_callers_words(error, call, transaction_id))
+            if error.reason in _ABOUT_THE_TRANSACTION:
+                refused.append(_not_in_time(error, call.participant, transaction_id, deadline, clock()))
+            else:
+                refused.append(_in_the_callers_words(error, call))
         except DomainError as error:  # not staged, or nobody waits for this call any more
             refused.append(error)
     try:
@@ -117,10 +122,25 @@ def _one_error(refused: Sequence[Exception], faults: Sequence[Violation]) -> Exc
     return first
 
 
-def _in_the_callers_words(error: ServiceError, call: StagedCall, transaction_id: str) -> Exception:
-    if error.reason in _ABOUT_THE_TRANSACTION:
-        # Not the request's fault: as it did not come through in time, another transaction may.
-        return TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
+def _not_in_time(error: ServiceError, participant: str, transaction_id: str, deadline: int, now: int) -> Exception:
+    """That the transaction did not come through in time is not the request's fault, and another one may. But not while
+    the clocks are so far apart that its time is up before it begins, or seems to be yet to come.
+    """
+    if server_time := error.metadata.get("server_time"):
+        ahead = wire.parse_time(server_time) - now
+        match error.reason:
+            case "TRANSACTION_FROM_FUTURE":
+                apart = True
+            case "TRANSACTION_EXPIRED":
+                apart = now < deadline
+            case _:
+                apart = abs(ahead) > wire.CLOCK_SKEW
+        if apart:
+            return ClockSkew(participant, ahead)
+    return TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
+
+
+def _in_the_callers_words(error: ServiceError, call: StagedCall) -> Exception:
     if call.explain is not None:
         return call.explain(error)
     violations = _violations(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from handfast.server.chassis.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable, reason_name
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
+from handfast.server.chassis.errors import Aborted, FailedPrecondition, Unavailable, reason_name
+from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.core.participant import Refusal
 from handfast.transactions.v1.reasons_pb2 import Reason
@@ -17,14 +19,6 @@ class PendingChange(Aborted):
     def __init__(self, resource: str, transaction_id: str) -> None:
         message = f"{resource} has a change of transaction {transaction_id}, which is not decided yet."
         super().__init__(message, resource=resource, transaction_id=transaction_id)
-
-
-class TransactionFromFuture(InvalidArgument):
-    reason = reason_name(Reason, Reason.REASON_TRANSACTION_FROM_FUTURE)
-
-    def __init__(self, transaction_id: str) -> None:
-        message = f"Transaction {transaction_id} was not minted by the coordinator: its time lies in the future."
-        super().__init__(message, transaction_id=transaction_id)
 
 
 class CommittedChangeLost(FailedPrecondition):
@@ -60,13 +54,13 @@ class CoordinatorUnavailable(Unavailable):
     retry_after = 0.5
 
 
-def refused(refusal: Refusal, branch: Branch, number: int) -> FailedPrecondition:
-    """The error of a staged call that the rules do not admit."""
-    id_ = branch.transaction_id
+def refused(refusal: Refusal, branch: Branch, number: int, now: int) -> FailedPrecondition:
+    """The error of a staged call that the rules do not admit, where `now` is the time by which they judged."""
+    id_, server_time = branch.transaction_id, wire.format_time(now)
     match refusal:
         case Refusal.FORGOTTEN:
             message = f"Transaction {id_} is older than what is remembered here."
-            return TransactionForgotten(message, transaction_id=id_)
+            return TransactionForgotten(message, transaction_id=id_, server_time=server_time)
         case Refusal.BRANCH_NOT_OPEN:
             message = f"Transaction {id_} takes no more operations here: its branch is {branch.state.value}."
             return BranchNotOpen(message, transaction_id=id_, state=branch.state.value)
@@ -78,4 +72,6 @@ def refused(refusal: Refusal, branch: Branch, number: int) -> FailedPrecondition
             message = f"Operation {number} of transaction {id_} came where {expected} is the next one."
             return OperationOutOfOrder(message, transaction_id=id_, operation=number, expected=expected)
         case Refusal.EXPIRED:
-            return TransactionExpired(f"The deadline of transaction {id_} has passed.", transaction_id=id_)
+            late = (now - branch.deadline) / MICROSECONDS_PER_SECOND
+            message = f"The deadline of transaction {id_} passed {late:.1f} s ago, by the clock of this server."
+            return TransactionExpired(message, transaction_id=id_, server_time=server_time)

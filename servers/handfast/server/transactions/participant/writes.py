@@ -23,11 +23,11 @@ from handfast.server.chassis.data.idempotency import Identified, Requests
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.chassis.interrupts import check_active, pause
 from handfast.server.transactions import wire
+from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Operation, Stage
 from handfast.server.transactions.participant.errors import (
     PendingChange,
-    TransactionFromFuture,
     refused,
 )
 from handfast.server.transactions.participant.resources import M
@@ -78,8 +78,7 @@ class Writes(Generic[M]):
     ) -> Reply:
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
-        if wire.minted_at(stage.transaction_id) > self._clock() + wire.CLOCK_SKEW:
-            raise TransactionFromFuture(stage.transaction_id)
+        check_minted(stage.transaction_id, self._clock())
         if stage.deadline > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
             raise InvalidMetadata(
                 f"{wire.DEADLINE} lies further ahead than any transaction may take.", key=wire.DEADLINE
@@ -92,9 +91,10 @@ class Writes(Generic[M]):
             horizon = "" if branch else store.horizon.seen(connection)
             earlier = store.operations.of(connection, transaction_id) if branch else []
             known = next((operation for operation in earlier if operation.number == stage.number), None)
-            admitted = rules.admit(branch, horizon, known, stage, self._clock())
+            now = self._clock()
+            admitted = rules.admit(branch, horizon, known, stage, now)
             if isinstance(admitted, rules.Refusal):
-                raise refused(admitted, branch or rules.fresh(stage), stage.number)
+                raise refused(admitted, branch or rules.fresh(stage), stage.number, now)
             if isinstance(admitted, rules.Repeat):
                 return reply_type.FromString(admitted.operation.reply)
 

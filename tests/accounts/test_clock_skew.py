@@ -1,0 +1,82 @@
+"""What becomes of account calls where the coordinator's clock and those of the participants are apart."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
+from handfast.client import FailedPrecondition, NotFound, Suite, connect
+from handfast.server.accounts.server import build
+from handfast.server.chassis import clock
+from handfast.server.chassis.server import Server
+from handfast.server.suite import SuiteSettings
+from handfast.users.v1.users_pb2 import GetUserRequest, User
+from tests.people import new_email, new_id
+
+
+class Skew:
+    """By how many seconds the clock of this process is ahead."""
+
+    seconds = 0.0
+
+
+@pytest.fixture
+def skew(monkeypatch: pytest.MonkeyPatch) -> Skew:
+    skew = Skew()
+    skewed = SimpleNamespace(time_ns=lambda: time.time_ns() + int(skew.seconds * 1e9))
+    monkeypatch.setattr(clock, "time", skewed)
+    return skew
+
+
+@pytest.fixture
+def suite(addresses: dict[str, str], skew: Skew, tmp_path: Path) -> Iterator[Suite]:
+    """The shared users and preferences, with an accounts server in this process, by its clock."""
+    settings = SuiteSettings(
+        name="accounts",
+        listen="127.0.0.1:0",
+        database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
+        users_address=addresses["users"],
+        preferences_address=addresses["preferences"],
+        grace=0.5,
+    )
+    server: Server = build(settings)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        yield stack.enter_context(connect(addresses["users"], addresses["preferences"], server.address))
+
+
+def creation() -> CreateAccountRequest:
+    return CreateAccountRequest(user=User(user_id=new_id(), email=new_email()), request_id=str(uuid.uuid4()))
+
+
+@pytest.mark.parametrize(("ahead", "apart"), [(60, "behind"), (-60, "ahead of"), (-7200, "ahead of")])
+def test_a_clock_that_is_wrong_is_named_and_all_is_well_once_it_is_right(
+    suite: Suite, skew: Skew, ahead: float, apart: str
+) -> None:
+    request = creation()
+    skew.seconds = ahead
+    for _ in range(2):  # a repeat is told the same
+        with pytest.raises(FailedPrecondition) as refused:
+            suite.accounts.CreateAccount(request)
+        error: Any = refused.value
+        assert (error.reason, error.retryable) == ("CLOCK_SKEW", False)
+        assert error.metadata["participant"] == "users"
+        assert abs(float(error.metadata["ahead_seconds"]) + ahead) < 20  # of which a busy machine may take some
+        assert f"The clock of users is {error.metadata['ahead_seconds'].lstrip('-')} s {apart} that of the" in str(
+            error
+        )
+    with pytest.raises(NotFound):
+        suite.users.GetUser(GetUserRequest(user_id=request.user.user_id))
+    skew.seconds = 0
+    suite.accounts.CreateAccount(creation())
+    with pytest.raises(FailedPrecondition):  # the answer of its request id stands
+        suite.accounts.CreateAccount(request)
