@@ -19,6 +19,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.observe.status_codes import GO_NAMES
@@ -44,14 +45,21 @@ class Bench(Running):
         self.scripted = scripted
 
     def start_call(
-        self, kind: str, text: bytes | str, *, method: str = "", timeout: float = NEVER, id_: str
+        self,
+        kind: str,
+        text: bytes | str,
+        *,
+        method: str = "",
+        timeout: float = NEVER,
+        id_: str,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> Started:
         name, requests, replies = METHODS[kind]
         sent = text if isinstance(text, bytes) else StringValue(value=text).SerializeToString()
         multi = getattr(self.channel, f"{'stream' if requests else 'unary'}_{'stream' if replies else 'unary'}")
         invoke = multi(f"/{NAME}/{method or name}")
         invoke = invoke if replies else invoke.future
-        call = invoke(iter([sent]) if requests else sent, timeout=timeout, metadata=(("x-request-id", id_),))
+        call = invoke(iter([sent]) if requests else sent, timeout=timeout, metadata=(("x-request-id", id_), *metadata))
         return Started(call, replies)
 
     def records(self, labels: dict[str, str]) -> dict[str, float]:
@@ -157,6 +165,10 @@ def cancelled(text: str) -> Ends:
     return end
 
 
+def baggage(size: int) -> tuple[tuple[str, str], ...]:
+    return (("baggage", "x" * size),)
+
+
 def with_all_threads_busy(bench: Bench, kind: str, id_: str, others_wait: int, timeout: float) -> StatusCode:
     busy = [bench.start_call("unary", "block", id_=f"{id_}-busy") for _ in range(THREADS)]
     for _ in busy:
@@ -198,6 +210,7 @@ CASES: dict[str, tuple[StatusCode, Ends]] = {
     "an unparsable request": (StatusCode.INVALID_ARGUMENT, says(b"\xff\xff")),
     "an unserializable reply": (StatusCode.INTERNAL, says("unserializable")),
     "a request that is too large": (StatusCode.INVALID_ARGUMENT, says("x" * LARGE)),
+    "metadata that is too large": (StatusCode.INVALID_ARGUMENT, says("ok", metadata=baggage(METADATA_LIMIT))),
     "a reply that is too large": (StatusCode.RESOURCE_EXHAUSTED, says("large")),
     "overload": (StatusCode.RESOURCE_EXHAUSTED, overload),
     "a deadline that passes in the queue": (StatusCode.DEADLINE_EXCEEDED, late_in_the_queue),
@@ -260,14 +273,37 @@ def test_a_call_that_a_stop_cuts_is_recorded_in_the_same_way(own_bench: Bench, c
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_what_grpcio_refuses_by_itself_is_recorded_once_with_another_code(bench: Bench, kind: str) -> None:
-    """Out of reach: beyond four times the limit on messages, grpcio tells the caller RESOURCE_EXHAUSTED, and the server
-    only that the call is over or that no request came."""
+@pytest.mark.parametrize(
+    ("what", "ends"),
+    [
+        ("request", says("x" * (4 * DEFAULT_MESSAGE_LIMIT + 1))),
+        ("metadata", says("ok", metadata=baggage(4 * METADATA_LIMIT))),
+    ],
+)
+def test_what_grpcio_refuses_by_itself_is_recorded_once_with_another_code(
+    bench: Bench, what: str, ends: Ends, kind: str
+) -> None:
+    """Out of reach: beyond four times the limits on messages and metadata, grpcio tells the caller RESOURCE_EXHAUSTED,
+    and the server only that the call is over or that no request came."""
     before = bench.records(labels_of(kind))
-    assert says("x" * (4 * 4 * 1024 * 1024 + 1))(bench, kind, f"huge-{kind}") is StatusCode.RESOURCE_EXHAUSTED
-    code = {name: code for code, name in GO_NAMES.items()}[bench.call_log(f"huge-{kind}")["grpc.code"]]
+    assert ends(bench, kind, f"huge-{what}-{kind}") is StatusCode.RESOURCE_EXHAUSTED
+    code = {name: code for code, name in GO_NAMES.items()}[bench.call_log(f"huge-{what}-{kind}")["grpc.code"]]
     assert code in (StatusCode.CANCELLED, StatusCode.UNIMPLEMENTED)
     assert increase(before, bench.records(labels_of(kind))) == {"started": 1, "observed": 1, code.name: 1}
+
+
+def test_metadata_is_taken_up_to_its_limit_each_time_and_refused_beyond_it(bench: Bench) -> None:
+    def call(size: int) -> Started:
+        return bench.start_call("unary", "ok", id_="large-metadata", metadata=baggage(size))
+
+    with pytest.raises(grpc.RpcError) as caught:
+        call(METADATA_LIMIT).result()
+    failure = Failure(caught.value)
+    assert failure.info.reason == "REQUEST_TOO_LARGE"
+    assert failure.info.metadata["limit"] == str(METADATA_LIMIT)
+    room = METADATA_LIMIT - (int(failure.info.metadata["size"]) - METADATA_LIMIT)  # beside the other entries
+    assert {call(room).outcome() for _ in range(20)} == {StatusCode.OK}
+    assert call(room + 1).outcome() is StatusCode.INVALID_ARGUMENT
 
 
 def test_what_is_refused_for_overload_says_when_to_come_again(bench: Bench) -> None:

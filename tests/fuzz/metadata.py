@@ -8,7 +8,7 @@ from tests.fuzz.calls import Metadata
 from tests.fuzz.plausible import BEGUN, SOON, metadata_of_a_staged_call
 
 _visible = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
-_long = st.sampled_from(("a" * 128, "a" * 129, "b" * 1000))  # with 8 KiB in all, grpcio itself refuses the call
+_long = st.sampled_from(("a" * 128, "a" * 129, "b" * 1000))
 _values = _visible | _long
 
 _keys = st.sampled_from(

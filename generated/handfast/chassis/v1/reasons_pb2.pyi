@@ -58,7 +58,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 10
     """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. A write was not committed."""
     REASON_REQUEST_TOO_LARGE: _Reason.ValueType  # 11
-    """INVALID_ARGUMENT. The request is larger than the server takes. Metadata: `size`, `limit`, in bytes."""
+    """INVALID_ARGUMENT. The request, or its metadata, is larger than the server takes. Metadata: `size`, `limit`, in
+    bytes.
+    """
     REASON_SHUTTING_DOWN: _Reason.ValueType  # 12
     """UNAVAILABLE. The server is stopping. Call again after the delay in RetryInfo; another replica answers."""
     REASON_RESPONSE_TOO_LARGE: _Reason.ValueType  # 13
@@ -137,7 +139,9 @@ RetryInfo.
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 10
 """DEADLINE_EXCEEDED. The caller's deadline passed before the work was done. A write was not committed."""
 REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 11
-"""INVALID_ARGUMENT. The request is larger than the server takes. Metadata: `size`, `limit`, in bytes."""
+"""INVALID_ARGUMENT. The request, or its metadata, is larger than the server takes. Metadata: `size`, `limit`, in
+bytes.
+"""
 REASON_SHUTTING_DOWN: Reason.ValueType  # 12
 """UNAVAILABLE. The server is stopping. Call again after the delay in RetryInfo; another replica answers."""
 REASON_RESPONSE_TOO_LARGE: Reason.ValueType  # 13

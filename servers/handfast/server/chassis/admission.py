@@ -26,6 +26,11 @@ from handfast.server.chassis.interrupts import check_active
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
 
+METADATA_LIMIT = 16 * 1024
+"""Bytes that the metadata of a call may have, as HTTP/2 counts: key, value and 32 more for each entry (RFC 9113, 6.5.2).
+The baggage of W3C has up to 8 KiB."""
+_ENTRY = 32
+
 _TRANSACTION_KEYS = frozenset(
     {"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline", "handfast-first-attempt"}
 )
@@ -53,8 +58,9 @@ class Admission(grpc.ServerInterceptor):
         serialize = self._serializer(handler)
         refuses = method.refuses_transactions
 
-        def check() -> None:
+        def check(context: grpc.ServicerContext) -> None:
             check_active()  # what came too late is not begun
+            _refuse_large_metadata(context)
             call = current()
             if refuses:
                 _refuse_transactions(call)
@@ -62,11 +68,11 @@ class Admission(grpc.ServerInterceptor):
                 _refuse_repeated(call)
 
         def unary(request: Any, context: grpc.ServicerContext) -> bytes:
-            check()
+            check(context)
             return serialize(behavior(parse(request), context))
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            check()
+            check(context)
             return map(serialize, behavior(parse(request), context))
 
         return stream if handler.response_streaming else unary
@@ -104,6 +110,14 @@ class Admission(grpc.ServerInterceptor):
             return serialized
 
         return serialize
+
+
+def _refuse_large_metadata(context: grpc.ServicerContext) -> None:
+    size = sum(len(key) + len(value) + _ENTRY for key, value in context.invocation_metadata())
+    if size > METADATA_LIMIT:
+        raise RequestTooLarge(
+            f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
+        )
 
 
 def _refuse_transactions(call: Call) -> None:

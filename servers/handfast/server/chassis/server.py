@@ -18,7 +18,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, Admission
+from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
 from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.errors.layer import MapErrors, UnknownMethods
@@ -42,8 +42,9 @@ _HEALTH_POOL = Pool("health", 2, queue=None)
 _WATCH_POOL = Pool("watches", 100, queue=0)  # one thread for each, as sending waits for who does not read
 _REFLECTION_POOL = Pool("reflection", 2)
 _UNKNOWN_POOL = Pool("unknown", 1)
-# Only guards memory: what grpcio itself refuses has no details.
+# These only guard memory: what grpcio itself refuses has no details.
 _GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT
+_GRPC_METADATA_LIMIT = 4 * METADATA_LIMIT
 _ANY_NUMBER = 2**31 - 1
 _CUT_SECONDS = 1.0  # that handlers get to notice that their call was cut
 
@@ -141,6 +142,8 @@ class Server:
                 ("grpc.so_reuseport", 0),  # or a second server would take the same port, and half of the calls
                 ("grpc.max_receive_message_length", _GRPC_LIMIT),
                 ("grpc.max_send_message_length", _GRPC_LIMIT),
+                ("grpc.max_metadata_size", _GRPC_METADATA_LIMIT),  # from here on it would refuse at random, up to
+                ("grpc.absolute_max_metadata_size", _GRPC_METADATA_LIMIT),
                 *connection_options(settings),
                 *_flood_limits(main_pool),
             ),
