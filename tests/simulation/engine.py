@@ -13,7 +13,7 @@ gone then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,11 @@ class Connection:
         self.changes: Changes = {}
         self.waits_for: list[Connection] = []
 
-    def execute(self, statement: Statement, parameters: Columns | None = None) -> Result:
+    def execute(self, statement: Statement, parameters: Columns | Sequence[Columns] | None = None) -> Result:
+        if isinstance(parameters, Sequence):
+            for each in parameters:
+                self.execute(statement, each)
+            return Result()
         world = self._engine.world
         if self._alone:
             world.pause(f"before a read on {self._engine.name}")

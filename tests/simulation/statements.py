@@ -170,7 +170,14 @@ class SimulatedOperations(Operations):
             found = _operations_of(c, p["id_"])
             return Result(rowcount=sum(c.delete("operations", (p["id_"], each["number"])) for each in found))
 
+        def last_image(c: Connection, p: Columns) -> Result:
+            found = [o for o in _operations_of(c, p["id_"]) if o["resource"] == p["resource_"]]
+            return Result([{"image": each["image"]} for each in found[-1:]])
+
         self._select: Any = lambda c, p: Result(_operations_of(c, p["id_"]))
+        self._select_one: Any = lambda c, p: _one(c.get("operations", (p["id_"], p["number_"])))
+        self._select_bytes: Any = self._select_one
+        self._select_last_image: Any = last_image
         self._insert: Any = insert
         self._delete: Any = delete
 
@@ -178,27 +185,50 @@ class SimulatedOperations(Operations):
 class SimulatedClaims(Claims):
     def __init__(self, engine: Engine) -> None:
         engine.tables.setdefault("claims", {})
+        engine.tables.setdefault("claim_changes", {})
+
+        def changes_of(c: Connection, transaction_id: str) -> list[Columns]:
+            found = [row for row in c.scan("claim_changes") if row["transaction_id"] == transaction_id]
+            return sorted(found, key=lambda row: int(row["number"]))
+
+        def changes_of_value(c: Connection, transaction_id: str, value: str) -> list[Columns]:
+            return [row for row in changes_of(c, transaction_id) if row["value"] == value]
 
         def select(c: Connection, p: Columns) -> Result:
             row = c.get("claims", p["value_"])
             if row is None:
                 return Result()
             pending = row["pending_transaction_id"]
-            return Result(_with_operations(row, _operations_of(c, pending) if pending else []))
+            changes = changes_of_value(c, pending, p["value_"]) if pending else []
+            none: Columns = {"number": None, "holder": None}
+            return Result(
+                {**row, "number": change["number"], "next_holder": change["holder"]} for change in changes or [none]
+            )
 
-        def lock_marked(c: Connection, p: Columns) -> Result:
-            found = sorted(row["value"] for row in c.scan("claims") if row["pending_transaction_id"] == p["id_"])
-            for value in found:
-                c.lock("claims", value)
-            rows = [c.get("claims", value) for value in found]
-            return Result([row for row in rows if row and row["pending_transaction_id"] == p["id_"]])
+        def insert_change(c: Connection, p: Columns) -> Result:
+            inserted = c.insert("claim_changes", (p["transaction_id"], p["value"], p["number"]), dict(p))
+            if not inserted:
+                raise failure("duplicate key", UNIQUE_VIOLATION)
+            return Result(rowcount=1)
+
+        def delete_changes(c: Connection, p: Columns) -> Result:
+            keys = [(p["id_"], change["value"], change["number"]) for change in changes_of(c, p["id_"])]
+            return Result(rowcount=sum(c.delete("claim_changes", key) for key in keys))
 
         self._select: Any = select
         self._insert: Any = _insert_new("claims", "value", {"holder": None, "pending_transaction_id": None})
         self._lock: Any = _select_for_update("claims", "value_")
-        self._lock_marked: Any = lock_marked
         self._update: Any = _update("claims", "value_")
         self._delete: Any = _delete("claims", "value_")
+        self._delete_free: Any = lambda c, p: Result(
+            rowcount=c.delete("claims", p["value_"], lambda row: row["holder"] is None)
+        )
+        self._insert_change: Any = insert_change
+        self._select_changes: Any = lambda c, p: Result(changes_of(c, p["id_"]))
+        self._select_last: Any = lambda c, p: Result(
+            {"holder": change["holder"]} for change in changes_of_value(c, p["id_"], p["value_"])[-1:]
+        )
+        self._delete_changes: Any = delete_changes
 
 
 class SimulatedStore(Store[M]):

@@ -233,13 +233,13 @@ class HidesOthersClaims:
 
 
 def _claim_by_the_holder_alone(
-    self: writes.Writes[Any], connection: Any, key: str, before: Any, after: Any, stage: Any, earlier: Any = None
+    self: writes.Writes[Any], connection: Any, key: str, before: Any, after: Any, stage: Any
 ) -> None:
     store: Any = copy(self._store)
     store.claims = HidesOthersClaims(store.claims, stage.transaction_id if stage else None)
     alone = copy(self)
     alone._store = store
-    _claim(alone, connection, key, before, after, stage, earlier)
+    _claim(alone, connection, key, before, after, stage)
 
 
 def _claim_or_refuse(self: writes.Writes[Any], *arguments: Any, **named: Any) -> None:

@@ -176,7 +176,7 @@ class World:
                     )
             if any(not row["present"] for row in tables["rows"].values()):
                 self.fail(f"{name}: a placeholder is left")
-            if tables["operations"]:
+            if tables["operations"] or tables["claim_changes"]:
                 self.fail(f"{name}: operations are left")
             unfinished = [key for key, branch in tables["branches"].items() if branch["state"] != "FINISHED"]
             if unfinished:

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases.fresh import fresh_database
 from tests.databases.postgresql import postgresql
+from tests.transactions.participants import Users
+
+
+@pytest.fixture(scope="session")
+def postgresql_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with postgresql(tmp_path_factory.mktemp("transactions")) as server:
+        yield server.create_databases()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/data.sqlite3"
-        return
-    with postgresql(tmp_path / "postgresql") as server:
-        server.create_databases()
-        yield server.url("users")
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a database that nobody has used."""
+    urls = request.getfixturevalue("postgresql_urls") if request.param == "postgresql" else {}
+    return fresh_database(urls, tmp_path)
+
+
+@pytest.fixture
+def users(database_url: str) -> Iterator[Users]:
+    users = Users(database_url)
+    yield users
+    users.database.close()

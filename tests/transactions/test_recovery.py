@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import pytest
-import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from handfast.client import Suite, channel
@@ -14,33 +12,25 @@ from handfast.server.accounts import tables as accounts_tables
 from handfast.server.accounts.server import SCHEMA as ACCOUNTS_SCHEMA
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.idempotency import Requests
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
 from handfast.server.transactions.coordinator.register import Register
-from handfast.server.transactions.core.model import Decision, Outcome, Stage
-from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import export_participant
-from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.errors import CommittedChangeLost, TransactionForgotten
 from handfast.server.transactions.participant.finishing import FinishResult
-from handfast.server.users import tables
-from handfast.server.users.resources import UserResources
-from handfast.server.users.server import SCHEMA as USERS_SCHEMA
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import (
     DeleteUserRequest,
     GetUserRequest,
-    UpdateUserRequest,
-    UpdateUserResponse,
-    User,
 )
 from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
+from tests.transactions.participants import Users, old_id
 
 LATER = 3600 * MICROSECONDS_PER_SECOND
 DAY = 24 * LATER
@@ -62,60 +52,6 @@ def test_what_a_client_that_died_left_is_rolled_back_after_its_deadline(
         assert eventually(finished)
     assert tx.state() == pb.TRANSACTION_STATE_ABORTED
     assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
-
-
-@dataclass
-class Coordinator:
-    """Answers participants as the coordinator would, from what a test has decided."""
-
-    decisions: dict[str, Learnt] = field(default_factory=dict)
-
-    def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
-        return {id_: self.decisions.get(id_) for id_ in transaction_ids}
-
-    def abort(self, transaction_id: str) -> Learnt:
-        return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {}))
-
-
-class Users:
-    """The users participant on a database of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.coordinator = Coordinator()
-        self.database = Database(url)
-        upgrade(self.database, USERS_SCHEMA)
-        requests = Requests(self.database, tables.requests)
-        self.participant = Participant(
-            "users", self.database, tables.participant, UserResources(), requests, self.coordinator, threads=2
-        )
-
-    def stage(self, transaction_id: str, user_id: str) -> None:
-        """Stages the creation of a user."""
-        stage = Stage(transaction_id, 1, now() + LATER // 60, transaction_id, b"")
-        user = User(user_id=user_id, email=f"{user_id}@example.com")
-        request = UpdateUserRequest()
-        self.participant.writes.stage(
-            stage, request, user_id, lambda before: (user, UpdateUserResponse(user=user)), UpdateUserResponse
-        )
-
-    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
-        return self.participant.finishing.finish(transaction_id, outcome, named)
-
-    def branches(self) -> int:
-        with self.database.read() as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(tables.participant.branches)).scalar_one()
-
-
-@pytest.fixture
-def users(database_url: str) -> Iterator[Users]:
-    users = Users(database_url)
-    yield users
-    users.database.close()
-
-
-def old_id(seconds: int) -> str:
-    """The id of a transaction that began so long ago."""
-    return id_at(now() - seconds * MICROSECONDS_PER_SECOND)
 
 
 def test_a_sweep_finishes_what_is_decided_and_leaves_what_is_not(users: Users) -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from handfast.server.transactions.core import coordinator, participant, pruning, reading
-from handfast.server.transactions.core.model import Branch, BranchState, Decision, Operation, Outcome, Stage
+from handfast.server.transactions.core.model import (
+    MAX_OPERATIONS,
+    Branch,
+    BranchState,
+    ClaimChange,
+    Decision,
+    Operation,
+    Outcome,
+    Stage,
+)
 
 T = "t1"
 DEADLINE = 1000
@@ -67,6 +76,12 @@ class TestStaging:
 
     def test_nothing_is_staged_after_the_deadline(self) -> None:
         assert admit(None, None, stage(1), LATER) is participant.Refusal.EXPIRED
+
+    def test_a_branch_takes_so_many_operations_and_no_more(self) -> None:
+        full = replace(OPEN, staged=MAX_OPERATIONS - 1)
+        assert isinstance(admit(full, None, stage(MAX_OPERATIONS), EARLIER), participant.Proceed)
+        full = replace(OPEN, staged=MAX_OPERATIONS)
+        assert admit(full, None, stage(MAX_OPERATIONS + 1), EARLIER) is participant.Refusal.TOO_LARGE
 
     def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
         assert admit(None, None, stage(1), EARLIER, horizon="t2") is participant.Refusal.FORGOTTEN
@@ -158,30 +173,23 @@ class TestPruning:
 
 
 class TestUniqueValues:
-    """Images here are the value itself."""
-
-    @staticmethod
-    def holder(value: str, now: str | None, operations: list[Operation], named: int) -> str | None:
-        def values(image: bytes | None) -> frozenset[str]:
-            return frozenset() if image is None else frozenset({image.decode()})
-
-        return participant.holder_after(value, now, operations, named, values)
+    SWAP = (
+        ClaimChange(1, "a", None),
+        ClaimChange(1, "x", "ada"),
+        ClaimChange(2, "b", None),
+        ClaimChange(2, "a", "bob"),
+        ClaimChange(3, "x", None),
+        ClaimChange(3, "b", "ada"),
+    )
 
     def test_a_swap_within_one_transaction_gives_each_the_others_value(self) -> None:
-        swap = [operation(1, "ada", b"x"), operation(2, "bob", b"a"), operation(3, "ada", b"b")]
-        assert self.holder("a", "ada", swap, named=3) == "bob"
-        assert self.holder("b", "bob", swap, named=3) == "ada"
+        holders = {"a": "bob", "b": "ada", "x": None}
+        assert participant.holders_after(self.SWAP, named=3) == holders
+        assert participant.holders_after(reversed(self.SWAP), named=3) == holders
 
     def test_operations_beyond_the_named_ones_change_no_holder(self) -> None:
-        swap = [operation(1, "ada", b"x"), operation(2, "bob", b"a")]
-        assert self.holder("a", "ada", swap, named=1) is None
-        assert self.holder("a", "ada", swap, named=0) == "ada"
-
-    def test_a_deletion_frees_the_value(self) -> None:
-        assert self.holder("a", "ada", [operation(1, "ada", None)], named=1) is None
-
-    def test_a_holder_that_the_transaction_does_not_touch_stays(self) -> None:
-        assert self.holder("c", "cyd", [operation(1, "ada", b"x")], named=1) == "cyd"
+        assert participant.holders_after(self.SWAP, named=1) == {"a": None, "x": "ada"}
+        assert participant.holders_after(self.SWAP, named=0) == {}
 
 
 class TestDeciding:

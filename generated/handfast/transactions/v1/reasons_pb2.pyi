@@ -93,6 +93,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     bear, so nothing was changed. Calling again does not help until an operator has set them. Metadata:
     `participant`, `ahead_seconds` (how far its clock is ahead of the coordinator's; negative where it is behind).
     """
+    REASON_TRANSACTION_TOO_LARGE: _Reason.ValueType  # 18
+    """FAILED_PRECONDITION. The transaction has more operations at this service than it may have, or larger ones: it
+    would keep others from writing for too long. Roll it back, and do the work in several. Metadata:
+    `transaction_id`, `max_operations`, `max_bytes`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -170,5 +175,10 @@ REASON_CLOCK_SKEW: Reason.ValueType  # 17
 """FAILED_PRECONDITION. The clocks of the coordinator and of a participant are further apart than transactions can
 bear, so nothing was changed. Calling again does not help until an operator has set them. Metadata:
 `participant`, `ahead_seconds` (how far its clock is ahead of the coordinator's; negative where it is behind).
+"""
+REASON_TRANSACTION_TOO_LARGE: Reason.ValueType  # 18
+"""FAILED_PRECONDITION. The transaction has more operations at this service than it may have, or larger ones: it
+would keep others from writing for too long. Roll it back, and do the work in several. Metadata:
+`transaction_id`, `max_operations`, `max_bytes`.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

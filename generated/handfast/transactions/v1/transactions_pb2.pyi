@@ -130,7 +130,7 @@ class TransactionBranch(_message.Message):
     participant: _builtins.str
     """The participant's name, as its `handfast-staged` trailer gives it, such as `users`."""
     operation_count: _builtins.int
-    """How many operations were staged there: they are numbered from 1 up to this, and 10,000 at the most."""
+    """How many operations were staged there: they are numbered from 1 up to this, and 1,000 at the most."""
     def __init__(
         self,
         *,

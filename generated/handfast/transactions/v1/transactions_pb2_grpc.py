@@ -34,6 +34,9 @@ class TransactionServiceStub(object):
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     def __init__(self, channel):
@@ -83,6 +86,9 @@ class TransactionServiceServicer(object):
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     def BeginTransaction(self, request, context):
@@ -178,6 +184,9 @@ class TransactionService(object):
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     @staticmethod

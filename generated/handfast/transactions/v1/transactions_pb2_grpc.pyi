@@ -37,6 +37,9 @@ class TransactionServiceStub:
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     @_typing.overload
@@ -68,6 +71,9 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -95,6 +101,9 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
     sooner others make way for it.
+
+    At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
+    16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
     """
 
     @_abc_1.abstractmethod

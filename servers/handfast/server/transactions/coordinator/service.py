@@ -24,7 +24,7 @@ from handfast.server.transactions.coordinator.errors import (
 from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.core import coordinator as rules
-from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import (
     TransactionServiceServicer,
@@ -80,8 +80,8 @@ class TransactionServicer(TransactionServiceServicer):
     def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
         if branch.participant not in self._finisher.participants:
             violations.add(f"{path}.participant", "is no participant that this coordinator knows")
-        if not 1 <= branch.operation_count <= wire.MAX_OPERATIONS:
-            violations.add(f"{path}.operation_count", f"must be from 1 to {wire.MAX_OPERATIONS}")
+        if not 1 <= branch.operation_count <= MAX_OPERATIONS:
+            violations.add(f"{path}.operation_count", f"must be from 1 to {MAX_OPERATIONS}")
 
     def RollbackTransaction(
         self, request: pb.RollbackTransactionRequest, context: grpc.ServicerContext

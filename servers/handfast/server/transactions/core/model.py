@@ -6,6 +6,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MAX_OPERATIONS = 1000
+"""How many operations a transaction may have at one participant."""
+
 
 class Outcome(enum.Enum):
     """How a transaction was decided."""
@@ -45,6 +48,20 @@ class Operation:
     fingerprint: bytes
     image: bytes | None
     reply: bytes
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.image or b"") + len(self.reply)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimChange:
+    """What an operation, by its number, makes of a unique value: who holds it from then on, None for nobody."""
+
+    number: int
+    value: str
+    holder: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,18 @@ commits. Rules 1, 2, 4, 5 and 8 of the protocol.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome, Stage
+from handfast.server.transactions.core.model import (
+    MAX_OPERATIONS,
+    Branch,
+    BranchState,
+    ClaimChange,
+    Operation,
+    Outcome,
+    Stage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,13 @@ class Refusal(enum.Enum):
     OPERATION_CHANGED = enum.auto()
     OPERATION_OUT_OF_ORDER = enum.auto()
     EXPIRED = enum.auto()
+    TOO_LARGE = enum.auto()
+
+
+MAX_BYTES = 16 * 1024 * 1024
+"""What one branch may hold, beside MAX_OPERATIONS: it is finished in one local transaction, and on SQLite nobody else
+writes meanwhile.
+"""
 
 
 def fresh(stage: Stage) -> Branch:
@@ -68,7 +83,14 @@ def admit(
         return Refusal.OPERATION_OUT_OF_ORDER
     if now > branch.deadline:
         return Refusal.EXPIRED
+    if stage.number > MAX_OPERATIONS:
+        return Refusal.TOO_LARGE
     return Proceed(replace(branch, staged=stage.number))
+
+
+def has_room(bytes_so_far: int) -> bool:
+    """Whether a branch may hold so many bytes: those of the images and replies of its operations."""
+    return bytes_so_far <= MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +161,9 @@ def close(transaction_id: str, branch: Branch | None, horizon: str) -> Branch:
     return replace(branch, state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
 
 
-UniqueValues = Callable[[bytes | None], frozenset[str]]
-"""The values of an image that no two resources may share; none for None."""
-
-
-def holder_after(
-    value: str, holder: str | None, operations: Sequence[Operation], named: int, unique_values: UniqueValues
-) -> str | None:
-    """Which resource holds a unique value once the first `named` operations are applied. `holder` is who holds it
-    now.
+def holders_after(changes: Iterable[ClaimChange], named: int) -> dict[str, str | None]:
+    """Which resource holds each unique value once the first `named` operations are applied; None frees it. Values that
+    they do not touch are left out.
     """
-    images = final_images(operations, named)
-    for resource, image in images.items():
-        if value in unique_values(image):
-            return resource
-    return None if holder in images else holder
+    ordered = sorted(changes, key=lambda change: change.number)
+    return {change.value: change.holder for change in ordered if change.number <= named}

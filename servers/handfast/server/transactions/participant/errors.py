@@ -5,7 +5,8 @@ from __future__ import annotations
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import Aborted, FailedPrecondition, Unavailable, reason_name
 from handfast.server.transactions import wire
-from handfast.server.transactions.core.model import Branch
+from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core.model import MAX_OPERATIONS, Branch
 from handfast.server.transactions.core.participant import Refusal
 from handfast.transactions.v1.reasons_pb2 import Reason
 
@@ -49,6 +50,19 @@ class TransactionExpired(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_TRANSACTION_EXPIRED)
 
 
+class TransactionTooLarge(FailedPrecondition):
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_TOO_LARGE)
+
+    def __init__(self, transaction_id: str) -> None:
+        message = (
+            f"Transaction {transaction_id} is too large: here it may have up to {MAX_OPERATIONS} operations, whose "
+            f"resources and replies together take up to {rules.MAX_BYTES} bytes."
+        )
+        super().__init__(
+            message, transaction_id=transaction_id, max_operations=MAX_OPERATIONS, max_bytes=rules.MAX_BYTES
+        )
+
+
 class CoordinatorUnavailable(Unavailable):
     reason = reason_name(Reason, Reason.REASON_COORDINATOR_UNAVAILABLE)
     retry_after = 0.5
@@ -71,6 +85,8 @@ def refused(refusal: Refusal, branch: Branch, number: int, now: int) -> FailedPr
             expected = branch.staged + 1
             message = f"Operation {number} of transaction {id_} came where {expected} is the next one."
             return OperationOutOfOrder(message, transaction_id=id_, operation=number, expected=expected)
+        case Refusal.TOO_LARGE:
+            return TransactionTooLarge(id_)
         case Refusal.EXPIRED:
             late = (now - branch.deadline) / MICROSECONDS_PER_SECOND
             message = f"The deadline of transaction {id_} passed {late:.1f} s ago, by the clock of this server."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.crash_points import reached
 from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import Branch, BranchState, Operation, Outcome
+from handfast.server.transactions.core.model import Branch, BranchState, Outcome
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
 
@@ -61,21 +61,25 @@ class Finishing(Generic[M]):
             case rules.Lost.LOST:
                 raise _Lost
             case rules.Finished(done, applied, dropped):
-                for key in sorted(applied):
-                    image = applied[key]
-                    message = None if image is None else store.resources.message_type.FromString(image)
-                    store.rows.save(connection, key, message, last_transaction_id=transaction_id)
+                store.rows.save(
+                    connection,
+                    {key: self._message(image) for key, image in applied.items()},
+                    last_transaction_id=transaction_id,
+                )
                 store.rows.unmark(connection, dropped)
                 if store.resources.has_unique_values:
-                    self._settle_claims(connection, transaction_id, operations, named)
+                    self._finish_claims(connection, transaction_id, named)
                 store.operations.forget(connection, transaction_id)
                 store.branches.save(connection, done)
                 reached("participant.finishing")
 
-    def _settle_claims(
-        self, connection: sa.Connection, transaction_id: str, operations: Sequence[Operation], named: int
-    ) -> None:
-        store = self._store
-        for value, holder in store.claims.lock_marked(connection, transaction_id):
-            unique_values = store.resources.images_unique_values
-            store.claims.save(connection, value, rules.holder_after(value, holder, operations, named, unique_values))
+    def _message(self, image: bytes | None) -> M | None:
+        return None if image is None else self._store.resources.message_type.FromString(image)
+
+    def _finish_claims(self, connection: sa.Connection, transaction_id: str, named: int) -> None:
+        claims = self._store.claims
+        changes = claims.changes(connection, transaction_id)
+        holders = rules.holders_after(changes, named)
+        claims.save(connection, holders)
+        claims.unmark(connection, {change.value for change in changes} - holders.keys())
+        claims.forget_changes(connection, transaction_id)

@@ -45,6 +45,25 @@ def create_tables() -> None:
     create_pending_index("claims")
 
 
+def add_claim_changes() -> None:
+    """Notes what each operation makes of unique values, and finds the operations of a resource by an index."""
+    op.create_table(
+        "claim_changes",
+        sa.Column("transaction_id", sa.String(36), primary_key=True),
+        sa.Column("value", sa.Text, primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("holder", sa.String(64)),
+    )
+    op.create_index("operations_of_resource", "operations", ["transaction_id", "resource", "number"])
+    op.add_column("operations", sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"))
+
+
+def drop_claim_changes() -> None:
+    op.drop_column("operations", "bytes_so_far")
+    op.drop_index("operations_of_resource", "operations")
+    op.drop_table("claim_changes")
+
+
 def create_requests() -> None:
     op.create_table(
         "requests",

@@ -13,7 +13,7 @@ from handfast.server.chassis.errors import DatabaseConflict
 from handfast.server.chassis.requests.paging import read_page
 from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
 from handfast.server.transactions.core.model import Decision
-from handfast.server.transactions.core.participant import holder_after
+from handfast.server.transactions.core.participant import holders_after
 from handfast.server.transactions.core.reading import Forgotten, Look, first_look, second_look
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resolver import Resolver
@@ -128,8 +128,7 @@ class Reads(Generic[M]):
                 if isinstance(decision, Forgotten):
                     return claim.holder
                 named = decision.named(self._store.participant)
-                unique_values = self._store.resources.images_unique_values
-                return holder_after(value, claim.holder, claim.operations, named, unique_values)
+                return holders_after(claim.changes, named).get(value, claim.holder)
             learnt = self._resolver.ask([pending])[pending]
             if learnt is None or first_look(learnt) is Look.COMMITTED:
                 return claim.holder

@@ -48,7 +48,3 @@ class Resources(Generic[M]):
     def taken(self, value: str) -> Exception:
         """The error of a write that wants a unique value which another resource holds."""
         raise NotImplementedError
-
-    def images_unique_values(self, image: bytes | None) -> frozenset[str]:
-        """`unique_values` of an operation's image."""
-        return frozenset() if image is None else self.unique_values(self.message_type.FromString(image))

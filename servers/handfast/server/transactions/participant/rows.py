@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
 import sqlalchemy as sa
 
-from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.database import Database, execute_each
 from handfast.server.transactions.core.model import Operation
 from handfast.server.transactions.participant.operations import joined_operations, operation_columns
 from handfast.server.transactions.participant.resources import M, Resources
@@ -76,19 +76,24 @@ class Rows(Generic[M]):
             row = connection.execute(self._lock, {"key_": key}).mappings().one_or_none()
         return self._row(key, row, ())
 
-    def save(self, connection: sa.Connection, key: str, message: M | None, *, last_transaction_id: str) -> None:
-        """Makes the resource what `message` says, without a pending change; removes it where that is None."""
-        if message is None:
-            connection.execute(self._delete, {"key_": key})
-            return
-        values = {
-            **self._resources.to_columns(message),
-            "key_": key,
-            "present": True,
-            "pending_transaction_id": None,
-            "last_transaction_id": last_transaction_id,
-        }
-        connection.execute(self._update, values)
+    def save(self, connection: sa.Connection, messages: Mapping[str, M | None], *, last_transaction_id: str) -> None:
+        """Makes each resource, by its key, what its message says, without a pending change; removes it where that is
+        None.
+        """
+        kept = [
+            {
+                **self._resources.to_columns(message),
+                "key_": key,
+                "present": True,
+                "pending_transaction_id": None,
+                "last_transaction_id": last_transaction_id,
+            }
+            for key, message in sorted(messages.items())
+            if message is not None
+        ]
+        execute_each(connection, self._update, kept)
+        removed = [{"key_": key} for key, message in sorted(messages.items()) if message is None]
+        execute_each(connection, self._delete, removed)
 
     def mark(self, connection: sa.Connection, key: str, transaction_id: str) -> None:
         """Says that a transaction has a pending change of the resource."""
@@ -96,9 +101,9 @@ class Rows(Generic[M]):
 
     def unmark(self, connection: sa.Connection, keys: Iterable[str]) -> None:
         """Takes the mark off rows whose change is dropped; what was a placeholder only, goes."""
-        for key in sorted(keys):
-            connection.execute(self._update, {"key_": key, "pending_transaction_id": None})
-            connection.execute(self._delete_placeholder, {"key_": key})
+        dropped = sorted(keys)
+        execute_each(connection, self._update, [{"key_": key, "pending_transaction_id": None} for key in dropped])
+        execute_each(connection, self._delete_placeholder, [{"key_": key} for key in dropped])
 
     def _read(self, result: sa.CursorResult[Any]) -> Iterable[Row[M]]:
         rows: dict[str, Row[M]] = {}

@@ -31,5 +31,5 @@ class Store(Generic[M]):
         self.rows = Rows(database, resources, tables.operations)
         self.branches = Branches(database, tables.branches)
         self.operations = Operations(tables.operations)
-        self.claims = Claims(database, tables.claims, tables.operations)
+        self.claims = Claims(database, tables.claims, tables.claim_changes)
         self.horizon = Horizon(tables.horizon)

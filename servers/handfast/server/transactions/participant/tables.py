@@ -1,9 +1,10 @@
 """The tables of a participant, beside those of its resources.
 
-    branches     what each transaction has here
-    operations   the pending changes
-    claims       who holds each unique value; no unique index stands on a column that can change
-    horizon      one row: the transaction id below which branches have been pruned
+    branches       what each transaction has here
+    operations     the pending changes
+    claims         who holds each unique value; no unique index stands on a column that can change
+    claim_changes  what the pending changes make of them
+    horizon        one row: the transaction id below which branches have been pruned
 
 A table of resources has the columns of `resource_columns` after its own.
 """
@@ -27,6 +28,7 @@ class ParticipantTables:
     branches: sa.Table
     operations: sa.Table
     claims: sa.Table
+    claim_changes: sa.Table
     horizon: sa.Table
 
     @classmethod
@@ -51,6 +53,8 @@ class ParticipantTables:
             sa.Column("fingerprint", sa.LargeBinary, nullable=False),
             sa.Column("image", sa.LargeBinary),
             sa.Column("reply", sa.LargeBinary, nullable=False),
+            sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"),
+            sa.Index("operations_of_resource", "transaction_id", "resource", "number"),
         )
         claims = sa.Table(
             "claims",
@@ -60,7 +64,15 @@ class ParticipantTables:
             sa.Column("pending_transaction_id", sa.String(TRANSACTION_ID_LENGTH)),
             pending_index("claims"),
         )
-        return cls(branches, operations, claims, horizon.define(metadata))
+        claim_changes = sa.Table(
+            "claim_changes",
+            metadata,
+            sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
+            sa.Column("value", sa.Text, primary_key=True),
+            sa.Column("number", sa.Integer, primary_key=True),
+            sa.Column("holder", sa.String(KEY_LENGTH)),
+        )
+        return cls(branches, operations, claims, claim_changes, horizon.define(metadata))
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:

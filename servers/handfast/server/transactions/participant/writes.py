@@ -25,9 +25,10 @@ from handfast.server.chassis.interrupts import check_active, pause
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import Operation, Stage
+from handfast.server.transactions.core.model import ClaimChange, Operation, Stage
 from handfast.server.transactions.participant.errors import (
     PendingChange,
+    TransactionTooLarge,
     refused,
 )
 from handfast.server.transactions.participant.resources import M
@@ -68,7 +69,7 @@ class Writes(Generic[M]):
                 raise _Blocked(key, row.pending_transaction_id)
             after, reply = change(row.committed)
             self._claim(connection, key, row.committed, after, stage=None)
-            self._store.rows.save(connection, key, after, last_transaction_id=row.last_transaction_id)
+            self._store.rows.save(connection, {key: after}, last_transaction_id=row.last_transaction_id)
             return reply
 
         return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
@@ -89,8 +90,9 @@ class Writes(Generic[M]):
             first = replace(rules.fresh(stage), staged=1)
             branch = store.branches.lock(connection, first)
             horizon = "" if branch else store.horizon.seen(connection)
-            earlier = store.operations.of(connection, transaction_id) if branch else []
-            known = next((operation for operation in earlier if operation.number == stage.number), None)
+            known = None
+            if branch and stage.number <= branch.staged:
+                known = store.operations.find(connection, transaction_id, stage.number)
             now = self._clock()
             admitted = rules.admit(branch, horizon, known, stage, now)
             if isinstance(admitted, rules.Refusal):
@@ -101,14 +103,14 @@ class Writes(Generic[M]):
             row = store.rows.lock(connection, key)
             if row.pending_transaction_id not in (None, transaction_id):
                 raise _Blocked(key, row.pending_transaction_id)
-            before = self._own_state(row.committed, key, earlier)
+            before = row.committed if row.pending_transaction_id is None else self._own_state(connection, stage, key)
             after, reply = change(before)
-            self._claim(connection, key, before, after, stage, earlier)
+            self._claim(connection, key, before, after, stage)
             image = None if after is None else after.SerializeToString()
             operation = Operation(
                 transaction_id, stage.number, key, stage.fingerprint, image, reply.SerializeToString()
             )
-            store.operations.add(connection, operation)
+            self._add(connection, operation)
             store.rows.mark(connection, key, transaction_id)
             if admitted.branch != first:  # which is stored already
                 store.branches.save(connection, admitted.branch)
@@ -120,12 +122,18 @@ class Writes(Generic[M]):
         reached("participant.staged")
         return reply
 
-    def _own_state(self, committed: M | None, key: str, earlier: list[Operation]) -> M | None:
-        """The resource as the transaction itself sees it."""
-        images = rules.final_images((o for o in earlier if o.resource == key), named=len(earlier))
-        if key not in images:
-            return committed
-        image = images[key]
+    def _add(self, connection: sa.Connection, operation: Operation) -> None:
+        """Stores an operation after those before it, where there is room for it."""
+        operations, id_ = self._store.operations, operation.transaction_id
+        before = operations.bytes_up_to(connection, id_, operation.number - 1) if operation.number > 1 else 0
+        bytes_so_far = before + operation.size
+        if not rules.has_room(bytes_so_far):
+            raise TransactionTooLarge(id_)
+        operations.add(connection, operation, bytes_so_far)
+
+    def _own_state(self, connection: sa.Connection, stage: Stage, key: str) -> M | None:
+        """A resource as the transaction itself sees it that has a pending change of it."""
+        image = self._store.operations.last_image(connection, stage.transaction_id, key)
         return None if image is None else self._store.resources.message_type.FromString(image)
 
     def _claim(
@@ -135,7 +143,6 @@ class Writes(Generic[M]):
         before: M | None,
         after: M | None,
         stage: Stage | None,
-        earlier: list[Operation] | None = None,
     ) -> None:
         """Takes the unique values that the write gives the resource, and frees those that it takes away; only so in the
         transaction's eyes where it is staged."""
@@ -147,15 +154,16 @@ class Writes(Generic[M]):
             holder, pending = store.claims.lock(connection, value)
             if pending is not None and pending != mine:
                 raise _Blocked(f"A unique value of {key}", pending)
-            if pending is not None and earlier:
-                unique_values = resources.images_unique_values
-                holder = rules.holder_after(value, holder, earlier, len(earlier), unique_values)
+            if pending is not None:
+                holder = store.claims.holder_within(connection, pending, value)
             if value in new and holder not in (None, key):
                 raise resources.taken(value)
+            next_holder = key if value in new else None
             if stage:
-                store.claims.mark(connection, value, stage.transaction_id)
+                change = ClaimChange(stage.number, value, next_holder)
+                store.claims.change(connection, stage.transaction_id, change)
             else:
-                store.claims.save(connection, value, key if value in new else None)
+                store.claims.save(connection, {value: next_holder})
 
     def _unblocked(self, attempt: Callable[[], Result], age: str = "") -> Result:
         """Tries until nothing stands in the way. What is decided, is finished; for what is undecided, only an older

@@ -1,0 +1,96 @@
+"""The users participant on a database of a test's own, without servers: the coordinator is what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.transactions.core.model import Decision, Outcome, Stage
+from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.users import tables
+from handfast.server.users.resources import UserResources
+from handfast.server.users.server import SCHEMA
+from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
+
+MINUTE = 60 * MICROSECONDS_PER_SECOND
+
+
+@dataclass
+class Coordinator:
+    """Answers participants as the coordinator would, from what a test has decided."""
+
+    decisions: dict[str, Learnt] = field(default_factory=dict)
+
+    def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
+        return {id_: self.decisions.get(id_) for id_ in transaction_ids}
+
+    def abort(self, transaction_id: str) -> Learnt:
+        return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {}))
+
+
+class Users:
+    """The participant."""
+
+    def __init__(self, url: str, clock: Clock = now) -> None:
+        self.coordinator = Coordinator()
+        self.database = Database(url)
+        upgrade(self.database, SCHEMA)
+        self.requests = Requests(self.database, tables.requests, clock)
+        self.participant = Participant(
+            "users",
+            self.database,
+            tables.participant,
+            UserResources(),
+            self.requests,
+            self.coordinator,
+            threads=2,
+            clock=clock,
+        )
+
+    def stage(self, transaction_id: str, user_id: str, number: int = 1, email: str = "") -> None:
+        """Stages that there is this user, whatever there is now; without an email it has one of its own."""
+        user = User(user_id=user_id, email=email or f"{user_id}@example.com")
+        self._stage(transaction_id, user_id, number, user)
+
+    def stage_deletion(self, transaction_id: str, user_id: str, number: int) -> None:
+        self._stage(transaction_id, user_id, number, None)
+
+    def _stage(self, transaction_id: str, user_id: str, number: int, user: User | None) -> None:
+        stage = Stage(transaction_id, number, now() + MINUTE, transaction_id, b"")
+        reply = UpdateUserResponse(user=user)
+        self.participant.writes.stage(
+            stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse
+        )
+
+    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
+        return self.participant.finishing.finish(transaction_id, outcome, named)
+
+    def create(self, *user_ids: str) -> None:
+        """Each in a transaction of its own, that is finished."""
+        for number, user_id in enumerate(user_ids):
+            transaction_id = old_id(3000 - number)
+            self.stage(transaction_id, user_id)
+            self.finish(transaction_id, Outcome.COMMITTED, 1)
+
+    def branches(self) -> int:
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(tables.participant.branches)).scalar_one()
+
+    def holder(self, email: str) -> str | None:
+        """Who has this email."""
+        found = self.participant.holder(f"email:{email}")
+        return None if found is None else found.user_id
+
+
+def old_id(seconds: int) -> str:
+    """The id of a transaction that began so long ago."""
+    return id_at(now() - seconds * MICROSECONDS_PER_SECOND)
