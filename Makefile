@@ -17,7 +17,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload overload-go test crash contend fuzz simulate mutate check $(CHECKS) format
+.PHONY: help install up demo bench overload overload-go test retest crash contend fuzz simulate mutate check $(CHECKS) format
 .PHONY: generate freeze pins grpcurl ghz promtool pgbouncer clean
 
 help: ## list the targets
@@ -50,6 +50,9 @@ overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come agai
 
 test: $(INSTALLED) ## run the tests (ARGS='-k paging')
 	$(BIN)/pytest $(ARGS)
+
+retest: $(INSTALLED) ## run the tests, and those that failed once more, each by itself
+	$(BIN)/python tools/retest.py $(ARGS)
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
 	$(BIN)/python -m tests.crashes.run $(ARGS)

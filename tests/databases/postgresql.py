@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,12 +33,17 @@ DATABASES = ("users", "preferences", "transactions")
 
 
 class PostgreSQL:
-    """A server that listens on a socket in its data folder."""
+    """A server that listens on a socket in its data folder, which is made, and emptied if need be."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self.start()
+        try:
+            self.start()
+        except RuntimeError:  # an initdb that was cut off leaves what no server can start on, and no initdb can use
+            shutil.rmtree(folder)
+            folder.mkdir()
+            self.start()
 
     def start(self) -> None:
         started = self._start()
