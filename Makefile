@@ -4,6 +4,10 @@ PYTHON ?= python3
 ARGS   ?=
 SEEDS  ?= 0-999
 
+# Before pip looks at versions that need a newer Python than there is, and speaks of those.
+CHECK_PYTHON = $(PYTHON) -c 'import sys; found = sys.version_info; found < (3, 11) and sys.exit("Handfast needs Python \
+3.11 or later, and $(PYTHON) is %d.%d; name a newer one: make install PYTHON=python3.12" % found[:2])'
+
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
@@ -17,8 +21,8 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload overload-go test retest crash contend fuzz simulate mutate check $(CHECKS) format
-.PHONY: generate freeze pins grpcurl ghz promtool pgbouncer clean
+.PHONY: help install up demo bench overload overload-go test retest crash contend fuzz simulate mutate check $(CHECKS)
+.PHONY: format generate freeze pins grpcurl ghz promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +31,7 @@ install: $(INSTALLED) ## create .venv with everything in it
 
 # The pins hold for what builds the package, too.
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
@@ -36,7 +41,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--first-port 6000')
 	@exec $(BIN)/handfast up --data-dir ./var $(ARGS)
 
-demo: $(INSTALLED) ## watch changes commit everywhere or nowhere
+demo: $(INSTALLED) ## watch changes commit everywhere or nowhere (ARGS='--first-port 6000')
 	@exec $(BIN)/handfast demo $(ARGS)
 
 bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
@@ -112,6 +117,7 @@ generate: $(GENERATOR) ## generate the stubs from the contracts
 	.venv-generate/bin/python tools/generate.py
 
 $(GENERATOR): tools/generate-requirements.txt
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-generate
 	.venv-generate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
@@ -120,6 +126,7 @@ freeze: check ## when releasing: freeze the contracts as they are now
 	$(BIN)/buf build --exclude-source-info --output protos/released.binpb
 
 pins: ## pin the newest version of every dependency in constraints.txt
+	@$(CHECK_PYTHON)
 	tools/pin.sh $(PYTHON)
 
 grpcurl: $(GRPCURL) ## install grpcurl in .tools/bin (needs Go)

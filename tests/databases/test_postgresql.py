@@ -11,7 +11,7 @@ from tests.databases.postgresql import postgresql
 
 @pytest.mark.parametrize("left", ["PG_VERSION", "postgresql.conf"])
 def test_a_folder_that_a_first_attempt_left_half_made_is_made_anew(tmp_path: Path, left: str) -> None:
-    """PG_VERSION is among the first files that initdb writes, and tells the next attempt that there is no need of it."""
+    """PG_VERSION is among the first files that initdb writes; where it is, nobody runs initdb again."""
     (tmp_path / left).write_text("18\n")
     with postgresql(tmp_path) as server:
         server.create_databases()
