@@ -27,7 +27,7 @@ DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
 
 METADATA_LIMIT = 16 * 1024
-"""Bytes that a call's metadata may have, as HTTP/2 counts them (RFC 9113, 6.5.2): key, value and 32 more for each entry.
+"""Bytes that a call's metadata may have, as HTTP/2 counts them (RFC 9113, 6.5.2): key, value, and 32 for each entry.
 The baggage of W3C has up to 8 KiB."""
 _ENTRY = 32
 
