@@ -15,6 +15,8 @@ MUTATOR   := .venv-mutate/.installed
 GRPCURL   := .tools/bin/grpcurl
 GHZ       := .tools/bin/ghz
 PROMTOOL  := .tools/bin/promtool
+GO_CLIENT := .tools/clients/go/installed
+TS_CLIENT := .tools/clients/typescript/installed
 PGBOUNCER := .tools/bin/pgbouncer
 CONTRACTS := . examples/postage
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
@@ -138,6 +140,16 @@ ghz: $(GHZ) ## install ghz in .tools/bin (needs Go)
 
 $(GHZ):
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/bojand/ghz/cmd/ghz@v0.120.0
+
+go-client: $(GO_CLIENT) ## install what tests of docs/clients.md need of Go (needs Go)
+
+$(GO_CLIENT): docs/clients.md tools/install-client.sh
+	tools/install-client.sh Go $(@D)
+
+typescript-client: $(TS_CLIENT) ## install what tests of docs/clients.md need of Node (needs npm)
+
+$(TS_CLIENT): docs/clients.md tools/install-client.sh
+	tools/install-client.sh TypeScript $(@D)
 
 promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
 

@@ -10,6 +10,7 @@ from tests.project.commands import ROOT
 
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
+CLIENTS = ROOT / "docs" / "clients.md"
 OBSERVABILITY = ROOT / "docs" / "observability.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -30,8 +31,12 @@ class Block:
     output: str | None
 
 
-def blocks(language: str, file: Path = README) -> list[Block]:
-    found = [Block(*match.groups()) for match in _BLOCK.finditer(file.read_text())]
+def blocks(language: str, file: Path = README, below: str = "") -> list[Block]:
+    """Those in a language; with `below`, from that heading to the next."""
+    text = file.read_text()
+    if below:
+        text = text.partition(f"\n## {below}\n")[2].partition("\n## ")[0]
+    found = [Block(*match.groups()) for match in _BLOCK.finditer(text)]
     return [block for block in found if block.language == language]
 
 

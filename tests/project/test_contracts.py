@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from tests.project.commands import BIN, ROOT, run, succeed
 from tools.generate import out_of_date
@@ -22,6 +23,21 @@ def released(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
     succeed((BIN / "buf", "build", "--exclude-source-info", "--output", "protos/released.binpb"), cwd=tmp_path)
     return tmp_path
+
+
+def test_every_contract_says_where_its_stubs_are_in_other_languages(released: Path) -> None:
+    image = FileDescriptorSet.FromString((released / "protos" / "released.binpb").read_bytes())
+    contracts = [file for file in image.file if file.name.startswith("handfast/")]
+    assert len(contracts) == len(list((ROOT / "protos").rglob("*.proto")))
+    for file in contracts:
+        service, options = file.package.split(".")[1], file.options
+        assert options.go_package == f"github.com/handfast/handfast/gen/go/handfast/{service}/v1;{service}v1", file.name
+        assert options.java_package == f"com.handfast.{service}.v1", file.name
+        assert options.java_multiple_files, file.name
+        assert options.csharp_namespace == f"Handfast.{service.capitalize()}.V1", file.name
+    outer_classes = [(file.package, file.options.java_outer_classname) for file in contracts]
+    assert all(name.endswith("Proto") for _, name in outer_classes)
+    assert len(set(outer_classes)) == len(outer_classes)
 
 
 def check_breaking(project: Path) -> subprocess.CompletedProcess[str]:

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"handfast/accounts/v1/reasons.proto\x12\x14handfast.accounts.v1*Z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REASON_ACCOUNT_IN_MOTION\x10\x01\x12\x1a\n\x16REASON_ACCOUNT_CHANGED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"handfast/accounts/v1/reasons.proto\x12\x14handfast.accounts.v1*Z\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REASON_ACCOUNT_IN_MOTION\x10\x01\x12\x1a\n\x16REASON_ACCOUNT_CHANGED\x10\x02\x42\x86\x01\n\x18\x63om.handfast.accounts.v1B\x0cReasonsProtoP\x01ZCgithub.com/handfast/handfast/gen/go/handfast/accounts/v1;accountsv1\xaa\x02\x14Handfast.Accounts.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.accounts.v1.reasons_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\030com.handfast.accounts.v1B\014ReasonsProtoP\001ZCgithub.com/handfast/handfast/gen/go/handfast/accounts/v1;accountsv1\252\002\024Handfast.Accounts.V1'
   _globals['_REASON']._serialized_start=60
   _globals['_REASON']._serialized_end=150
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/reasons.proto\x12\x13handfast.chassis.v1*\xe8\x04\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_INVALID_FIELDS\x10\x01\x12\x1d\n\x19REASON_UNPARSABLE_REQUEST\x10\x02\x12\x1b\n\x17REASON_INVALID_METADATA\x10\x03\x12\x19\n\x15REASON_UNKNOWN_METHOD\x10\x04\x12\x18\n\x14REASON_NOT_STAGEABLE\x10\x05\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x06\x12\x13\n\x0fREASON_INTERNAL\x10\x07\x12\x1f\n\x1bREASON_DATABASE_UNAVAILABLE\x10\x08\x12\x1c\n\x18REASON_DATABASE_CONFLICT\x10\t\x12\x1c\n\x18REASON_DEADLINE_EXCEEDED\x10\n\x12\x1c\n\x18REASON_REQUEST_TOO_LARGE\x10\x0b\x12\x18\n\x14REASON_SHUTTING_DOWN\x10\x0c\x12\x1d\n\x19REASON_RESPONSE_TOO_LARGE\x10\r\x12\x1b\n\x17REASON_PEER_UNAVAILABLE\x10\x0e\x12\x15\n\x11REASON_OVERLOADED\x10\x0f\x12\x14\n\x10REASON_CANCELLED\x10\x10\x12\x1a\n\x16REASON_DUPLICATE_VALUE\x10\x11\x12\x1e\n\x1aREASON_CONSTRAINT_VIOLATED\x10\x12\x12\x18\n\x14REASON_INVALID_VALUE\x10\x13\x12\x17\n\x13REASON_PEER_REFUSED\x10\x14\x12\x1a\n\x16REASON_UNKNOWN_SERVICE\x10\x15\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/reasons.proto\x12\x13handfast.chassis.v1*\xe8\x04\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_INVALID_FIELDS\x10\x01\x12\x1d\n\x19REASON_UNPARSABLE_REQUEST\x10\x02\x12\x1b\n\x17REASON_INVALID_METADATA\x10\x03\x12\x19\n\x15REASON_UNKNOWN_METHOD\x10\x04\x12\x18\n\x14REASON_NOT_STAGEABLE\x10\x05\x12\x1c\n\x18REASON_REQUEST_ID_REUSED\x10\x06\x12\x13\n\x0fREASON_INTERNAL\x10\x07\x12\x1f\n\x1bREASON_DATABASE_UNAVAILABLE\x10\x08\x12\x1c\n\x18REASON_DATABASE_CONFLICT\x10\t\x12\x1c\n\x18REASON_DEADLINE_EXCEEDED\x10\n\x12\x1c\n\x18REASON_REQUEST_TOO_LARGE\x10\x0b\x12\x18\n\x14REASON_SHUTTING_DOWN\x10\x0c\x12\x1d\n\x19REASON_RESPONSE_TOO_LARGE\x10\r\x12\x1b\n\x17REASON_PEER_UNAVAILABLE\x10\x0e\x12\x15\n\x11REASON_OVERLOADED\x10\x0f\x12\x14\n\x10REASON_CANCELLED\x10\x10\x12\x1a\n\x16REASON_DUPLICATE_VALUE\x10\x11\x12\x1e\n\x1aREASON_CONSTRAINT_VIOLATED\x10\x12\x12\x18\n\x14REASON_INVALID_VALUE\x10\x13\x12\x17\n\x13REASON_PEER_REFUSED\x10\x14\x12\x1a\n\x16REASON_UNKNOWN_SERVICE\x10\x15\x42\x82\x01\n\x17\x63om.handfast.chassis.v1B\x0cReasonsProtoP\x01ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\xaa\x02\x13Handfast.Chassis.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.chassis.v1.reasons_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\027com.handfast.chassis.v1B\014ReasonsProtoP\001ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\252\002\023Handfast.Chassis.V1'
   _globals['_REASON']._serialized_start=59
   _globals['_REASON']._serialized_end=675
 # @@protoc_insertion_point(module_scope)

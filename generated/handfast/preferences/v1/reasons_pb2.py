@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%handfast/preferences/v1/reasons.proto\x12\x17handfast.preferences.v1*\xd9\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREASON_PREFERENCES_CHANGED\x10\x01\x12$\n REASON_DEFINITION_ALREADY_EXISTS\x10\x02\x12\x1d\n\x19REASON_UNKNOWN_PREFERENCE\x10\x03\x12\x15\n\x11REASON_WRONG_TYPE\x10\x04\x12\x1c\n\x18REASON_VALUE_NOT_ALLOWED\x10\x05\x12\x1d\n\x19REASON_DEFAULTS_TOO_LARGE\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%handfast/preferences/v1/reasons.proto\x12\x17handfast.preferences.v1*\xd9\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREASON_PREFERENCES_CHANGED\x10\x01\x12$\n REASON_DEFINITION_ALREADY_EXISTS\x10\x02\x12\x1d\n\x19REASON_UNKNOWN_PREFERENCE\x10\x03\x12\x15\n\x11REASON_WRONG_TYPE\x10\x04\x12\x1c\n\x18REASON_VALUE_NOT_ALLOWED\x10\x05\x12\x1d\n\x19REASON_DEFAULTS_TOO_LARGE\x10\x06\x42\x92\x01\n\x1b\x63om.handfast.preferences.v1B\x0cReasonsProtoP\x01ZIgithub.com/handfast/handfast/gen/go/handfast/preferences/v1;preferencesv1\xaa\x02\x17Handfast.Preferences.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.preferences.v1.reasons_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\033com.handfast.preferences.v1B\014ReasonsProtoP\001ZIgithub.com/handfast/handfast/gen/go/handfast/preferences/v1;preferencesv1\252\002\027Handfast.Preferences.V1'
   _globals['_REASON']._serialized_start=67
   _globals['_REASON']._serialized_end=284
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/users/v1/reasons.proto\x12\x11handfast.users.v1*\x8c\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_USER_NOT_FOUND\x10\x01\x12\x1e\n\x1aREASON_USER_ALREADY_EXISTS\x10\x02\x12\x16\n\x12REASON_EMAIL_TAKEN\x10\x03\x12\x17\n\x13REASON_USER_CHANGED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/users/v1/reasons.proto\x12\x11handfast.users.v1*\x8c\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_USER_NOT_FOUND\x10\x01\x12\x1e\n\x1aREASON_USER_ALREADY_EXISTS\x10\x02\x12\x16\n\x12REASON_EMAIL_TAKEN\x10\x03\x12\x17\n\x13REASON_USER_CHANGED\x10\x04\x42z\n\x15\x63om.handfast.users.v1B\x0cReasonsProtoP\x01Z=github.com/handfast/handfast/gen/go/handfast/users/v1;usersv1\xaa\x02\x11Handfast.Users.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.users.v1.reasons_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\025com.handfast.users.v1B\014ReasonsProtoP\001Z=github.com/handfast/handfast/gen/go/handfast/users/v1;usersv1\252\002\021Handfast.Users.V1'
   _globals['_REASON']._serialized_start=55
   _globals['_REASON']._serialized_end=195
 # @@protoc_insertion_point(module_scope)
