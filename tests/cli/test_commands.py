@@ -21,7 +21,7 @@ from tests.eventually import PATIENCE
 Handfast = Callable[..., Result]
 
 
-COMMANDS = [(), ("up",), ("serve",), ("serve", "accounts"), ("demo",), ("transactions", "list")]
+COMMANDS = [(), ("up",), ("help",), ("serve",), ("serve", "accounts"), ("demo",), ("transactions", "list")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

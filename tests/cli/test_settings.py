@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import pytest
 
-from handfast.server.cli.settings import read_server_settings
+from handfast.server.cli.settings import read_server_settings, serve_settings
 from handfast.server.process import processors
+from handfast.server.process.command import run, setting_options
 from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
 from handfast.server.suite import SuiteSettings
 
@@ -40,6 +42,23 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
     }
     settings = read_server_settings("users", {"threads": "3", "listen": None}, environment)
     assert (settings.listen, settings.threads, settings.grace) == ("127.0.0.1:1", 3, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "threads", "allowed"),
+    [
+        ([], 2, False),
+        (["--threads", "3"], 3, False),
+        (["--threads=3", "--allow-plaintext-beyond-loopback"], 3, True),
+    ],
+)
+def test_flags_of_a_command_line_reach_the_settings(argv: list[str], threads: int, allowed: bool) -> None:
+    flags: dict[str, Any] = {}
+    command = click.Command("serve", callback=flags.update, params=setting_options("users", serve_settings("users")))
+    assert run(command, argv) == 0
+    environment = {"HANDFAST_USERS_DATABASE_URL": "postgresql://h/users", "HANDFAST_THREADS": "2"}
+    settings = read_server_settings("users", flags, environment)
+    assert (settings.threads, settings.allow_plaintext_beyond_loopback) == (threads, allowed)
 
 
 @pytest.mark.parametrize(

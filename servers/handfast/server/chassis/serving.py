@@ -26,7 +26,8 @@ def serve(
     listen: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Serves what `build` makes of the settings, until SIGTERM or SIGINT, then drains. For a process's main thread.
+    """Serves what `build` makes of the settings, until SIGTERM, SIGINT or SIGHUP, then drains. For a process's main
+    thread.
 
     Flags and environment say what the settings are: `--listen` or `HANDFAST_<NAME>_LISTEN`, `--threads` or
     `HANDFAST_THREADS`, and so on for each field. It listens on `listen` unless it is told otherwise.

@@ -43,7 +43,7 @@ def _transactions(action: str, purpose: str, *parameters: click.Parameter) -> cl
     return _command(action, purpose, run, *parameters, as_json, *addresses)
 
 
-@click.command("help", add_help_option=False)
+@click.command("help")
 @click.argument("words", metavar="[COMMAND]...", nargs=-1)
 @click.pass_context
 def _help(context: click.Context, words: Sequence[str]) -> None:

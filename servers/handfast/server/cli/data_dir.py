@@ -20,23 +20,20 @@ def kept(folder: Path) -> Iterator[None]:
 
     Raises CommandError where it cannot be written, or is another suite's.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise CommandError(f"cannot write to the data directory {folder}: {error.strerror}") from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / LOCK).open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         except BlockingIOError as error:
             lock.seek(0)
             raise CommandError(
-                f"the data directory {folder} is in use by another suite, process {lock.read()}; "
+                f"the data directory {folder} is in use by another suite, process {lock.read().strip()}; "
                 "stop that one, or give this one a --data-dir of its own"
             ) from error
         except OSError as error:
-            raise CommandError(f"cannot lock the data directory {folder}: {error.strerror}") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+            raise CommandError(f"cannot write to the data directory {folder}: {error.strerror}") from error
         yield
