@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from handfast.preferences.v1.preferences_pb2 import UpdatePreferencesRequest
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.transactions.participant.resources import Resources
-from handfast.server.users.resources import UserResources, email_claim
+from handfast.server.users.emails import email_claim
+from handfast.server.users.resources import UserResources
 from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
 from tests.simulation.engine import Changes, Engine
 

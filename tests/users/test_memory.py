@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from handfast.server.chassis.errors import InvalidFields
 from handfast.server.users import validation
-from handfast.server.users.resources import email_claim
+from handfast.server.users.emails import email_claim
 from handfast.users.v1.users_pb2 import CreateUserRequest, LookupUserRequest, User
 
 CALLS = 500

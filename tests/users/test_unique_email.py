@@ -1,8 +1,13 @@
-"""An email belongs to one user, without regard to case."""
+"""An email belongs to one user, without regard to case, and to how its domain is written."""
+
+# ruff: noqa: RUF001 (letters that look alike are what it is about)
 
 from __future__ import annotations
 
+import uuid
+
 import grpc
+import idna
 import pytest
 
 from handfast.client import ServiceError, Suite
@@ -62,3 +67,60 @@ def test_an_email_that_was_refused_stays_with_its_user(client: Suite) -> None:
     refusal(client.users.UpdateUser, change_email(other, holder.email))
     assert client.users.LookupUser(LookupUserRequest(email=holder.email)).user == holder
     assert client.users.LookupUser(LookupUserRequest(email=other.email)).user == other
+
+
+SAME = [
+    ("ada@bücher{}.example.com", "ada@{}.example.com"),  # the second by its A-label
+    ("ada@bücher{}.example.com", "ada@BÜCHER{}.Example.COM"),
+    ("ada@bücher{}.example.com", "ada@bu\u0308cher{}.example.com"),
+    ("ada@d{}.example.com", "ada@ｄ{}.ｅｘａｍｐｌｅ.com"),
+    ("ada@d{}.example.com", "ada@d{}。example。com"),
+    ("ada@straße{}.example.com", "ada@STRAẞE{}.example.com"),
+    ("ada@βόλο{}.example.com", "ada@ΒΌΛΟ{}.example.com"),
+    ("åsa@{}.example.com", "A\u030aSA@{}.example.com"),
+    ("straße@{}.example.com", "STRAẞE@{}.example.com"),
+    ("νίκος@{}.example.com", "ΝΊΚΟΣ@{}.example.com"),
+    ("ａda@{}.example.com", "ＡDA@{}.example.com"),
+]
+DIFFERENT = [
+    ("cy@strasse{}.de", "cy@straße{}.de"),
+    ("cy@βολος{}σ.com", "cy@βολος{}ς.com"),
+    ("cy@{}i.com", "cy@{}ı.com"),
+    ("strasse@{}.example.com", "straße@{}.example.com"),
+    ("fi@{}.example.com", "ﬁ@{}.example.com"),
+    ("i@{}.example.com", "ı@{}.example.com"),
+    ("i@{}.example.com", "İ@{}.example.com"),
+    ("ıi@{}.example.com", "iı@{}.example.com"),
+    ("i\u0307@{}.example.com", "İ@{}.example.com"),
+    ("ada@{}.example.com", "ａda@{}.example.com"),
+    ("ada@bücher{}.example.com", "ada@bucher{}.example.com"),
+]
+
+
+def pair(one: str, other: str) -> tuple[str, str]:
+    """These two emails, of domains that no other test has."""
+    unique = uuid.uuid4().hex
+    if other == "ada@{}.example.com":
+        return one.format(unique), other.format(idna.encode(f"bücher{unique}").decode())
+    return one.format(unique), other.format(unique)
+
+
+@pytest.mark.parametrize(("one", "other"), [*SAME, *((other, one) for one, other in SAME[1:])])
+def test_emails_that_are_the_same_belong_to_one_user(client: Suite, one: str, other: str) -> None:
+    one, other = pair(one, other)
+    holder = create_user(client, email=one)
+    assert holder.email == one
+    assert client.users.LookupUser(LookupUserRequest(email=other)).user == holder
+    assert_taken(refusal(client.users.CreateUser, CreateUserRequest(user=User(email=other))))
+    assert client.users.UpdateUser(change_email(holder, other)).user.email == other
+    assert client.users.LookupUser(LookupUserRequest(email=one)).user.email == other
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_emails_that_differ_belong_to_two_users(client: Suite, one: str, other: str) -> None:
+    one, other = pair(one, other)
+    first = create_user(client, email=one)
+    assert refusal(client.users.LookupUser, LookupUserRequest(email=other)).reason == "USER_NOT_FOUND"
+    second = create_user(client, email=other)
+    assert client.users.LookupUser(LookupUserRequest(email=one)).user == first
+    assert client.users.LookupUser(LookupUserRequest(email=other)).user == second

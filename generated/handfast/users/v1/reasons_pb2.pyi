@@ -29,7 +29,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_USER_ALREADY_EXISTS: _Reason.ValueType  # 2
     """ALREADY_EXISTS. Another user has this id. Choose another, or leave it empty. Metadata: `user_id`."""
     REASON_EMAIL_TAKEN: _Reason.ValueType  # 3
-    """ALREADY_EXISTS. Another user has this email, in the same or in another case. Metadata: `field`."""
+    """ALREADY_EXISTS. Another user has this email, or one that is the same by the rule of `User.email`. Metadata: `field`."""
     REASON_USER_CHANGED: _Reason.ValueType  # 4
     """ABORTED, without RetryInfo. The user has changed since it was read with this etag. Read it again,
     decide again, and send the new etag. Metadata: `user_id`.
@@ -47,7 +47,7 @@ REASON_USER_NOT_FOUND: Reason.ValueType  # 1
 REASON_USER_ALREADY_EXISTS: Reason.ValueType  # 2
 """ALREADY_EXISTS. Another user has this id. Choose another, or leave it empty. Metadata: `user_id`."""
 REASON_EMAIL_TAKEN: Reason.ValueType  # 3
-"""ALREADY_EXISTS. Another user has this email, in the same or in another case. Metadata: `field`."""
+"""ALREADY_EXISTS. Another user has this email, or one that is the same by the rule of `User.email`. Metadata: `field`."""
 REASON_USER_CHANGED: Reason.ValueType  # 4
 """ABORTED, without RetryInfo. The user has changed since it was read with this etag. Read it again,
 decide again, and send the new etag. Metadata: `user_id`.

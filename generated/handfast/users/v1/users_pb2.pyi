@@ -63,8 +63,12 @@ class User(_message.Message):
     """
     email: _builtins.str
     """Where the user gets mail: up to 254 characters, as the public Internet's mail has them (no quoted local
-    part, no address literal, no special-use domain such as `.local`). Unique among all users without regard
-    to case. Required.
+    part, no address literal, no special-use domain such as `.local`). Kept as it was sent. Required.
+
+    Unique among all users. Two emails are the same if their local parts differ only in case (by Unicode's simple case
+    folding, so no letter ever counts as several: `ß` is not `ss`) or in how accents are composed (NFC), and their
+    domains are one domain in IDNA 2008, after the mapping of UTS 46: `Bücher.example` is `xn--bcher-kva.example`, and
+    `straße.example` is not `strasse.example`.
     """
     display_name: _builtins.str
     """How to address the user, in any script; up to 200 characters, no control characters."""
@@ -226,7 +230,7 @@ class LookupUserRequest(_message.Message):
 
     EMAIL_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The email, in any case. Required."""
+    """The email, in any form that is the same by the rule of `User.email`. Required."""
     def __init__(
         self,
         *,

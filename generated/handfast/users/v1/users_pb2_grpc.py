@@ -99,7 +99,8 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LookupUser(self, request, context):
-        """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none.
+        """Finds the one user who has an email, by the rule of `User.email`. The user may write it otherwise than the caller:
+        mail goes to `user.email` of the answer. NOT_FOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

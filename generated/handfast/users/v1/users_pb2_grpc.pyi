@@ -45,7 +45,9 @@ class UserServiceStub:
     GetUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.GetUserResponse]
     """Reads one user. NOT_FOUND when there is none."""
     LookupUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.LookupUserRequest, _users_pb2.LookupUserResponse]
-    """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none."""
+    """Finds the one user who has an email, by the rule of `User.email`. The user may write it otherwise than the caller:
+    mail goes to `user.email` of the answer. NOT_FOUND when there is none.
+    """
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_users_pb2.BatchGetUsersRequest, _users_pb2.BatchGetUsersResponse]
     """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
     they do not fit into a reply; 50 always do.
@@ -76,7 +78,9 @@ class UserServiceAsyncStub(UserServiceStub):
     GetUser: _aio.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.GetUserResponse]  # type: ignore[assignment]
     """Reads one user. NOT_FOUND when there is none."""
     LookupUser: _aio.UnaryUnaryMultiCallable[_users_pb2.LookupUserRequest, _users_pb2.LookupUserResponse]  # type: ignore[assignment]
-    """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none."""
+    """Finds the one user who has an email, by the rule of `User.email`. The user may write it otherwise than the caller:
+    mail goes to `user.email` of the answer. NOT_FOUND when there is none.
+    """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_users_pb2.BatchGetUsersRequest, _users_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
     """Reads several users. What is missing is listed, not refused. RESOURCE_EXHAUSTED (`RESPONSE_TOO_LARGE`) when together
     they do not fit into a reply; 50 always do.
@@ -122,7 +126,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.LookupUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.LookupUserResponse, _abc.Awaitable[_users_pb2.LookupUserResponse]]:
-        """Finds the one user who has an email, without regard to case. NOT_FOUND when there is none."""
+        """Finds the one user who has an email, by the rule of `User.email`. The user may write it otherwise than the caller:
+        mail goes to `user.email` of the answer. NOT_FOUND when there is none.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetUsers(

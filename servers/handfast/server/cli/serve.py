@@ -20,8 +20,10 @@ def run(name: str, flags: Mapping[str, Any]) -> int:
 
     # Imported only now: a mistake in the settings is told at once, and a signal meanwhile is not lost. The server
     # is imported by name, so that its process never loads another's code.
+    from handfast.server.chassis.logs import log
     from handfast.server.chassis.server import Server, StartError
 
+    log.configure(settings.name, settings.log_level)  # before the database is upgraded, which has things to tell
     module = importlib.import_module(f"handfast.server.{settings.name}.server")
     try:
         server: Server = module.build(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.transactions.participant import Resources
+from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import EmailTaken
 from handfast.server.users.tables import users
 from handfast.users.v1.users_pb2 import User
@@ -50,8 +50,3 @@ class UserResources(Resources[User]):
 
     def taken(self, value: str) -> Exception:
         return EmailTaken()
-
-
-def email_claim(email: str) -> str:
-    """The unique value of an email: without regard to case, nor to how letters with accents are composed."""
-    return "email:" + unicodedata.normalize("NFC", email.casefold())

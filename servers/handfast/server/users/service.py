@@ -9,8 +9,8 @@ from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests.paging import page_token
 from handfast.server.transactions.participant import Participant
 from handfast.server.users import changes, validation
+from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import NoUserHasEmail, UserNotFound
-from handfast.server.users.resources import email_claim
 from handfast.users.v1 import users_pb2 as pb
 from handfast.users.v1.users_pb2_grpc import UserServiceServicer
 

@@ -11,6 +11,7 @@ hand (`redaction.py`), and exceptions are cleaned, too (`tracebacks.py`).
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import sys
@@ -58,8 +59,11 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make a
 _MAX_NAME = 200  # an unknown method can have any name
 
 
+@functools.cache
 def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWriter:
-    """Sends all that structlog and `logging` log in this process to `stream`, stderr by default."""
+    """Sends all that structlog and `logging` log in this process to `stream`, stderr by default. Where it does so
+    already, nothing changes.
+    """
     writer = LogWriter(stream or sys.stderr.buffer)
     atexit.register(writer.flush)
 

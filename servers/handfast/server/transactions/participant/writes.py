@@ -156,8 +156,10 @@ class Writes(Generic[M]):
                 raise _Blocked(f"A unique value of {key}", pending)
             if pending is not None:
                 holder = store.claims.holder_within(connection, pending, value)
-            if value in new and holder not in (None, key):
-                raise resources.taken(value)
+            if holder not in (None, key):
+                if value in new:
+                    raise resources.taken(value)
+                continue  # it was never this one's: two had it already when it became unique
             next_holder = key if value in new else None
             if stage:
                 change = ClaimChange(stage.number, value, next_holder)
