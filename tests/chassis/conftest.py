@@ -84,6 +84,9 @@ class Running:
         return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(sample + " ")), -1)
 
 
+StartServer = Callable[..., Running]
+
+
 class Failure:
     """An error as its caller sees it, with its details unpacked."""
 
@@ -160,6 +163,24 @@ def running(log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
     yield running
     running.channel.close()
     server.stop()
+
+
+@pytest.fixture
+def start(log: io.BytesIO, writer: LogWriter) -> Iterator[StartServer]:
+    """Starts a server with what `new_server` takes; it is stopped at the end."""
+    started: list[Running] = []
+
+    def start(**settings: Any) -> Running:
+        servicer = new_users()
+        server = new_server(servicer, **settings)
+        server.start()
+        started.append(Running(servicer, server, log, writer))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.channel.close()
+        running.server.stop()
 
 
 @pytest.fixture

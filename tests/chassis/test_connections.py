@@ -19,27 +19,7 @@ from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests import http2
 
-from .conftest import Failure, Running, new_server, new_users
-
-StartServer = Callable[..., Running]
-
-
-@pytest.fixture
-def start(log: Any, writer: Any) -> Iterator[StartServer]:
-    """Starts a server with these settings, whose GetUser notes by which connection it was called."""
-    started: list[Running] = []
-
-    def start(**settings: Any) -> Running:
-        servicer = new_users()
-        server = new_server(servicer, **settings)
-        server.start()
-        started.append(Running(servicer, server, log, writer))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.channel.close()
-        running.server.stop()
+from .conftest import Failure, Running, StartServer
 
 
 def note_peers(running: Running) -> set[str]:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import CollectorRegistry
 
@@ -18,6 +19,7 @@ from tests.eventually import eventually
 
 from .conftest import Running, new_server, new_users
 
+HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 NO_CONTEXT: Any = None
 FOUND = users_pb2.GetUserResponse()
@@ -46,7 +48,7 @@ def checking(log: Any, writer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def comes_to(running: Running, status: int) -> bool:
     """Whether the server comes to say so of itself as a whole and of its service, by health and in its metrics."""
-    names = ("", "handfast.users.v1.UserService")
+    names = ("", "readiness", "handfast.users.v1.UserService")
     ready = 1.0 if status == SERVING else 0.0
     return bool(
         eventually(
@@ -74,6 +76,21 @@ def test_health_follows_a_check_to_and_fro_and_calls_are_served_all_the_while(ch
     assert running.get_user(lambda _request, _context: FOUND) == FOUND
     away.clear()
     assert comes_to(running, SERVING)
+
+
+def test_a_server_is_alive_though_it_is_not_ready(checking: Checking) -> None:
+    def check() -> None:
+        raise ConnectionError("gone")
+
+    running = checking(check)
+    assert comes_to(running, NOT_SERVING)
+    watch = running.health.Watch(HealthCheckRequest(service="liveness"), timeout=20)
+    assert next(watch).status == SERVING
+    assert running.health.Check(HealthCheckRequest(service="liveness")).status == SERVING
+    listed = running.health.List(HealthListRequest()).statuses
+    assert {name for name, answer in listed.items() if answer.status == SERVING} == {"liveness"}
+    running.server.stop()
+    assert list(watch) == []
 
 
 def test_a_check_that_does_not_come_back_counts_as_failed(checking: Checking, gate: threading.Event) -> None:

@@ -18,6 +18,7 @@ from tests.eventually import PATIENCE, eventually
 
 from .conftest import Failure, Running, new_server, new_users
 
+HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
 FOUND = users_pb2.GetUserResponse()
 
 
@@ -173,20 +174,12 @@ def test_a_watcher_that_leaves_is_recorded_as_gone(running: Running) -> None:
     assert running.call_log("watcher")["grpc.code"] == "Canceled"
 
 
-def test_more_watchers_than_there_are_threads_for_are_refused_and_checks_are_answered(running: Running) -> None:
-    request, pool = health_pb2.HealthCheckRequest(), '{pool="watches"}'
-    limit = int(running.metric(f"handfast_calls_limit{pool}"))
-    assert eventually(lambda: running.metric(f"handfast_calls_in_flight{pool}") == 0)
-    watches = [running.health.Watch(request) for _ in range(limit)]
-    for watch in watches:
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-    with pytest.raises(grpc.RpcError) as caught:
-        next(running.health.Watch(request))
-    assert Failure(caught.value).info.reason == "OVERLOADED"
-    assert running.health.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
-    for watch in watches:
-        watch.cancel()
-    assert eventually(lambda: running.metric(f"handfast_calls_in_flight{pool}") == 0)
+def test_health_lists_what_it_knows(running: Running) -> None:
+    names = ["", "readiness", "liveness", "handfast.users.v1.UserService"]
+    listed = running.health.List(HealthListRequest()).statuses
+    assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(
+        names, health_pb2.HealthCheckResponse.SERVING
+    )
 
 
 def test_health_answers_though_all_threads_are_busy(running: Running, gate: threading.Event) -> None:

@@ -26,6 +26,9 @@ from handfast.server.chassis.logs.redaction import PersonalData
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
 
+STREAM_IDLE_TIMEOUT = 30.0
+"""Seconds that a call may keep a thread waiting for its caller."""
+
 _NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: only a later version may have more parts, and none is `ff`;
@@ -52,12 +55,14 @@ class Pool:
     """Threads that serve some methods and no others. Calls that wait for each other need different pools: when
     all threads of one wait for calls that queue behind them, nothing moves again.
 
-    `queue` is how many calls may wait for a thread; further ones are refused. None: any number.
+    `queue` is how many calls may wait for a thread; further ones are refused. None: any number. `stream_idle_timeout`
+    is how many seconds a call may keep a thread waiting for its caller: for a request, or until a reply is taken.
     """
 
     name: str
     threads: int
     queue: int | None = 256
+    stream_idle_timeout: float = STREAM_IDLE_TIMEOUT
 
     @property
     def limit(self) -> float:
@@ -69,7 +74,8 @@ class Pool:
 class Method:
     """What is known of a method before anybody calls it.
 
-    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it.
+    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it. The
+    handler of one that `pushes` hands its call over to an `Outlet`, and ends.
     """
 
     path: str
@@ -79,10 +85,13 @@ class Method:
     domain: str
     pool: Pool
     refuses_transactions: bool = False
+    pushes: bool = False
 
     @property
-    def streams_requests(self) -> bool:
-        return self.type in ("client_stream", "bidi_stream")
+    def outlasts_its_handler(self) -> bool:
+        """Whether only the end of a call tells how it ended. Where requests stream, they can run out before grpcio says
+        that the caller left: the handler then ends as if all were well."""
+        return self.pushes or self.type in ("client_stream", "bidi_stream")
 
     @classmethod
     def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool) -> Method:
@@ -123,6 +132,9 @@ class Call:
     context            grpcio's own, once a handler has the call
     tolerance          how many seconds before the deadline a caller that leaves does so for the deadline
     over, stopping     the caller has left; the server stops. The handler may run on
+    waiting_since      since when it keeps its thread waiting for the caller, in seconds of `time.monotonic()`
+    cancel             ends it with a code and a message; None before a thread has it
+    cut                why the server ended it, if it did
     uninterrupted, wakes    how `interrupts.py` stops what the handler waits for
     """
 
@@ -140,6 +152,9 @@ class Call:
     tolerance: float = 0.0
     over: bool = False
     stopping: bool = False
+    waiting_since: float | None = None
+    cancel: Callable[[int, str], object] | None = None
+    cut: str = ""
     uninterrupted: bool = False
     repeated: frozenset[str] = frozenset()
     wakes: Wakes | None = None

@@ -1,4 +1,5 @@
-"""Lets a call that is over stop waiting: its caller has left, its deadline has passed, or the server stops.
+"""Lets a call that is over stop waiting: its caller has left, its deadline has passed, or the server stops. And ends
+one that keeps its thread waiting for the caller.
 
 What waits within a call (for the database, a lock, a peer, the next attempt) does so in a block that says how to wake
 it. Outside of calls, and in `uninterrupted` blocks, nothing is woken.
@@ -131,11 +132,11 @@ class Interrupter(threading.Thread):
 
     @property
     def running(self) -> int:
-        """How many calls have a handler."""
+        """How many calls have a thread."""
         return len(self._running)
 
     def begin(self, call: Call) -> None:
-        """A handler starts on the call."""
+        """A thread starts on the call."""
         self._running.add(call)
         if self._stopping:  # looked at after it was added: `interrupt_all` may be under way
             call.stopping = True
@@ -169,6 +170,7 @@ class Interrupter(threading.Thread):
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
                 for call in self._running.copy():
+                    _cut_idle(call)
                     if call.wakes is not None and why_over(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
@@ -179,6 +181,15 @@ def _wakes_of(call: Call) -> Wakes:
         with _making:
             call.wakes = call.wakes or Wakes()
     return call.wakes
+
+
+def _cut_idle(call: Call) -> None:
+    since, cancel, limit = call.waiting_since, call.cancel, call.method.pool.stream_idle_timeout
+    if since is None or cancel is None or call.cut or time.monotonic() - since < limit:
+        return
+    call.cut = f"The server waited {limit:g} seconds for the caller, who neither sent a request nor took a reply."
+    call.log["error.message"] = call.cut
+    cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.cut)
 
 
 def _wake(call: Call) -> None:

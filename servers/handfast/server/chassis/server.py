@@ -39,8 +39,7 @@ from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
 _HEALTH_POOL = Pool("health", 2, queue=None)
-_WATCH_POOL = Pool("watches", 100, queue=0)  # one thread for each, as sending waits for who does not read
-_REFLECTION_POOL = Pool("reflection", 2)
+_REFLECTION_POOL = Pool("reflection", 256, stream_idle_timeout=5.0)  # tools keep streams open, and do nothing with them
 _UNKNOWN_POOL = Pool("unknown", 1)
 # These only guard memory: what grpcio itself refuses has no details.
 _GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT
@@ -108,20 +107,20 @@ class Server:
         names = [service.descriptor.full_name for service in services]
         self._health = Health(names)
         operations = self._operations(domain, names)
-        main_pool = Pool("calls", settings.threads, settings.queue)
+        main_pool = Pool("calls", settings.threads, settings.queue, settings.stream_idle_timeout)
         methods = {
             method.path: method for service in services for method in _methods(service, service.pool or main_pool)
         }
         for service in operations:
             for method in _methods(service, service.pool or main_pool):
                 methods[method.path] = replace(method, refuses_transactions=False)
-        methods[WATCH] = replace(methods[WATCH], pool=_WATCH_POOL)  # or watchers would keep checks from being answered
+        methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
         self.metrics = Metrics([*methods.values(), unknown])
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
-        self._executor = CallExecutor()
         self.interrupter = Interrupter()
+        self._executor = CallExecutor(self.interrupter)
         own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
         self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})

@@ -58,7 +58,8 @@ class ServerSettings:
 
     `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
     `metrics_listen` left empty is the same host on `listen`'s port + 100. `threads` answer calls; `queue` is
-    how many may wait for one before further ones are refused; `grace` is the time in seconds that
+    how many may wait for one before further ones are refused; `stream_idle_timeout` is how many seconds one may keep a
+    thread waiting for its caller; `grace` is the time in seconds that
     calls in flight get to end when the server stops. `max_connection_age` and `max_connection_age_grace` are those of
     gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md) in seconds; an age of 0 is none.
     `processor` is the number of the one that all Python of this server runs on, or `any`.
@@ -83,6 +84,12 @@ class ServerSettings:
     threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
     queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
     grace: float = field(default=10.0, metadata={"help": "seconds that calls in flight get to end when a server stops"})
+    stream_idle_timeout: float = field(
+        default=30.0,
+        metadata={
+            "help": "seconds that a call may keep a thread waiting for its next request, or until it takes a reply"
+        },
+    )
     max_connection_age: float = field(
         default=1800.0,
         metadata={"help": "seconds, give or take a tenth, after which a client is asked to connect anew; 0 for never"},
@@ -117,7 +124,7 @@ class ServerSettings:
         self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
         self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
         self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {shown(self.grace)}")
-        for each in ("max_connection_age", "max_connection_age_grace"):
+        for each in ("stream_idle_timeout", "max_connection_age", "max_connection_age_grace"):
             age: float = getattr(self, each)
             self.require(each, 0 <= age <= MAX_AGE, f"must be from 0 to {MAX_AGE} seconds, not {age:g}")
         self.require(

@@ -2,11 +2,13 @@
 
 grpcio submits each call to one executor. This one picks the pool that the call's method names, and closes the call's
 record when grpcio is done with it: also when the deadline or a cancellation came while the call was queued, so that
-no handler ever saw it. Its threads are daemons: a handler that will not end does not hold the process.
+no handler ever saw it. Threads start as they are needed, and are daemons: a handler that will not end does not hold
+the process.
 """
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import queue
 import threading
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handfast.server.chassis.call import Pool
+from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.observe.record import RECORD, Record
 
 _T = TypeVar("_T")
@@ -31,23 +34,46 @@ class _Job:
     record: Record
 
 
+class _Threads:
+    """Those of one pool. Jobs are put by grpcio's polling thread alone."""
+
+    def __init__(self, pool: Pool, run: Callable[[_Job], None]) -> None:
+        self._pool, self._run_job = pool, run
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._idle: collections.deque[None] = collections.deque()  # one for each that waits for a job
+        self.threads: list[threading.Thread] = []
+
+    def put(self, job: _Job) -> None:
+        self._jobs.put(job)
+        try:
+            self._idle.pop()
+        except IndexError:
+            if len(self.threads) < self._pool.threads:
+                name = f"{self._pool.name}-{len(self.threads)}"
+                self.threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self.threads[-1].start()
+
+    def stop(self) -> None:
+        """Lets each end when it becomes idle."""
+        for _ in self.threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._run_job(job)
+            del job  # or the call lives on until the next one comes
+            self._idle.append(None)
+
+
 class CallExecutor(futures.Executor):
-    def __init__(self) -> None:
+    def __init__(self, interrupter: Interrupter) -> None:
+        self._interrupter = interrupter
         self.calls_are_cut = False
         """Set before the server cancels what is still running."""
-        self._pools: dict[Pool, queue.SimpleQueue[_Job | None]] = {}
-        self._threads: list[threading.Thread] = []
+        self._pools: dict[Pool, _Threads] = {}
 
     def add(self, pool: Pool) -> None:
-        """Starts the threads of a pool, unless it was added before."""
-        if pool in self._pools:
-            return
-        jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._pools[pool] = jobs
-        for number in range(pool.threads):
-            thread = threading.Thread(target=self._work, args=(jobs,), name=f"{pool.name}-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._pools.setdefault(pool, _Threads(pool, self._run))
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> futures.Future[_T]:
         # grpcio submits `Context.run` of the context that the interceptors ran in.
@@ -59,28 +85,27 @@ class CallExecutor(futures.Executor):
 
     def stop(self, timeout: float) -> bool:
         """Lets the threads end as they become idle; False where some were busy for `timeout` seconds more."""
-        for pool, jobs in self._pools.items():
-            for _ in range(pool.threads):
-                jobs.put(None)
+        for pool in self._pools.values():
+            pool.stop()
         end = time.monotonic() + timeout
-        for thread in self._threads:
+        threads = [thread for pool in self._pools.values() for thread in pool.threads]
+        for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
-        while (job := jobs.get()) is not None:
-            self._run(job)
-            del job  # or the call lives on until the next one comes
+        return not any(thread.is_alive() for thread in threads)
 
     def _run(self, job: _Job) -> None:
+        record = job.record
+        if record.refused is None:
+            call = record.call
+            call.cancel = job.arguments[1].call.cancel
+            call.waiting_since = time.monotonic()  # for its request
+            self._interrupter.begin(call)
         try:
             job.future.set_result(job.run(*job.arguments))
         except BaseException as error:
             job.future.set_exception(error)
-        record = job.record
-        if record.refused is None and record.call.method.streams_requests:
-            # The requests can run out before grpcio says that the caller left: the handler then ends as if all were
-            # well, and only the end of the call tells.
+        if record.refused is None and record.call.method.outlasts_its_handler:
+            record.call.waiting_since = None
             record.when_over(lambda: self._close(job))
         else:
             self._close(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,13 +64,15 @@ class Observe(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        observed = of_bytes(handler, self._observing(handler))
+        observed = of_bytes(handler, self._observing(handler, method))
         if method is not self._unknown:  # anybody can make up names without end
             self._handlers[path] = observed
         return observed
 
-    def _observing(self, handler: Handler) -> Behavior:
+    def _observing(self, handler: Handler, method: Method) -> Behavior:
         behavior = behavior_of(handler)
+        if method.pushes:
+            return self._pushing(behavior)
         return self._stream(behavior) if handler.response_streaming else self._unary(behavior)
 
     def _unary(self, behavior: Behavior) -> Behavior:
@@ -91,7 +94,9 @@ class Observe(grpc.ServerInterceptor):
             try:
                 for reply in behavior(_counted(request, record), context):
                     record.call.send_initial_metadata()
+                    record.call.waiting_since = time.monotonic()
                     yield reply
+                    record.call.waiting_since = None
                     record.sent += 1
                 record.call.send_initial_metadata()
             finally:
@@ -99,11 +104,24 @@ class Observe(grpc.ServerInterceptor):
 
         return observed
 
+    def _pushing(self, behavior: Behavior) -> Behavior:
+        def observed(request: Any, context: grpc.ServicerContext, _send: object) -> None:
+            record = self._begin(context)
+            try:
+                behavior(_counted(request, record), context)
+            finally:
+                record.code = _code(context)
+                self._interrupter.end(record.call)
+
+        # This is how grpcio knows a handler whose replies come later. It would send them by `_send`, which waits.
+        observed.experimental_non_blocking = True  # type: ignore[attr-defined]
+        return observed
+
     def _begin(self, context: grpc.ServicerContext) -> Record:
         record = RECORD.get()
         call = record.call
         call.begin(context)
-        self._interrupter.begin(call)
+        call.waiting_since = None
 
         def over() -> None:
             record.note_over()
@@ -123,9 +141,14 @@ def _counted(request: bytes | Iterator[bytes], record: Record) -> bytes | Iterat
 
 
 def _counting(requests: Iterator[bytes], record: Record) -> Iterator[bytes]:
+    call = record.call
+    call.waiting_since = time.monotonic()
     for request in requests:
+        call.waiting_since = None
         record.received += 1
         yield request
+        call.waiting_since = time.monotonic()
+    call.waiting_since = None
 
 
 def _code(context: grpc.ServicerContext) -> grpc.StatusCode:

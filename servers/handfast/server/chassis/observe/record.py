@@ -75,14 +75,18 @@ class Record:
         """The call is over, and its handler has ended: the executor says so once. `deadline` is in seconds since the
         epoch, far in the future where there is none."""
         self.seconds = time.perf_counter() - self.started
-        if not status_sent:
+        if self.call.cut and (self.code is None or not status_sent):
+            self.code = grpc.StatusCode.DEADLINE_EXCEEDED
+        elif not status_sent:
             self.code = self._code_of_a_cut_call(deadline, server_stopped)
         elif self.code is None:
             # Without a handler, grpcio answers just one thing: that a unary call came without its request.
             self.code = grpc.StatusCode.UNIMPLEMENTED
         for report in self.reporters:
             report(self)
-        self.call.context = None  # grpcio's context leads back to the call: a cycle for the garbage collector
+        self.call.context = self.call.cancel = (
+            None  # what grpcio's context leads to is a cycle for the garbage collector
+        )
 
     def _code_of_a_cut_call(self, deadline: float, server_stopped: bool) -> grpc.StatusCode:
         left = deadline - (self.over or time.time())

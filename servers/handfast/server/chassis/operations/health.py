@@ -2,34 +2,42 @@
 
 That of grpcio-health-checking sends to watchers under the lock that a watcher needs to leave. Sending waits until the
 watcher reads and for the one polling thread of grpcio, and leaving runs on it: so a watcher that left in the wrong
-moment, or does not read, would stop the whole server. Here each Watch has a thread that sends to it alone and holds no
-lock meanwhile; whoever has news leaves word, and waits for nobody.
+moment, or does not read, would stop the whole server. Here whoever has news leaves it at each watcher's outlet, and
+waits for nobody; a watcher costs no thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health
+from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.server.chassis.errors import NotFound, reason_name
+from handfast.server.chassis.observe.outlet import Outlet
 
 WATCH = f"/{health.SERVICE_NAME}/Watch"
-"""The path of the method that needs threads of its own, one for each watcher."""
+"""The path of the method that pushes."""
+LIVENESS = "liveness"
+"""The name under which a server is SERVING as long as it can answer: one that waits for its database needs no restart.
+Kubernetes suggests this name, and the next, for its probes."""
+READINESS = "readiness"
+"""Another name for the server as a whole."""
 
 
 class UnknownService(NotFound):
     reason = reason_name(Reason, Reason.REASON_UNKNOWN_SERVICE)
 
     def __init__(self, service: str) -> None:
-        super().__init__(f"This server has no service {service!r}.", service=service)
+        super().__init__(f"This server has no service {service}.", service=service)
 
 
 class Health(HealthServicer):
@@ -39,37 +47,35 @@ class Health(HealthServicer):
     """
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._services = frozenset((health.OVERALL_HEALTH, *services))
-        self._status: int = HealthCheckResponse.NOT_SERVING
+        self._following = (health.OVERALL_HEALTH, READINESS, *services)
+        self._statuses: dict[str, Any] = dict.fromkeys(self._following, HealthCheckResponse.NOT_SERVING)
+        self._statuses[LIVENESS] = HealthCheckResponse.SERVING
         self._stopping = False
         self._lock = threading.Lock()
-        self._watchers: set[threading.Event] = set()  # each is set when there is news
+        self._watchers: dict[Outlet, str] = {}  # each with what it watches
 
     def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
-        if request.service not in self._services:
+        if (status := self._statuses.get(request.service)) is None:
             raise UnknownService(request.service)
-        return HealthCheckResponse(status=self._status)
+        return HealthCheckResponse(status=status)
+
+    def List(self, request: Any, context: grpc.ServicerContext) -> Any:
+        # Its types leave this out; versions of grpcio-health-checking that do so, too, do not offer the method.
+        response: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined]
+        return response(statuses={name: HealthCheckResponse(status=each) for name, each in self._statuses.items()})
 
     def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:
         """Tells how things are, and again when that has changed. Who reads slowly misses what did not last."""
-        known = request.service in self._services
-        told: int | None = None
-        news = threading.Event()
-        self._watchers.add(news)
-        try:
-            context.add_callback(news.set)
-            while context.is_active():
-                stopping = self._stopping  # looked at first, as it is set last
-                status = self._status if known else HealthCheckResponse.SERVICE_UNKNOWN
-                if status != told:
-                    told = status
-                    yield HealthCheckResponse(status=status)
-                if stopping:
-                    return
-                news.wait()
-                news.clear()
-        finally:
-            self._watchers.discard(news)
+        watcher = Outlet(context)
+        with self._lock:  # or news could come before what was before it
+            watcher.send(self._news(request.service))
+            if self._stopping:
+                watcher.end()
+            else:
+                self._watchers[watcher] = request.service
+        if not context.add_callback(leave := partial(self._forget, watcher)):
+            leave()
+        return iter(())
 
     @staticmethod
     def descriptor() -> ServiceDescriptor:
@@ -86,11 +92,22 @@ class Health(HealthServicer):
         """Turns everything NOT_SERVING for good, and lets the watches end once they were told."""
         self._turn(HealthCheckResponse.NOT_SERVING, for_good=True)
 
+    def _forget(self, watcher: Outlet) -> None:
+        self._watchers.pop(watcher, None)  # without the lock: on grpcio's polling thread nothing may wait
+
     def _turn(self, status: int, *, for_good: bool = False) -> None:
         with self._lock:
             if self._stopping:
                 return
-            self._status = status
+            before = self._statuses.copy()
+            self._statuses |= dict.fromkeys(self._following, status)
             self._stopping = for_good
-        for news in self._watchers.copy():
-            news.set()
+            for watcher, service in self._watchers.copy().items():
+                if self._statuses.get(service) != before.get(service):
+                    watcher.send(self._news(service))
+                if for_good:
+                    watcher.end()
+
+    def _news(self, service: str) -> bytes:
+        status = self._statuses.get(service, HealthCheckResponse.SERVICE_UNKNOWN)
+        return HealthCheckResponse(status=status).SerializeToString()

@@ -1,0 +1,233 @@
+"""Calls that are held open, by watchers, tools or callers that hang, keep nobody else from being answered."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+
+from handfast.server.chassis import server as server_module
+from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.operations import readiness
+from handfast.server.chassis.server import Server
+from handfast.server.process.settings import ServerSettings
+from tests import http2
+from tests.eventually import PATIENCE, eventually
+
+from .conftest import Failure, Running, StartServer, new_users
+from .made_up import service_of_texts
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+MANY = 300
+PER_CONNECTION = 50
+NAME = "handfast.test.Held"
+METHODS = {"Echo": (False, False), "Spell": (False, True), "Join": (True, False), "Double": (True, True)}
+TYPES = {"Echo": "unary", "Spell": "server_stream", "Join": "client_stream", "Double": "bidi_stream"}
+THREADS = 2
+LIMIT = 0.5
+"""Seconds that a call may keep a thread waiting."""
+
+
+class Held:
+    def __init__(self) -> None:
+        self.working = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def Echo(self, request: StringValue, _context: grpc.ServicerContext) -> StringValue:
+        if request.value == "work":
+            self.working.release()
+            self.gate.wait(PATIENCE)
+        return request
+
+    def Spell(self, request: StringValue, _context: grpc.ServicerContext) -> Iterator[StringValue]:
+        for letter in request.value:
+            yield StringValue(value=letter)
+
+    def Join(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> StringValue:
+        return StringValue(value="".join(request.value for request in requests))
+
+    def Double(self, requests: Iterator[StringValue], _context: grpc.ServicerContext) -> Iterator[StringValue]:
+        for request in requests:
+            yield StringValue(value=2 * request.value)
+
+
+@pytest.fixture
+def servicer() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def held(servicer: Held, log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
+    settings = ServerSettings(name="test", listen="127.0.0.1:0", threads=THREADS, grace=0.3, stream_idle_timeout=LIMIT)
+    server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS, servicer)])
+    server.start()
+    running = Running(new_users(), server, log, writer)
+    yield running
+    running.channel.close()
+    server.stop()
+
+
+@pytest.fixture
+def requests() -> Iterator[Callable[..., Iterator[bytes]]]:
+    """Requests after which nothing comes, nor an end, until the test ends."""
+    end = threading.Event()
+
+    def some(*texts: str) -> Iterator[bytes]:
+        for text in texts:
+            yield StringValue(value=text).SerializeToString()
+        end.wait(2 * PATIENCE)
+
+    yield some
+    end.set()
+
+
+def call(held: Running, method: str, requests: Iterator[bytes], request_id: str) -> Any:
+    """A call whose requests stream, whatever the method is."""
+    return held.channel.stream_stream(f"/{NAME}/{method}")(requests, metadata=(("x-request-id", request_id),))
+
+
+def echo(held: Running) -> bytes:
+    text = StringValue(value="hello").SerializeToString()
+    reply: bytes = held.channel.unary_unary(f"/{NAME}/Echo")(text, timeout=2 * PATIENCE)
+    return reply
+
+
+def cut(pending: Any) -> Failure:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(pending)
+    return Failure(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_request_that_never_comes_holds_no_thread_for_long(
+    held: Running, requests: Callable[..., Iterator[bytes]], method: str
+) -> None:
+    labels = f'grpc_code="DeadlineExceeded",grpc_method="{method}",grpc_service="{NAME}",grpc_type="{TYPES[method]}"'
+    pending = [call(held, method, requests(), f"silent-{method}-{number}") for number in range(THREADS)]
+    assert echo(held)
+    for number, each in enumerate(pending):
+        failure = cut(each)
+        assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "waited 0.5 seconds for the caller" in failure.message
+        line = held.call_log(f"silent-{method}-{number}")
+        assert (line["grpc.code"], line["error.message"]) == ("DeadlineExceeded", failure.message)
+    assert eventually(lambda: held.server.interrupter.running == 0)
+    assert held.metric(f"grpc_server_handled_total{{{labels}}}") == THREADS
+
+
+@pytest.mark.parametrize("method", ["Join", "Double"])
+def test_nor_does_one_that_does_not_come_after_others(
+    held: Running, requests: Callable[..., Iterator[bytes]], method: str
+) -> None:
+    pending = [call(held, method, requests("a", "b"), f"stalled-{method}-{number}") for number in range(THREADS)]
+    assert echo(held)
+    assert {cut(each).code for each in pending} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def test_nor_does_a_reply_that_nobody_takes(held: Running) -> None:
+    request = StringValue(value="abc").SerializeToString()
+    with ExitStack() as unread:
+        for number in range(THREADS):
+            headers = [(b"x-request-id", f"untaken-{number}".encode())]
+            unread.enter_context(http2.unread(held.server.address, f"/{NAME}/Spell".encode(), request, headers))
+        assert echo(held)
+        for number in range(THREADS):
+            assert held.call_log(f"untaken-{number}")["grpc.code"] == "DeadlineExceeded"
+
+
+def test_a_handler_may_work_for_longer(held: Running, servicer: Held) -> None:
+    text = StringValue(value="work").SerializeToString()
+    pending = held.channel.unary_unary(f"/{NAME}/Echo").future(text, timeout=2 * PATIENCE)
+    assert servicer.working.acquire(timeout=PATIENCE)
+    time.sleep(2 * LIMIT)
+    servicer.gate.set()
+    assert pending.result() == text
+
+
+@pytest.fixture
+def connections() -> Iterator[Callable[[str], Any]]:
+    """Channels with a connection of their own, as streams of one are limited."""
+    with ExitStack() as closing:
+        yield lambda address: closing.enter_context(
+            grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),))
+        )
+
+
+def test_watchers_cost_no_thread_and_are_all_told(
+    start: StartServer, connections: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "INTERVAL", 0.01)
+    away = threading.Event()
+
+    def check() -> None:
+        if away.is_set():
+            raise ConnectionError("gone")
+
+    running = start(checks=[check])
+    assert running.health.Check(HealthCheckRequest()).status == SERVING
+    threads = named("health")
+    watches: list[Any] = []
+    for _ in range(MANY // PER_CONNECTION):
+        health: Any = HealthStub(connections(running.server.address))
+        watches += [health.Watch(HealthCheckRequest()) for _ in range(PER_CONNECTION)]
+    assert {next(watch).status for watch in watches} == {SERVING}
+    assert running.health.Check(HealthCheckRequest(), timeout=PATIENCE).status == SERVING
+    assert running.metric('handfast_calls_in_flight{pool="health"}') == MANY
+    assert named("health") <= threads + 1  # this server's second
+    away.set()
+    assert {next(watch).status for watch in watches} == {NOT_SERVING}
+    for watch in watches:
+        watch.cancel()
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
+
+
+def named(pool: str) -> int:
+    """How many threads of a pool there are in this process."""
+    return sum(thread.name.startswith(f"{pool}-") for thread in threading.enumerate())
+
+
+def reflection(channel: Any, version: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        ServerReflectionRequest.SerializeToString,
+        ServerReflectionResponse.FromString,
+    )
+    return method
+
+
+@pytest.mark.parametrize("versions", [["v1"], ["v1alpha"], ["v1", "v1alpha"]])
+def test_reflection_answers_beside_streams_that_are_idle(
+    start: StartServer, connections: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, versions: Sequence[str]
+) -> None:
+    monkeypatch.setattr(
+        server_module, "_REFLECTION_POOL", replace(server_module._REFLECTION_POOL, stream_idle_timeout=LIMIT)
+    )
+    running = start()
+    end = threading.Event()
+
+    def idle() -> Iterator[ServerReflectionRequest]:
+        yield ServerReflectionRequest(list_services="*")
+        end.wait(2 * PATIENCE)
+
+    streams = []
+    for number in range(MANY // PER_CONNECTION):
+        ask = reflection(connections(running.server.address), versions[number % len(versions)])
+        streams += [ask(idle()) for _ in range(PER_CONNECTION)]
+    for version in ("v1", "v1alpha"):
+        question = iter([ServerReflectionRequest(list_services="*")])
+        (answer,) = reflection(running.channel, version)(question, timeout=2 * PATIENCE)
+        assert answer.list_services_response.service
+    end.set()
+    for stream in streams:
+        stream.cancel()
