@@ -25,6 +25,7 @@ from handfast.client.aio import connect as aio_connect
 from handfast.client.calls import CallFuture, CallIterator
 from handfast.users.v1.users_pb2 import GetUserRequest
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
+from tests.eventually import eventually
 
 from .backend import WITHOUT_CONTRACT, Backend
 from .test_every_face import ASYNCIO, SYNC, Way, requests_written, seen, seen_asynchronously, unary, whole
@@ -284,7 +285,7 @@ def test_a_stream_tells_an_interceptor_when_it_is_over(backend: Backend) -> None
         noting.outcomes[0].add_done_callback(over.append)
         assert list(responses) == [b"1", b"2"]
         assert responses.exception(timeout=60) is None
-        assert over == [responses]
+        assert eventually(lambda: over == [responses])
 
         backend.fail(1000, GONE)
         responses = stub(b"")
@@ -343,8 +344,10 @@ def test_opentelemetry_ends_a_span_for_each_call_with_the_code_of_that_call(
     backend.fail_with(whole(GONE))
     with channel(backend.address) as opened:
         seen(opentelemetry_channel(opened, client_interceptor()))
-    codes = [(span.attributes or {})["rpc.grpc.status_code"] for span in spans.get_finished_spans()]
-    assert codes == [GONE.value[0]] * len(SYNC)
+    # A thread of gRPC ends the spans of futures and streams, some time after their callers know.
+    assert eventually(lambda: len(spans.get_finished_spans()) == len(SYNC))
+    codes = {(span.attributes or {})["rpc.grpc.status_code"] for span in spans.get_finished_spans()}
+    assert codes == {GONE.value[0]}
 
 
 @pytest.mark.usefixtures("opentelemetry")
