@@ -55,6 +55,6 @@ UP_SETTINGS = (
     *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
 )
 ADDRESS_SETTINGS = (
-    Setting("first_port", "that of `handfast up`, where the suite is its", str(FIRST_PORT), _first_port, "PORT"),
+    Setting("first_port", "first port of a suite of `handfast up`", str(FIRST_PORT), _first_port, "PORT"),
     *(_BY_NAME[f"{server}_address"] for server in SERVERS),
 )
