@@ -84,6 +84,18 @@ class Running:
         return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(sample + " ")), -1)
 
 
+CHECKING_HEALTH = (
+    (
+        "grpc.service_config",
+        json.dumps(
+            {
+                "loadBalancingConfig": [{"round_robin": {}}],
+                "healthCheckConfig": {"serviceName": "handfast.users.v1.UserService"},
+            }
+        ),
+    ),
+)
+"""Options of a client that asks no server whose health is not SERVING (proposal A17 of gRPC): it watches each."""
 StartServer = Callable[..., Running]
 
 

@@ -18,8 +18,9 @@ from handfast.server.chassis.operations.health import WATCH
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests import http2
+from tests.eventually import PATIENCE
 
-from .conftest import Failure, Running, StartServer
+from .conftest import CHECKING_HEALTH, Failure, Running, StartServer
 
 
 def note_peers(running: Running) -> set[str]:
@@ -42,6 +43,13 @@ def calls_go_on(address: str, enough: Callable[[], bool]) -> None:
                 pending.result()
 
 
+def calls_go_on_while_health_is_good(address: str, enough: Callable[[], bool]) -> None:
+    with grpc.insecure_channel(address, CHECKING_HEALTH) as opened:
+        users = UserServiceStub(opened)
+        while not enough():
+            users.GetUser(GetUserRequest(), timeout=PATIENCE)
+
+
 def calls_go_on_asynchronously(address: str, enough: Callable[[], bool]) -> None:
     async def call() -> None:
         async with aio.channel(address) as opened:
@@ -52,7 +60,7 @@ def calls_go_on_asynchronously(address: str, enough: Callable[[], bool]) -> None
     asyncio.run(call())
 
 
-@pytest.mark.parametrize("calls_go_on", [calls_go_on, calls_go_on_asynchronously])
+@pytest.mark.parametrize("calls_go_on", [calls_go_on, calls_go_on_asynchronously, calls_go_on_while_health_is_good])
 def test_clients_connect_anew_when_their_connection_is_old_and_lose_no_call(
     start: StartServer, calls_go_on: Callable[[str, Callable[[], bool]], None]
 ) -> None:

@@ -22,10 +22,12 @@ from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.operations import readiness
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
+from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests import http2
 from tests.eventually import PATIENCE, eventually
 
-from .conftest import Failure, Running, StartServer, new_users
+from .conftest import CHECKING_HEALTH, Failure, Running, StartServer, new_users
 from .made_up import service_of_texts
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -156,16 +158,16 @@ def test_a_handler_may_work_for_longer(held: Running, servicer: Held) -> None:
 
 
 @pytest.fixture
-def connections() -> Iterator[Callable[[str], Any]]:
+def connections() -> Iterator[Callable[..., Any]]:
     """Channels with a connection of their own, as streams of one are limited."""
     with ExitStack() as closing:
-        yield lambda address: closing.enter_context(
-            grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),))
+        yield lambda address, options=(): closing.enter_context(
+            grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1), *options))
         )
 
 
-def test_watchers_cost_no_thread_and_are_all_told(
-    start: StartServer, connections: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+def test_watchers_cost_no_thread_are_all_told_and_keep_clients_that_check_health_working(
+    start: StartServer, connections: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "INTERVAL", 0.01)
     away = threading.Event()
@@ -185,11 +187,14 @@ def test_watchers_cost_no_thread_and_are_all_told(
     assert running.health.Check(HealthCheckRequest(), timeout=PATIENCE).status == SERVING
     assert running.metric('handfast_calls_in_flight{pool="health"}') == MANY
     assert named("health") <= threads + 1  # this server's second
+    running.servicer.behavior = lambda request, context: GetUserResponse()
+    users = UserServiceStub(connections(running.server.address, CHECKING_HEALTH))
+    assert users.GetUser(GetUserRequest(), timeout=PATIENCE) == GetUserResponse()
     away.set()
     assert {next(watch).status for watch in watches} == {NOT_SERVING}
     for watch in watches:
         watch.cancel()
-    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 1)  # the client's
 
 
 def named(pool: str) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
 
 from handfast.accounts.v1 import accounts_pb2
 from handfast.preferences.v1 import preferences_pb2
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
+from tests.eventually import PATIENCE
 from tests.grpcurl.tool import Grpcurl
 
 EVERY_SERVER = {
@@ -33,6 +38,29 @@ CONTRACTS = {
 @pytest.mark.parametrize("server", SERVED)
 def test_a_server_lists_its_services(grpcurl: Grpcurl, addresses: dict[str, str], server: str) -> None:
     assert set(grpcurl.services(addresses[server])) == SERVED[server] | EVERY_SERVER
+
+
+def test_it_lists_them_beside_streams_that_do_nothing(grpcurl: Grpcurl, addresses: dict[str, str]) -> None:
+    address, end = addresses["users"], threading.Event()
+    opened: Any
+    with grpc.insecure_channel(address) as opened:
+        streams = [
+            opened.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")(nothing(end))
+            for version in ("v1", "v1alpha")
+            for _ in range(20)
+        ]
+        try:
+            assert "handfast.users.v1.UserService" in grpcurl.services(address)
+        finally:
+            end.set()
+            for stream in streams:
+                stream.cancel()
+
+
+def nothing(end: threading.Event) -> Iterator[bytes]:
+    """Requests that never come."""
+    end.wait(2 * PATIENCE)
+    yield from ()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +104,9 @@ def test_one_method_is_described_by_its_name(grpcurl: Grpcurl, addresses: dict[s
 
 @pytest.mark.parametrize("server", SERVED)
 def test_health(grpcurl: Grpcurl, addresses: dict[str, str], server: str) -> None:
-    for service in ("", *SERVED[server]):
+    names = ("", "liveness", "readiness", *SERVED[server])
+    for service in names:
         answer = grpcurl.call(addresses[server], "grpc.health.v1.Health/Check", {"service": service})
         assert answer == {"status": "SERVING"}
+    listed = grpcurl.call(addresses[server], "grpc.health.v1.Health/List", {})["statuses"]
+    assert listed == {name: {"status": "SERVING"} for name in names}

@@ -10,7 +10,8 @@
             print(error.reason, error.request_id)
 
 Such a channel gives each call a deadline and a request id, repeats it on UNAVAILABLE where its contract makes
-that safe, and raises typed errors. It needs nothing for a new method or service: `SomeStub(channel("host:50051"))`.
+that safe, raises typed errors, and gives up a connection that goes silent for another. It needs nothing for a new
+method or service: `SomeStub(channel("host:50051"))`.
 
 suite.py             `connect`, `Suite`: the suite's own services
 channel.py           `channel`: the same for any address
@@ -22,7 +23,7 @@ and behind them
 addresses.py         where the services are
 arguments.py         what may be given with a channel or a call
 methods.py           what happens to each call on its way out
-options.py           how gRPC is set up, retries above all
+options.py           how gRPC is set up: retries, signs of life, proxies
 multicallables.py    what `stub.Method` is on a synchronous channel
 failed_call.py       an error as a call that is over, which interceptors look at
 calls.py             what a synchronous call gives back before it is over
