@@ -41,6 +41,7 @@ class Users:
     """The participant."""
 
     def __init__(self, url: str, clock: Clock = now) -> None:
+        self._clock = clock
         self.coordinator = Coordinator()
         self.database = Database(url)
         upgrade(self.database, SCHEMA)
@@ -65,7 +66,7 @@ class Users:
         self._stage(transaction_id, user_id, number, None)
 
     def _stage(self, transaction_id: str, user_id: str, number: int, user: User | None) -> None:
-        stage = Stage(transaction_id, number, now() + MINUTE, transaction_id, b"")
+        stage = Stage(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
         reply = UpdateUserResponse(user=user)
         self.participant.writes.stage(
             stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse

@@ -1,0 +1,129 @@
+"""Local transactions run again where they certainly did not happen, and only there (rule 11)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from handfast.server.chassis.data import database as databases
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.errors import DatabaseConflict
+from tests.databases.postgresql import PostgreSQL
+from tests.eventually import PATIENCE
+
+BOTH = ("a", "b")
+
+
+@pytest.fixture
+def counters(server: PostgreSQL, empty_database: str) -> Iterator[Database]:
+    """Two counters, at 0, on PostgreSQL."""
+    server.execute(
+        "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+        "INSERT INTO counters VALUES ('a', 0), ('b', 0)",
+        database=empty_database,
+    )
+    with closing(Database(server.url(empty_database))) as database:
+        yield database
+
+
+def add(connection: sa.Connection, name: str) -> None:
+    connection.execute(sa.text("UPDATE counters SET value = value + 1 WHERE name = :name"), {"name": name})
+
+
+def values(database: Database) -> list[int]:
+    with database.read() as connection:
+        return [row.value for row in connection.execute(sa.text("SELECT value FROM counters ORDER BY name"))]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_one_whose_connection_is_lost_at_its_commit_is_not_run_again(
+    counters: Database, server: PostgreSQL, committed: bool
+) -> None:
+    runs = []
+
+    def work(connection: sa.Connection) -> None:
+        runs.append(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+        add(connection, "a")
+
+    @event.listens_for(counters.engine, "commit")
+    def lose(connection: sa.Connection) -> None:
+        if committed:
+            connection.connection.driver_connection.execute("COMMIT AND CHAIN")  # type: ignore[union-attr]
+        server.execute(f"SELECT pg_terminate_backend({runs[-1]}, 5000)")
+
+    with pytest.raises(DBAPIError):
+        counters.write(work)
+    event.remove(counters.engine, "commit", lose)
+    assert len(runs) == 1
+    assert values(counters) == [int(committed), 0]
+    counters.write(work)  # on another connection
+
+
+def test_one_that_lost_a_deadlock_is_run_again(counters: Database) -> None:
+    barrier = threading.Barrier(2)
+    runs: list[str] = []
+
+    def write(order: tuple[str, str]) -> None:
+        def work(connection: sa.Connection) -> None:
+            runs.append(order[0])
+            add(connection, order[0])
+            if len(runs) <= 2:
+                barrier.wait(PATIENCE)
+            add(connection, order[1])
+
+        counters.write(work)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, [("a", "b"), ("b", "a")]))
+    assert len(runs) == 3
+    assert values(counters) == [2, 2]
+
+
+def test_one_that_keeps_losing_gives_up_and_says_to_come_again(
+    counters: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "WRITE_ATTEMPTS", 3)
+    runs = []
+
+    def work(connection: sa.Connection) -> None:
+        runs.append(1)
+        connection.execute(sa.text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$"))
+
+    with pytest.raises(DatabaseConflict) as refused:
+        counters.write(work)
+    assert len(runs) == 3
+    assert refused.value.retry_after is not None
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001"])
+def test_what_lost_to_another_leaves_nothing_of_its_first_run(counters: Database, state: str) -> None:
+    runs = []
+
+    def work(connection: sa.Connection) -> None:
+        runs.append(1)
+        add(connection, "a")
+        if len(runs) == 1:
+            connection.execute(sa.text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"))
+
+    counters.write(work)
+    assert values(counters) == [1, 0]
+
+
+@pytest.mark.parametrize("state", ["23505", "55P03", "57014"])
+def test_no_other_failure_is_tried_again(counters: Database, state: str) -> None:
+    runs = []
+
+    def work(connection: sa.Connection) -> None:
+        runs.append(1)
+        connection.execute(sa.text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"))
+
+    with pytest.raises(DBAPIError):
+        counters.write(work)
+    assert len(runs) == 1

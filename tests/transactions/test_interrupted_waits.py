@@ -1,0 +1,106 @@
+"""A call that is over while it waits gives its place back: places are few, and nobody else would get it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import pytest
+
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.errors import CallCancelled
+from handfast.server.chassis.interrupts import Interrupter, pause
+from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions.participant import writes
+from handfast.server.transactions.participant.circuit import Circuit
+from tests.eventually import PATIENCE, eventually
+from tests.transactions.participants import Users, old_id
+
+METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
+TIMES = 3
+
+
+@pytest.fixture
+def interrupter() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    interrupter.start()
+    yield interrupter
+    interrupter.stop()
+
+
+def interrupted(interrupter: Interrupter, wait: Callable[[], object], waits: Callable[[], bool]) -> None:
+    """Serves a call that waits, and whose caller leaves then."""
+    call = Call.received(METHOD, METHOD.path, ())
+
+    def serve() -> None:
+        CURRENT.set(call)
+        interrupter.begin(call)
+        try:
+            wait()
+        finally:
+            interrupter.end(call)
+
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(copy_context().run, serve)
+        assert eventually(waits)
+        interrupter.interrupt(call)
+        with pytest.raises(CallCancelled):
+            served.result(PATIENCE)
+
+
+def test_a_write_that_waits_for_a_younger_transaction(
+    users: Users, interrupter: Interrupter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, younger = old_id(60), old_id(50)
+    users.stage(younger, "ada")
+    waiting = threading.Event()
+
+    def pausing(_seconds: float) -> None:
+        waiting.set()
+        pause(PATIENCE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writes, "pause", pausing)
+        for _ in range(TIMES):  # more often than there are places
+            waiting.clear()
+            interrupted(interrupter, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)
+    with ThreadPoolExecutor(1) as pool:
+        call = Call.received(METHOD, METHOD.path, ())
+
+        def stage() -> None:
+            CURRENT.set(call)
+            users.stage(older, "ada", email="older@example.com")
+
+        staged = pool.submit(copy_context().run, stage)
+        with pytest.raises(TimeoutError):
+            staged.result(0.1)
+        users.finish(younger, Outcome.ABORTED, 0)
+        staged.result(PATIENCE)
+
+
+def test_an_account_call_that_waits_for_its_turn(interrupter: Interrupter) -> None:
+    turns = Turns(waiting=1)
+
+    def wait() -> None:
+        with turns.of("ada"):
+            pytest.fail("somebody else has the turn")
+
+    with turns.of("ada"):
+        for _ in range(TIMES):
+            interrupted(interrupter, wait, lambda: turns._locks["ada"].waiting == 1)
+            assert turns.waiting == 0
+    with turns.of("ada"):
+        pass
+
+
+def test_a_call_that_waits_for_the_coordinator() -> None:
+    circuit = Circuit(room=1)
+    patience = []
+    for _ in range(TIMES):
+        with pytest.raises(CallCancelled), circuit.waiting() as seconds:
+            patience.append(seconds)
+            raise CallCancelled("")
+    assert len(set(patience)) == 1, "there is always room"
