@@ -99,7 +99,7 @@ def _code_of(error_class: type[DomainError]) -> grpc.StatusCode:
 
 
 def _add(status: Status, detail: Message) -> None:
-    status.details.add().Pack(detail)
+    status.details.add().Pack(detail, deterministic=True)  # the same error is the same bytes, here and elsewhere
 
 
 def _text(text: str) -> str:
