@@ -18,6 +18,7 @@ from tests.redaction import contracts, samples
 from tests.redaction.samples import Sample
 from tests.redaction.serve import CARELESS, WAYS
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 QUOTING = "quote"
 """The careless handler whose error tells callers what they sent, as no real one does."""
 
@@ -148,7 +149,8 @@ class Caller:
     def _send(self, case: Case, way: str, request: Any, sample: Sample, careless: str = "") -> ServiceError | None:
         stub = getattr(self._suite, case.method.full_name.split(".")[1])
         request_id = f"{case} {way}".replace(" ", "-")
-        metadata = [("x-request-id", request_id)] + [(CARELESS, careless)] * bool(careless)
+        metadata = [("x-request-id", request_id), ("traceparent", TRACEPARENT)]
+        metadata += [(CARELESS, careless)] * bool(careless)
         error = None
         try:
             getattr(stub, case.method.name)(request, metadata=metadata)
