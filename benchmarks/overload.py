@@ -127,7 +127,7 @@ class Probe(threading.Thread):
         self._answered = self._asked = 0
 
     def run(self) -> None:
-        options = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))  # a connection of its own
         with grpc.insecure_channel(self._address, options) as channel:
             health: Any = HealthStub(channel)
             while not self._stopping.wait(PROBE_EVERY):

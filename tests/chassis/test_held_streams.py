@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.observe import metrics
 from handfast.server.chassis.operations import readiness
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
@@ -178,7 +180,7 @@ def test_watchers_cost_no_thread_are_all_told_and_keep_clients_that_check_health
 
     running = start(checks=[check])
     assert running.health.Check(HealthCheckRequest()).status == SERVING
-    threads = named("health")
+    threads = threading.active_count()
     watches: list[Any] = []
     for _ in range(MANY // PER_CONNECTION):
         health: Any = HealthStub(connections(running.server.address))
@@ -186,7 +188,7 @@ def test_watchers_cost_no_thread_are_all_told_and_keep_clients_that_check_health
     assert {next(watch).status for watch in watches} == {SERVING}
     assert running.health.Check(HealthCheckRequest(), timeout=PATIENCE).status == SERVING
     assert running.metric('handfast_calls_in_flight{pool="health"}') == MANY
-    assert named("health") <= threads + 1  # this server's second
+    assert threading.active_count() < threads + MANY / 2
     running.servicer.behavior = lambda request, context: GetUserResponse()
     users = UserServiceStub(connections(running.server.address, CHECKING_HEALTH))
     assert users.GetUser(GetUserRequest(), timeout=PATIENCE) == GetUserResponse()
@@ -197,9 +199,27 @@ def test_watchers_cost_no_thread_are_all_told_and_keep_clients_that_check_health
     assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 1)  # the client's
 
 
-def named(pool: str) -> int:
-    """How many threads of a pool there are in this process."""
-    return sum(thread.name.startswith(f"{pool}-") for thread in threading.enumerate())
+def test_checks_are_answered_beside_those_that_never_come(
+    start: StartServer, requests: Callable[..., Iterator[bytes]]
+) -> None:
+    running = start()
+    check = running.channel.stream_stream("/grpc.health.v1.Health/Check")
+    pending = [check(requests()) for _ in range(PER_CONNECTION)]
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == PER_CONNECTION)
+    assert running.health.Check(HealthCheckRequest(), timeout=PATIENCE).status == SERVING
+    for each in pending:
+        each.cancel()
+
+
+def test_a_connection_for_metrics_that_asks_for_nothing_is_closed(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics, "METRICS_TIMEOUT", 0.1)
+    running = start()
+    with socket.create_connection(("127.0.0.1", running.server.metrics_port), PATIENCE) as connection:
+        assert connection.recv(1) == b""
+    assert capfd.readouterr().err == ""
+    assert running.metric("handfast_ready") == 1
 
 
 def reflection(channel: Any, version: str) -> Callable[..., Any]:

@@ -38,8 +38,9 @@ from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 
-_HEALTH_POOL = Pool("health", 2, queue=None)
-_REFLECTION_POOL = Pool("reflection", 256, stream_idle_timeout=5.0)  # tools keep streams open, and do nothing with them
+# Whoever asks for these sends little, and at once. Tools keep streams of reflection open, and do nothing with them.
+_HEALTH_POOL = Pool("health", 64, queue=None, stream_idle_timeout=5.0)
+_REFLECTION_POOL = Pool("reflection", 256, stream_idle_timeout=5.0)
 _UNKNOWN_POOL = Pool("unknown", 1)
 # These only guard memory: what grpcio itself refuses has no details.
 _GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -26,6 +27,8 @@ from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import Record
 from handfast.server.chassis.observe.status_codes import GO_NAMES
 
+METRICS_TIMEOUT = 10.0
+"""Seconds that a connection to `/metrics` may keep its thread waiting."""
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -118,6 +121,19 @@ def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:
     return answer
 
 
+def _for_a_while(handler: Any) -> Any:
+    """Each connection has a thread of its own. This ends those that do not say what they want, or do not take it."""
+
+    class Handler(handler):  # type: ignore[misc]
+        timeout = METRICS_TIMEOUT
+
+        def handle(self) -> None:
+            with suppress(TimeoutError):
+                super().handle()
+
+    return Handler
+
+
 class MetricsEndpoint:
     """Serves `/metrics` by HTTP. Raises OSError where the address cannot be had; port 0 takes any free one."""
 
@@ -126,6 +142,7 @@ class MetricsEndpoint:
         thread: threading.Thread
         server, thread = start_http_server(port, host, registry)
         server.set_app(_only_metrics(server.get_app()))
+        server.RequestHandlerClass = _for_a_while(server.RequestHandlerClass)
         self._server, self._thread = server, thread
         self.port = server.server_port
 
