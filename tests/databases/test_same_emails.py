@@ -7,7 +7,8 @@ from __future__ import annotations
 import importlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -316,22 +317,37 @@ def test_of_two_open_transactions_that_take_one_email_the_older_gets_it(by_the_o
         assert users.stub.GetUser(GetUserRequest(user_id="one")).user.email == "eve@bücher.example.com"
 
 
-def test_more_users_than_are_read_at_once_are_all_looked_at(new_url: str) -> None:
-    count = 2500
+def user_row(user_id: str, email: str) -> dict[str, Any]:
+    values = {"user_id": user_id, "email": email, "display_name": "", "locale": "", "time_zone": "", "labels": {}}
+    times = {"create_time": 1, "update_time": 1, "etag": "x"}
+    return {**values, **times, "present": True, "last_transaction_id": ""}
+
+
+def write_by_the_old_rule(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    connection.execute(sa.insert(tables.users), rows)
+    claims = [{"value": old_rule(row["email"]), "holder": row["user_id"]} for row in rows]
+    connection.execute(sa.insert(tables.participant.claims), claims)
+
+
+def test_more_users_than_are_read_at_once_are_all_looked_at(by_the_old_rule: Write, new_url: str) -> None:
+    emails = {f"u{number:05}": f"u{number}@straße.de" for number in range(2500)}
+    by_the_old_rule(lambda _: None)
     with closing(Database(new_url)) as database:
-        upgrade(database, SCHEMA)
-
-        def insert(connection: sa.Connection) -> None:
-            rows = [{"user_id": f"u{number:05}", "email": f"u{number}@straße.de"} for number in range(count)]
-            values = {"display_name": "", "locale": "", "time_zone": "", "labels": {}, "create_time": 1}
-            more = {"update_time": 1, "etag": "x", "present": True, "last_transaction_id": ""}
-            connection.execute(sa.insert(tables.users), [{**row, **values, **more} for row in rows])
-            claims = sa.table("claims", sa.column("value"), sa.column("holder"))
-            connection.execute(
-                sa.insert(claims), [{"value": old_rule(row["email"]), "holder": row["user_id"]} for row in rows]
-            )
-            connection.exec_driver_sql(f"UPDATE {SCHEMA.version_table} SET version_num = '0002'")
-
-        database.write(insert)
+        rows = [user_row(*each) for each in emails.items()]
+        database.write(lambda connection: write_by_the_old_rule(connection, rows))
     assert upgraded(new_url) == []
-    assert claims_in(new_url) == {email_claim(f"u{number}@straße.de"): f"u{number:05}" for number in range(count)}
+    assert claims_in(new_url) == {email_claim(email): user_id for user_id, email in emails.items()}
+
+
+def test_a_write_that_is_under_way_is_waited_for(by_the_old_rule: Write, new_url: str) -> None:
+    by_the_old_rule(lambda _: None)
+    with closing(Database(new_url)) as database, ThreadPoolExecutor(1) as threads:
+        if database.dialect == "sqlite":
+            pytest.skip("SQLite has one writer at a time by itself")
+        with database.engine.begin() as connection:
+            write_by_the_old_rule(connection, [user_row("cy", "cy@straße.de")])
+            upgrading = threads.submit(upgraded, new_url)
+            waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass")
+            assert eventually(lambda: upgrading.done() or connection.execute(waiting).scalar_one())
+        upgrading.result()
+    assert claims_in(new_url) == {email_claim("cy@straße.de"): "cy"}
