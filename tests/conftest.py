@@ -39,6 +39,14 @@ def running(database_urls: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def transactions_database_url(running: Process, database_urls: dict[str, str]) -> str:
+    """The database of the shared coordinator."""
+    return database_urls.get(
+        "HANDFAST_TRANSACTIONS_DATABASE_URL", f"sqlite:///{running.errors.parent}/data/transactions.sqlite3"
+    )
+
+
+@pytest.fixture(scope="session")
 def addresses(running: Process) -> dict[str, str]:
     names = ("users", "preferences", "accounts")
     return {name: f"127.0.0.1:{running.first_port + offset}" for offset, name in enumerate(names)}

@@ -26,7 +26,7 @@ from tests.cli.processes import CLEAN, Process, Result, run_process
 from tests.eventually import PATIENCE
 from tests.people import create_user
 from tests.project.commands import ROOT
-from tests.transactions.calls import Transaction
+from tests.transactions.calls import Transaction, commit_unasked
 
 Command = Callable[..., Result]
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -178,15 +178,30 @@ class TestDecided:
             "TEST",
         ]
 
-    def test_a_commit_of_more_than_was_staged_is_said_to_be_lost(
-        self, client: Suite, command: Command, ada: User
+    def test_a_commit_of_more_than_was_staged_is_said_to_be_lost_and_can_be_ended(
+        self, suite: Process, client: Suite, command: Command, ada: User
     ) -> None:
         tx = staged(client, ada)
-        tx.commit(users=2)
+        commit_unasked(f"sqlite:///{suite.errors.parent}/data/transactions.sqlite3", tx.id, users=2)
         result = command("resolve", tx.id)
         assert result.status == 2
         assert re.match(r"handfast: transactions: users at \S+ lost what was committed: ", result.stderr)
+        assert result.stderr.endswith("not to come back, --accept-loss users ends it without\n")
         assert in_words(result).startswith("Committed: all of it is visible")
+        for _ in range(2):
+            result = command("resolve", tx.id, "--accept-loss", "users")
+            assert (result.status, result.stderr) == (0, "")
+            assert in_words(result).endswith("An operator let users finish it without what was lost there.")
+        assert command("resolve", tx.id).status == 0
+        with pytest.raises(NotFound):  # what was staged is applied: it deleted her
+            client.users.UpdateUser(UpdateUserRequest(user=ada))
+
+    def test_nobody_accepts_the_loss_of_who_has_no_part_in_it(self, client: Suite, command: Command, ada: User) -> None:
+        tx = staged(client, ada)
+        tx.commit()
+        result = command("resolve", tx.id, "--accept-loss", "preferences")
+        assert (result.status, result.stdout) == (2, "")
+        assert "participants[0]: has no part in what was decided" in result.stderr
 
 
 UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"

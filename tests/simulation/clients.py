@@ -44,6 +44,8 @@ class Transaction:
     deadline: int
     staged: dict[str, int] = field(default_factory=dict)
     """How many operations each participant has acknowledged."""
+    uncertain: bool = False
+    """Whether an operation was sent that nobody acknowledged."""
 
 
 class Client:
@@ -214,13 +216,48 @@ class Client:
         chance = self._rng.random()
         if chance < 0.1:
             self._world.log(self.name, f"dies in the middle of {tx.id}")
+        elif not tx.uncertain and self._rng.random() < self._world.profile.overcounting:
+            self._commit_too_much(tx)
         elif not tx.staged or chance < 0.25 or (refused and chance < 0.6):
             self._roll_back(tx)
         else:
             self._commit(tx)
 
+    def _commit_too_much(self, tx: Transaction) -> None:
+        """Which is refused, but for a participant that does not answer."""
+        named = dict(tx.staged)
+        participant = self._rng.choice(("users", "preferences"))
+        named[participant] = named.get(participant, 0) + self._rng.randint(1, 2)
+        self._oracle.overcounted.add(tx.id)
+        for _ in range(REPEATS):
+            try:
+                self._suite.transactions.CommitTransaction(_commit_request(tx, named))
+            except ServiceError as error:
+                if definite(error):
+                    return
+                self._think()
+            else:
+                self._oracle.committed_as(tx.id, named, f"{self.name} was told COMMITTED")
+                return
+
+    def _accept_losses(self) -> None:
+        """As an operator does who knows what is lost for good."""
+        for id_ in sorted(self._oracle.overcounted):
+            committed = self._oracle.decisions.get(id_)
+            if committed:
+                request = pb.AcceptLossRequest(transaction_id=id_, participants=sorted(committed))
+                try:
+                    self._suite.transactions.AcceptLoss(request)
+                except ServiceError as error:
+                    self._world.log(self.name, f"could not accept the loss of {id_}: {error}")
+
     def _stage(self, tx: Transaction) -> bool | None:
         """Whether the operation is acknowledged; None where that is not known."""
+        acknowledged = self._try_to_stage(tx)
+        tx.uncertain = tx.uncertain or not acknowledged
+        return acknowledged
+
+    def _try_to_stage(self, tx: Transaction) -> bool | None:
         participant = self._rng.choice(("users", "users", "preferences"))
         method, request = self._operation(participant)
         number = tx.staged.get(participant, 0) + 1
@@ -263,13 +300,11 @@ class Client:
             self._roll_back(tx)
             return
         for _ in range(REPEATS):
-            request = pb.CommitTransactionRequest(
-                transaction_id=tx.id,
-                branches=[pb.TransactionBranch(participant=each, operation_count=named[each]) for each in named],
-            )
             try:
-                self._suite.transactions.CommitTransaction(request)
+                self._suite.transactions.CommitTransaction(_commit_request(tx, named))
             except ServiceError as error:
+                if error.reason == "OPERATIONS_MISSING":
+                    self._oracle.fail(f"{self.name} was refused to commit what was acknowledged: {error}")
                 if error.reason == "TRANSACTION_ABORTED":
                     self._oracle.doomed(tx.id, f"{self.name} was told ABORTED")
                 if definite(error):
@@ -438,3 +473,8 @@ class Client:
 
     def _think(self) -> None:
         self._world.scheduler.sleep(self._rng.randrange(50_000))
+
+
+def _commit_request(tx: Transaction, named: dict[str, int]) -> pb.CommitTransactionRequest:
+    branches = [pb.TransactionBranch(participant=each, operation_count=named[each]) for each in named]
+    return pb.CommitTransactionRequest(transaction_id=tx.id, branches=branches)

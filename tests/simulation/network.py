@@ -232,7 +232,11 @@ class Network:
                 reply = handler(request, context).SerializeToString()
             except Exception as raised:
                 error = to_status(raised, call)
-                if isinstance(raised, CommittedChangeLost) or error.code == grpc.StatusCode.INTERNAL.value[0]:
+                if isinstance(raised, CommittedChangeLost):
+                    world.found_lost(
+                        raised.values["transaction_id"], f"{process.name} answers {future.name}: {raised!r}"
+                    )
+                elif error.code == grpc.StatusCode.INTERNAL.value[0]:
                     world.log(process.name, str(call.log.get("exception", "")))
                     world.fail(f"{process.name} cannot answer {future.name}: {raised!r}")
             self._answer(future, process, method, reply, error, context.trailing_metadata())

@@ -53,6 +53,7 @@ class Profile:
     clients      how many there are: one of these
     accounts     how many they care about
     emails       how many there are for their users
+    overcounting how often a transaction by hand is committed with more than was staged
     moving       how often an update of a user takes another email
     thinking     how long a client waits between two actions, at the most
     operations   how many a transaction has that a client runs by hand: one of these
@@ -72,6 +73,7 @@ class Profile:
     accounts: int = 3
     emails: int = 4
     moving: float = 0.4
+    overcounting: float = 0.0
     thinking: float = 1.0
     operations: tuple[int, ...] = (1, 2, 3, 4)
     timeouts: tuple[int, ...] = (1, 2, 5)
@@ -144,6 +146,16 @@ PROFILES: Mapping[str, Profile] = {
         actions={"transaction": 1},
         timeouts=(5,),
         skew=(0, 0.1),
+    ),
+    # Callers that commit what they never staged, while participants are out of reach; operators accept the loss.
+    "overcounting": Profile(
+        faults={"lost": (0.2, 0.4), "slow": (0.2, 0.4)},
+        actions={"transaction": 4, "update_account": 1, "update_user": 1, "get_user": 1, "accept_losses": 1},
+        timeouts=(1, 5),
+        skew=(0, 0.1),
+        overcounting=0.5,
+        finishing=0.4,
+        pruning=1.0,
     ),
 }
 

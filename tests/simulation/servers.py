@@ -16,6 +16,7 @@ from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
@@ -166,7 +167,9 @@ class CoordinatorServer(Server):
         turns: Any = NoTurns()
         coordinator = Coordinator(register, answers, finisher, turns, self.clock)
         self.serve("AccountService", AccountServicer(suite, coordinator))
-        self.serve("TransactionService", TransactionServicer(register, answers, finisher, self.clock))
+        self.serve(
+            "TransactionService", TransactionServicer(register, answers, finisher, Holdings(stubs, room=4), self.clock)
+        )
         self._register, self._tellers = register, list(finisher._tellers.values())
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:

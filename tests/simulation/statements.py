@@ -271,7 +271,7 @@ class SimulatedRegister(Register):
             found = [row["transaction_id"] for row in c.scan("decisions") if below(row)]
             return Result(rowcount=sum(c.delete("decisions", each, below) for each in found))
 
-        self._insert: Any = _insert_new("decisions", "transaction_id", {})
+        self._insert: Any = _insert_new("decisions", "transaction_id", {"loss_accepted": None})
         self._find: Any = found
         self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
 
@@ -285,6 +285,8 @@ class SimulatedRegister(Register):
             return found(c, {"ids": marked})
 
         self._mark_finished: Any = mark_finished
+        self._lock: Any = _select_for_update("decisions", "id_")
+        self._accept_loss: Any = _update("decisions", "id_")
         self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
         self._newest_finished: Any = lambda c, p: _newest_below(
             (row for row in c.scan("decisions") if row["finish_time"] is not None), p["horizon"]

@@ -11,6 +11,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from handfast.server.transactions.coordinator import service
+from handfast.server.transactions.coordinator.errors import OperationsMissing
 from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core import participant as participant_rules
 from handfast.server.transactions.core import pruning
@@ -265,6 +267,16 @@ def _join_the_question_under_way(self: CoordinatorResolver) -> None:
 _ask_next = CoordinatorResolver._ask_next
 
 
+# A commit is refused for what is missing only if nothing was decided meanwhile.
+
+
+def _check_held_once(self: service.TransactionServicer, commit: Decision) -> None:
+    if self._is_undecided(commit.transaction_id):
+        missing = self._holdings.less_than(commit, self._clock())
+        if missing:
+            raise OperationsMissing(commit.transaction_id, commit.branches, missing)
+
+
 WITHOUT: dict[str, Without] = {
     "write-once decision": Without("rivals", patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
     "nothing forgotten without a decision": Without(
@@ -320,6 +332,9 @@ WITHOUT: dict[str, Without] = {
             (pruning, "limit", _noting_what_is_wanted),
             (pruning, "next_horizon", lambda horizon, after_forgotten: max(horizon, _Wanted.limit)),
         ),
+    ),
+    "no refusal of what was decided meanwhile": Without(
+        "late", patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
     ),
     "a pending claim is a conflict": Without(
         "swaps", patches=_patch(writes.Writes, "_claim", _claim_by_the_holder_alone)

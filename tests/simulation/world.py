@@ -21,8 +21,8 @@ from handfast.server.chassis import call
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
-from handfast.server.transactions.coordinator import coordinator, finisher, service
-from handfast.server.transactions.participant import circuit, resolver, sweeper, writes
+from handfast.server.transactions.coordinator import coordinator, finisher, register, service
+from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.users import changes as users_changes
 from tests.simulation.clients import Client
@@ -165,6 +165,7 @@ class World:
             self.scheduler.now += 40 * SECOND
             acts = [(server, act) for server in self.all_servers for _, act in server.background()]
             self._do([partial(server.attempt, act) for server, act in acts])
+            self._do([self.clients[0]._accept_losses])
 
     def _check_free(self) -> None:
         for name in ("users", "preferences"):
@@ -259,8 +260,15 @@ class World:
 
     def background_failed(self, who: str, error: Exception) -> None:
         expected = isinstance(error, DomainError | ServiceError | DBAPIError)
-        if not expected or isinstance(error, CommittedChangeLost):
+        if isinstance(error, CommittedChangeLost):
+            self.found_lost(error.values["transaction_id"], f"{who}, in the background: {error!r}")
+        elif not expected:
             self.fail(f"{who}, in the background: {error!r}")
+
+    def found_lost(self, transaction_id: str, what: str) -> None:
+        """Which only a commit can be that named more than was staged."""
+        if transaction_id not in self.oracle.overcounted:
+            self.fail(what)
 
     def mint(self) -> str:
         """A UUIDv7 by the clock of the process that asks."""
@@ -345,7 +353,7 @@ class Log:
 
     def error(self, event: str, **values: object) -> None:
         if "lost" in event:
-            _running.fail(f"{event}: {values}")
+            _running.found_lost(str(values.get("transaction_id")), f"{event}: {values}")
 
     exception = error
 
@@ -361,7 +369,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
     *((module, "new_id", _mint) for module in (coordinator, service)),
-    *((module, "_log", Log()) for module in (coordinator, finisher, sweeper)),
+    *((module, "_log", Log()) for module in (coordinator, finisher, finishing, register, sweeper)),
     (coordinator, "TIMEOUT", ACCOUNT_TIMEOUT),
 )
 

@@ -1,4 +1,6 @@
-"""The finisher stores what participants confirm, however often its database fails it; on a real database each."""
+"""The finisher stores what participants confirm, however often its database fails it, and does not let what waits for
+an operator cost much; on a real database each.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
-from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator import finisher as finisher_module
+from handfast.server.transactions.coordinator.finisher import BATCH, LONGEST_WITHOUT_WHOLE_PASS, Finisher
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -30,6 +33,41 @@ class Confirming:
         ids = [decision.transaction_id for decision in request.decisions]
         results = [pb.FinishedTransaction(transaction_id=id_, result=pb.FINISH_RESULT_CONFIRMED) for id_ in ids]
         return pb.FinishTransactionsResponse(results=results)
+
+
+class Losing:
+    """Stands for a participant that has lost what it is told to apply."""
+
+    def __init__(self, lost: Collection[str]) -> None:
+        self._lost = lost
+        self.told: list[str] = []
+
+    def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
+        ids = [decision.transaction_id for decision in request.decisions]
+        self.told += ids
+        results = [pb.FinishedTransaction(transaction_id=id_, result=self._result(id_)) for id_ in ids]
+        return pb.FinishTransactionsResponse(results=results)
+
+    def _result(self, id_: str) -> pb.FinishResult.ValueType:
+        return pb.FINISH_RESULT_LOST if id_ in self._lost else pb.FINISH_RESULT_CONFIRMED
+
+
+class Time:
+    """Stands for the module `time`: each look at it takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr(finisher_module, "time", time)
+    return time
 
 
 @pytest.fixture
@@ -87,3 +125,78 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
         finisher.stop(10)
     found, _ = register.find([id_])
     assert found[id_].finish_time is not None
+
+
+def commit(register: Register, count: int) -> list[str]:
+    ids = [new_id() for _ in range(count)]
+    for id_ in ids:
+        register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
+    return ids
+
+
+def test_what_is_lost_is_told_again_with_growing_pauses(register: Register, time: Time) -> None:
+    (lost,) = commit(register, 1)
+    users = Losing([lost])
+    stubs: Any = {"users": users}
+    finisher = Finisher(register, stubs)
+    teller = finisher._tellers["users"]
+    teller._pass()
+    for count, pause in enumerate((5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600), start=1):
+        time.now += pause - 1.0
+        teller._pass()
+        assert len(users.told) == count
+        time.now += 1.0
+        teller._pass()
+        assert len(users.told) == count + 1
+    assert finisher.lost == 1
+    register.accept_loss(lost, ["users"])
+    users._lost = []
+    teller._pass()
+    assert register.count_unfinished() == 0
+    teller.look_at_everything()
+    teller._pass()
+    assert finisher.lost == 0
+
+
+def test_many_that_are_lost_are_not_read_in_every_pass(
+    register: Register, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = commit(register, 2 * BATCH)
+    users = Losing(lost)
+    stubs: Any = {"users": users}
+    finisher = Finisher(register, stubs)
+    teller = finisher._tellers["users"]
+    pages: list[str] = []
+    unfinished = register.unfinished
+
+    def page(after: str, limit: int) -> list[Decision]:
+        pages.append(after)
+        return unfinished(after, limit)
+
+    monkeypatch.setattr(register, "unfinished", page)
+    teller._pass()
+    teller.look_at_everything()
+    teller._pass()
+    assert sorted(users.told) == lost
+    assert pages == 2 * ["", lost[BATCH - 1], lost[-1]]
+    pages.clear()
+    (fine,) = commit(register, 1)
+    teller._pass()
+    assert pages == [lost[-1]]
+    assert users.told[-1] == fine
+    assert register.count_unfinished() == len(lost)
+    time.now += LONGEST_WITHOUT_WHOLE_PASS
+    teller._pass()
+    assert sorted(users.told) == sorted([*lost, *lost, fine])
+
+
+def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_accepted(register: Register) -> None:
+    id_ = new_id()
+    register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "gone": 1}))
+    stubs: Any = {"users": Confirming()}
+    teller = Finisher(register, stubs)._tellers["users"]
+    teller._pass()
+    assert register.count_unfinished() == 1
+    register.accept_loss(id_, ["gone"])
+    teller._pass()
+    assert register.count_unfinished() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from handfast.client import Suite, channel
@@ -20,7 +21,7 @@ from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant.errors import CommittedChangeLost, TransactionForgotten
-from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.transactions.participant.finishing import NO_LONGER_KNOWN, FinishResult
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import (
@@ -79,6 +80,40 @@ def test_one_branch_that_lost_something_holds_up_no_other(users: Users) -> None:
     with users.database.read() as connection:
         left = users.participant.store.branches.unfinished(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [lost]
+
+
+def test_a_branch_whose_loss_is_accepted_is_free_and_can_be_forgotten(users: Users) -> None:
+    overcounted, empty = old_id(60), old_id(50)
+    users.stage(overcounted, "ada")
+    for id_ in (overcounted, empty):
+        assert users.finish(id_, Outcome.COMMITTED, 2) is FinishResult.LOST
+    users.coordinator.decisions[overcounted] = Decision(overcounted, Outcome.COMMITTED, {"users": 2})
+    with pytest.raises(CommittedChangeLost):
+        users.stage(new_id(), "ada")
+    accepted = Decision(overcounted, Outcome.COMMITTED, {"users": 2}, loss_accepted=frozenset({"users"}))
+    users.coordinator.decisions[overcounted] = accepted
+    users.stage(new_id(), "ada")  # by whoever is in the way first
+    for _ in range(2):
+        for id_ in (overcounted, empty):
+            result = users.participant.finishing.finish(id_, Outcome.COMMITTED, 2, loss_accepted=True)
+            assert result is FinishResult.CONFIRMED
+    ada = users.participant.get("ada")
+    assert ada is not None
+    assert ada.last_transaction_id == overcounted
+    assert users.participant.sweeper.prune(now() - 10 * MICROSECONDS_PER_SECOND) == 2
+
+
+def test_who_is_told_a_commit_that_it_no_longer_knows_says_so_in_its_log(users: Users) -> None:
+    done = old_id(60)
+    users.stage(done, "ada")
+    users.finish(done, Outcome.COMMITTED, 1)
+    users.participant.sweeper.prune(now())
+    with structlog.testing.capture_logs() as lines:
+        for outcome, named in ((Outcome.ABORTED, 0), (Outcome.COMMITTED, 1)):
+            assert users.finish(done, outcome, named) is FinishResult.CONFIRMED
+    assert [(line["log_level"], line["event"], line["transaction_id"]) for line in lines] == [
+        ("warning", NO_LONGER_KNOWN, done)
+    ]
 
 
 def test_what_is_lost_is_counted_whoever_finds_it(users: Users) -> None:

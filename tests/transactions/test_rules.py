@@ -133,6 +133,17 @@ class TestFinishing:
         done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
         assert finish(done, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
 
+    def test_what_is_here_is_applied_once_the_loss_of_the_rest_is_accepted(self) -> None:
+        branch, operations = replace(OPEN, staged=1), [operation(1)]
+        assert finish(branch, operations, Outcome.COMMITTED, named=2) is participant.Lost.LOST
+        accepted = participant.finish(T, branch, "", operations, Outcome.COMMITTED, named=2, loss_accepted=True)
+        done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        assert accepted == participant.Finished(done, {"ada": b"image"}, frozenset())
+        for outcome, named in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
+            assert finish(done, [], outcome, named) is participant.Lost.LOST
+            confirmed = participant.finish(T, done, "", [], outcome, named, loss_accepted=True)
+            assert confirmed is participant.Confirmed.CONFIRMED
+
     def test_below_the_horizon_a_branch_that_is_not_there_was_finished(self) -> None:
         assert finish(None, [], Outcome.COMMITTED, named=1, horizon="t2") is participant.Confirmed.CONFIRMED
         assert close(None, horizon="t2").state is BranchState.FINISHED

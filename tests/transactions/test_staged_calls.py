@@ -29,7 +29,7 @@ from handfast.users.v1.users_pb2 import (
 )
 from tests.eventually import eventually
 from tests.people import create_user, new_email, new_id
-from tests.transactions.calls import Transaction
+from tests.transactions.calls import Transaction, commit_unasked
 
 
 def get(client: Suite, user_id: str) -> User:
@@ -250,11 +250,13 @@ class TestOperations:
 
 
 class TestOtherWriters:
-    def test_are_told_loudly_when_more_was_committed_than_was_staged(self, client: Suite) -> None:
+    def test_are_told_loudly_when_more_was_committed_than_was_staged(
+        self, client: Suite, transactions_database_url: str
+    ) -> None:
         ada = create_user(client)
         tx = Transaction(client)
         tx.stage("users", client.users.UpdateUser, rename(ada.user_id, "one"))
-        tx.commit(users=2)
+        commit_unasked(transactions_database_url, tx.id, users=2)
         with pytest.raises(FailedPrecondition) as refused:
             client.users.UpdateUser(rename(ada.user_id, "two"))
         assert (refused.value.reason, refused.value.retryable) == ("COMMITTED_CHANGE_LOST", False)

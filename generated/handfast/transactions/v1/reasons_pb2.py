@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&handfast/transactions/v1/reasons.proto\x12\x18handfast.transactions.v1*\xcc\x04\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREASON_TRANSACTION_NOT_FOUND\x10\x01\x12\x19\n\x15REASON_PENDING_CHANGE\x10\x02\x12\x1a\n\x16REASON_BRANCH_NOT_OPEN\x10\x03\x12!\n\x1dREASON_OPERATION_OUT_OF_ORDER\x10\x04\x12\x1c\n\x18REASON_OPERATION_CHANGED\x10\x05\x12\x1e\n\x1aREASON_TRANSACTION_ABORTED\x10\x06\x12 \n\x1cREASON_TRANSACTION_COMMITTED\x10\x07\x12\x19\n\x15REASON_COMMIT_CHANGED\x10\x08\x12 \n\x1cREASON_TRANSACTION_FORGOTTEN\x10\t\x12\"\n\x1eREASON_TRANSACTION_FROM_FUTURE\x10\n\x12\"\n\x1eREASON_COORDINATOR_UNAVAILABLE\x10\x0b\x12\x1a\n\x16REASON_OUTCOME_UNKNOWN\x10\x0c\x12\x1e\n\x1aREASON_TRANSACTION_EXPIRED\x10\r\x12\x15\n\x11REASON_NOT_STAGED\x10\x0e\x12 \n\x1cREASON_COMMITTED_CHANGE_LOST\x10\x0f\x12\x1b\n\x17REASON_TOO_MANY_CHANGES\x10\x10\x12\x15\n\x11REASON_CLOCK_SKEW\x10\x11\x12 \n\x1cREASON_TRANSACTION_TOO_LARGE\x10\x12\x42\x96\x01\n\x1c\x63om.handfast.transactions.v1B\x0cReasonsProtoP\x01ZKgithub.com/handfast/handfast/gen/go/handfast/transactions/v1;transactionsv1\xaa\x02\x18Handfast.Transactions.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&handfast/transactions/v1/reasons.proto\x12\x18handfast.transactions.v1*\x8f\x05\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREASON_TRANSACTION_NOT_FOUND\x10\x01\x12\x19\n\x15REASON_PENDING_CHANGE\x10\x02\x12\x1a\n\x16REASON_BRANCH_NOT_OPEN\x10\x03\x12!\n\x1dREASON_OPERATION_OUT_OF_ORDER\x10\x04\x12\x1c\n\x18REASON_OPERATION_CHANGED\x10\x05\x12\x1e\n\x1aREASON_TRANSACTION_ABORTED\x10\x06\x12 \n\x1cREASON_TRANSACTION_COMMITTED\x10\x07\x12\x19\n\x15REASON_COMMIT_CHANGED\x10\x08\x12 \n\x1cREASON_TRANSACTION_FORGOTTEN\x10\t\x12\"\n\x1eREASON_TRANSACTION_FROM_FUTURE\x10\n\x12\"\n\x1eREASON_COORDINATOR_UNAVAILABLE\x10\x0b\x12\x1a\n\x16REASON_OUTCOME_UNKNOWN\x10\x0c\x12\x1e\n\x1aREASON_TRANSACTION_EXPIRED\x10\r\x12\x15\n\x11REASON_NOT_STAGED\x10\x0e\x12 \n\x1cREASON_COMMITTED_CHANGE_LOST\x10\x0f\x12\x1b\n\x17REASON_TOO_MANY_CHANGES\x10\x10\x12\x15\n\x11REASON_CLOCK_SKEW\x10\x11\x12 \n\x1cREASON_TRANSACTION_TOO_LARGE\x10\x12\x12\x1d\n\x19REASON_OPERATIONS_MISSING\x10\x13\x12\"\n\x1eREASON_TRANSACTION_NOT_DECIDED\x10\x14\x42\x96\x01\n\x1c\x63om.handfast.transactions.v1B\x0cReasonsProtoP\x01ZKgithub.com/handfast/handfast/gen/go/handfast/transactions/v1;transactionsv1\xaa\x02\x18Handfast.Transactions.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\034com.handfast.transactions.v1B\014ReasonsProtoP\001ZKgithub.com/handfast/handfast/gen/go/handfast/transactions/v1;transactionsv1\252\002\030Handfast.Transactions.V1'
   _globals['_REASON']._serialized_start=69
-  _globals['_REASON']._serialized_end=657
+  _globals['_REASON']._serialized_end=724
 # @@protoc_insertion_point(module_scope)

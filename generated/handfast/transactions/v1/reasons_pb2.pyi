@@ -98,6 +98,15 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     would keep others from writing for too long. Roll it back, and do the work in several. Metadata:
     `transaction_id`, `max_operations`, `max_bytes`.
     """
+    REASON_OPERATIONS_MISSING: _Reason.ValueType  # 19
+    """FAILED_PRECONDITION. The commit names operations that a participant does not hold, so nothing was decided. Commit
+    what was acknowledged, or roll back. Metadata: `transaction_id`, `named`, `held` (both as `users: 2, …`, of the
+    participants that hold less than is named).
+    """
+    REASON_TRANSACTION_NOT_DECIDED: _Reason.ValueType  # 20
+    """FAILED_PRECONDITION. A loss can be accepted only of a transaction whose decision is kept. Metadata:
+    `transaction_id`, `state`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -180,5 +189,14 @@ REASON_TRANSACTION_TOO_LARGE: Reason.ValueType  # 18
 """FAILED_PRECONDITION. The transaction has more operations at this service than it may have, or larger ones: it
 would keep others from writing for too long. Roll it back, and do the work in several. Metadata:
 `transaction_id`, `max_operations`, `max_bytes`.
+"""
+REASON_OPERATIONS_MISSING: Reason.ValueType  # 19
+"""FAILED_PRECONDITION. The commit names operations that a participant does not hold, so nothing was decided. Commit
+what was acknowledged, or roll back. Metadata: `transaction_id`, `named`, `held` (both as `users: 2, …`, of the
+participants that hold less than is named).
+"""
+REASON_TRANSACTION_NOT_DECIDED: Reason.ValueType  # 20
+"""FAILED_PRECONDITION. A loss can be accepted only of a transaction whose decision is kept. Metadata:
+`transaction_id`, `state`.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -158,6 +158,7 @@ class Transaction(_message.Message):
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ABORT_REASON_FIELD_NUMBER: _builtins.int
+    LOSS_ACCEPTED_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """Identifies it: a UUIDv7 that the coordinator minted."""
     state: Global___TransactionState.ValueType
@@ -182,6 +183,10 @@ class Transaction(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When every participant had confirmed that it finished. Unset until then."""
 
+    @_builtins.property
+    def loss_accepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The participants that an operator let finish without what they have lost (see AcceptLoss)."""
+
     def __init__(
         self,
         *,
@@ -192,10 +197,11 @@ class Transaction(_message.Message):
         decide_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         abort_reason: _builtins.str = ...,
+        loss_accepted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "branches", b"branches", "deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "branches", b"branches", "deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time", "loss_accepted", b"loss_accepted", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,8 +267,9 @@ class CommitTransactionRequest(_message.Message):
     """The transaction. Required."""
     @_builtins.property
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionBranch]:
-        """Every participant with the number of operations that it acknowledged: 1 to 32, each once. The numbers are the
-        caller's word: what was acknowledged and is not named is dropped, and naming more loses data.
+        """Every participant with the number of operations that it acknowledged: 1 to 32, each once. What was acknowledged and
+        is not named is dropped. More than a participant holds is refused; but a participant that does not answer in time
+        is not waited for, and then the numbers are the caller's word.
         """
 
     def __init__(
@@ -352,6 +359,58 @@ class RollbackTransactionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackTransactionResponse: _TypeAlias = RollbackTransactionResponse  # noqa: Y015
+
+@_typing.final
+class AcceptLossRequest(_message.Message):
+    """Asks to let participants finish without what they have lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction. Required."""
+    @_builtins.property
+    def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The participants that may finish so: 1 to 32, each once, and each with a part in what was decided."""
+
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        participants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptLossRequest: _TypeAlias = AcceptLossRequest  # noqa: Y015
+
+@_typing.final
+class AcceptLossResponse(_message.Message):
+    """Answers AcceptLoss."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
+        """The transaction. It is finished within seconds, as soon as the participants answer."""
+
+    def __init__(
+        self,
+        *,
+        transaction: Global___Transaction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptLossResponse: _TypeAlias = AcceptLossResponse  # noqa: Y015
 
 @_typing.final
 class GetTransactionRequest(_message.Message):
@@ -572,22 +631,26 @@ class Decision(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     OPERATION_COUNT_FIELD_NUMBER: _builtins.int
+    LOSS_ACCEPTED_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     state: Global___TransactionState.ValueType
     """COMMITTED or ABORTED."""
     operation_count: _builtins.int
     """How many operations of this participant are committed; those beyond are dropped. 0 where ABORTED."""
+    loss_accepted: _builtins.bool
+    """Whether it may be finished without those that are lost here, as an operator accepted."""
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         state: Global___TransactionState.ValueType = ...,
         operation_count: _builtins.int = ...,
+        loss_accepted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_count", b"operation_count", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss_accepted", b"loss_accepted", "operation_count", b"operation_count", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

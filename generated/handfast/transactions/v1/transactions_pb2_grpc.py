@@ -70,6 +70,11 @@ class TransactionServiceStub(object):
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsRequest.SerializeToString,
                 response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsResponse.FromString,
                 _registered_method=True)
+        self.AcceptLoss = channel.unary_unary(
+                '/handfast.transactions.v1.TransactionService/AcceptLoss',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.FromString,
+                _registered_method=True)
         self.ListTransactions = channel.unary_unary(
                 '/handfast.transactions.v1.TransactionService/ListTransactions',
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListTransactionsRequest.SerializeToString,
@@ -100,7 +105,7 @@ class TransactionServiceServicer(object):
 
     def CommitTransaction(self, request, context):
         """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-        transaction was rolled back before.
+        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +127,15 @@ class TransactionServiceServicer(object):
 
     def BatchGetTransactions(self, request, context):
         """Tells what became of several transactions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptLoss(self, request, context):
+        """Lets participants finish a transaction though they cannot follow its decision, by what they have lost: they apply
+        what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
+        come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +175,11 @@ def add_TransactionServiceServicer_to_server(servicer, server):
                     servicer.BatchGetTransactions,
                     request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsRequest.FromString,
                     response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsResponse.SerializeToString,
+            ),
+            'AcceptLoss': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLoss,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.SerializeToString,
             ),
             'ListTransactions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransactions,
@@ -314,6 +333,33 @@ class TransactionService(object):
             '/handfast.transactions.v1.TransactionService/BatchGetTransactions',
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsRequest.SerializeToString,
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.BatchGetTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptLoss(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.TransactionService/AcceptLoss',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.FromString,
             options,
             channel_credentials,
             insecure,

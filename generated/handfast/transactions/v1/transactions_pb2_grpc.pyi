@@ -50,7 +50,7 @@ class TransactionServiceStub:
     """Mints a transaction: its id and its deadline. Nothing is stored."""
     CommitTransaction: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CommitTransactionRequest, _transactions_pb2.CommitTransactionResponse]
     """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-    transaction was rolled back before.
+    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
     """
     RollbackTransaction: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.RollbackTransactionRequest, _transactions_pb2.RollbackTransactionResponse]
     """Rolls a transaction back. FAILED_PRECONDITION when it was committed before."""
@@ -58,6 +58,11 @@ class TransactionServiceStub:
     """Tells what became of a transaction, by its id or by the request id of an account call."""
     BatchGetTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]
     """Tells what became of several transactions."""
+    AcceptLoss: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.AcceptLossRequest, _transactions_pb2.AcceptLossResponse]
+    """Lets participants finish a transaction though they cannot follow its decision, by what they have lost: they apply
+    what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
+    come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
+    """
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]
     """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
@@ -81,7 +86,7 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     """Mints a transaction: its id and its deadline. Nothing is stored."""
     CommitTransaction: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CommitTransactionRequest, _transactions_pb2.CommitTransactionResponse]  # type: ignore[assignment]
     """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-    transaction was rolled back before.
+    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
     """
     RollbackTransaction: _aio.UnaryUnaryMultiCallable[_transactions_pb2.RollbackTransactionRequest, _transactions_pb2.RollbackTransactionResponse]  # type: ignore[assignment]
     """Rolls a transaction back. FAILED_PRECONDITION when it was committed before."""
@@ -89,6 +94,11 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     """Tells what became of a transaction, by its id or by the request id of an account call."""
     BatchGetTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]  # type: ignore[assignment]
     """Tells what became of several transactions."""
+    AcceptLoss: _aio.UnaryUnaryMultiCallable[_transactions_pb2.AcceptLossRequest, _transactions_pb2.AcceptLossResponse]  # type: ignore[assignment]
+    """Lets participants finish a transaction though they cannot follow its decision, by what they have lost: they apply
+    what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
+    come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
+    """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
@@ -121,7 +131,7 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.CommitTransactionResponse, _abc.Awaitable[_transactions_pb2.CommitTransactionResponse]]:
         """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-        transaction was rolled back before.
+        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
         """
 
     @_abc_1.abstractmethod
@@ -147,6 +157,17 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.BatchGetTransactionsResponse, _abc.Awaitable[_transactions_pb2.BatchGetTransactionsResponse]]:
         """Tells what became of several transactions."""
+
+    @_abc_1.abstractmethod
+    def AcceptLoss(
+        self,
+        request: _transactions_pb2.AcceptLossRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.AcceptLossResponse, _abc.Awaitable[_transactions_pb2.AcceptLossResponse]]:
+        """Lets participants finish a transaction though they cannot follow its decision, by what they have lost: they apply
+        what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
+        come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
+        """
 
     @_abc_1.abstractmethod
     def ListTransactions(

@@ -19,11 +19,12 @@ from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.register import Register
-from handfast.server.transactions.coordinator.service import TransactionServicer, transaction_service
+from handfast.server.transactions.coordinator.service import POOL, TransactionServicer, transaction_service
 from handfast.server.transactions.coordinator.turns import Turns
-from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt
+from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt, export_lost
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1 import reasons_pb2 as users_reasons
@@ -47,7 +48,9 @@ def build(settings: SuiteSettings) -> Server:
     metrics = CoordinatorMetrics(REASONS)
     register = Register(database, tables.coordinator, observers=(metrics,))
     answers = Answers(database, tables.coordinator.answers)
-    finisher = Finisher(register, {name: ParticipantServiceStub(each) for name, each in channels.items()})
+    participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
+    finisher = Finisher(register, participants)
+    holdings = Holdings(participants, room=POOL.threads // 2)
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
@@ -57,11 +60,12 @@ def build(settings: SuiteSettings) -> Server:
     server = Server(
         settings,
         domain=DOMAIN,
-        services=(service, transaction_service(TransactionServicer(register, answers, finisher))),
+        services=(service, transaction_service(TransactionServicer(register, answers, finisher, holdings))),
         checks=(schema_check(database, SCHEMA),),
         background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
     metrics.register(server.metrics.registry)
     count_decisions_in_doubt(server.metrics.registry, register)
+    export_lost(server.metrics.registry, finisher)
     return server

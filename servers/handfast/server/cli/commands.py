@@ -102,6 +102,12 @@ _OF_LIST = [
     ),
 ]
 _YES = click.Option(["--yes"], is_flag=True, help="do not ask before ending one that no server knows")
+_ACCEPT_LOSS = click.Option(
+    ["--accept-loss"],
+    multiple=True,
+    metavar="PARTICIPANT",
+    help="let this participant finish it without what it has lost, such as users; may be repeated",
+)
 
 
 @transactions.command("list", params=[*_OF_LIST, *_OF_EACH_ACTION])
@@ -122,7 +128,7 @@ def show(**arguments: object) -> int:
     return run("show", arguments)
 
 
-@transactions.command(params=[_ID, _YES, *_OF_EACH_ACTION])
+@transactions.command(params=[_ID, _YES, _ACCEPT_LOSS, *_OF_EACH_ACTION])
 @_told_by("transactions")
 def resolve(**arguments: object) -> int:
     """Roll one back unless it is decided, and see it finished."""

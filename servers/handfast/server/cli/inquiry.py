@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -133,10 +133,18 @@ class Inquiry:
             return False
         return True
 
+    def accept_loss(self, transaction_id: str, participants: Sequence[str]) -> None:
+        """Has participants finish it without what they have lost."""
+        request = pb.AcceptLossRequest(transaction_id=transaction_id, participants=participants)
+        self._ask(COORDINATOR, self._coordinator.AcceptLoss, request)
+
     def apply(self, case: Case, participant: str) -> pb.FinishResult.ValueType:
         """Tells a participant to finish a committed transaction."""
         decision = pb.Decision(
-            transaction_id=case.id, state=pb.TRANSACTION_STATE_COMMITTED, operation_count=case.named(participant)
+            transaction_id=case.id,
+            state=pb.TRANSACTION_STATE_COMMITTED,
+            operation_count=case.named(participant),
+            loss_accepted=participant in case.transaction.loss_accepted,
         )
         request = pb.FinishTransactionsRequest(decisions=[decision])
         results = self._ask(participant, self._participants[participant].FinishTransactions, request).results

@@ -105,6 +105,8 @@ def meaning(case: Case) -> str:
             told.append("Decided and finished so long ago that the decision is no longer kept.")
         case _:
             told.append("Its state is not known to this version of handfast; it counts as undecided.")
+    if accepted := _enumerate(case.transaction.loss_accepted):
+        told.append(f"An operator let {accepted} finish it without what was lost there.")
     if held and case.finished:
         told.append(f"What {held} still holds was not committed, and is dropped within seconds.")
     if silent:
@@ -128,6 +130,7 @@ def contradicting(case: Case) -> list[str]:
         name
         for name, branch in case.branches.items()
         if branch
+        and name not in case.transaction.loss_accepted
         and (
             (branch.outcome == pb.TRANSACTION_STATE_COMMITTED and not committed)
             or (branch.outcome == pb.TRANSACTION_STATE_ABORTED and committed and case.named(name))

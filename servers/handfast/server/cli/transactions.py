@@ -73,7 +73,10 @@ def _show(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
 
 
 def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
-    before = inquiry.case(_transaction_id(arguments))
+    transaction_id = _transaction_id(arguments)
+    if arguments["accept_loss"]:
+        inquiry.accept_loss(transaction_id, arguments["accept_loss"])
+    before = inquiry.case(transaction_id)
     _refuse_what_contradicts(inquiry, before)
     if before.unknown and not arguments["yes"]:
         _ask_whether_to_end_unknown()
@@ -85,7 +88,8 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     if lost:
         raise CommandError(
             f"{_places(inquiry, lost)} lost what was committed: it is neither staged nor applied there; "
-            "was a backup restored, or is this the address of another suite?"
+            "was a backup restored, or is this the address of another suite? "
+            f"Once it is certain not to come back, {' '.join(f'--accept-loss {name}' for name in lost)} ends it without"
         )
     if case.silent:
         raise CommandError(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")

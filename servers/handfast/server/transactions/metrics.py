@@ -5,6 +5,8 @@
     handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
     handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
     handfast_transactions_in_doubt_oldest_seconds         the age of the oldest of them
+    handfast_transactions_lost                            decisions that some participant cannot follow
+    handfast_losses_accepted_total                        how often an operator let one finish without what it lost
     handfast_clock_seconds                                what the server's clock says
     handfast_committed_changes_lost_total                 how often a participant found that it lost a committed change
 
@@ -25,6 +27,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
+from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant import Participant
@@ -57,10 +60,15 @@ class CoordinatorMetrics:
         self._finish_seconds = _histogram(
             "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
         )
+        self._losses_accepted = Counter(
+            "handfast_losses_accepted",
+            "Times that an operator let a participant finish a transaction without what it had lost.",
+            registry=None,
+        )
         self._decided.labels(_label(Outcome.COMMITTED), "")  # exists from the start, at 0, as rates need it
 
     def register(self, registry: CollectorRegistry) -> None:
-        for metric in (self._decided, self._decide_seconds, self._finish_seconds):
+        for metric in (self._decided, self._decide_seconds, self._finish_seconds, self._losses_accepted):
             registry.register(metric)
         export_clock(registry)
 
@@ -77,6 +85,15 @@ class CoordinatorMetrics:
         assert recorded.finish_time is not None
         seconds = _seconds(recorded.decide_time, recorded.finish_time)
         self._finish_seconds.labels(_label(recorded.decision.outcome)).observe(seconds)
+
+    def loss_accepted(self) -> None:
+        self._losses_accepted.inc()
+
+
+def export_lost(registry: CollectorRegistry, finisher: Finisher) -> None:
+    """Shows how many decisions some participant cannot follow."""
+    text = "Decisions that some participant cannot follow, for what it has lost."
+    Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: finisher.lost)
 
 
 def count_decisions_in_doubt(registry: CollectorRegistry, register: Register, clock: Clock = now) -> None:

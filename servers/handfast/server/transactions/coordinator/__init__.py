@@ -3,6 +3,7 @@
 coordinator.py   a change across services from start to decision: what an account call runs
 turns.py         lets changes of the same resource go one after the other
 staging.py       sends the staged calls side by side, and makes one error of what was refused
+holdings.py      asks participants whether they hold what is committed by hand
 register.py      the decisions in their table
 answers.py       the answers of account calls, kept for repeats of a request id
 finisher.py      tells participants what was decided, in the background and in batches

@@ -49,12 +49,34 @@ class CommitChanged(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_COMMIT_CHANGED)
 
     def __init__(self, transaction_id: str, committed: Mapping[str, int]) -> None:
-        listed = ", ".join(f"{participant}: {count}" for participant, count in sorted(committed.items()))
+        listed = _listed(committed)
         super().__init__(
             f"Transaction {transaction_id} was committed with other operations: {listed}.",
             transaction_id=transaction_id,
             committed=listed,
         )
+
+
+class OperationsMissing(FailedPrecondition):
+    reason = reason_name(Reason, Reason.REASON_OPERATIONS_MISSING)
+
+    def __init__(self, transaction_id: str, named: Mapping[str, int], held: Mapping[str, int]) -> None:
+        both = [{name: counts[name] for name in held} for counts in (named, held)]
+        listed_named, listed_held = (_listed(counts) for counts in both)
+        super().__init__(
+            f"Transaction {transaction_id} cannot be committed with {listed_named}: what is staged is {listed_held}.",
+            transaction_id=transaction_id,
+            named=listed_named,
+            held=listed_held,
+        )
+
+
+class TransactionNotDecided(FailedPrecondition):
+    reason = reason_name(Reason, Reason.REASON_TRANSACTION_NOT_DECIDED)
+
+    def __init__(self, transaction_id: str, state: str) -> None:
+        message = f"Transaction {transaction_id} is {state}, so there is no decision that somebody could not follow."
+        super().__init__(message, transaction_id=transaction_id, state=state)
 
 
 class ClockSkew(FailedPrecondition):
@@ -98,3 +120,7 @@ class TransactionOutcomeUnknown(OutcomeUnknown):
             f"Whether transaction {transaction_id} was committed could not be established; ask GetTransaction.",
             transaction_id=transaction_id,
         )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{participant}: {count}" for participant, count in sorted(counts.items()))

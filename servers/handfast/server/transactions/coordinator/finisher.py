@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,10 +24,13 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 # In seconds.
 GATHER = 0.02  # to wait for more decisions before a batch goes out
 LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
-LOST_AGAIN = 60.0  # after which to try again what a participant has lost
+FIRST_PAUSE_OF_LOST, LAST_PAUSE_OF_LOST = 5.0, 3600.0  # before a participant is told again what it has lost
+LONGEST_WITHOUT_WHOLE_PASS = 60.0
 TIMEOUT = 10.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 
+SHARE_OF_WHOLE_PASSES = 0.01
+"""How much of the time may go to passes through all that is not finished, what waits for an operator included."""
 BATCH = 50
 """Decisions told at once: few enough that other writes of the participant get their turn."""
 
@@ -42,7 +46,7 @@ class Finisher:
 
     def __init__(self, register: Register, participants: Mapping[str, ParticipantServiceStub]) -> None:
         self._register = register
-        self._confirmations = _Confirmations(register)
+        self._confirmations = _Confirmations(register, participants.keys())
         self._tellers = {
             name: _Teller(name, stub, register, self._confirmations) for name, stub in participants.items()
         }
@@ -51,12 +55,20 @@ class Finisher:
     def participants(self) -> frozenset[str]:
         return frozenset(self._tellers)
 
+    @property
+    def lost(self) -> int:
+        """How many decisions some participant cannot follow, as this process has found."""
+        return len({id_ for teller in self._tellers.values() for id_ in tuple(teller.lost)})
+
     def start(self) -> None:
         for teller in self._tellers.values():
             teller.start()
 
-    def wake(self) -> None:
+    def wake(self, *, everything: bool = False) -> None:
+        """`everything`: also for what waits for an operator."""
         for teller in self._tellers.values():
+            if everything:
+                teller.look_at_everything()
             teller.awake.set()
 
     def stop(self, timeout: float) -> None:
@@ -74,8 +86,8 @@ class _Confirmations:
     again confirms again.
     """
 
-    def __init__(self, register: Register) -> None:
-        self._register = register
+    def __init__(self, register: Register, participants: Set[str]) -> None:
+        self._register, self._participants = register, participants
         self._lock = threading.Lock()
         self._confirmed: dict[str, set[str]] = {}
 
@@ -101,18 +113,31 @@ class _Confirmations:
             for decision in decisions:
                 self._confirmed.setdefault(decision.transaction_id, set()).add(participant)
 
-    def store(self, decisions: Sequence[Decision]) -> None:
-        """Marks those in the register that all have confirmed. Called in each pass for all that the register has as
-        unfinished, since what cannot be stored now must be stored later.
+    def store(self, decisions: Sequence[Decision]) -> bool:
+        """Marks those in the register that all have confirmed; returns whether there were any. Called in each pass for
+        all that the register has as unfinished, since what cannot be stored now must be stored later.
         """
         with self._lock:
             finished = [
                 decision.transaction_id
                 for decision in decisions
-                if self._confirmed.get(decision.transaction_id, set()) >= decision.branches.keys()
+                if self._confirmed.get(decision.transaction_id, set()) >= self._awaited(decision)
             ]
         if finished:
             self._register.mark_finished(finished)
+        return bool(finished)
+
+    def _awaited(self, decision: Decision) -> Set[str]:
+        """Who has to confirm. A participant that is gone for good never will: its loss can be accepted."""
+        return decision.branches.keys() - (decision.loss_accepted - self._participants)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A decision that the participant cannot follow: when it is told again, and how long that was put off."""
+
+    again: float
+    pause: float
 
 
 class _Teller(threading.Thread):
@@ -125,7 +150,9 @@ class _Teller(threading.Thread):
         self.awake, self.stopping = threading.Event(), threading.Event()
         self._participant, self._stub = participant, stub
         self._register, self._confirmations = register, confirmations
-        self._lost: dict[str, float] = {}
+        self.lost: dict[str, _Lost] = {}
+        self._idle_until = ""
+        self._whole_pass_at = 0.0
 
     def run(self) -> None:
         backoff = FIRST_BACKOFF
@@ -150,29 +177,56 @@ class _Teller(threading.Thread):
                 backoff = min(2 * backoff, LAST_BACKOFF)
 
     def _pass(self) -> None:
-        """Goes through all decisions that are not finished, from the oldest on."""
-        after, unfinished = "", set[str]()
+        """Goes through the decisions that are not finished, from the oldest on. Many of them may be lost, and wait for
+        an operator; most passes begin behind those, or they would cost more than all the rest.
+        """
+        began = time.monotonic()
+        whole = began >= self._whole_pass_at
+        if whole:
+            self._idle_until = ""
+        after, unfinished = self._idle_until, set[str]()
+        idle = whole
         while True:
             decisions = self._register.unfinished(after, BATCH)
-            self._tell(self._confirmations.missing(decisions, self._participant))
-            self._confirmations.store(decisions)
             unfinished.update(decision.transaction_id for decision in decisions)
+            due = self._due(self._confirmations.missing(decisions, self._participant))
+            if due:
+                self._tell(due)
+            stored = self._confirmations.store(decisions)
             if len(decisions) < BATCH:
-                self._confirmations.keep(unfinished)
-                return
+                break
             after = decisions[-1].transaction_id
+            idle = idle and not due and not stored
+            if idle:
+                self._idle_until = after
+        if whole:
+            self._confirmations.keep(unfinished)
+            self.lost = {id_: lost for id_, lost in self.lost.items() if id_ in unfinished}
+            ended = time.monotonic()
+            self._whole_pass_at = ended + min((ended - began) / SHARE_OF_WHOLE_PASSES, LONGEST_WITHOUT_WHOLE_PASS)
 
-    def _tell(self, decisions: Sequence[Decision]) -> None:
+    def look_at_everything(self) -> None:
+        """In the next pass."""
+        self._whole_pass_at = 0.0
+
+    def _due(self, decisions: Sequence[Decision]) -> dict[str, Decision]:
+        """Without those that are lost and were told not long ago."""
         now = time.monotonic()
-        due = {each.transaction_id: each for each in decisions if self._lost.get(each.transaction_id, now) <= now}
-        if not due:
-            return
+
+        def waits(decision: Decision) -> bool:
+            lost = self.lost.get(decision.transaction_id)
+            return lost is not None and now < lost.again and self._participant not in decision.loss_accepted
+
+        return {each.transaction_id: each for each in decisions if not waits(each)}
+
+    def _tell(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(
             decisions=[
                 pb.Decision(
                     transaction_id=transaction_id,
                     state=_STATES[decision.outcome],
                     operation_count=decision.named(self._participant),
+                    loss_accepted=self._participant in decision.loss_accepted,
                 )
                 for transaction_id, decision in due.items()
             ]
@@ -186,7 +240,17 @@ class _Teller(threading.Thread):
         self._confirmations.add(confirmed, self._participant)
         for id_, result in told.items():
             if result == pb.FINISH_RESULT_LOST:
-                self._lost[id_] = now + LOST_AGAIN
-                _log.error("a participant lost a committed change", participant=self._participant, transaction_id=id_)
+                self._put_off(id_)
             else:
-                self._lost.pop(id_, None)
+                self.lost.pop(id_, None)
+
+    def _put_off(self, transaction_id: str) -> None:
+        before = self.lost.get(transaction_id)
+        pause = FIRST_PAUSE_OF_LOST if before is None else min(2 * before.pause, LAST_PAUSE_OF_LOST)
+        self.lost[transaction_id] = _Lost(time.monotonic() + pause, pause)
+        _log.error(
+            "a participant lost a committed change",
+            participant=self._participant,
+            transaction_id=transaction_id,
+            told_again_after_seconds=pause,
+        )

@@ -10,6 +10,11 @@ from handfast.server.transactions import horizon
 UNFINISHED = sa.text("finish_time IS NULL")
 
 
+def add_loss_accepted() -> None:
+    """The participants whose loss an operator accepted; null where there are none."""
+    op.add_column("decisions", sa.Column("loss_accepted", sa.JSON))
+
+
 def create_tables() -> None:
     op.create_table(
         "decisions",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+import structlog
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
@@ -34,11 +35,17 @@ class Recorded:
 
 
 class Observer(Protocol):
-    """Is told of each decision once, by the server that made it or marked it as finished. It should be quick."""
+    """Is told once of each decision that is made here, marked as finished, or let finish with a loss. It should be
+    quick."""
 
     def decided(self, recorded: Recorded) -> None: ...
 
     def finished(self, recorded: Recorded) -> None: ...
+
+    def loss_accepted(self) -> None: ...
+
+
+_log = structlog.get_logger()
 
 
 class Register:
@@ -61,6 +68,9 @@ class Register:
             .where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)), table.c.finish_time.is_(None))
             .returning(table)
         )
+        is_id = table.c.transaction_id == sa.bindparam("id_")
+        self._lock = sa.select(table).where(is_id).with_for_update()
+        self._accept_loss = sa.update(table).where(is_id)
         self.horizon = Horizon(tables.horizon)
         finished = table.c.finish_time.is_not(None)
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
@@ -134,6 +144,27 @@ class Register:
             for observer in self._observers:
                 observer.finished(_recorded(row))
 
+    def accept_loss(self, transaction_id: str, participants: Collection[str]) -> Recorded | None:
+        """Lets these finish a transaction without what they have lost of it. Returns the decision with their names;
+        None where there is none any more.
+        """
+
+        def work(connection: sa.Connection) -> tuple[Recorded | None, list[str]]:
+            row = connection.execute(self._lock, {"id_": transaction_id}).one_or_none()
+            if row is None:
+                return None, []
+            before = row.loss_accepted or []
+            new = [name for name in sorted(participants) if name not in before]
+            connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*before, *new]})
+            return _recorded(connection.execute(self._find, {"ids": [transaction_id]}).one()), new
+
+        recorded, new = self.database.write(work)
+        for participant in new:
+            _log.warning("a loss was accepted", transaction_id=transaction_id, participant=participant)
+            for observer in self._observers:
+                observer.loss_accepted()
+        return recorded
+
     def count_unfinished(self) -> int:
         with self.database.read() as connection:
             return int(connection.execute(self._count_unfinished).scalar_one())
@@ -165,5 +196,6 @@ class Register:
 
 
 def _recorded(row: sa.Row[Any]) -> Recorded:
-    decision = Decision(row.transaction_id, Outcome(row.outcome), row.branches, row.abort_reason)
+    loss_accepted = frozenset(row.loss_accepted or ())
+    decision = Decision(row.transaction_id, Outcome(row.outcome), row.branches, row.abort_reason, loss_accepted)
     return Recorded(decision, row.decide_time, row.finish_time)

@@ -18,10 +18,13 @@ from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.errors import (
     CommitChanged,
     NoTransactionOfRequest,
+    OperationsMissing,
     TransactionAborted,
     TransactionCommitted,
+    TransactionNotDecided,
 )
 from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.register import Recorded, Register
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
@@ -47,8 +50,11 @@ _OUTCOMES = {state: outcome for outcome, state in _STATES.items()}
 
 
 class TransactionServicer(TransactionServiceServicer):
-    def __init__(self, register: Register, answers: Answers, finisher: Finisher, clock: Clock = now) -> None:
-        self._register, self._answers, self._finisher, self._clock = register, answers, finisher, clock
+    def __init__(
+        self, register: Register, answers: Answers, finisher: Finisher, holdings: Holdings, clock: Clock = now
+    ) -> None:
+        self._register, self._answers, self._finisher = register, answers, finisher
+        self._holdings, self._clock = holdings, clock
 
     def BeginTransaction(
         self, request: pb.BeginTransactionRequest, context: grpc.ServicerContext
@@ -75,7 +81,19 @@ class TransactionServicer(TransactionServiceServicer):
                     self._check_branch(violations, f"branches[{index}]", branch)
         branches = {branch.participant: branch.operation_count for branch in request.branches}
         decision = Decision(request.transaction_id, Outcome.COMMITTED, branches)
+        self._check_held(decision)
         return pb.CommitTransactionResponse(transaction=self._decide(decision))
+
+    def _check_held(self, commit: Decision) -> None:
+        """Raises OperationsMissing where nothing is decided and a participant does not hold what is named."""
+        if self._is_undecided(commit.transaction_id):
+            missing = self._holdings.less_than(commit, self._clock())
+            # What a participant does not hold any more can have been decided and finished meanwhile.
+            if missing and self._is_undecided(commit.transaction_id):
+                raise OperationsMissing(commit.transaction_id, commit.branches, missing)
+
+    def _is_undecided(self, transaction_id: str) -> bool:
+        return self._find([transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED
 
     def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
         if branch.participant not in self._finisher.participants:
@@ -109,6 +127,23 @@ class TransactionServicer(TransactionServiceServicer):
             case rules.Verdict.AS_ASKED:
                 self._finisher.wake()
                 return _message(standing)
+
+    def AcceptLoss(self, request: pb.AcceptLossRequest, context: grpc.ServicerContext) -> pb.AcceptLossResponse:
+        transaction_id = request.transaction_id
+        with Violations.collect() as violations:
+            wire.check_transaction_id(violations, "transaction_id", transaction_id)
+            fields.check_batch(violations, "participants", request.participants, MAX_BRANCHES)
+        found, _ = self._register.find([transaction_id])
+        if transaction_id not in found:
+            state = pb.TransactionState.Name(self._find([transaction_id])[0].state)
+            raise TransactionNotDecided(transaction_id, state.removeprefix("TRANSACTION_STATE_"))
+        with Violations.collect() as violations:
+            for index, participant in enumerate(request.participants):
+                if participant not in found[transaction_id].decision.branches:
+                    violations.add(f"participants[{index}]", "has no part in what was decided")
+        recorded = self._register.accept_loss(transaction_id, request.participants)
+        self._finisher.wake(everything=True)
+        return pb.AcceptLossResponse(transaction=_message(recorded or found[transaction_id]))
 
     def GetTransaction(
         self, request: pb.GetTransactionRequest, context: grpc.ServicerContext
@@ -186,6 +221,7 @@ def _message(recorded: Recorded) -> pb.Transaction:
         decide_time=timestamp(recorded.decide_time),
         finish_time=None if recorded.finish_time is None else timestamp(recorded.finish_time),
         abort_reason=decision.abort_reason,
+        loss_accepted=sorted(decision.loss_accepted),
     )
 
 

@@ -33,6 +33,7 @@ class CoordinatorTables:
             sa.Column("abort_reason", sa.String(100), nullable=False),
             sa.Column("decide_time", sa.BigInteger, nullable=False),
             sa.Column("finish_time", sa.BigInteger),
+            sa.Column("loss_accepted", sa.JSON),
             sa.Index("decisions_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
         )
         answers = sa.Table(

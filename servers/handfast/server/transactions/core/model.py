@@ -79,12 +79,14 @@ class Branch:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One row of the coordinator's register. `branches` has, by participant, how many operations are committed;
-    where ABORTED, the participants that may hold something, each with 0."""
+    where ABORTED, the participants that may hold something, each with 0. `loss_accepted` has the participants that an
+    operator lets finish without what they have lost."""
 
     transaction_id: str
     outcome: Outcome
     branches: Mapping[str, int]
     abort_reason: str = ""
+    loss_accepted: frozenset[str] = frozenset()
 
     def named(self, participant: str) -> int:
         """How many operations of this participant the decision commits."""

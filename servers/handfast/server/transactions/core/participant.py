@@ -123,8 +123,10 @@ def finish(
     operations: Sequence[Operation],
     outcome: Outcome | None,
     named: int,
+    loss_accepted: bool = False,
 ) -> Finished | Confirmed | Lost:
-    """Applies the operations up to the number `named` and drops those beyond, whole.
+    """Applies the operations up to the number `named` and drops those beyond, whole. Where one of them is not here,
+    nothing is changed; unless an operator has accepted the loss: then those that are here are applied.
 
     Where nothing is known of the transaction, it was finished and pruned if it is below the `horizon`; else its branch
     is stored as finished, so that a staged call that arrives late is refused. `outcome` is None where the coordinator
@@ -135,11 +137,11 @@ def finish(
             return Confirmed.CONFIRMED
         branch = Branch(transaction_id, BranchState.OPEN, deadline=0)
     if branch.state is BranchState.FINISHED:
-        if outcome is None:
+        if outcome is None or loss_accepted:
             return Confirmed.CONFIRMED
         return Confirmed.CONFIRMED if outcome is branch.outcome and named <= branch.staged else Lost.LOST
     outcome = outcome or Outcome.ABORTED
-    if len(operations) < named:
+    if len(operations) < named and not loss_accepted:
         return Lost.LOST
     applied = final_images(operations, named)
     dropped = frozenset(operation.resource for operation in operations) - applied.keys()

@@ -167,12 +167,13 @@ def _failed(future: Any) -> bool:
 
 def learnt(transaction: pb.Transaction) -> Learnt:
     """A state that is not known here counts as undecided."""
+    loss_accepted = frozenset(transaction.loss_accepted)
     match transaction.state:
         case pb.TRANSACTION_STATE_COMMITTED:
             branches = {branch.participant: branch.operation_count for branch in transaction.branches}
-            return Decision(transaction.transaction_id, Outcome.COMMITTED, branches)
+            return Decision(transaction.transaction_id, Outcome.COMMITTED, branches, loss_accepted=loss_accepted)
         case pb.TRANSACTION_STATE_ABORTED:
-            return Decision(transaction.transaction_id, Outcome.ABORTED, {})
+            return Decision(transaction.transaction_id, Outcome.ABORTED, {}, loss_accepted=loss_accepted)
         case pb.TRANSACTION_STATE_FORGOTTEN:
             return Forgotten.FORGOTTEN
         case _:

@@ -59,7 +59,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     def _finish(self, decision: pb.Decision) -> pb.FinishedTransaction:
         outcome = _OUTCOMES[decision.state]
         named = decision.operation_count if outcome is Outcome.COMMITTED else 0
-        result = self._finishing.finish(decision.transaction_id, outcome, named)
+        result = self._finishing.finish(decision.transaction_id, outcome, named, decision.loss_accepted)
         return pb.FinishedTransaction(transaction_id=decision.transaction_id, result=_RESULTS[result])
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:

@@ -50,5 +50,6 @@ class Settling(Generic[M]):
     def _finish(self, transaction_id: str, learnt: Learnt) -> None:
         known = learnt if isinstance(learnt, Decision) else None
         outcome, named = (known.outcome, known.named(self._store.participant)) if known else (None, 0)
-        if self._finishing.finish(transaction_id, outcome, named) is FinishResult.LOST:
+        loss_accepted = known is not None and self._store.participant in known.loss_accepted
+        if self._finishing.finish(transaction_id, outcome, named, loss_accepted) is FinishResult.LOST:
             raise CommittedChangeLost(transaction_id)

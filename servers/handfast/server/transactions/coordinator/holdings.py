@@ -1,0 +1,73 @@
+"""Asks participants whether they hold what a caller is about to commit by hand.
+
+A decision that names what is not there could never be carried out. What was acknowledged is there, and stays until the
+transaction is decided; so once a participant says that it is not there, and nothing is decided afterwards either, the
+caller has counted wrong. A participant that does not say in time is not waited for: that must not keep anybody from
+committing what was acknowledged. (An account call knows by the replies to its stages.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from handfast.client.errors import ServiceError
+from handfast.server.chassis.errors import PeerUnavailable
+from handfast.server.chassis.interrupts import answer_of
+from handfast.server.transactions import wire
+from handfast.server.transactions.core.model import Decision
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+
+TIMEOUT = 1.0
+"""Seconds."""
+LONG_OVER = wire.MAX_TIMEOUT + wire.CLOCK_SKEW
+"""Microseconds after which no caller can expect a transaction to be undecided."""
+
+
+class Holdings:
+    """`room` is how many calls may wait for participants at once; further ones do not ask."""
+
+    def __init__(self, participants: Mapping[str, ParticipantServiceStub], room: int) -> None:
+        self._participants = participants
+        self._room = threading.BoundedSemaphore(room)
+
+    def less_than(self, commit: Decision, now: int) -> dict[str, int]:
+        """How many operations the participants hold that hold fewer than `commit` names. Raises PeerUnavailable where
+        one does not say, of a transaction so old that participants may have forgotten it.
+        """
+        if not self._room.acquire(blocking=False):
+            return {}
+        try:
+            held = self._ask(commit)
+        finally:
+            self._room.release()
+        if None in held.values() and now > wire.minted_at(commit.transaction_id) + LONG_OVER:
+            raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
+        return {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
+
+    def _ask(self, commit: Decision) -> dict[str, int | None]:
+        request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
+        asked = {name: self._sent(name, request) for name in commit.branches}
+        return {name: _held(future) for name, future in asked.items()}
+
+    def _sent(self, participant: str, request: pb.QueryBranchRequest) -> Any:
+        """The future of a call, or None where it could not even be sent."""
+        method: Any = self._participants[participant].QueryBranch  # whose type in the stubs knows no `future`
+        try:
+            return method.future(request, timeout=TIMEOUT)
+        except ServiceError:
+            return None
+
+
+def _held(future: Any) -> int | None:
+    """None where it does not say."""
+    if future is None:
+        return None
+    try:
+        branch = answer_of(future).branch
+    except ServiceError:
+        return None
+    dropped = branch.outcome == pb.TRANSACTION_STATE_ABORTED
+    return 0 if dropped else branch.operation_count
