@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from uuid6 import uuid7
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant.errors import TransactionTooLarge
@@ -57,7 +57,7 @@ def work_of(database: Database, act: Callable[[], object]) -> tuple[int, int]:
 
 def staged(users: Users, count: int) -> str:
     """A transaction that creates so many users."""
-    transaction_id = str(uuid7())
+    transaction_id = new_id()
     for number in range(1, count + 1):
         users.stage(transaction_id, f"{transaction_id}-{number}", number)
     return transaction_id
@@ -139,7 +139,7 @@ SWAP = (("ada", "tmp@example.com"), ("bob", "ada@example.com"), ("ada", "bob@exa
 
 def swapping(users: Users) -> str:
     users.create("ada", "bob")
-    transaction_id = str(uuid7())
+    transaction_id = new_id()
     for number, (user_id, email) in enumerate(SWAP, 1):
         users.stage(transaction_id, user_id, number, email)
     return transaction_id
