@@ -1,14 +1,16 @@
 """What grpc-go callers see of servers that are asked for more than they can do.
 
 ghz keeps 2, 5 and 10 times as many calls under way as a server takes, on one connection and on ten. Its callers heed no
-RetryInfo: who is refused comes again at once. Prints calls a second, those completed also as a ratio to what 32 callers
-get, and how many of all calls were not counted with the code that ghz saw.
+RetryInfo: who is refused comes again at once. Prints how many calls were completed in a second, and in a second of the
+servers' processors, both also as ratios to what 32 callers get; the latter holds where other programs use the machine,
+too. Prints as well how many of all calls were not counted with the code that ghz saw.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -25,7 +27,7 @@ from benchmarks.overload import CALLERS, SETTLING, TARGETS, Came, Target
 from handfast.client import Suite
 from handfast.server.process.settings import ServerSettings
 from tests.accounts.accounts import create_account
-from tests.cli.processes import suite_up
+from tests.cli.processes import Process, suite_up
 from tests.project.commands import find_tool
 
 ACCOUNTS = 100
@@ -80,30 +82,49 @@ def counted(metrics_url: str, path: str) -> Counter[str]:
     )
 
 
-def compare(ghz: Path, suite: Suite, address: str, metrics_url: str, name: str, options: argparse.Namespace) -> None:
+def processor_seconds(process: Process) -> float:
+    """What all servers have used since they began."""
+    stats = [
+        Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split() for server in process.servers().values()
+    ]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")  # utime, stime
+
+
+def compare(ghz: Path, process: Process, suite: Suite, name: str, options: argparse.Namespace) -> None:
     target = TARGETS[name]
+    address = process.addresses[target.server]
+    host, port = address.split(":")
+    metrics_url = f"http://{host}:{int(port) + 100}/metrics"
     data = data_of(target, [create_account(suite).user.user_id for _ in range(ACCOUNTS)])
-    best = 0.0
-    ratios: dict[tuple[int, int], list[float]] = {}
+    best = best_of_processor = 0.0
+    ratios: dict[tuple[int, int], list[tuple[float, float]]] = {}
     loads = [(1, 10), *((times, connections) for times in TIMES for connections in (1, 10))]
     for _ in range(options.rounds):
         for times, connections in loads:
-            before = counted(metrics_url, target.path)
+            before, used = counted(metrics_url, target.path), processor_seconds(process)
             callers = CALLERS if times == 1 else times * CAPACITY
             came = ask(ghz, address, target, data, callers, connections, options.seconds)
             time.sleep(SETTLING)  # what was counted last is there
             completed = len(came.times) / came.seconds
-            best = completed if times == 1 else best
-            ratios.setdefault((times, connections), []).append(completed / best)
+            of_processor = came.codes["OK"] / (processor_seconds(process) - used)
+            if times == 1:
+                best, best_of_processor = completed, of_processor
+            ratios.setdefault((times, connections), []).append((completed / best, of_processor / best_of_processor))
             lost = sum((came.codes - (counted(metrics_url, target.path) - before)).values())
             print(
-                f"  {callers:4d} callers on {connections:2d}: {completed:5.0f}/s completed, 99 of 100 in "
-                f"{came.within(99):.0f} ms; in all {dict(came.codes)}, of which {lost} not counted",
+                f"  {callers:4d} callers on {connections:2d}: {completed:5.0f}/s completed, {of_processor:5.0f} in a "
+                f"second of processors, 99 of 100 in {came.within(99):.0f} ms; in all {dict(came.codes)}, of which "
+                f"{lost} not counted",
                 flush=True,
             )
     print(f"  medians of {options.rounds}, against the best:")
     for (times, connections), found in ratios.items():
-        print(f"  {times:2d} times on {connections:2d}: {statistics.median(found):.2f} x completed", flush=True)
+        completed, of_processor = (statistics.median(column) for column in zip(*found, strict=True))
+        print(
+            f"  {times:2d} times on {connections:2d}: {completed:.2f} x completed, "
+            f"{of_processor:.2f} x in a second of processors",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -118,9 +139,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, suite_up(Path(folder), {}) as process, process.connect() as suite:
         for name in options.methods:
             print(name)
-            address = process.addresses[TARGETS[name].server]
-            host, port = address.split(":")
-            compare(ghz, suite, address, f"http://{host}:{int(port) + 100}/metrics", name, options)
+            compare(ghz, process, suite, name, options)
 
 
 if __name__ == "__main__":
