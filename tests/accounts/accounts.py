@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
@@ -14,8 +15,14 @@ from handfast.accounts.v1.accounts_pb2 import (
 )
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import Preferences
+from handfast.server.chassis.server import Server
 from handfast.users.v1.users_pb2 import User
 from tests.people import new_email
+
+StartServer = Callable[[str], Server]
+"""Starts an accounts server with preferences at an address."""
+StartAccounts = Callable[[str], Suite]
+"""The same, and gives a client of it."""
 
 
 def text(value: str) -> Value:

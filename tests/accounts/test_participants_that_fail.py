@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
-from handfast.client import DeadlineExceeded, FailedPrecondition, Suite, Unavailable, connect, options
+from handfast.client import DeadlineExceeded, FailedPrecondition, Suite, Unavailable, options
 from handfast.client.errors import service_error
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.preferences.v1.preferences_pb2 import Preferences
-from handfast.server.accounts.server import build
-from handfast.server.chassis.server import Server
-from handfast.server.suite import SuiteSettings
 from handfast.transactions.v1.transactions_pb2 import (
     TRANSACTION_STATE_ABORTED,
     TRANSACTION_STATE_COMMITTED,
@@ -27,7 +23,7 @@ from handfast.transactions.v1.transactions_pb2 import (
     ListTransactionsRequest,
 )
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
-from tests.accounts.accounts import create_account, get_account, text, update
+from tests.accounts.accounts import StartAccounts, StartServer, create_account, get_account, text, update
 from tests.calls import bare_channel
 from tests.eventually import PATIENCE, eventually
 from tests.people import create_user
@@ -35,42 +31,6 @@ from tests.silence import way_to
 
 NOBODY = "127.0.0.1:9"
 """Where no server listens."""
-
-StartServer = Callable[[str], Server]
-StartAccounts = Callable[[str], Suite]
-
-
-@pytest.fixture
-def accounts_server_with(addresses: dict[str, str], tmp_path: Path) -> StartServer:
-    """Starts a second accounts server, with the shared users server and preferences at the address given."""
-
-    def start(preferences: str) -> Server:
-        settings = SuiteSettings(
-            name="accounts",
-            listen="127.0.0.1:0",
-            database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
-            users_address=addresses["users"],
-            preferences_address=preferences,
-            grace=0.5,
-        )
-        server: Server = build(settings)
-        server.start()
-        return server
-
-    return start
-
-
-@pytest.fixture
-def accounts_with(addresses: dict[str, str], accounts_server_with: StartServer) -> Iterator[StartAccounts]:
-    """A client of such a server, which is stopped at the end."""
-    with contextlib.ExitStack() as stack:
-
-        def start(preferences: str) -> Suite:
-            server = accounts_server_with(preferences)
-            stack.callback(server.stop)
-            return stack.enter_context(connect(addresses["users"], preferences, server.address))
-
-        yield start
 
 
 @contextlib.contextmanager

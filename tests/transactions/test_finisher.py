@@ -70,6 +70,20 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return time
 
 
+class ConfirmingOne(Confirming):
+    """Stands for a participant that leaves all but one out of its answers."""
+
+    def __init__(self, one: str) -> None:
+        self._one = one
+        self.told: list[str] = []
+
+    def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
+        self.told += [decision.transaction_id for decision in request.decisions]
+        response = super().FinishTransactions(request, timeout)
+        results = [result for result in response.results if result.transaction_id == self._one]
+        return pb.FinishTransactionsResponse(results=results)
+
+
 @pytest.fixture
 def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
@@ -200,3 +214,19 @@ def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_
     register.accept_loss(id_, ["gone"])
     teller._pass()
     assert register.count_unfinished() == 0
+
+
+def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(register: Register) -> None:
+    confirmed, left_out = new_id(), new_id()
+    for id_ in (confirmed, left_out):
+        register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
+    users = ConfirmingOne(confirmed)
+    stubs: Any = {"users": users}
+    finisher = Finisher(register, stubs)
+    finisher.start()
+    try:
+        assert eventually(lambda: users.told.count(left_out) >= 3)
+    finally:
+        finisher.stop(10)
+    assert users.told.count(confirmed) == 1
+    assert [decision.transaction_id for decision in register.unfinished("", 10)] == [left_out]
