@@ -74,9 +74,9 @@ simulate: $(INSTALLED) ## run the protocol under seeded faults (SEEDS=0-9999)
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS)
 
 mutate: $(INSTALLED) $(MUTATOR) ## plant faults, and see which ones no test notices (ARGS='core --sample 20')
-	.venv-mutate/bin/python tools/mutate.py $(ARGS)
+	.venv-mutate/bin/python -m tools.mutation $(ARGS)
 
-$(MUTATOR): tools/mutate-requirements.txt
+$(MUTATOR): tools/mutation/requirements.txt
 	$(PYTHON) -m venv .venv-mutate
 	.venv-mutate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
@@ -162,4 +162,4 @@ $(PGBOUNCER):
 	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-generate .venv-mutate .mutate .tools
+	rm -rf .venv .venv-generate .venv-mutate .tools
