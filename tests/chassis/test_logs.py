@@ -3,13 +3,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 import structlog
 
+from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
 from tests import http2
@@ -49,6 +53,9 @@ def test_a_pipe_that_nobody_empties_holds_nobody_up_and_what_was_dropped_is_coun
     lines = pipe.getvalue().splitlines()
     assert lines.count(b"more") == 10_000
     assert json.loads(lines[-1])["count"] == 5
+    writer.write(b"later")
+    writer.flush()
+    assert pipe.getvalue().splitlines()[len(lines) :] == [b"later"]
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_server() -> None:
@@ -72,6 +79,76 @@ def test_what_is_logged_beneath_a_handler_carries_its_request_id(running: Runnin
     request_id = f"noted-{id(log_something)}"
     running.get_user(behavior, metadata=(("x-request-id", request_id),))
     assert [line["event"] for line in running.log_lines(request_id) if line["event"] != "call"] == ["noted"]
+
+
+def failing(log_it: Callable[[Exception], None]) -> Callable[..., users_pb2.GetUserResponse]:
+    """A handler that fails, logs that, and answers all the same."""
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        try:
+            raise KeyError("a bad day")
+        except KeyError as error:
+            log_it(error)
+        return users_pb2.GetUserResponse()
+
+    return behavior
+
+
+LOG_FAILURE: dict[str, Callable[[Exception], None]] = {
+    "the exception": lambda error: structlog.get_logger().error("noted", exc_info=error),
+    "true": lambda _error: structlog.get_logger().error("noted", exc_info=True),
+    "exc_info": lambda _error: structlog.get_logger().error("noted", exc_info=sys.exc_info()),
+    "structlog": lambda _error: structlog.get_logger().exception("noted"),
+    "logging": lambda _error: logging.getLogger("library").exception("noted"),
+}
+
+
+@pytest.mark.parametrize("way", LOG_FAILURE)
+def test_an_exception_is_logged_however_it_is_given(running: Running, way: str) -> None:
+    running.get_user(failing(LOG_FAILURE[way]), metadata=(("x-request-id", f"failed-{way.split()[0]}"),))
+    (line,) = [line for line in running.log_lines(f"failed-{way.split()[0]}") if line["event"] == "noted"]
+    assert line["level"] == "error"
+    assert line["exception"].startswith("Traceback")
+    assert "KeyError: 'a bad day'" in line["exception"]
+    assert "exc_info" not in line
+
+
+@pytest.mark.parametrize("given", [None, False, True, (None, None, None)], ids=str)
+def test_a_line_about_no_exception_has_none(running: Running, given: Any) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        structlog.get_logger().error("noted", exc_info=given)
+        return users_pb2.GetUserResponse()
+
+    request_id = f"none-{given is None}-{bool(given)}-{isinstance(given, tuple)}"
+    running.get_user(behavior, metadata=(("x-request-id", request_id),))
+    (line,) = [line for line in running.log_lines(request_id) if line["event"] == "noted"]
+    assert "exception" not in line
+
+
+def test_the_time_of_a_call_is_logged_in_milliseconds(running: Running) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        time.sleep(0.02)
+        return users_pb2.GetUserResponse()
+
+    began = time.perf_counter()
+    running.get_user(behavior, metadata=(("x-request-id", "timed"),))
+    line = running.call_log("timed")
+    assert 20 <= line["grpc.time_ms"] <= 1000 * (time.perf_counter() - began)
+
+
+@pytest.mark.parametrize("part", ["service", "method"])
+def test_a_name_that_somebody_made_up_is_cut(running: Running, part: str) -> None:
+    names = {"service": "s", "method": "m"} | {part: "x" * 1000}
+    with pytest.raises(grpc.RpcError):
+        running.channel.unary_unary("/{service}/{method}".format(**names))(b"", metadata=(("x-request-id", part),))
+    line = running.call_log(part)
+    assert len(line[f"grpc.{part}"]) == 200
+    assert names["method"].startswith(line["grpc.method"])
+    assert names["service"].startswith(line["grpc.service"])
+
+
+def test_a_log_is_set_up_once(log: io.BytesIO, writer: LogWriter) -> None:
+    assert logs.configure("users", "info", log) is writer
 
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

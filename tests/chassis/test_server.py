@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
@@ -12,11 +13,13 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from handfast.server.chassis import Periodic
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.server import Background, StartError
 from handfast.users.v1 import users_pb2
 from tests.eventually import PATIENCE, eventually
 
-from .conftest import Failure, Running, new_server, new_users
+from .conftest import Failure, Running, StartServer, new_server, new_users
 
 HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
 FOUND = users_pb2.GetUserResponse()
@@ -96,6 +99,16 @@ def test_a_handler_that_will_not_end_does_not_hold_the_server(own: Running, gate
     assert pending.exception() is not None
     gate.set()
     assert own.call_log("stuck")["grpc.code"] == "Unavailable"
+
+
+def test_no_thread_of_a_server_holds_its_process(start: StartServer) -> None:
+    before = set(threading.enumerate())
+    LogWriter(io.BytesIO())
+    running = start(checks=[lambda: None], background=[Periodic("cleaner", lambda: None, every=60)])
+    running.get_user(lambda _request, _context: users_pb2.GetUserResponse())
+    started = set(threading.enumerate()) - before
+    assert {"interrupter", "readiness", "cleaner", "log", "calls-0"} <= {thread.name for thread in started}
+    assert [thread.name for thread in started if not thread.daemon] == []
 
 
 def test_background_work_runs_while_the_server_does_and_ends_before_what_it_uses_is_closed() -> None:
