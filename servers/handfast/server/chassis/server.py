@@ -157,6 +157,7 @@ class Server:
         log of the whole process, and keeps the calling thread to the server's processor."""
         keep_to(self.settings.processor)  # as all threads that are started from here on
         writer = log.configure(self.settings.name, self.settings.log_level)
+        keep_to(self.settings.processor, writer.thread)  # which may run since before
         threading.excepthook = log.log_end_of_thread
         try:
             self.start()

@@ -30,7 +30,9 @@ def spread(told: Sequence[str]) -> list[str]:
     return [processor or next(free, ANY) for processor in told]
 
 
-def keep_to(processor: str) -> None:
-    """Keeps this thread, and those that it and they will start, to a processor. Other threads stay where they are."""
+def keep_to(processor: str, thread: int = 0) -> None:
+    """Keeps a thread, this one unless its native id is given, and those that it will start, to a processor. Other
+    threads stay where they are.
+    """
     if processor != ANY:
-        os.sched_setaffinity(0, {int(processor)})  # 0 is the calling thread, not the process
+        os.sched_setaffinity(thread, {int(processor)})  # 0 is the calling thread, not the process

@@ -22,7 +22,9 @@ class LogWriter:
         self._dropped = 0
         self._wanted = threading.Event()
         self._writing = False
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
+        thread.start()
+        self.thread = thread.native_id or 0
 
     def write(self, line: bytes) -> None:
         if len(self._lines) >= _MAX_WAITING:
