@@ -21,6 +21,7 @@ from handfast.server.chassis import call
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
+from handfast.server.transactions import lost
 from handfast.server.transactions.coordinator import coordinator, finisher, register, service
 from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
@@ -363,7 +364,7 @@ def _mint() -> str:
 
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
-    *((module, "time", VirtualTime) for module in (call, circuit, finisher)),
+    *((module, "time", VirtualTime) for module in (call, circuit, finisher, lost)),
     (resolver, "Event", VirtualEvent),
     *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),

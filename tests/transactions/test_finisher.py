@@ -18,6 +18,7 @@ from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions import lost as lost_module
 from handfast.server.transactions.coordinator import finisher as finisher_module
 from handfast.server.transactions.coordinator.finisher import BATCH, LONGEST_WITHOUT_WHOLE_PASS, Finisher
 from handfast.server.transactions.coordinator.register import Register
@@ -66,7 +67,8 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    monkeypatch.setattr(finisher_module, "time", time)
+    for module in (finisher_module, lost_module):
+        monkeypatch.setattr(module, "time", time)
     return time
 
 

@@ -15,6 +15,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions import lost as lost_module
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
@@ -114,6 +115,39 @@ def test_who_is_told_a_commit_that_it_no_longer_knows_says_so_in_its_log(users: 
     assert [(line["log_level"], line["event"], line["transaction_id"]) for line in lines] == [
         ("warning", NO_LONGER_KNOWN, done)
     ]
+
+
+class Monotonic:
+    """Stands for the module `time`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_sweeper_tries_what_is_lost_less_and_less_often(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Monotonic()
+    monkeypatch.setattr(lost_module, "time", clock)
+    lost, fine = old_id(60), old_id(50)
+    users.stage(lost, "ada")
+    users.coordinator.decisions[lost] = Decision(lost, Outcome.COMMITTED, {"users": 2})
+
+    def found_in_a_sweep() -> bool:
+        with structlog.testing.capture_logs() as lines:
+            users.participant.sweeper.sweep()
+        return bool(lines)
+
+    assert found_in_a_sweep()
+    for pause in (5.0, 10.0, 20.0):
+        clock.now += pause - 0.1
+        assert not found_in_a_sweep()
+        clock.now += 0.1
+        assert found_in_a_sweep()
+    users.stage(fine, "bob")
+    users.coordinator.decisions[fine] = Decision(fine, Outcome.COMMITTED, {"users": 1})
+    assert not found_in_a_sweep()
+    assert users.participant.get("bob") is not None
 
 
 def test_what_is_lost_is_counted_whoever_finds_it(users: Users) -> None:

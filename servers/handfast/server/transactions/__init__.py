@@ -6,6 +6,7 @@
     wire.py        what transactions look like in metadata, shared by both sides
     horizon.py     up to where a database has pruned, shared by both sides
     clocks.py      clocks that are apart, what is refused for that and what shows it
+    lost.py        when what is found lost is tried again
     metrics.py     what a server measures of them
 
 The way of one transaction, and where to read it:

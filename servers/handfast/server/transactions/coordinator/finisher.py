@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 
 import structlog
 
@@ -18,13 +17,13 @@ from handfast.client.errors import ServiceError
 from handfast.server.chassis.crash_points import reached
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.lost import Lost
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 # In seconds.
 GATHER = 0.02  # to wait for more decisions before a batch goes out
 LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
-FIRST_PAUSE_OF_LOST, LAST_PAUSE_OF_LOST = 5.0, 3600.0  # before a participant is told again what it has lost
 LONGEST_WITHOUT_WHOLE_PASS = 60.0
 TIMEOUT = 10.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
@@ -58,7 +57,7 @@ class Finisher:
     @property
     def lost(self) -> int:
         """How many decisions some participant cannot follow, as this process has found."""
-        return len({id_ for teller in self._tellers.values() for id_ in tuple(teller.lost)})
+        return len({id_ for teller in self._tellers.values() for id_ in teller.lost.ids})
 
     def start(self) -> None:
         for teller in self._tellers.values():
@@ -132,14 +131,6 @@ class _Confirmations:
         return decision.branches.keys() - (decision.loss_accepted - self._participants)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """A decision that the participant cannot follow: when it is told again, and how long that was put off."""
-
-    again: float
-    pause: float
-
-
 class _Teller(threading.Thread):
     """Tells one participant."""
 
@@ -150,7 +141,7 @@ class _Teller(threading.Thread):
         self.awake, self.stopping = threading.Event(), threading.Event()
         self._participant, self._stub = participant, stub
         self._register, self._confirmations = register, confirmations
-        self.lost: dict[str, _Lost] = {}
+        self.lost = Lost()
         self._idle_until = ""
         self._whole_pass_at = 0.0
 
@@ -201,7 +192,7 @@ class _Teller(threading.Thread):
                 self._idle_until = after
         if whole:
             self._confirmations.keep(unfinished)
-            self.lost = {id_: lost for id_, lost in self.lost.items() if id_ in unfinished}
+            self.lost.keep(unfinished)
             ended = time.monotonic()
             self._whole_pass_at = ended + min((ended - began) / SHARE_OF_WHOLE_PASSES, LONGEST_WITHOUT_WHOLE_PASS)
 
@@ -211,11 +202,9 @@ class _Teller(threading.Thread):
 
     def _due(self, decisions: Sequence[Decision]) -> dict[str, Decision]:
         """Without those that are lost and were told not long ago."""
-        now = time.monotonic()
 
         def waits(decision: Decision) -> bool:
-            lost = self.lost.get(decision.transaction_id)
-            return lost is not None and now < lost.again and self._participant not in decision.loss_accepted
+            return self.lost.waits(decision.transaction_id) and self._participant not in decision.loss_accepted
 
         return {each.transaction_id: each for each in decisions if not waits(each)}
 
@@ -240,17 +229,9 @@ class _Teller(threading.Thread):
         self._confirmations.add(confirmed, self._participant)
         for id_, result in told.items():
             if result == pb.FINISH_RESULT_LOST:
-                self._put_off(id_)
-            else:
-                self.lost.pop(id_, None)
-
-    def _put_off(self, transaction_id: str) -> None:
-        before = self.lost.get(transaction_id)
-        pause = FIRST_PAUSE_OF_LOST if before is None else min(2 * before.pause, LAST_PAUSE_OF_LOST)
-        self.lost[transaction_id] = _Lost(time.monotonic() + pause, pause)
-        _log.error(
-            "a participant lost a committed change",
-            participant=self._participant,
-            transaction_id=transaction_id,
-            told_again_after_seconds=pause,
-        )
+                _log.error(
+                    "a participant lost a committed change",
+                    participant=self._participant,
+                    transaction_id=id_,
+                    told_again_after_seconds=self.lost.put_off(id_),
+                )

@@ -13,6 +13,7 @@ from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.core import pruning as rules
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_after, id_at
+from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.settling import Settling
@@ -36,6 +37,7 @@ class Sweeper(Periodic, Generic[M]):
         self._store, self._settling = store, settling
         self._requests, self._clock = requests, clock
         self._rounds = 0
+        self._lost = Lost()
 
     def _round(self) -> None:
         try:
@@ -48,15 +50,21 @@ class Sweeper(Periodic, Generic[M]):
         self._rounds += 1
 
     def sweep(self) -> None:
-        """Goes once through all branches that are not finished, from the oldest on."""
+        """Goes once through all branches that are not finished, from the oldest on. Those that are lost, for which only
+        an operator can do something, it tries less and less often.
+        """
+        unfinished = set[str]()
         after, settled_before = "", id_at(self._clock() - YOUNG)
         while not self.stopping:
             with self._store.database.read() as connection:
                 branches = self._store.branches.unfinished(connection, after, BATCH)
             old = [branch for branch in branches if branch.transaction_id < settled_before]
-            if old:
-                self._settle(old)
+            unfinished.update(branch.transaction_id for branch in old)
+            due = [branch for branch in old if not self._lost.waits(branch.transaction_id)]
+            if due:
+                self._settle(due)
             if len(old) < BATCH:
+                self._lost.keep(unfinished)
                 return
             after = old[-1].transaction_id
 
@@ -68,7 +76,8 @@ class Sweeper(Periodic, Generic[M]):
                 try:
                     self._settling.settle_all([branch])
                 except CommittedChangeLost as error:
-                    _log.error(str(error), transaction_id=branch.transaction_id)
+                    pause = self._lost.put_off(branch.transaction_id)
+                    _log.error(str(error), transaction_id=branch.transaction_id, tried_again_after_seconds=pause)
 
     def prune(self, before: int) -> int:
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
