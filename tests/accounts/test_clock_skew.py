@@ -11,15 +11,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Value
 
-from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
+from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
 from handfast.client import FailedPrecondition, NotFound, Suite, connect
+from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.accounts.server import build
 from handfast.server.chassis import clock
 from handfast.server.chassis.server import Server
 from handfast.server.suite import SuiteSettings
-from handfast.users.v1.users_pb2 import GetUserRequest, User
+from handfast.server.transactions.coordinator import coordinator
+from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, User
 from tests.people import new_email, new_id
+from tests.transactions.calls import Transaction
 
 
 class Skew:
@@ -80,3 +85,28 @@ def test_a_clock_that_is_wrong_is_named_and_all_is_well_once_it_is_right(
     suite.accounts.CreateAccount(creation())
     with pytest.raises(FailedPrecondition):  # the answer of its request id stands
         suite.accounts.CreateAccount(request)
+
+
+def test_a_call_that_runs_again_after_its_clock_was_set_back_comes_through(
+    client: Suite, suite: Suite, skew: Skew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = creation()
+    client.accounts.CreateAccount(created)
+    older = Transaction(client)
+    older.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=created.user.user_id))
+
+    def set_back(_pause: float) -> None:
+        """Before the second attempt."""
+        skew.seconds = -1.0
+        older.rollback()
+
+    monkeypatch.setattr(coordinator, "pause", set_back)
+    monkeypatch.setattr(coordinator, "TIMEOUT", 60 * clock.MICROSECONDS_PER_SECOND)
+    request = UpdateUserAndPreferencesRequest(
+        user=User(user_id=created.user.user_id, display_name="again"),
+        user_update_mask=FieldMask(paths=["display_name"]),
+        preferences=Preferences(values={"theme": Value(string_value="dark")}),
+        preferences_update_mask=FieldMask(paths=["values.theme"]),
+    )
+    assert suite.accounts.UpdateUserAndPreferences(request).account.user.display_name == "again"
+    assert skew.seconds == -1.0
