@@ -53,7 +53,9 @@ PARTS = {
     "observe": Part(
         ("chassis/observe/*.py", "chassis/operations/*.py"),
         (
-            *_chassis("metrics", "accounting", "streams", "periodic", "readiness", "held_streams", "server", "calls"),
+            *_chassis(
+                "load", "metrics", "accounting", "streams", "periodic", "readiness", "held_streams", "server", "calls"
+            ),
             *ON_SQLITE,
         ),
     ),
@@ -67,7 +69,10 @@ PARTS = {
     "calls": Part(
         ("chassis/*.py",),
         (
-            *_chassis("admission", "calls", "ids", "server", "serving", "connections", "accounting", "held_streams"),
+            *_chassis(
+                "interrupts", "clock", "admission", "calls", "ids", "server", "serving", "connections", "accounting"
+            ),
+            *_chassis("held_streams"),
             *("tests/databases/test_interrupts.py", *ON_SQLITE),
         ),
         ("crash_points.py",),

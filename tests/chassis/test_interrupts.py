@@ -1,0 +1,233 @@
+"""When a call is over, and how what it waits for is woken. tests/databases/test_interrupts.py does so with queries."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import grpc
+import pytest
+
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool, Wakes
+from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DomainError, ShuttingDown
+from handfast.server.chassis.interrupts import (
+    Interrupter,
+    answer_of,
+    answers_of,
+    check_active,
+    interruptible,
+    pause,
+    uninterrupted,
+    why_over,
+)
+from handfast.server.chassis.logs.writer import LogWriter
+from tests.eventually import PATIENCE, eventually
+
+METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1, stream_idle_timeout=0.05))
+LONG = 1000.0
+
+
+@pytest.fixture
+def interrupter() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    interrupter.start()
+    yield interrupter
+    interrupter.stop()
+
+
+@pytest.fixture
+def call(interrupter: Interrupter) -> Iterator[Call]:
+    """The one that the test serves."""
+    call = Call.received(METHOD, METHOD.path, ())
+    interrupter.begin(call)
+    token = CURRENT.set(call)
+    yield call
+    CURRENT.reset(token)
+
+
+def let_it_look_at_all(interrupter: Interrupter) -> None:
+    """Waits until it has looked at all calls twice."""
+    looked: list[None] = []
+    other = Call.received(METHOD, METHOD.path, ())
+    other.over, other.wakes = True, Wakes()
+    other.wakes.all.append(lambda: looked.append(None))
+    interrupter.begin(other)
+    assert eventually(lambda: len(looked) >= 2)
+    interrupter.end(other)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "over", "stopping", "early", "why"),
+    [
+        (None, False, False, 0.0, None),
+        (LONG, False, False, 0.0, None),
+        (LONG, False, False, LONG - 100, None),
+        (LONG, False, False, LONG, CallDeadlineExceeded),
+        (-1.0, False, False, 0.0, CallDeadlineExceeded),
+        (-1.0, True, True, 0.0, CallDeadlineExceeded),
+        (None, True, False, 0.0, CallCancelled),
+        (LONG, True, False, 0.0, CallCancelled),
+        (LONG, True, True, 0.0, CallCancelled),
+        (5.0, True, False, 0.0, CallDeadlineExceeded),  # within the tolerance
+        (5.0, False, False, 0.0, None),
+        (LONG, False, True, 0.0, ShuttingDown),
+        (None, False, True, 0.0, ShuttingDown),
+    ],
+)
+def test_a_call_is_over_for_one_reason(
+    call: Call, remaining: float | None, over: bool, stopping: bool, early: float, why: type[DomainError] | None
+) -> None:
+    call.deadline = None if remaining is None else time.monotonic() + remaining
+    call.over, call.stopping, call.tolerance = over, stopping, 10.0
+    found = why_over(call, early=early)
+    assert type(found) is (why or type(None))
+
+
+def test_what_has_to_be_done_is_done_though_the_call_is_over(call: Call) -> None:
+    call.over = True
+    with uninterrupted():
+        check_active()
+        with uninterrupted(), interruptible(pytest.fail):
+            check_active()
+        pause(0)
+    with pytest.raises(CallCancelled):
+        check_active()
+
+
+def test_outside_of_calls_nothing_is_interrupted() -> None:
+    assert CURRENT.get(None) is None
+    with uninterrupted(), interruptible(pytest.fail):
+        check_active()
+    pause(0)
+
+
+def test_who_comes_to_wait_in_a_call_that_is_over_does_not(call: Call) -> None:
+    call.over = True
+    with pytest.raises(CallCancelled), interruptible(pytest.fail):
+        pytest.fail("it began to wait")
+    with pytest.raises(CallCancelled):
+        pause(LONG)
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["the caller leaves", "the server stops"])
+def test_what_waits_is_woken_again_and_again_until_it_ends_and_never_after(
+    interrupter: Interrupter, call: Call, stops: bool
+) -> None:
+    woken: list[None] = []
+    with interruptible(lambda: woken.append(None)):
+        if stops:
+            interrupter.interrupt_all()
+        else:
+            interrupter.interrupt(call)
+        assert eventually(lambda: len(woken) >= 3)
+    number = len(woken)
+    interrupter.interrupt(call)
+    let_it_look_at_all(interrupter)
+    assert len(woken) == number
+    interrupter.end(call)
+
+
+def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
+    interrupter: Interrupter, call: Call, log: io.BytesIO, writer: LogWriter
+) -> None:
+    woken = threading.Event()
+
+    def fail() -> None:
+        raise OSError("it will not wake")
+
+    with interruptible(fail), interruptible(woken.set):
+        interrupter.interrupt(call)
+        assert woken.wait(PATIENCE)
+    assert interrupter.is_alive()
+    writer.flush()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert "it will not wake" in str([line for line in lines if line.get("request_id") == call.request_id])
+
+
+def test_a_call_that_begins_while_the_server_stops_is_told(interrupter: Interrupter) -> None:
+    interrupter.interrupt_all()
+    late = Call.received(METHOD, METHOD.path, ())
+    interrupter.begin(late)
+    assert interrupter.running == 1
+    assert late.stopping
+    interrupter.end(late)
+    assert interrupter.running == 0
+
+
+def test_a_call_that_keeps_its_thread_waiting_for_the_caller_is_cut_once(interrupter: Interrupter) -> None:
+    cuts: list[tuple[int, str]] = []
+    call = Call.received(METHOD, METHOD.path, ())
+    call.cancel = lambda code, message: cuts.append((code, message))
+    interrupter.begin(call)
+    let_it_look_at_all(interrupter)
+    assert cuts == []  # it is at work
+    call.waiting_since = time.monotonic()
+    assert eventually(lambda: cuts)
+    let_it_look_at_all(interrupter)
+    assert cuts == [(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.cut)]
+    assert call.log["error.message"] == call.cut
+    assert "0.05 seconds" in call.cut
+    interrupter.end(call)
+
+
+class Answer:
+    """A peer's, as the client's stubs have it: `give` says what comes of it."""
+
+    def __init__(self, give: Callable[[], str]) -> None:
+        self._give, self.cancelled = give, threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def result(self) -> str:
+        return self._give()
+
+
+def fail() -> str:
+    raise ConnectionError("gone")
+
+
+def test_the_answers_of_peers_come_in_the_order_of_the_questions(call: Call) -> None:
+    asked = [Answer(lambda: "a"), Answer(lambda: "b")]
+    assert answers_of(*asked) == ["a", "b"]
+    assert not any(each.cancelled.is_set() for each in asked)
+
+
+def test_where_one_peer_fails_the_others_are_cancelled(call: Call) -> None:
+    asked = [Answer(lambda: "a"), Answer(fail), Answer(lambda: "c")]
+    with pytest.raises(ConnectionError):
+        answers_of(*asked)
+    assert asked[2].cancelled.is_set()
+
+
+def test_a_call_that_is_over_cancels_its_question(interrupter: Interrupter, call: Call) -> None:
+    asked = Answer(lambda: "too late")
+
+    def wait() -> str:
+        asked.cancelled.wait(PATIENCE)
+        raise grpc.FutureCancelledError
+
+    asked._give = wait
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(copy_context().run, answer_of, asked)
+        assert eventually(lambda: call.wakes is not None and call.wakes.all)
+        interrupter.interrupt(call)
+        with pytest.raises(CallCancelled):
+            answer.result(PATIENCE)
+    later = Answer(lambda: "never asked for")
+    with pytest.raises(CallCancelled):
+        answer_of(later)
+    assert later.cancelled.is_set()
+
+
+def test_a_question_that_somebody_else_cancels_is_told_as_that(call: Call) -> None:
+    def cancelled() -> str:
+        raise grpc.FutureCancelledError
+
+    with pytest.raises(grpc.FutureCancelledError):
+        answer_of(Answer(cancelled))
