@@ -5,13 +5,24 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from handfast.client.errors import Cancelled, DeadlineExceeded, NotFound, ServiceError, Unavailable, Unimplemented
+from handfast.client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ServiceError,
+    Unavailable,
+    Unimplemented,
+)
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import current
 from handfast.server.chassis.errors import Violation
 from handfast.server.chassis.errors.table import CODES
+from handfast.server.chassis.logs.redaction import REDACTED
 from handfast.users.v1 import users_pb2
 
 from .conftest import Running
@@ -58,6 +69,8 @@ def raising(error: BaseException) -> Any:
         (errors.InvalidValue("m"), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_VALUE", None),
         (errors.DatabaseConflict("m"), grpc.StatusCode.ABORTED, "DATABASE_CONFLICT", 0.05),
         (errors.DatabaseUnavailable("m"), grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", 1.0),
+        (errors.ShuttingDown("m"), grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", 1.0),
+        (errors.PeerUnavailable("m"), grpc.StatusCode.UNAVAILABLE, "PEER_UNAVAILABLE", 1.0),
         (errors.CallDeadlineExceeded("m"), grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", None),
         (errors.CallCancelled("m"), grpc.StatusCode.CANCELLED, "CANCELLED", None),
         (errors.UnknownMethod("m"), grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD", None),
@@ -99,6 +112,99 @@ def test_invalid_fields_name_every_violation(running: Running) -> None:
         ("user.locale", "is no BCP 47 tag", ""),
     ]
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_violations_are_collected_and_raised_together() -> None:
+    def validate(*found: tuple[str, ...]) -> None:
+        with errors.Violations.collect() as violations:
+            for each in found:
+                violations.add(*each)
+
+    validate()
+    with pytest.raises(errors.InvalidFields) as caught:
+        validate(("user.email", "is required"), ("user.locale", "is no BCP 47 tag", "LOCALE"))
+    assert caught.value.violations == (
+        Violation("user.email", "is required"),
+        Violation("user.locale", "is no BCP 47 tag", "LOCALE"),
+    )
+    assert caught.value.message == "user.email: is required; user.locale: is no BCP 47 tag"
+
+
+def test_the_log_counts_violations_and_quotes_other_errors_without_personal_data(running: Running) -> None:
+    failure = running.failure(raising(errors.InvalidFields([Violation("user.labels[ada]", "is wrong")] * 3)))
+    line = running.call_log(failure.request_id)
+    assert (line["error.reason"], line["error.domain"]) == ("INVALID_FIELDS", "handfast.users")
+    assert line["error.violations"] == 3
+    assert "error.message" not in line  # paths hold keys, which callers make up
+    assert "exception" not in line
+
+    def behavior(_request: Any, _context: Any) -> None:
+        current().request = users_pb2.User(display_name="Ada Lovelace")
+        raise UserNotFound("no user called Ada Lovelace")
+
+    failure = running.failure(behavior)
+    line = running.call_log(failure.request_id)
+    assert line["error.message"] == f"no user called {REDACTED}"
+    assert "error.violations" not in line
+    assert failure.message == "no user called Ada Lovelace"
+
+
+def _status(code: grpc.StatusCode, *details: Message) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message="m")
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+PUSHBACK = "grpc-retry-pushback-ms"
+BY_A_PEER = error_details_pb2.ErrorInfo(reason="DATABASE_UNAVAILABLE", domain="handfast.preferences")
+
+
+@pytest.mark.parametrize(
+    ("error", "tried_again"),
+    [
+        (Unavailable("away"), True),
+        (Unavailable("away", status_proto=_status(grpc.StatusCode.UNAVAILABLE, BY_A_PEER)), True),
+        (NotFound("gone", status_proto=_status(grpc.StatusCode.NOT_FOUND, BY_A_PEER)), False),
+        (Unimplemented("old"), False),
+        (errors.DatabaseUnavailable("away"), False),
+    ],
+    ids=["nobody", "a peer", "a peer's not found", "an old server", "our own"],
+)
+def test_only_what_our_channel_has_tried_again_is_not_to_be_tried_again(
+    running: Running, error: Exception, tried_again: bool
+) -> None:
+    assert running.failure(raising(error)).trailers.get(PUSHBACK) == ("-1" if tried_again else None)
+
+
+def test_the_details_of_several_peers_come_as_one_of_each_kind(running: Running) -> None:
+    violations = [error_details_pb2.BadRequest.FieldViolation(field=field, description="d") for field in "abc"]
+    delays = [error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds)) for seconds in (1, 2)]
+    refused = _status(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        BY_A_PEER,
+        error_details_pb2.ErrorInfo(reason="OTHER", domain="handfast.other"),
+        *delays,
+        error_details_pb2.BadRequest(field_violations=violations[:2]),
+        error_details_pb2.BadRequest(field_violations=violations[2:]),
+    )
+    failure = running.failure(raising(InvalidArgument("m", status_proto=refused)))
+    assert failure.info == BY_A_PEER
+    assert failure.details_of(error_details_pb2.RetryInfo) == delays[:1]
+    assert failure.details_of(error_details_pb2.BadRequest) == [
+        error_details_pb2.BadRequest(field_violations=violations)
+    ]
+    assert running.call_log(failure.request_id)["error.violations"] == 3
+
+
+def test_of_a_caller_that_left_there_is_no_cause_to_look_for(running: Running) -> None:
+    def behavior(_request: Any, _context: Any) -> None:
+        current().over = True
+        raise Cancelled("10.1.2.3")
+
+    failure = running.failure(behavior)
+    assert failure.info.reason == "CANCELLED"
+    assert "exception" not in running.call_log(failure.request_id)
 
 
 @pytest.mark.parametrize(
