@@ -1,0 +1,98 @@
+"""What a caller believes undone is not done: a call that is over when its local transaction is about to commit, commits
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+
+import pytest
+
+from handfast.server.accounts import tables
+from handfast.server.accounts.server import SCHEMA
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.errors import CallCancelled
+from handfast.server.transactions.coordinator.answers import Answer, Answers
+from handfast.server.transactions.coordinator.coordinator import Coordinator
+from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.users.v1.users_pb2 import CreateUserRequest, CreateUserResponse, User
+from tests.people import new_id
+from tests.transactions.participants import Users, old_id
+
+METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
+
+
+def served(work: Callable[[], object], leaving: Callable[[Callable[[], object]], None]) -> None:
+    """Serves a call whose caller leaves where `leaving` has it leave, and that is refused for it."""
+    call = Call.received(METHOD, METHOD.path, ())
+
+    def leave() -> bool:
+        call.over = True
+        return True
+
+    def serve() -> None:
+        CURRENT.set(call)
+        leaving(leave)
+        work()
+
+    with pytest.raises(CallCancelled):
+        copy_context().run(serve)
+
+
+def test_a_staged_write(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = users.participant.store.rows
+    mark = rows.mark
+    transaction_id = old_id(60)
+
+    def leaving(leave: Callable[[], object]) -> None:
+        monkeypatch.setattr(rows, "mark", lambda *arguments: leave() and mark(*arguments))
+
+    served(lambda: users.stage(transaction_id, "ada"), leaving)
+    assert users.branches() == 0
+    users.create("ada")  # nothing holds it
+
+
+@pytest.mark.parametrize("request_id", ["", new_id()])
+def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id: str) -> None:
+    rows = users.participant.store.rows
+    save = rows.save
+
+    def leaving(leave: Callable[[], object]) -> None:
+        monkeypatch.setattr(rows, "save", lambda *arguments, **named: leave() and save(*arguments, **named))
+
+    user = User(user_id="ada", email="ada@example.com")
+    request, reply = CreateUserRequest(request_id=request_id), CreateUserResponse(user=user)
+    write = users.participant.writes.plain
+    served(lambda: write("/s/m", request, "ada", lambda _: (user, reply), CreateUserResponse), leaving)
+    assert users.participant.get("ada") is None
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    upgrade(database, SCHEMA)
+    yield database
+    database.close()
+
+
+def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    register = Register(accounts, tables.coordinator)
+    answers = Answers(accounts, tables.coordinator.answers)
+    coordinator = Coordinator(register, answers, Finisher(register, {}), Turns(waiting=1))
+    transaction_id = new_id()
+    commit = Decision(transaction_id, Outcome.COMMITTED, {"users": 1})
+    answer = Answer("m", new_id(), b"", transaction_id, reply=b"reply")
+    insert = register.insert
+
+    def leaving(leave: Callable[[], object]) -> None:
+        monkeypatch.setattr(register, "insert", lambda *arguments: leave() and insert(*arguments))
+
+    served(lambda: coordinator._decide(commit, answer), leaving)
+    assert register.find([transaction_id])[0] == {}
+    assert answers.find("m", answer.request_id) is None
