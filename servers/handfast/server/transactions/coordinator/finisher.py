@@ -225,7 +225,7 @@ class _Teller(threading.Thread):
         reached("finisher.told")
         # Whatever it does not say is not confirmed.
         told = {result.transaction_id: result.result for result in results if result.transaction_id in due}
-        confirmed = list(due.values())
+        confirmed = [due[id_] for id_, result in told.items() if result == pb.FINISH_RESULT_CONFIRMED]
         self._confirmations.add(confirmed, self._participant)
         for id_, result in told.items():
             if result == pb.FINISH_RESULT_LOST:
