@@ -81,6 +81,16 @@ def test_a_duration_is_well_formed_and_within_its_limit(seconds: int, nanos: int
     assert (taken if not found(violations) else None) == microseconds
 
 
+@pytest.mark.parametrize(
+    ("key", "taken"),
+    [("a", True), ("a1_b", True), ("a" * 63, True), ("a" * 64, False), ("", False), ("A", False), ("a_", False)],
+)
+def test_a_key_is_narrow_and_not_too_long(key: str, taken: bool) -> None:
+    violations = Violations()
+    assert fields.check_key(violations, "labels", key) is taken
+    assert (found(violations) == []) is taken
+
+
 @pytest.mark.parametrize(("length", "taken"), [(9, True), (10, True), (11, False)])
 def test_a_text_may_be_as_long_as_is_said(length: int, taken: bool) -> None:
     violations = Violations()

@@ -37,8 +37,10 @@ def main() -> int:
                 _try(name, copy, arguments.sample, seed, scores.setdefault(name, []))
     except KeyboardInterrupt:
         print("Stopped.")
-    for name, noticed in scores.items():
-        print(f"{name:<12} {sum(noticed)} of {len(noticed)} noticed, {100 * sum(noticed) / max(1, len(noticed)):.0f} %")
+    finally:
+        for name, noticed in scores.items():
+            share = 100 * sum(noticed) / max(1, len(noticed))
+            print(f"{name:<12} {sum(noticed)} of {len(noticed)} noticed, {share:.0f} %")
     return 0
 
 

@@ -1,0 +1,168 @@
+"""What `Database` promises of each engine: durable, in turn, and refused where it cannot be so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from handfast.server.chassis.data import database as databases
+from handfast.server.chassis.data.database import Database, DatabaseError, execute_each, key_text
+from handfast.server.chassis.errors import DatabaseUnavailable
+from tests.databases.postgresql import PostgreSQL
+from tests.eventually import PATIENCE
+
+NOTES = sa.Table("notes", sa.MetaData(), sa.Column("key", key_text(20), primary_key=True))
+LINES = sa.Table(
+    "lines", NOTES.metadata, sa.Column("key", sa.ForeignKey("notes.key"), primary_key=True), sa.Column("line", sa.Text)
+)
+
+
+@pytest.fixture
+def database(new_url: str) -> Iterator[Database]:
+    with closing(Database(new_url, connections=2)) as database:
+        database.check()
+        database.write(lambda connection: NOTES.metadata.create_all(connection))
+        yield database
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(f"sqlite:///{tmp_path}/new.sqlite3", connections=2)) as database:
+        yield database
+
+
+def insert(database: Database, *keys: str) -> None:
+    database.write(lambda connection: execute_each(connection, sa.insert(NOTES), [{"key": key} for key in keys]))
+
+
+def keys(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.execute(sa.select(NOTES.c.key).order_by(NOTES.c.key)).scalars())
+
+
+def test_keys_sort_by_code_point(database: Database) -> None:
+    insert(database, "b", "A", "é", "a", "B", "_")
+    assert keys(database) == sorted(["b", "A", "é", "a", "B", "_"])
+
+
+def test_a_write_returns_what_its_work_does_and_leaves_nothing_where_that_fails(database: Database) -> None:
+    def fail(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(NOTES), {"key": "lost"})
+        raise KeyError
+
+    assert database.write(lambda _connection: 5) == 5
+    with pytest.raises(KeyError):
+        database.write(fail)
+    insert(database)  # of nothing
+    assert keys(database) == []
+
+
+def test_what_is_new_is_inserted_once_and_the_row_count_tells(database: Database) -> None:
+    statement = database.insert_new(NOTES)
+    counts = [database.write(lambda connection: connection.execute(statement, {"key": "a"}).rowcount) for _ in "12"]
+    assert counts == [1, 0]
+    assert keys(database) == ["a"]
+
+
+def test_a_row_without_the_one_that_it_refers_to_is_refused(database: Database) -> None:
+    with pytest.raises(sa.exc.IntegrityError):
+        database.write(lambda connection: connection.execute(sa.insert(LINES), {"key": "nobody", "line": "x"}))
+
+
+def test_a_probe_is_answered_though_all_connections_are_in_use(database: Database) -> None:
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(database.read())
+        assert database.probe(sa.select(sa.literal(7))) == (7,)
+
+
+def test_sqlite_writes_what_survives_a_power_cut_and_does_not_write_while_it_reads(sqlite: Database) -> None:
+    def setting(connection: sa.Connection, name: str) -> object:
+        return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+
+    sqlite.check()
+    found = sqlite.write(lambda c: [setting(c, name) for name in ("journal_mode", "synchronous", "foreign_keys")])
+    assert found == ["wal", 2, 1]
+    sqlite.write(lambda connection: NOTES.metadata.create_all(connection))
+    with sqlite.read() as connection, pytest.raises(DBAPIError):
+        connection.execute(sa.insert(NOTES), {"key": "a"})
+    with pytest.raises(DBAPIError):
+        sqlite.probe(sa.insert(NOTES).values(key="a").returning(NOTES.c.key))  # type: ignore[arg-type]
+
+
+def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(sqlite: Database) -> None:
+    with closing(Database(sqlite.url.render_as_string())) as other:
+        event.listen(other.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 1"))
+
+        def begin_another(_connection: sa.Connection) -> None:
+            with pytest.raises(DBAPIError, match="locked"):
+                other.write(pytest.fail)
+
+        sqlite.write(begin_another)
+
+
+def test_a_write_that_has_to_wait_too_long_says_to_come_again(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(_connection: sa.Connection) -> None:
+        entered.set()
+        leave.wait(PATIENCE)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(sqlite.write, hold)
+        assert entered.wait(PATIENCE)
+        with pytest.raises(DatabaseUnavailable):
+            sqlite.write(pytest.fail)
+        leave.set()
+        holding.result(PATIENCE)
+    sqlite.write(lambda _connection: None)
+
+
+def test_sqlite_that_would_lose_commits_is_refused(sqlite: Database) -> None:
+    event.listen(sqlite.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = NORMAL"))
+    with pytest.raises(DatabaseError, match="not be durable"):
+        sqlite.check()
+
+
+@pytest.mark.parametrize("setting", ["fsync", "synchronous_commit"])
+def test_postgresql_that_would_lose_commits_is_refused(server: PostgreSQL, empty_database: str, setting: str) -> None:
+    def say(value: str) -> None:
+        server.execute(f"ALTER SYSTEM SET {setting} = {value}", "SELECT pg_reload_conf()")
+
+    def check() -> None:
+        with closing(Database(server.url(empty_database))) as database:
+            database.check()
+
+    check()
+    try:
+        say("off")
+        with pytest.raises(DatabaseError, match=f"{setting} = off: commits would not be durable"):
+            check()
+    finally:
+        say("on")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("mysql://localhost/users", "mysql is not supported"),
+        ("sqlite://", "SQLite needs a file"),
+        ("sqlite:///:memory:", "SQLite needs a file"),
+        ("users", "not of the form"),
+        ("postgresql://localhost:port/users", "not of the form"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, why: str) -> None:
+    with pytest.raises(DatabaseError, match=why):
+        Database(url)
