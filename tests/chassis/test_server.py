@@ -133,7 +133,7 @@ def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch,
         told.bind(str(tmp_path / "notify"))
         told.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *_: LogNothing())
+        monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *_: LogWriter(io.BytesIO()))
         stop = threading.Event()
         server = new_server(new_users())
         thread = threading.Thread(target=server.run, args=(stop,))
@@ -146,11 +146,6 @@ def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch,
         assert told.recv(100) == b"STOPPING=1"
         thread.join(5)
         assert not thread.is_alive()
-
-
-class LogNothing:
-    def flush(self) -> None:
-        """There is nothing to flush."""
 
 
 @pytest.mark.parametrize("service", ["", "handfast.users.v1.UserService"])

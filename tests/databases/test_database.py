@@ -39,6 +39,10 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
+def not_begun(_connection: sa.Connection) -> None:
+    pytest.fail("it was begun")
+
+
 def insert(database: Database, *keys: str) -> None:
     database.write(lambda connection: execute_each(connection, sa.insert(NOTES), [{"key": key} for key in keys]))
 
@@ -104,7 +108,7 @@ def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(sqlite: Databas
 
         def begin_another(_connection: sa.Connection) -> None:
             with pytest.raises(DBAPIError, match="locked"):
-                other.write(pytest.fail)
+                other.write(not_begun)
 
         sqlite.write(begin_another)
 
@@ -123,7 +127,7 @@ def test_a_write_that_has_to_wait_too_long_says_to_come_again(
         holding = pool.submit(sqlite.write, hold)
         assert entered.wait(PATIENCE)
         with pytest.raises(DatabaseUnavailable):
-            sqlite.write(pytest.fail)
+            sqlite.write(not_begun)
         leave.set()
         holding.result(PATIENCE)
     sqlite.write(lambda _connection: None)
