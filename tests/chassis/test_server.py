@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from tests.eventually import PATIENCE, eventually
 from .conftest import Failure, Running, StartServer, new_server, new_users
 
 HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
+GET_USER = "/handfast.users.v1.UserService/GetUser"
 FOUND = users_pb2.GetUserResponse()
 
 
@@ -99,6 +101,42 @@ def test_a_handler_that_will_not_end_does_not_hold_the_server(own: Running, gate
     assert pending.exception() is not None
     gate.set()
     assert own.call_log("stuck")["grpc.code"] == "Unavailable"
+
+
+def test_as_many_calls_are_at_work_as_there_are_threads(start: StartServer, gate: threading.Event) -> None:
+    before = set(threading.enumerate())
+    running = start(threads=2, queue=10)
+    at_work: list[None] = []
+
+    def work(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        at_work.append(None)
+        gate.wait(PATIENCE)
+        return FOUND
+
+    running.servicer.behavior = work
+    calls = [running.channel.unary_unary(GET_USER).future(b"") for _ in range(5)]
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="calls"}') == 5)
+    assert running.metric('handfast_calls_limit{pool="calls"}') == 12
+    started = {thread.name for thread in set(threading.enumerate()) - before}
+    assert {name for name in started if name.startswith("calls-")} == {"calls-0", "calls-1"}
+    assert eventually(lambda: len(at_work) == 2)
+    gate.set()
+    for call in calls:
+        call.result(PATIENCE)
+    assert len(at_work) == 5
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="calls"}') == 0)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_server_listens_on_ipv6(start: StartServer) -> None:
+    running = start(listen="[::1]:0", metrics_listen="[::1]:0")
+    assert running.server.address == f"[::1]:{running.server.port}"
+    with grpc.insecure_channel(running.server.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+    assert running.metric("handfast_ready") == 1
+    with pytest.raises(StartError, match=re.escape(running.server.address)):
+        start(listen=running.server.address)
 
 
 def test_no_thread_of_a_server_holds_its_process(start: StartServer) -> None:
