@@ -94,6 +94,7 @@ def run(metadata: sa.MetaData) -> None:
 
     connection: sa.Connection = context.config.attributes["connection"]
     schema: Schema = context.config.attributes["schema"]
+    found = stored.tables(connection)
     stored.take_over_version(connection, schema, set(metadata.tables))
     context.configure(
         connection=connection,
@@ -101,9 +102,19 @@ def run(metadata: sa.MetaData) -> None:
         version_table=schema.version_table,
         version_table_schema=stored.namespace(connection),
     )
-    context.run_migrations()
+    try:
+        context.run_migrations()
+    except DBAPIError as error:
+        # Servers have tables of the same names, so what was taken for this one's may be another's.
+        if found and schema.version_table not in found:
+            raise _lacks(set(metadata.tables) - found) from error
+        raise
     if missing := set(metadata.tables) - stored.tables(connection):
-        raise DatabaseError(f"it lacks the tables {', '.join(sorted(missing))}; whose is it?")
+        raise _lacks(missing)
+
+
+def _lacks(missing: set[str]) -> DatabaseError:
+    return DatabaseError(f"it lacks the tables {', '.join(sorted(missing))}; whose is it?")
 
 
 @dataclass(frozen=True, slots=True)
