@@ -8,7 +8,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -240,6 +242,23 @@ def open_nothing(_engine: sa.Engine) -> None:
     sa.create_engine("sqlite:////hunter2/parents.sqlite3").connect()
 
 
+def read_what_was_overwritten(engine: sa.Engine) -> None:
+    file = Path(f"{engine.url.database}.damaged")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("CREATE TABLE parents (id TEXT); INSERT INTO parents VALUES ('hunter2')")
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as opened:
+        opened.seek(page_size)
+        opened.write(b"\xff" * page_size)
+    sa.create_engine(f"sqlite:///{file}", hide_parameters=True).connect().exec_driver_sql("SELECT * FROM parents")
+
+
+def read_what_is_no_database(engine: sa.Engine) -> None:
+    file = Path(f"{engine.url.database}.text")
+    file.write_text("hunter2 " * 100)
+    sa.create_engine(f"sqlite:///{file}", hide_parameters=True).connect().exec_driver_sql("SELECT * FROM parents")
+
+
 def wait_for_a_connection(engine: sa.Engine) -> None:
     small = sa.create_engine(engine.url, poolclass=sa.pool.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01)
     with small.connect():
@@ -331,6 +350,8 @@ SQLITE: Mapping[str, tuple[int | str, Provoke, Told]] = {
         UNAVAILABLE,
     ),
     "full": (sqlite3.SQLITE_FULL, fill_the_disk, UNAVAILABLE),
+    "a damaged file": (sqlite3.SQLITE_CORRUPT, read_what_was_overwritten, UNAVAILABLE),
+    "another kind of file": (sqlite3.SQLITE_NOTADB, read_what_is_no_database, UNAVAILABLE),
     "cannot open": (sqlite3.SQLITE_CANTOPEN, open_nothing, UNAVAILABLE),
     "no connection is free": ("sqlalchemy.exc.TimeoutError", wait_for_a_connection, UNAVAILABLE),
     "no such table": (sqlite3.SQLITE_ERROR, statements("SELECT hunter2 FROM grandparents"), INTERNAL),
@@ -366,8 +387,8 @@ FAKED: Mapping[str, tuple[int | str, Provoke, Told]] = {
     "reading fails": (sqlite3.SQLITE_IOERR, fake(sqlite_errorcode=sqlite3.SQLITE_IOERR_READ), UNAVAILABLE),
     "locking fails": (sqlite3.SQLITE_PROTOCOL, fake(sqlite_errorcode=sqlite3.SQLITE_PROTOCOL), UNAVAILABLE),
     "the connection is lost": ("XX000", lose_the_connection, UNAVAILABLE),
-    "data corrupted": ("XX001", fake(sqlstate="XX001"), INTERNAL),
-    "a damaged file": (sqlite3.SQLITE_CORRUPT, fake(sqlite_errorcode=sqlite3.SQLITE_CORRUPT_INDEX), INTERNAL),
+    "damaged data": ("XX001", fake(sqlstate="XX001"), UNAVAILABLE),
+    "a damaged index": ("XX002", fake(sqlstate="XX002"), UNAVAILABLE),
     "nothing known": ("", fake(), INTERNAL),
 }
 

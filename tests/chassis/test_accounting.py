@@ -24,7 +24,7 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.observe.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
-from handfast.server.process.settings import ServerSettings
+from handfast.server.process.settings import ServerSettings, sqlite_url
 from tests.eventually import eventually
 from tests.project.readme import OBSERVABILITY, quoted, table
 
@@ -105,7 +105,7 @@ class Started:
 
 @contextmanager
 def new_bench(folder: Path, log: io.BytesIO, writer: LogWriter, grace: float = 0.2) -> Iterator[Bench]:
-    with closing(Database(f"sqlite:///{folder}/test.sqlite3")) as database:
+    with closing(Database(sqlite_url(folder / "test.sqlite3"))) as database:
         database.check()  # makes the file
         scripted = Scripted(database)
         settings = ServerSettings(name="test", listen="127.0.0.1:0", threads=THREADS, queue=QUEUE, grace=grace)

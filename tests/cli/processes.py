@@ -90,6 +90,7 @@ def start_process(errors: Path, arguments: tuple[str, ...], environment: Mapping
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            errors="surrogateescape",
         )
     return Process(popen, errors, first_port)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from handfast.server.cli.ports import free_first_port
+from handfast.server.process.settings import sqlite_url
 from handfast.server.process.stopping import SUPERVISED
 from tests.cli.processes import Process, Result
 from tests.eventually import PATIENCE
@@ -61,4 +62,4 @@ def test_a_server_that_is_not_supervised_does_not_mind_its_stdin(start: Callable
 
 def _own_place(folder: Path, port: int = 0) -> tuple[str, ...]:
     listen = f"127.0.0.1:{port or free_first_port()}"
-    return ("--listen", listen, "--database-url", f"sqlite:///{folder}/users.sqlite3")
+    return ("--listen", listen, "--database-url", sqlite_url(folder / "users.sqlite3"))

@@ -17,11 +17,13 @@ import pytest
 from handfast.client import ServiceError
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.processors import usable_processors
+from handfast.server.process.settings import sqlite_url
 from handfast.users.v1.users_pb2 import ListUsersRequest
 from tests.cli.processes import Process, Result, is_running
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 Up = Callable[..., Process]
+DATABASES = ("users", "preferences", "transactions")
 
 
 def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(up: Up, tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(up: Up, tmp_
         assert address in printed
     assert f"{suite.addresses['accounts']} handfast.accounts.v1.AccountService/CreateAccount" in printed
     assert _serves_users(suite)
-    for database in ("users", "preferences", "transactions"):
+    for database in DATABASES:
         assert (tmp_path / "data" / f"{database}.sqlite3").exists()
     with urllib.request.urlopen(f"http://127.0.0.1:{suite.first_port + 100}/metrics") as metrics:
         assert b"grpc_server_started_total" in metrics.read()
@@ -124,6 +126,42 @@ def test_a_server_that_hangs_is_killed_after_the_grace_period(up: Up) -> None:
     assert not any(is_running(pid) for pid in servers.values())
 
 
+def test_any_path_can_be_the_folder_of_the_data(start: Callable[..., Process], tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"what? now#then 100% 50%25 a+b:c@d;\\'\"&=\n b\xc3\xbccher \xff")
+    first_port = free_first_port()
+    arguments = ("up", "--data-dir", str(folder), "--first-port", str(first_port))
+    suite = _ready(start(*arguments, first_port=first_port))
+    assert _serves_users(suite)
+    assert {file.name for file in folder.glob("*.sqlite3")} == {f"{name}.sqlite3" for name in DATABASES}
+    assert {file.name for file in tmp_path.iterdir()} == {folder.name, "stderr"}
+
+
+def test_a_server_whose_file_was_removed_is_not_restarted_on_an_empty_one(up: Up, tmp_path: Path) -> None:
+    suite = _ready(up())
+    file, elsewhere = tmp_path / "data" / "users.sqlite3", tmp_path / "elsewhere"
+    file.rename(elsewhere)
+    os.kill(suite.servers()["users"], signal.SIGKILL)
+    assert eventually(lambda: f"there is no {sqlite_url(file)}, and it must exist: was it removed?" in suite.stderr)
+    assert not file.exists()
+    elsewhere.rename(file)
+    assert eventually(lambda: _serves_users(suite))
+
+
+def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, tmp_path: Path) -> None:
+    assert _ready(up()).end(signal.SIGTERM) == 0
+    file = tmp_path / "data" / "users.sqlite3"
+    file.unlink()
+    suite = up()
+    assert suite.popen.wait(PATIENCE) == 2
+    assert suite.stderr == (
+        f"handfast: up: there is no users.sqlite3 in {file.parent} any more; "
+        "restore it, or remove up.databases there to begin with an empty one\n"
+    )
+    assert not file.exists()
+    (file.parent / "up.databases").unlink()
+    assert _serves_users(_ready(up()))
+
+
 def test_a_suite_starts_again_on_the_data_and_ports_of_its_last_run(up: Up) -> None:
     first = _ready(up())
     assert _serves_users(first)  # and so leaves connections behind
@@ -168,7 +206,7 @@ def test_a_suite_whose_databases_are_all_elsewhere_makes_no_folder(up: Up, tmp_p
 
 def test_a_server_that_cannot_start_ends_the_suite(up: Up, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "preferences.sqlite3"
-    suite = up(HANDFAST_PREFERENCES_DATABASE_URL=f"sqlite:///{missing}")
+    suite = up(HANDFAST_PREFERENCES_DATABASE_URL=sqlite_url(missing))
     assert "ready" not in suite.read_until("ready")
     assert suite.popen.wait() == 1
     told, *logged = itertools.dropwhile(lambda line: line.startswith("{"), suite.stderr.splitlines())

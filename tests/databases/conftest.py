@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handfast.server.process.settings import sqlite_url
 from tests.databases.postgresql import PostgreSQL, postgresql
 
 _numbers = itertools.count(1)
@@ -32,6 +33,6 @@ def empty_database(server: PostgreSQL) -> str:
 def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a database that nobody has used, on each engine."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/new.sqlite3"
+        return sqlite_url(tmp_path / "new.sqlite3")
     server: PostgreSQL = request.getfixturevalue("server")
     return server.url(request.getfixturevalue("empty_database"))

@@ -8,13 +8,14 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from handfast.server.chassis import DatabaseSettings, open_database
+from handfast.server.process.settings import sqlite_url
 from handfast.server.users.server import SCHEMA
 
 
 def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background_work(
     database_urls: dict[str, str], tmp_path: Path
 ) -> None:
-    url = database_urls.get("HANDFAST_USERS_DATABASE_URL", f"sqlite:///{tmp_path}/users.sqlite3")
+    url = database_urls.get("HANDFAST_USERS_DATABASE_URL", sqlite_url(tmp_path / "users.sqlite3"))
     settings = DatabaseSettings(name="users", listen="127.0.0.1:0", database_url=url, threads=3)
     database = open_database(settings, SCHEMA)
     with ExitStack() as stack:

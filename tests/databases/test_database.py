@@ -103,7 +103,7 @@ def test_sqlite_writes_what_survives_a_power_cut_and_does_not_write_while_it_rea
 
 
 def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(sqlite: Database) -> None:
-    with closing(Database(sqlite.url.render_as_string())) as other:
+    with closing(Database(sqlite.name)) as other:
         event.listen(other.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 1"))
 
         def begin_another(_connection: sa.Connection) -> None:
@@ -160,10 +160,10 @@ def test_postgresql_that_would_lose_commits_is_refused(server: PostgreSQL, empty
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("mysql://localhost/users", "mysql is not supported"),
-        ("sqlite://", "SQLite needs a file"),
-        ("sqlite:///:memory:", "SQLite needs a file"),
-        ("users", "not of the form"),
+        ("mysql://localhost/users", "must begin with sqlite:// or postgresql://"),
+        ("sqlite://", "must name a file"),
+        ("sqlite:///:memory:", "must name a file"),
+        ("users", "must begin with"),
         ("postgresql://localhost:port/users", "not of the form"),
     ],
 )

@@ -15,6 +15,7 @@ from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
+from handfast.server.process.settings import sqlite_url
 from tests.eventually import eventually
 
 FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
@@ -23,7 +24,7 @@ METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 
 @pytest.fixture
 def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database]:
-    url = database_urls.get("HANDFAST_USERS_DATABASE_URL", f"sqlite:///{tmp_path}/test.sqlite3")
+    url = database_urls.get("HANDFAST_USERS_DATABASE_URL", sqlite_url(tmp_path / "test.sqlite3"))
     database = Database(url, connections=2)
     database.check()
     yield database

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from handfast.server.accounts.server import SCHEMA as ACCOUNTS
 from handfast.server.chassis.data.database import Database, DatabaseError
-from handfast.server.chassis.data.migrations import schema_check, upgrade
+from handfast.server.chassis.data.migrations import database_check, upgrade
 from handfast.server.chassis.data.schema import MARK, Schema, tables
 from handfast.server.preferences.server import SCHEMA as PREFERENCES
 from handfast.server.users import migrations as migrations_of_users
@@ -44,7 +44,7 @@ def test_a_database_whose_version_is_noted_where_all_servers_had_it_stays_in_use
         make_first_revision(database, schema)
         database.write(lambda connection: connection.exec_driver_sql("UPDATE horizon SET transaction_id = 'kept'"))
         upgrade(database, schema)
-        schema_check(database, schema)()
+        database_check(database, schema)()
         with database.read() as connection:
             assert connection.exec_driver_sql("SELECT transaction_id FROM horizon").scalar_one() == "kept"
             assert "alembic_version" not in tables(connection)
@@ -76,11 +76,11 @@ def test_code_runs_on_a_newer_schema_that_says_so(new_url: str, tmp_path: Path) 
     newer = newer_than_users(tmp_path, oldest_code=newest_of(USERS))
     with closing(Database(new_url)) as database:
         upgrade(database, USERS)
-        check = schema_check(database, USERS)
+        check = database_check(database, USERS)
         upgrade(database, newer)
         check()  # a replica that runs meanwhile
         upgrade(database, USERS)  # and one that starts
-        schema_check(database, newer)()  # what is newer stays
+        database_check(database, newer)()  # what is newer stays
 
 
 def test_code_does_not_run_on_a_newer_schema_that_does_not_say_so(new_url: str, tmp_path: Path) -> None:
@@ -88,12 +88,12 @@ def test_code_does_not_run_on_a_newer_schema_that_does_not_say_so(new_url: str, 
     expected = f"its schema is 9999, which needs code of revision 9999 or later; this is {newest_of(USERS)}"
     with closing(Database(new_url)) as database:
         upgrade(database, USERS)
-        check = schema_check(database, USERS)
+        check = database_check(database, USERS)
         upgrade(database, newer)
         for refused in (check, lambda: upgrade(database, USERS)):
             with pytest.raises(DatabaseError, match=expected):
                 refused()
-        schema_check(database, newer)()
+        database_check(database, newer)()
 
 
 def test_code_does_not_run_on_an_older_schema(new_url: str, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_code_does_not_run_on_an_older_schema(new_url: str, tmp_path: Path) -> N
     with closing(Database(new_url)) as database:
         upgrade(database, USERS)  # such as from a backup, restored while the server runs
         with pytest.raises(DatabaseError, match=f"its schema is {newest_of(USERS)}, and 9999 is needed"):
-            schema_check(database, newer)()
+            database_check(database, newer)()
 
 
 def newest_of(schema: Schema) -> str:

@@ -11,12 +11,13 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.preferences import definitions
 from handfast.server.preferences.server import SCHEMA
+from handfast.server.process.settings import sqlite_url
 from tests.preferences.requests import definition
 
 
 def test_what_is_kept_of_definitions_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(definitions, "KEPT_BYTES", 500)
-    database = Database(f"sqlite:///{tmp_path}/preferences.sqlite3")
+    database = Database(sqlite_url(tmp_path / "preferences.sqlite3"))
     upgrade(database, SCHEMA)
     made = [definition(PREFERENCE_TYPE_BOOLEAN, description="x" * 100) for _ in range(10)]
     known = definitions.Definitions(database)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from handfast.preferences.v1.preferences_pb2 import CreatePreferenceDefinitionRequest, PreferenceDefinition
 from handfast.server.cli.ports import free_first_port
-from handfast.server.process.settings import METRICS_PORT_OFFSET
+from handfast.server.process.settings import METRICS_PORT_OFFSET, sqlite_url
 from tests.cli.processes import CLEAN, Process, stop_process
 from tests.databases.postgresql import DATABASES, postgresql
 from tests.project.commands import ROOT
@@ -28,7 +28,7 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("redaction")
     printed = Printed(request.param)
     with contextlib.ExitStack() as stack:
-        urls = {f"HANDFAST_{name.upper()}_DATABASE_URL": f"sqlite:///{folder}/{name}" for name in DATABASES}
+        urls = {f"HANDFAST_{name.upper()}_DATABASE_URL": sqlite_url(folder / name) for name in DATABASES}
         if printed.database == "postgresql":
             urls = stack.enter_context(postgresql(folder / "postgresql")).create_databases()
         process = start(folder, urls)

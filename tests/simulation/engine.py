@@ -276,7 +276,7 @@ class SimulatedDatabase(Database):
     def __init__(self, engine: Engine) -> None:
         self.dialect = "postgresql" if engine.by_row else "sqlite"
         self._writer = self._reader = engine  # type: ignore[assignment]
-        self._turn = None
+        self._turn = self._file = None
 
     def _interruptible(self, connection: Any) -> AbstractContextManager[None]:
         return nullcontext()

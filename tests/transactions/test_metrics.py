@@ -18,6 +18,7 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallDeadlineExceeded
 from handfast.server.chassis.ids import new_id
+from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
@@ -131,7 +132,7 @@ class Counted:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/transactions.sqlite3")
+    database = Database(sqlite_url(tmp_path / "transactions.sqlite3"))
     upgrade(database, SCHEMA)
     yield database
     database.close()

@@ -12,7 +12,7 @@ from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
-from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
@@ -61,7 +61,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, transaction_service(TransactionServicer(register, answers, finisher, holdings))),
-        checks=(schema_check(database, SCHEMA),),
+        checks=(database_check(database, SCHEMA),),
         background=(finisher, Pruner(register, answers)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )

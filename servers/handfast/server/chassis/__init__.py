@@ -12,7 +12,7 @@ can be imported from this package, and stays here though the files below may cha
     Violations                                  … for fields, all at once
     current                                     the call at hand: request id, deadline, fields for its log line
     check_active, interruptible, pause, answer_of, uninterrupted    waiting, for as long as somebody waits for the reply
-    Database, Schema, open_database, run_migrations, schema_check   a service's own data
+    Database, Schema, open_database, run_migrations, database_check    a service's own data
 
 A call passes, from the outside in:
 
@@ -40,7 +40,7 @@ What it finds there, and what is around it:
 
 from handfast.server.chassis.call import Call, Pool, current
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.migrations import run as run_migrations
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.errors import (
@@ -96,12 +96,12 @@ __all__ = [
     "answer_of",
     "check_active",
     "current",
+    "database_check",
     "interruptible",
     "open_database",
     "pause",
     "reason_name",
     "run_migrations",
-    "schema_check",
     "serve",
     "uninterrupted",
 ]

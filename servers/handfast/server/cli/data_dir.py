@@ -1,16 +1,17 @@
-"""The folder of a suite's SQLite files, which one suite at a time may have."""
+"""The folder of a suite's SQLite files, which one suite at a time may have, and from which none may vanish."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from handfast.server.cli.errors import CommandError
 
 LOCK = "up.lock"
+MADE = "up.databases"
 
 
 @contextlib.contextmanager
@@ -37,3 +38,21 @@ def kept(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise CommandError(f"cannot write to the data directory {folder}: {error.strerror}") from error
         yield
+
+
+def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
+    """Raises CommandError where a file is gone that was noted as made: a server would begin with an empty one, and who
+    asks it would be told that there never was anything.
+    """
+    noted = folder / MADE
+    made = noted.read_text().splitlines() if noted.exists() else []
+    if gone := [name for name in names if name in made and not (folder / name).exists()]:
+        raise CommandError(
+            f"there is no {' and no '.join(gone)} in {folder} any more; "
+            f"restore it, or remove {MADE} there to begin with an empty one"
+        )
+
+
+def note_made(folder: Path, names: Collection[str]) -> None:
+    """Notes that the suite has these files, so that they must be there from now on."""
+    (folder / MADE).write_text("".join(f"{name}\n" for name in names))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handfast.server.process.notify import READY
 from handfast.server.process.stopping import SUPERVISED, when_asked_to_stop
@@ -35,14 +36,16 @@ KILL_MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and under which name to speak of it. `environment` is complete. `needs` names the programs that it
-    calls: they are asked to end only when it has ended, so that what it is doing can finish.
+    """What to run, and under which name to speak of it. `environment` is complete, and `again` is added to it for each
+    restart. `needs` names the programs that it calls: they are asked to end only when it has ended, so that what it is
+    doing can finish.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     needs: Sequence[str] = ()
+    again: Mapping[str, str] = field(default_factory=dict)
 
 
 def supervise(programs: Sequence[Program], *, grace: float, on_ready: Callable[[], None]) -> int:
@@ -109,6 +112,7 @@ class _Supervisor:
                 delay = FIRST_RESTART_DELAY
             _log("server ended, restarting", program, **outcome, restart_delay_s=delay)
             await self._unless_stopped(asyncio.sleep(delay))
+            program = dataclasses.replace(program, environment={**program.environment, **program.again})
             delay = min(2 * delay, LONGEST_RESTART_DELAY)
 
     async def _run_once(self, program: Program, on_ready: Callable[[], None]) -> dict[str, object] | None:

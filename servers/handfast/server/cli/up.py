@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from handfast.server.cli.data_dir import kept
+from handfast.server.cli.data_dir import check_none_is_missing, kept, note_made
 from handfast.server.cli.errors import CommandError
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
@@ -31,6 +31,7 @@ from handfast.server.process.settings import (
     database_name,
     environment_variable,
     flag,
+    sqlite_url,
     without_password,
 )
 from handfast.server.suite import SuiteSettings
@@ -46,24 +47,40 @@ def run(flags: Mapping[str, Any]) -> int:
     environment = _environment(data_dir, first_port, values)
     # Read here as the children will read it, so that a mistake is told once and before anything runs.
     suite = [read_server_settings(server, {}, environment) for server in SERVERS]
-    from_environment = [
-        variable for server in SERVERS if os.environ.get(variable := environment_variable(server, "database_url"))
-    ]
+    from_environment = [variable for variable in map(_database_variable, SERVERS) if os.environ.get(variable)]
+    files = [_file(server) for server in SERVERS if _database_variable(server) not in from_environment]
+
+    def on_ready() -> None:
+        if files:
+            note_made(data_dir, files)
+        _announce(suite)
+
     with contextlib.nullcontext() if len(from_environment) == len(SERVERS) else kept(data_dir):
+        check_none_is_missing(data_dir, files)
         _check_ports(suite)
         if from_environment:
             click.echo(f"Databases are taken from the environment: {', '.join(from_environment)}.")
         return supervise(
             [
-                Program(settings.name, [*HANDFAST, "serve", settings.name], environment, NEEDS.get(settings.name, ()))
-                for settings in suite
+                Program(each.name, [*HANDFAST, "serve", each.name], environment, NEEDS.get(each.name, ()), AGAIN)
+                for each in suite
             ],
             grace=suite[0].grace,
-            on_ready=lambda: _announce(suite),
+            on_ready=on_ready,
         )
 
 
 NEEDS = {"accounts": ("users", "preferences")}
+AGAIN = {environment_variable("up", "database_must_exist"): "true"}
+"""What servers are told besides when they are restarted: by then they have made their databases."""
+
+
+def _database_variable(server: str) -> str:
+    return environment_variable(server, "database_url")
+
+
+def _file(server: str) -> str:
+    return f"{database_name(server)}.sqlite3"
 
 
 def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) -> dict[str, str]:
@@ -74,12 +91,12 @@ def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) 
     environment |= zip(processors, spread([environment.get(processor, "") for processor in processors]), strict=True)
     for server in SERVERS:
         port = port_of(server, first_port)
-        database_url = environment_variable(server, "database_url")
+        database_url = _database_variable(server)
         environment |= {
             environment_variable(server, "listen"): f"127.0.0.1:{port}",
             environment_variable(server, "metrics_listen"): f"127.0.0.1:{port + METRICS_PORT_OFFSET}",
             environment_variable(server, f"{server}_address"): f"127.0.0.1:{port}",
-            database_url: environment.get(database_url) or f"sqlite:///{data_dir}/{database_name(server)}.sqlite3",
+            database_url: environment.get(database_url) or sqlite_url(data_dir / _file(server)),
         }
     environment |= {environment_variable("up", name): str(value) for name, value in common.items()}
     return environment

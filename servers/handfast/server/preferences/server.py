@@ -5,7 +5,7 @@ from __future__ import annotations
 from handfast.client import channel
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
 from handfast.server.chassis.data.idempotency import Requests
-from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.preferences import tables
@@ -47,7 +47,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(preferences, DOMAIN)),
-        checks=(schema_check(database, SCHEMA),),
+        checks=(database_check(database, SCHEMA),),
         background=(preferences.sweeper,),
         on_close=(coordinator.close, database.close),
     )

@@ -8,8 +8,11 @@ an error can name both.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 from handfast.server.process.processors import ANY, usable_processors
 
@@ -23,6 +26,7 @@ MAX_AGE = 2_000_000
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
 # https://grpc.github.io/grpc/core/md_doc_naming.html
 _GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
+_LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 
 
@@ -174,6 +178,10 @@ class DatabaseSettings(ServerSettings):
         metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name", "metavar": "URL"},
     )
 
+    database_must_exist: bool = field(
+        default=False, metadata={"help": "refuse a database that is not there or is empty, instead of setting it up"}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         # The URL itself stays out of the message.
@@ -182,6 +190,11 @@ class DatabaseSettings(ServerSettings):
             _DATABASE_URL.fullmatch(self.database_url) is not None,
             "must be sqlite:///FILE or postgresql://…",
         )
+        if self.database_url.startswith("sqlite"):
+            try:
+                sqlite_file(self.database_url)
+            except ValueError as error:
+                raise SettingsError(self.name, "database_url", str(error)) from None
 
 
 def without_password(database_url: str) -> str:
@@ -195,6 +208,24 @@ def without_password(database_url: str) -> str:
 def shown(number: float) -> str:
     """`number` with all its digits, as one would write it."""
     return str(number).removesuffix(".0")
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of an SQLite database, whatever its path has in it."""
+    return f"sqlite:///{quote(os.fsencode(file))}"
+
+
+def sqlite_file(url: str) -> Path:
+    """The inverse of `sqlite_url`. Raises ValueError, worded to follow the setting's name."""
+    text = url.partition(":///")[2]
+    if "?" in text:
+        raise ValueError("takes no parameters for SQLite; a question mark of the path is written %3F")
+    if not text or text == ":memory:" or "%00" in text:
+        raise ValueError("must name a file: sqlite:////absolute/path")
+    path = os.path.abspath(unquote_to_bytes(os.fsencode(text)))
+    if len(path) > _LONGEST_SQLITE_PATH:
+        raise ValueError(f"names a path of {len(path)} bytes, and SQLite takes up to {_LONGEST_SQLITE_PATH}")
+    return Path(os.fsdecode(path))
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handfast.client import channel
 from handfast.server.chassis.data.idempotency import Requests
-from handfast.server.chassis.data.migrations import open_database, schema_check
+from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
@@ -45,7 +45,7 @@ def build(settings: SuiteSettings) -> Server:
         settings,
         domain=DOMAIN,
         services=(service, participant_service(users, DOMAIN)),
-        checks=(schema_check(database, SCHEMA),),
+        checks=(database_check(database, SCHEMA),),
         background=(users.sweeper,),
         on_close=(coordinator.close, database.close),
     )

@@ -1,6 +1,7 @@
 """A service's own data.
 
 database.py      SQLite by file or PostgreSQL by URL: reads, local transactions, durability
+sqlite.py        a file, which must stay the one that was opened
 postgresql.py    how it is reached, directly or by a pooler
 fair_lock.py     whose turn it is to write, where one writes at a time
 schema.py        whose a database is, and which version of which schema it has

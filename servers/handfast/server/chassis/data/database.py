@@ -14,14 +14,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from handfast.server.chassis.data.postgresql import cancellable, postgresql_engine, writing
+from handfast.server.chassis.data.sqlite import FULL, SqliteFile
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
+from handfast.server.chassis.errors.database import failure_of
 from handfast.server.chassis.interrupts import interruptible, pause
+from handfast.server.process.settings import sqlite_file, without_password
 
 Result = TypeVar("Result")
 
@@ -29,7 +31,6 @@ SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
 POOL_TIMEOUT = 5.0
 
-_SECRETS = ("password", "sslpassword")  # those of PostgreSQL's parameters that are
 _POOL = {
     "max_overflow": 0,
     "pool_timeout": POOL_TIMEOUT,
@@ -55,35 +56,37 @@ def execute_each(connection: sa.Connection, statement: sa.Executable, parameters
 class Database:
     """Opens nothing until it is used. `connections` is how many calls may read at once."""
 
-    def __init__(self, url: str, *, connections: int = 16) -> None:
-        try:
-            self.url = sa.make_url(url)
-        except (ArgumentError, ValueError):  # the latter where a port is no number
-            raise DatabaseError(
-                "the database URL is not of the form DIALECT://HOST:PORT/NAME?PARAMETER=VALUE"
-            ) from None
-        self.dialect = self.url.get_backend_name()
+    writing_failed = False
+    """Whether a write failed by the database's own fault since one last succeeded that was tried for its sake."""
+
+    def __init__(self, url: str, *, connections: int = 16, must_exist: bool = False) -> None:
+        self.name = without_password(url)
+        self._file: SqliteFile | None = None
+        self._turn: FairLock | None = None
+        self.dialect = url.partition(":")[0].partition("+")[0]
         if self.dialect == "sqlite":
-            if not self.url.database or self.url.database == ":memory:":
-                raise DatabaseError("SQLite needs a file: sqlite:////absolute/path")
-            self._reader = _sqlite(self.url, connections, read_only=True)
-            self._writer = _sqlite(self.url, 1, read_only=False)
-            self._prober = _sqlite(self.url, 1, read_only=True)
-            self._turn: FairLock | None = FairLock()
+            try:
+                self._file = file = SqliteFile(sqlite_file(url), must_exist=must_exist, busy_timeout=POOL_TIMEOUT)
+            except ValueError as error:
+                raise DatabaseError(f"the database URL {error}") from None
+            self._writer = file.engine(read_only=False, poolclass=QueuePool, pool_size=1, **_POOL)
+            self._reader = file.engine(read_only=True, poolclass=QueuePool, pool_size=connections, **_POOL)
+            self._prober = file.engine(read_only=True, poolclass=NullPool, hide_parameters=True)
+            self._turn = FairLock()
         elif self.dialect == "postgresql":
-            engine, prober = (postgresql_engine(self.url, pool_size=size, **_POOL) for size in (connections, 1))
+            engine, prober = (postgresql_engine(_parsed(url), pool_size=size, **_POOL) for size in (connections, 1))
             self._writer = writing(engine)
             self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
             self._prober = prober.execution_options(isolation_level="AUTOCOMMIT")
-            self._turn = None
         else:
-            raise DatabaseError(f"{self.dialect} is not supported; use sqlite or postgresql")
+            raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
         with self._reader.connect() as connection, self._interruptible(connection):
             yield connection
+        self._check_file()
 
     def write(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
@@ -91,15 +94,22 @@ class Database:
         """
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                with self._one_at_a_time(), self._writer.begin() as connection:
-                    with self._interruptible(connection):
-                        result = work(connection)
-                    return result  # and commit; what is being committed is not interrupted
+                with self._one_at_a_time(), self._writer.begin() as connection, self._interruptible(connection):
+                    result = work(connection)
+                # Now it is committed, which is not interrupted.
+                self._check_file()  # or it may have been committed where nobody will find it
+                return result
             except DBAPIError as error:
                 if not _lost_to_another(error):
+                    failure = failure_of(error)
+                    self.writing_failed |= failure is not None and failure.error is DatabaseUnavailable
                     raise
                 pause(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def _check_file(self) -> None:
+        if self._file is not None:
+            self._file.check()
 
     def _interruptible(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """While the call being served is over, the connection's statements fail."""
@@ -134,8 +144,21 @@ class Database:
         with self._prober.connect() as connection:
             return connection.execute(query).one()
 
+    def check_file(self) -> None:
+        """Raises DatabaseError where a file of SQLite is not the one that was opened, or turned out to be damaged."""
+        if self._file is None:
+            return
+        try:
+            self._file.check_all()
+        except DBAPIError as error:
+            raise DatabaseError(f"{self.name} is not there any more: {one_line(error.orig)}") from error
+        if self._file.damage:
+            raise DatabaseError(f"{self.name} is damaged: {self._file.damage}")
+
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""
+        if self._file is not None and self._file.must_exist and not self._file.path.exists():
+            raise DatabaseError(f"there is no {self.name}, and it must exist: was it removed?")
         try:
             with self._writer.connect() as connection:
                 if self.dialect == "postgresql":
@@ -143,16 +166,11 @@ class Database:
                         value = connection.exec_driver_sql(f"SHOW {setting}").scalar_one()
                         if value == "off":
                             raise DatabaseError(f"PostgreSQL runs with {setting} = off: commits would not be durable")
-                elif connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < SQLITE_FULL:
+                elif connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < FULL:
                     raise DatabaseError("SQLite runs with synchronous below FULL: commits would not be durable")
         except (DBAPIError, NoSuchModuleError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise DatabaseError(f"cannot open {self.name}: {one_line(cause)}") from error
-
-    @property
-    def name(self) -> str:
-        """The URL without its passwords."""
-        return self.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> sa.Engine:
@@ -163,9 +181,8 @@ class Database:
         self._writer.dispose()
         self._reader.dispose()
         self._prober.dispose()
-
-
-SQLITE_FULL = 2
+        if self._file is not None:
+            self._file.close()
 
 
 def one_line(cause: object) -> str:
@@ -173,31 +190,11 @@ def one_line(cause: object) -> str:
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
-def _sqlite(url: sa.URL, connections: int, *, read_only: bool) -> sa.Engine:
-    engine = sa.create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=connections,
-        **_POOL,
-        connect_args={"check_same_thread": False, "timeout": POOL_TIMEOUT},
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-
-    if not read_only:
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):  # the latter where a port is no number
+        raise DatabaseError("the database URL is not of the form postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
 
 
 def _lost_to_another(error: DBAPIError) -> bool:

@@ -34,9 +34,13 @@ MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
 def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
     """The server's database, checked and upgraded. Raises StartError."""
     try:
-        database = Database(settings.database_url, connections=settings.threads + BESIDE_CALLS)
+        database = Database(
+            settings.database_url,
+            connections=settings.threads + BESIDE_CALLS,
+            must_exist=settings.database_must_exist,
+        )
         database.check()
-        upgrade(database, schema)
+        upgrade(database, schema, must_exist=settings.database_must_exist)
     except DatabaseError as error:
         raise StartError(str(error)) from error
     except DBAPIError as error:
@@ -44,9 +48,10 @@ def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
     return database
 
 
-def upgrade(database: Database, schema: Schema) -> None:
+def upgrade(database: Database, schema: Schema, *, must_exist: bool = False) -> None:
     """Upgrades to the newest revision, and leaves a schema that is newer still as it is. Replicas that start together
-    wait for each other. Raises DatabaseError where the database is another server's, or this code may not run on it.
+    wait for each other. Raises DatabaseError where the database is another server's, where this code may not run on it,
+    or where it is empty though it must exist.
     """
     from alembic import command
     from alembic.util import CommandError
@@ -57,6 +62,8 @@ def upgrade(database: Database, schema: Schema) -> None:
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica may take its time
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         try:
+            if must_exist and stored.is_new(connection, schema):
+                raise DatabaseError("it is empty, and it must exist: was it replaced?")
             if stored.is_marked(connection, schema):
                 version, oldest_code = connection.execute(schema.version()).one()
                 if version not in code.known:
@@ -69,19 +76,23 @@ def upgrade(database: Database, schema: Schema) -> None:
             raise DatabaseError(f"cannot use {database.name}: {error}") from error
 
 
-def schema_check(database: Database, schema: Schema) -> Check:
-    """For a server's readiness: that the database answers, that its schema is not behind what the code expects, as one
-    that was restored from a backup may be, and that this code may run on it, where a newer replica has upgraded it.
+def database_check(database: Database, schema: Schema) -> Check:
+    """For a server's readiness. The database must answer, and take writes again after one has failed; a file of SQLite
+    must still be there. Its schema must not be behind what the code expects, as that of a restored backup may be, and
+    this code may run on it, where a newer replica has upgraded it.
     """
     code = _Code.of(schema)
 
     def check() -> None:
+        database.check_file()
         try:
             version, oldest_code = database.probe(schema.version())
             code.check(version, oldest_code)
+            if database.writing_failed:
+                stored.try_writing(database)
         except SQLAlchemyError as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            raise DatabaseError(f"{database.name} does not answer: {one_line(cause)}") from error
+            raise DatabaseError(f"{database.name} does not work: {one_line(cause)}") from error
         except DatabaseError as error:
             raise DatabaseError(f"cannot use {database.name}: {error}") from error
 

@@ -6,18 +6,23 @@ names the owner, and Alembic's table of the version, whose name ends in the owne
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from operator import methodcaller
 
 import sqlalchemy as sa
 
-from handfast.server.chassis.data.database import DatabaseError
+from handfast.server.chassis.data.database import Database, DatabaseError
 
 MARK = sa.Table(
     "handfast_schema",
     sa.MetaData(),
     sa.Column("owner", sa.String(63), primary_key=True),
     sa.Column("oldest_code", sa.String(32), nullable=False),  # the oldest revision whose code may run on the schema
+    sa.Column("room", sa.LargeBinary),  # for `try_writing`
 )
+ROOM = 64 * 1024
+"""Bytes that `try_writing` writes."""
 _SHARED_VERSION_TABLE = "alembic_version"
 """What servers had before each got a table of its own."""
 
@@ -76,6 +81,18 @@ def mark(connection: sa.Connection, schema: Schema, oldest_code: str) -> None:
         MARK.create(connection, checkfirst=False)
     connection.execute(sa.delete(MARK))
     connection.execute(sa.insert(MARK), {"owner": schema.owner, "oldest_code": oldest_code})
+
+
+def is_new(connection: sa.Connection, schema: Schema) -> bool:
+    """Whether no server has used it yet."""
+    return tables(connection).isdisjoint({MARK.name, _SHARED_VERSION_TABLE, schema.version_table})
+
+
+def try_writing(database: Database) -> None:
+    """Writes as much as a large change may need, and removes it again. Raises what `Database.write` does."""
+    for room in (os.urandom(ROOM), None):
+        database.write(methodcaller("execute", sa.update(MARK).values(room=room)))
+    database.writing_failed = False
 
 
 def take_over_version(connection: sa.Connection, schema: Schema, expected: set[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
-from handfast.server.chassis.errors.table import DATABASE_FAILURES
+from handfast.server.chassis.errors.table import DATABASE_FAILURES, DatabaseFailure
 from handfast.server.chassis.interrupts import why_over
 
 EARLY = 0.05
@@ -19,12 +19,17 @@ _UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is
 def database_error(error: BaseException, call: Call) -> DomainError | None:
     """The domain error that `error`, of SQLAlchemy or a driver, amounts to; None where it is a bug, or something else
     altogether."""
-    failure = next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
+    failure = failure_of(error)
     if failure is None:
         return None
     if failure.error is CallDeadlineExceeded:  # it was interrupted, for what ended the call
         return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
+
+
+def failure_of(error: BaseException) -> DatabaseFailure | None:
+    """Its row of the table."""
+    return next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
 
 
 def _keys(error: BaseException) -> Iterator[str | int]:

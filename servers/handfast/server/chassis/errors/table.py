@@ -123,6 +123,8 @@ DATABASE_FAILURES = (
             "58",  # system errors: input and output
             "25006",  # read_only_sql_transaction: a standby that was a primary
             "25P03",  # idle_in_transaction_session_timeout
+            "XX001",  # data_corrupted
+            "XX002",  # index_corrupted
         ),
         sqlite=(
             sqlite3.SQLITE_BUSY,
@@ -132,6 +134,8 @@ DATABASE_FAILURES = (
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_CANTOPEN,
             sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
         ),
         classes=(
             "sqlalchemy.exc.TimeoutError",  # no connection became free
