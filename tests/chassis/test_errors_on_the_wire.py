@@ -255,7 +255,9 @@ def test_a_peer_that_does_not_answer_is_unavailable_and_its_address_stays_inside
     assert (failure.code, failure.info.reason) == (grpc.StatusCode.UNAVAILABLE, "PEER_UNAVAILABLE")
     assert failure.details_of(error_details_pb2.RetryInfo)
     assert "10.1.2.3" not in failure.everything
-    assert "10.1.2.3" in running.call_log(failure.request_id)["exception"]
+    line = running.call_log(failure.request_id)
+    assert "10.1.2.3" in line["error.cause"]
+    assert "exception" not in line
 
 
 def test_a_peer_that_names_no_reason_gets_one_so_that_errors_have_one_shape(running: Running) -> None:
@@ -289,7 +291,8 @@ def test_what_grpc_itself_says_of_a_peer_is_put_in_our_words(
     failure = running.failure(behavior)
     assert (failure.code, failure.info.reason) == (code, reason)
     assert "10.1.2.3" not in failure.everything
-    assert "10.1.2.3" in running.call_log(failure.request_id)["exception"]
+    expected = "exception" if reason == "INTERNAL" else "error.cause"
+    assert "10.1.2.3" in running.call_log(failure.request_id)[expected]
 
 
 def test_a_reply_that_is_too_large_says_by_how_much(running: Running) -> None:

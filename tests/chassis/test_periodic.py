@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+import sqlalchemy as sa
+
 from handfast.server.chassis import Periodic
 from tests.eventually import PATIENCE, eventually
 
@@ -29,6 +31,23 @@ def test_a_round_that_fails_is_logged_and_the_next_one_comes(log: io.BytesIO, wr
     (failed,) = (line for line in lines if line.get("task") == "cleaner")
     assert failed["level"] == "error"
     assert "a bad day" in json.dumps(failed)
+
+
+def test_while_a_database_is_away_a_round_that_fails_for_it_is_logged_in_one_line(log: io.BytesIO, writer: Any) -> None:
+    rounds: list[None] = []
+
+    def work() -> None:
+        rounds.append(None)
+        sa.create_engine("postgresql+psycopg://127.0.0.1:1/users").connect()
+
+    periodic = Periodic("sweeper", work, every=0.01)
+    periodic.start()
+    assert eventually(lambda: len(rounds) >= 2)
+    periodic.stop(PATIENCE)
+    writer.flush()
+    failed = next(line for line in map(json.loads, log.getvalue().splitlines()) if line.get("task") == "sweeper")
+    assert "Connection refused" in failed["error.cause"]
+    assert "exception" not in failed
 
 
 def test_stop_waits_for_a_round_under_way_but_not_for_the_next(gate: threading.Event) -> None:

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import event
 
 from handfast.server.chassis.interrupts import interruptible
+from handfast.server.chassis.logs.tracebacks import in_one_line
 
 CANCEL_TIMEOUT = 1.0
 
@@ -91,8 +92,8 @@ def cancellable(driver: Any) -> Iterator[None]:
         try:
             if not left:
                 driver.cancel_safe(timeout=CANCEL_TIMEOUT)
-        except Exception:
-            _log.exception("a query that nobody waits for could not be cancelled")
+        except Exception as error:
+            _log.warning("a query that nobody waits for could not be cancelled", **{"error.cause": in_one_line(error)})
         finally:
             cancelling.release()
 

@@ -6,6 +6,8 @@ exception that nobody foresaw the caller learns the request id; the log has the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -17,11 +19,11 @@ from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.errors import DomainError, reason_name
-from handfast.server.chassis.errors.database import database_error
+from handfast.server.chassis.errors.database import database_error, failure_of
 from handfast.server.chassis.errors.size import MAX_MESSAGE, cut
 from handfast.server.chassis.errors.table import CODES
 from handfast.server.chassis.interrupts import why_over
-from handfast.server.chassis.logs.tracebacks import described
+from handfast.server.chassis.logs.tracebacks import described, in_one_line
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
 
@@ -36,13 +38,25 @@ def to_status(error: BaseException, call: Call) -> Status:
         status = _new_status(known, call)
         if known is not error and not isinstance(known, errors.CallCancelled):
             # The operator needs the cause; of a caller that leaves there is none to look for.
-            call.log["exception"] = described(error, call.personal_data())
+            if isinstance(known, errors.Unforeseen):
+                call.log["exception"] = described(error, call.personal_data())
+            else:
+                call.log["error.cause"] = in_one_line(error, call.personal_data())
     if isinstance(error, ServiceError) and error.status is grpc.StatusCode.UNAVAILABLE:
         # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
         call.add_trailer("grpc-retry-pushback-ms", "-1")
     _add(status, RequestInfo(request_id=call.request_id))
     _log(status, call)
     return status
+
+
+def cause_for_log(error: BaseException) -> dict[str, Any]:
+    """What a line of the log that is no call's has of the error: all of one that nobody foresaw; one line of a domain
+    error, a peer's, or a failure of the database that the table has.
+    """
+    if isinstance(error, DomainError | ServiceError) or failure_of(error) is not None:
+        return {"error.cause": in_one_line(error)}
+    return {"exc_info": error}
 
 
 def _translated(error: BaseException, call: Call) -> DomainError:

@@ -18,6 +18,9 @@ from handfast.server.chassis.logs.redaction import PersonalData
 MAX_TRACEBACK = 16 * 1024
 """Characters. What is longer loses its middle: the beginning says where it came from, the end what it was."""
 
+MAX_LINE = 500
+"""Characters of one that is said in one line."""
+
 _FRAME = re.compile(r'[ |]*File "[^"\n]*", line \d+, in ')
 _WITHHELD = "(withheld: it may quote values)"
 # Classes of SQLSTATE that are about connections, conflicts and resources: what their errors say has no values.
@@ -28,7 +31,7 @@ _MOST_ELEMENTS = 1000
 
 
 class Traceback(str):
-    """A traceback that may be logged as it is."""
+    """What was said of an exception, and may be logged as it is."""
 
     __slots__ = ()
 
@@ -54,6 +57,20 @@ def in_short(error: BaseException) -> str:
     errors = list(_chain(error))
     text = _without_quoted_values(str(error), errors)
     return _personal(errors, None).removed_from(text) or type(error).__name__
+
+
+def in_one_line(error: BaseException, request: PersonalData | None = None) -> Traceback:
+    """Class and first line of what it says, and the statement where one failed: for what needs no traceback. `request`
+    is of the call in which it was raised.
+    """
+    errors = list(_chain(error))
+    driver = getattr(error, "orig", None) or error  # SQLAlchemy's errors have the driver's
+    said = _without_quoted_values(str(driver), errors).strip().partition("\n")[0]
+    line = f"{type(driver).__module__}.{type(driver).__qualname__}: {said}"
+    if statement := getattr(error, "statement", None):
+        line += f" [SQL: {' '.join(str(statement).split())}]"
+    line = _personal(errors, request).removed_from(line)
+    return Traceback(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

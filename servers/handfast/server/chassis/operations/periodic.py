@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
+from handfast.server.chassis.errors.mapping import cause_for_log
+
 _log = structlog.get_logger()
 
 
@@ -40,5 +42,5 @@ class Periodic:
         while not self._stopping.wait(self._every * random.uniform(0.5, 1.5)):
             try:
                 self._work()
-            except Exception:
-                _log.exception("a periodic task failed; trying again", task=self._name)
+            except Exception as error:
+                _log.error("a periodic task failed; trying again", task=self._name, **cause_for_log(error))

@@ -25,7 +25,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
-from handfast.server.chassis.errors.mapping import to_status
+from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
@@ -155,7 +155,9 @@ class Coordinator:
         stored all the same: the register can be written once, so who aborts learns.
         """
         if isinstance(error, SQLAlchemyError):
-            _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, exc_info=error)
+            _log.error(
+                "a decision may not have been stored", transaction_id=commit.transaction_id, **cause_for_log(error)
+            )
         failure = _final_failure(error, current())
         try:
             with uninterrupted():

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
-from handfast.client.errors import ServiceError
 from handfast.server.chassis.crash_points import reached
+from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.lost import Lost
@@ -157,12 +157,10 @@ class _Teller(threading.Thread):
                 self._pass()
                 backoff = FIRST_BACKOFF
             except Exception as error:
-                expected = isinstance(error, ServiceError)
                 _log.warning(
                     "a participant could not be told of decisions; trying again",
                     participant=self._participant,
-                    error=error,
-                    exc_info=not expected,
+                    **cause_for_log(error),
                 )
                 self.stopping.wait(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
