@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ import grpc
 import pytest
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool, Wakes
-from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DomainError, ShuttingDown
+from handfast.server.chassis.errors import (
+    CallCancelled,
+    CallDeadlineExceeded,
+    DatabaseUnavailable,
+    DomainError,
+    ShuttingDown,
+)
+from handfast.server.chassis.errors.database import database_error
 from handfast.server.chassis.interrupts import (
     Interrupter,
     answer_of,
@@ -80,12 +88,39 @@ def let_it_look_at_all(interrupter: Interrupter) -> None:
     ],
 )
 def test_a_call_is_over_for_one_reason(
-    call: Call, remaining: float | None, over: bool, stopping: bool, early: float, why: type[DomainError] | None
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    remaining: float | None,
+    over: bool,
+    stopping: bool,
+    early: float,
+    why: type[DomainError] | None,
 ) -> None:
-    call.deadline = None if remaining is None else time.monotonic() + remaining
+    monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
     call.over, call.stopping, call.tolerance = over, stopping, 10.0
     found = why_over(call, early=early)
     assert type(found) is (why or type(None))
+
+
+@pytest.mark.parametrize(
+    ("remaining", "over", "error"),
+    [
+        (None, False, DatabaseUnavailable),
+        (LONG, False, DatabaseUnavailable),
+        (0.9, False, DatabaseUnavailable),
+        (0.01, False, CallDeadlineExceeded),  # the database's clock is a little ahead
+        (-1.0, True, CallDeadlineExceeded),
+        (LONG, True, CallCancelled),
+    ],
+)
+def test_a_query_was_interrupted_for_what_ended_the_call(
+    call: Call, monkeypatch: pytest.MonkeyPatch, remaining: float | None, over: bool, error: type[DomainError]
+) -> None:
+    interrupted = sqlite3.OperationalError("interrupted")
+    interrupted.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
+    monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
+    call.over = over
+    assert type(database_error(interrupted, call)) is error
 
 
 def test_what_has_to_be_done_is_done_though_the_call_is_over(call: Call) -> None:

@@ -67,7 +67,7 @@ def faults_of(tree: Path, module: Path) -> list[Fault]:
 
     code = (tree / module).read_text()
     nodes, lines = list(ast_nodes(get_ast(code))), code.splitlines()
-    changes = list(_without_handlers(code))
+    changes = list(without_handlers(code))
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
         places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
@@ -102,7 +102,7 @@ def _is_python(code: str) -> bool:
     return True
 
 
-def _without_handlers(code: str) -> Iterator[tuple[tuple[int, int], str]]:
+def without_handlers(code: str) -> Iterator[tuple[tuple[int, int], str]]:
     """The place of each error that is handled, and the code with one that nothing raises in its stead.
 
     cosmic-ray has an operator for this, which puts a name there that is not defined, and fails at dotted names.

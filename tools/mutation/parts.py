@@ -47,7 +47,10 @@ PARTS = {
     ),
     "errors": Part(
         ("chassis/errors/*.py",),
-        (*_chassis("errors_on_the_wire", "calls", "streams", "database_errors", "error_size"), *ON_SQLITE),
+        (
+            *_chassis("interrupts", "errors_on_the_wire", "calls", "streams", "database_errors", "error_size"),
+            *ON_SQLITE,
+        ),
     ),
     "logs": Part(("chassis/logs/*.py",), _chassis("logs", "redaction", "database_errors")),
     "observe": Part(

@@ -36,7 +36,7 @@ class Copy:
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.tree / name)
         venv.create(folder / "venv", symlinks=True)
-        self._python = folder / "venv/bin/python"
+        self.python = folder / "venv/bin/python"
         (site_packages,) = (folder / "venv/lib").glob("python*/site-packages")
         libraries = ROOT / ".venv" / site_packages.relative_to(folder / "venv")
         paths = [*(str(self.tree / root) for root in ("generated", "clients", "servers")), str(libraries)]
@@ -54,7 +54,7 @@ class Copy:
     def test_unchanged(self, tests: tuple[str, ...], seconds: float | None = None) -> str | None:
         """What the tests print where things are not in order; None where they pass. Cuts them after so many seconds."""
         options = ["-x", "-q", "-p", "no:cacheprovider", f"--timeout={LONGEST_TEST_SECONDS}"]
-        command = [str(self._python), "-m", "pytest", *options, *tests]
+        command = [str(self.python), "-m", "pytest", *options, *tests]
         with tempfile.TemporaryFile("w+") as output:
             # In a session of its own, where Ctrl-C does not reach it: this process ends it.
             running = subprocess.Popen(
