@@ -7,6 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import RFC_4122, UUID
 
+import pytest
+
 from handfast.server.chassis.ids import Ids, new_id
 
 MILLISECONDS = 1000
@@ -44,6 +46,19 @@ def test_a_hundred_thousand_ids_of_one_millisecond_sort_and_stay_within_it() -> 
     assert {millisecond(id_) for id_ in minted} == {clock.time // MILLISECONDS}
     clock.time += MILLISECONDS
     assert ids.mint() > minted[-1]
+
+
+@pytest.mark.parametrize("bit", [0, 1])
+def test_ids_sort_and_stay_within_their_millisecond_whatever_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, bit: int
+) -> None:
+    monkeypatch.setattr("secrets.randbits", lambda bits: bit * ((1 << bits) - 1))
+    clock = Hands()
+    ids = Ids(clock)
+    minted = [ids.mint() for _ in range(10_000)]
+    assert minted == sorted(set(minted))
+    assert {(UUID(id_).version, UUID(id_).variant) for id_ in minted} == {(7, RFC_4122)}
+    assert {millisecond(id_) for id_ in minted} == {clock.time // MILLISECONDS}
 
 
 def test_ids_are_not_ahead_of_the_clock_however_fast_they_are_minted() -> None:
