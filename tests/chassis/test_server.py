@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.server.chassis import Periodic
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.server import Background, StartError
+from handfast.server.chassis.server import StartError
 from handfast.users.v1 import users_pb2
 from tests.eventually import PATIENCE, eventually
 
@@ -69,8 +70,32 @@ def test_what_a_failed_start_began_is_ended(taken_port: int) -> None:
     assert closed.is_set()
 
 
-def test_calls_in_flight_finish_when_the_server_stops(own: Running) -> None:
-    entered = threading.Event()
+class Work:
+    """In the background."""
+
+    def __init__(self, happened: list[str], as_it_ends: Callable[[], None] = lambda: None) -> None:
+        self._happened, self._as_it_ends = happened, as_it_ends
+        self.timeout = -1.0
+
+    def start(self) -> None:
+        self._happened.append("start")
+
+    def stop(self, timeout: float) -> None:
+        self._happened.append("stop")
+        self.timeout = timeout
+        self._as_it_ends()
+
+
+LEFT_BEHIND = "some handlers did not end within the grace period"
+
+
+def events(log: io.BytesIO, writer: LogWriter) -> list[str]:
+    writer.flush()
+    return [json.loads(line)["event"] for line in log.getvalue().splitlines()]
+
+
+def test_calls_in_flight_finish_when_the_server_stops(own: Running, log: io.BytesIO, writer: LogWriter) -> None:
+    entered, before = threading.Event(), len(events(log, writer))
 
     def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
         entered.set()
@@ -82,10 +107,13 @@ def test_calls_in_flight_finish_when_the_server_stops(own: Running) -> None:
     assert entered.wait(5)
     own.server.stop()
     assert pending.result() == FOUND
+    assert LEFT_BEHIND not in events(log, writer)[before:]
 
 
-def test_a_handler_that_will_not_end_does_not_hold_the_server(own: Running, gate: threading.Event) -> None:
-    entered = threading.Event()
+def test_a_handler_that_will_not_end_does_not_hold_the_server(
+    own: Running, gate: threading.Event, log: io.BytesIO, writer: LogWriter
+) -> None:
+    entered, before = threading.Event(), len(events(log, writer))
 
     def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
         entered.set()
@@ -99,6 +127,7 @@ def test_a_handler_that_will_not_end_does_not_hold_the_server(own: Running, gate
     own.server.stop()
     assert time.monotonic() - started < PATIENCE
     assert pending.exception() is not None
+    assert events(log, writer)[before:].count(LEFT_BEHIND) == 1
     gate.set()
     assert own.call_log("stuck")["grpc.code"] == "Unavailable"
 
@@ -150,20 +179,39 @@ def test_no_thread_of_a_server_holds_its_process(start: StartServer) -> None:
 
 
 def test_background_work_runs_while_the_server_does_and_ends_before_what_it_uses_is_closed() -> None:
-    happened = []
-
-    class Work:
-        def start(self) -> None:
-            happened.append("start")
-
-        def stop(self, timeout: float) -> None:
-            happened.append("stop")
-
-    work: Background = Work()
-    server = new_server(new_users(), background=[work], on_close=[lambda: happened.append("close")])
+    happened: list[str] = []
+    server = new_server(new_users(), background=[Work(happened)], on_close=[lambda: happened.append("close")])
     server.start()
     server.stop()
     assert happened == ["start", "stop", "close"]
+
+
+def test_what_does_not_close_as_it_should_is_logged_and_keeps_nothing_else_from_it(
+    log: io.BytesIO, writer: LogWriter
+) -> None:
+    happened: list[str] = []
+
+    def fail() -> None:
+        raise OSError("it sticks")
+
+    before = len(events(log, writer))
+    background = [Work(happened, fail), Work(happened)]
+    server = new_server(new_users(), background=background, on_close=[fail, lambda: happened.append("close")])
+    server.start()
+    server.stop()
+    assert happened == ["start", "start", "stop", "stop", "close"]
+    assert events(log, writer)[before:].count("something did not close as it should") == 2
+    assert eventually(lambda: not server.interrupter.is_alive())
+
+
+def test_background_work_is_told_how_long_it_has() -> None:
+    told: list[str] = []
+    slow, next_one = Work(told, lambda: time.sleep(0.05)), Work(told)
+    server = new_server(new_users(), background=[slow, next_one])
+    server.start()
+    server.stop()
+    assert 0 < slow.timeout <= 1  # what is left of the grace, a second at least
+    assert 0 <= next_one.timeout <= max(0.0, slow.timeout - 0.05)
 
 
 def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
