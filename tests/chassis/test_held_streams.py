@@ -218,6 +218,14 @@ def test_watchers_cost_no_thread_are_all_told_and_keep_clients_that_check_health
     assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 1)  # the client's
 
 
+def test_nothing_is_kept_of_a_watch_whose_request_did_not_come(start: StartServer) -> None:
+    running = start()
+    without_request = running.channel.stream_stream("/grpc.health.v1.Health/Watch")(iter(()))
+    assert cut(without_request).code is grpc.StatusCode.UNIMPLEMENTED
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
+    assert running.server.interrupter.running == 0
+
+
 def test_checks_are_answered_beside_those_that_never_come(
     start: StartServer, requests: Callable[..., Iterator[bytes]]
 ) -> None:

@@ -104,7 +104,8 @@ class CallExecutor(futures.Executor):
             job.future.set_result(job.run(*job.arguments))
         except BaseException as error:
             job.future.set_exception(error)
-        if record.refused is None and record.call.method.outlasts_its_handler:
+        begun = record.call.context is not None  # not without a request: nothing would tell when such a call is over
+        if begun and record.call.method.outlasts_its_handler:
             record.call.waiting_since = None
             record.when_over(lambda: self._close(job))
         else:
