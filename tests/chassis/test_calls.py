@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from handfast.client import propagation
-from handfast.server.chassis.call import Call, current
+from handfast.server.chassis import call as calls
+from handfast.server.chassis.call import Call, Method, Pool, current
 from handfast.users.v1 import users_pb2
 from tests.eventually import eventually
 
@@ -18,14 +21,14 @@ FOUND = users_pb2.GetUserResponse(user=users_pb2.User(user_id="ada"))
 
 
 def the_call_of(running: Running, **options: Any) -> Call:
-    calls = []
+    seen = []
 
     def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
-        calls.append(current())
+        seen.append(current())
         return FOUND
 
     running.get_user(behavior, **options)
-    (call,) = calls
+    (call,) = seen
     return call
 
 
@@ -209,3 +212,47 @@ def test_a_call_that_expires_in_the_queue_is_recorded_though_no_handler_had_it(
     for pending in held:
         assert pending.result() == FOUND
     assert running.call_log("queued")["grpc.code"] == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "deadline", "tolerance"),
+    [
+        ("unary", 100.0, 100.0, 1.0),
+        ("unary", 0.5, 0.5, 0.01),
+        ("unary", 9.2e18, 30.0, 0.0),  # as grpcio has it where the caller set none
+        ("unary", None, 30.0, 0.0),
+        ("bidi_stream", 100.0, 100.0, 1.0),
+        ("bidi_stream", 9.2e18, None, 0.0),
+        ("server_stream", None, None, 0.0),
+    ],
+)
+def test_a_caller_that_leaves_a_little_early_does_so_for_the_deadline_if_it_set_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str, told: float | None, deadline: float | None, tolerance: float
+) -> None:
+    class Context:
+        def peer(self) -> str:
+            return "somebody"
+
+        def time_remaining(self) -> float | None:
+            return told
+
+    context: Any = Context()
+    monkeypatch.setattr(calls, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    call = Call.received(Method("/s/m", "s", "m", kind, "s", Pool("calls", 1)), "/s/m", ())
+    assert (call.deadline, call.tolerance) == (None, 0.0)
+    call.begin(context)
+    assert (call.peer, call.remaining(), call.tolerance) == ("somebody", deadline, tolerance)
+
+
+def test_only_a_key_that_comes_twice_is_repeated() -> None:
+    method = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
+    assert Call.received(method, "/s/m", [("a", "1"), ("b", "1")]).repeated == frozenset()
+    call = Call.received(method, "/s/m", [("a", "1"), ("b", "1"), ("a", "2"), ("c", "1"), ("c", "1"), ("c", "3")])
+    assert call.repeated == {"a", "c"}
+    assert call.metadata == {"a": "2", "b": "1", "c": "3"}
+
+
+def test_a_pool_takes_its_threads_and_those_that_wait_for_them() -> None:
+    assert Pool("calls", 3, queue=4).limit == 7
+    assert Pool("calls", 3, queue=0).limit == 3
+    assert Pool("calls", 3, queue=None).limit == math.inf

@@ -69,6 +69,19 @@ def test_clients_connect_anew_when_their_connection_is_old_and_lose_no_call(
     calls_go_on(running.server.address, lambda: len(peers) > 3)
 
 
+def test_a_server_asks_for_signs_of_life_and_lets_clients_ask_as_often_as_the_docs_say(start: StartServer) -> None:
+    settings = start(max_connection_age=1.5, max_connection_age_grace=2.5).server.settings
+    assert dict(connections.connection_options(settings)) == {
+        "grpc.keepalive_time_ms": 30_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.http2.ping_timeout_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+        "grpc.max_connection_age_ms": 1_500,
+        "grpc.max_connection_age_grace_ms": 2_500,
+    }
+
+
 def test_an_age_of_nothing_is_none(start: StartServer) -> None:
     options = dict(connections.connection_options(start(max_connection_age=0).server.settings))
     assert options["grpc.max_connection_age_ms"] == 2**31 - 1  # which gRPC takes for never

@@ -40,7 +40,8 @@ PARTS = {
         ("chassis/data/*.py",),
         (
             *_chassis("fair_lock", "database_errors"),
-            "tests/databases",
+            *_modules("tests/databases", "test_database", "test_local_transactions", "test_migrations"),
+            *_modules("tests/databases", "test_interrupts", "test_postgresql_elsewhere", "test_readiness"),
             "tests/users/test_request_id.py",
             "tests/transactions/test_retention.py",
         ),
