@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import time
+import urllib.error
+import urllib.request
 from typing import Any
+
+import pytest
 
 from handfast.users.v1 import users_pb2
 
@@ -67,3 +72,25 @@ def test_methods_that_nobody_called_are_there_at_zero(running: Running) -> None:
 
 def test_the_process_is_measured_too(running: Running) -> None:
     assert running.metric("process_resident_memory_bytes") > 0
+
+
+def test_the_time_of_a_call_is_counted_in_seconds(running: Running) -> None:
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        time.sleep(0.02)
+        return users_pb2.GetUserResponse()
+
+    sample = f"grpc_server_handling_seconds_sum{{{GET_USER}}}"
+    before, began = running.metric(sample), time.perf_counter()
+    running.get_user(behavior, metadata=(("x-request-id", "measured"),))
+    running.call_log("measured")
+    assert 0.02 <= running.metric(sample) - before <= time.perf_counter() - began
+    buckets = [f'grpc_server_handling_seconds_bucket{{{GET_USER},le="{le}"}}' for le in ("0.01", "+Inf")]
+    assert 0 <= running.metric(buckets[0]) < running.metric(buckets[1])
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/health"])
+def test_nothing_but_metrics_is_served_beside_the_calls(running: Running, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(running.server.metrics_url.removesuffix("/metrics") + path, timeout=5)
+    assert caught.value.code == 404
+    assert b"There is only /metrics" in caught.value.read()
