@@ -33,8 +33,9 @@ OPERATORS = (
 )
 
 # In decorators, as in `@dataclass(frozen=True, slots=True)`, nothing is seen from outside, nor of what only type
-# checkers read; `*` between parameters is no operator.
-LEFT_ALONE = re.compile(r"\s*@|\s*if TYPE_CHECKING:|.*[(,]\s*\*,")
+# checkers read.
+LEFT_ALONE = re.compile(r"\s*(@|if TYPE_CHECKING:)")
+BETWEEN_PARAMETERS = "*,"  # which is no operator
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ def faults_of(tree: Path, module: Path) -> list[Fault]:
         changes += [(place, mutate_code(code, operator, nth)) for nth, place in enumerate(places)]
     return [
         Fault(module, code, changed)
-        for (line, _), changed in sorted(changes)
-        if not LEFT_ALONE.match(lines[line - 1]) and _is_python(changed)
+        for (line, column), changed in sorted(changes)
+        if not LEFT_ALONE.match(lines[line - 1])
+        and not lines[line - 1].startswith(BETWEEN_PARAMETERS, column)
+        and _is_python(changed)
     ]
 
 
