@@ -48,6 +48,7 @@ def test_a_pipe_that_nobody_empties_holds_nobody_up_and_what_was_dropped_is_coun
     assert pipe.entered.wait(5)
     for _ in range(10_005):
         writer.write(b"more")
+    writer.flush(0.01)  # which does not wait for ever
     pipe.go_on.set()
     writer.flush()
     lines = pipe.getvalue().splitlines()

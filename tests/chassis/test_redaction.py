@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
+import enum
 import io
 import json
 import logging
 import math
+import pathlib
 import threading
 import uuid
 from collections.abc import Callable
@@ -89,6 +92,10 @@ class Holder:
     secret: str = dataclasses.field(default="hunter2", repr=False)
 
 
+class Kind(enum.Enum):
+    LARGE = 1
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
@@ -98,6 +105,12 @@ class Holder:
         (Holder(ADA), {"user": SHOWN}),
         (ADA.labels, "<google._upb._message.ScalarMapContainer>"),
         (b"ada", "(3 bytes)"),
+        ([bytearray(b"ada"), memoryview(b"ad")], ["(3 bytes)", "(2 bytes)"]),
+        ([{1}, frozenset({2}), (3, "x")], [[1], [2], [3, "x"]]),
+        ({1: "one", None: 2}, {"1": "one", "None": 2}),
+        ([Kind.LARGE, decimal.Decimal("1.50"), pathlib.Path("/etc")], ["Kind.LARGE", "1.50", "/etc"]),
+        (Holder, "<builtins.type>"),
+        ([-math.inf, math.nan], ["-inf", "nan"]),
         (ValueError(), "ValueError"),
         (ValueError("bad"), "bad"),
         (ValueError(ADA, 1), None),
@@ -119,6 +132,10 @@ def test_what_is_long_is_cut() -> None:
     assert loggable("x" * (MAX_TEXT + 1)) == "x" * (MAX_TEXT - 1) + "…"
     assert loggable(list(range(MAX_ELEMENTS + 2)))[-2:] == [MAX_ELEMENTS - 1, "… 2 more"]
     assert loggable(dict.fromkeys(range(MAX_ELEMENTS + 2), 1))["…"] == "2 more"
+    assert loggable(list(range(MAX_ELEMENTS))) == list(range(MAX_ELEMENTS))
+    assert len(loggable(list(range(MAX_ELEMENTS + 2)))) == MAX_ELEMENTS + 1
+    assert len(loggable(dict.fromkeys(range(MAX_ELEMENTS), 1))) == MAX_ELEMENTS
+    assert len(loggable(dict.fromkeys(range(MAX_ELEMENTS + 2), 1))) == MAX_ELEMENTS + 1
     within: list[Any] = []
     within.append(within)
     assert json.dumps(loggable(within), ensure_ascii=False) == '[[[[[["…"]]]]]]'
@@ -296,6 +313,11 @@ def test_a_long_traceback_keeps_both_ends() -> None:
     assert len(text) < MAX_TRACEBACK + 100
     assert text.startswith("ValueError: from here")
     assert text.endswith("to here\n")
+    left_out = len("ValueError: from here  to here\n") + MAX_TRACEBACK
+    assert f"\n… {left_out} characters left out …\n" in text
+    rest = len("ValueError: \n")
+    assert "left out" not in described(ValueError("x" * (MAX_TRACEBACK - rest)))
+    assert "… 1 characters left out …" in described(ValueError("x" * (MAX_TRACEBACK - rest + 1)))
 
 
 # The log

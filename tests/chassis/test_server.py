@@ -60,6 +60,8 @@ def test_a_port_that_is_taken_is_said_in_one_line(setting: str, taken_port: int)
 def test_two_servers_never_share_a_port(running: Running) -> None:
     with pytest.raises(StartError, match="Address already in use"):
         new_server(new_users(), listen=f"127.0.0.1:{running.server.port}").start()
+    with pytest.raises(OSError, match="in use"):  # nor another process that would share it
+        socket.create_server(("127.0.0.1", running.server.port), reuse_port=True)
 
 
 def test_what_a_failed_start_began_is_ended(taken_port: int) -> None:
