@@ -256,3 +256,15 @@ def test_a_pool_takes_its_threads_and_those_that_wait_for_them() -> None:
     assert Pool("calls", 3, queue=4).limit == 7
     assert Pool("calls", 3, queue=0).limit == 3
     assert Pool("calls", 3, queue=None).limit == math.inf
+
+
+def test_trailers_are_added_to_those_that_are_there(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        context.set_trailing_metadata((("first", "1"),))
+        current().add_trailer("second", "2")
+        current().add_trailer("third-bin", b"3")
+        return FOUND
+
+    running.servicer.behavior = behavior
+    _reply, call = running.stub.GetUser.with_call(users_pb2.GetUserRequest())
+    assert dict(call.trailing_metadata()) == {"first": "1", "second": "2", "third-bin": b"3"}

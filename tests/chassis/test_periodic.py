@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis import Periodic
@@ -79,3 +80,32 @@ def test_a_long_time_between_rounds_does_not_hold_up_the_stop() -> None:
 
 def test_what_was_never_started_can_be_stopped() -> None:
     Periodic("cleaner", lambda: None, every=1).stop(PATIENCE)
+
+
+def test_rounds_come_about_as_often_as_is_said_and_not_in_step_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    rounds: list[None] = []
+
+    class Hurry(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return len(waits) > 1000
+
+    periodic = Periodic("cleaner", lambda: rounds.append(None), every=60)
+    monkeypatch.setattr(periodic, "_stopping", Hurry())
+    periodic.start()
+    assert eventually(lambda: len(rounds) == 1000)
+    assert 30 <= min(waits) < 40
+    assert 80 < max(waits) <= 90
+
+
+def test_a_round_can_end_what_it_is_a_round_of() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        periodic.stop(PATIENCE)
+        ended.set()
+
+    periodic = Periodic("cleaner", work, every=0.01)
+    periodic.start()
+    assert ended.wait(PATIENCE / 2)

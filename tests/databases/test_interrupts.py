@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.postgresql import cancellable
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
 from handfast.server.process.settings import sqlite_url
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
@@ -123,3 +124,66 @@ def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
             return [database.write(lambda connection: connection.execute(one).scalar_one())]
 
     assert copy_context().run(serve) == [1]
+
+
+class Cancelled:
+    """A connection to PostgreSQL that takes its time to be cancelled."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended, self.go_on = 0, 0, threading.Event()
+
+    def cancel_safe(self, timeout: float) -> None:
+        self.begun += 1
+        self.go_on.wait(PATIENCE)
+        self.ended += 1
+
+
+@pytest.fixture
+def served(call: Call) -> Iterator[Call]:
+    """The call, which the test serves."""
+    token = CURRENT.set(call)
+    yield call
+    CURRENT.reset(token)
+
+
+def test_a_query_of_postgresql_is_cancelled_by_one_at_a_time_and_by_none_once_it_was_left(served: Call) -> None:
+    driver = Cancelled()
+    with cancellable(driver):
+        assert served.wakes is not None
+        (wake,) = served.wakes.all
+        wake()
+        assert eventually(lambda: driver.begun == 1)
+        wake()  # which waits for nothing
+        driver.go_on.set()
+        assert eventually(lambda: driver.ended == 1)
+        assert driver.begun == 1
+
+        def cancelled_again() -> bool:
+            wake()
+            return driver.ended > 1
+
+        assert eventually(cancelled_again)
+    ended = driver.ended
+    wake()
+    with cancellable(driver):
+        assert driver.ended == driver.begun == ended
+
+
+def test_who_leaves_a_query_of_postgresql_waits_for_its_cancelling(call: Call) -> None:
+    driver, left = Cancelled(), threading.Event()
+
+    def serve() -> None:
+        CURRENT.set(call)
+        with cancellable(driver):
+            assert call.wakes is not None
+            call.wakes.all[0]()
+            assert eventually(lambda: driver.begun == 1)
+        left.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(copy_context().run, serve)
+        assert eventually(lambda: driver.begun == 1)
+        assert not left.is_set()
+        driver.go_on.set()
+        serving.result(PATIENCE)
+    assert driver.ended == 1

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -82,14 +83,21 @@ def test_one_that_lost_a_deadlock_is_run_again(counters: Database) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, [("a", "b"), ("b", "a")]))
-    assert len(runs) == 3
+    assert len(runs) >= 3  # as it may lose again
     assert values(counters) == [2, 2]
 
 
 def test_one_that_keeps_losing_gives_up_and_says_to_come_again(
     counters: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pauses: list[float] = []
+
+    def draw(_shortest: float, longest: float) -> float:
+        pauses.append(longest)
+        return 0.0
+
     monkeypatch.setattr(databases, "WRITE_ATTEMPTS", 3)
+    monkeypatch.setattr(databases, "random", SimpleNamespace(uniform=draw))
     runs = []
 
     def work(connection: sa.Connection) -> None:
@@ -100,6 +108,7 @@ def test_one_that_keeps_losing_gives_up_and_says_to_come_again(
         counters.write(work)
     assert len(runs) == 3
     assert refused.value.retry_after is not None
+    assert 0 < pauses[0] < pauses[1] < pauses[2] < 1  # at most, and longer each time
 
 
 @pytest.mark.parametrize("state", ["40P01", "40001"])

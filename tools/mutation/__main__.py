@@ -78,7 +78,7 @@ def _faults(part: Part, copy: Copy) -> list[Fault]:
 
 def _failed(printed: str) -> str:
     """The test that failed, or all that was printed where none is named."""
-    named = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", printed, re.MULTILINE)
+    named = re.search(r"^(?:FAILED|ERROR) (\S+\.py.*?)(?: - |$)", printed, re.MULTILINE)
     return named[1] if named else printed
 
 

@@ -57,9 +57,8 @@ PARTS = {
     "observe": Part(
         ("chassis/observe/*.py", "chassis/operations/*.py"),
         (
-            *_chassis(
-                "load", "metrics", "accounting", "streams", "periodic", "readiness", "held_streams", "server", "calls"
-            ),
+            *_chassis("load", "record", "refusal", "periodic", "metrics", "streams", "calls", "readiness", "server"),
+            *_chassis("held_streams", "accounting"),
             *ON_SQLITE,
         ),
     ),
