@@ -206,6 +206,22 @@ def test_what_does_not_close_as_it_should_is_logged_and_keeps_nothing_else_from_
     assert eventually(lambda: not server.interrupter.is_alive())
 
 
+def test_where_one_does_not_start_what_started_before_it_is_ended_at_once() -> None:
+    happened: list[str] = []
+
+    class Broken(Work):
+        def start(self) -> None:
+            raise OSError("no room for a thread")
+
+    first = Work(happened)
+    background = [first, Broken(happened), Work(happened)]
+    server = new_server(new_users(), background=background, on_close=[lambda: happened.append("close")])
+    with pytest.raises(OSError, match="no room"):
+        server.start()
+    assert happened == ["start", "stop", "close"]
+    assert first.timeout == 0
+
+
 def test_background_work_is_told_how_long_it_has() -> None:
     told: list[str] = []
     slow, next_one = Work(told, lambda: time.sleep(0.05)), Work(told)

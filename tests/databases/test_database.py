@@ -77,8 +77,16 @@ def test_what_is_new_is_inserted_once_and_the_row_count_tells(database: Database
 
 
 def test_a_row_without_the_one_that_it_refers_to_is_refused(database: Database) -> None:
-    with pytest.raises(sa.exc.IntegrityError):
-        database.write(lambda connection: connection.execute(sa.insert(LINES), {"key": "nobody", "line": "x"}))
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        database.write(lambda connection: connection.execute(sa.insert(LINES), {"key": "nobody", "line": "hunter2"}))
+    assert "hunter2" not in str(caught.value)  # which is logged
+
+
+def test_an_error_of_a_read_says_nothing_of_its_parameters(database: Database) -> None:
+    with pytest.raises(DBAPIError) as caught, database.read() as connection:
+        connection.execute(sa.text("SELECT :line FROM nowhere"), {"line": "hunter2"})
+    assert "nowhere" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_probe_is_answered_though_all_connections_are_in_use(database: Database) -> None:
