@@ -68,10 +68,11 @@ class Outlet:
         self._record.sent += 1
         with self._lock:
             reply, self._next = self._next, None
-            self._sending = reply is not None or self._ending
+            ends = reply is None and self._ending
+            self._sending = reply is not None or ends
         if reply is not None:
             self._start(reply)
-        elif self._ending:
+        elif ends:
             self._finish()
         return over
 

@@ -84,9 +84,7 @@ class Record:
             self.code = grpc.StatusCode.UNIMPLEMENTED
         for report in self.reporters:
             report(self)
-        self.call.context = self.call.cancel = (
-            None  # what grpcio's context leads to is a cycle for the garbage collector
-        )
+        self.call.context = self.call.cancel = None  # they lead back to the call: a cycle for the garbage collector
 
     def _code_of_a_cut_call(self, deadline: float, server_stopped: bool) -> grpc.StatusCode:
         left = deadline - (self.over or time.time())
