@@ -11,8 +11,11 @@ import pytest
 from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, Unavailable, channel, connect
 from handfast.server.accounts.server import build
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
+from handfast.server.chassis.errors import PeerUnavailable
 from handfast.server.chassis.server import Server
 from handfast.server.suite import SuiteSettings
+from handfast.server.transactions.coordinator.holdings import Holdings
+from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -97,6 +100,17 @@ class TestAParticipantThatDoesNotAnswer:
             alone.transactions.CommitTransaction(commit)
         assert (refused.value.reason, refused.value.retryable) == ("PEER_UNAVAILABLE", True)
         assert decided(alone, old).state == pb.TRANSACTION_STATE_UNDECIDED
+
+    def test_is_waited_for_also_where_too_many_calls_ask_at_once(self, addresses: dict[str, str]) -> None:
+        time = now()
+        commit, old = (
+            Decision(id_at(time - age * MICROSECONDS_PER_SECOND), Outcome.COMMITTED, {"users": 1}) for age in (0, 600)
+        )
+        with channel(addresses["users"]) as to_users:
+            holdings = Holdings({"users": ParticipantServiceStub(to_users)}, room=0)
+            assert holdings.less_than(commit, time) == {}
+            with pytest.raises(PeerUnavailable):
+                holdings.less_than(old, time)
 
 
 class TestAcceptingALoss:

@@ -27,7 +27,7 @@ LONG_OVER = wire.MAX_TIMEOUT + wire.CLOCK_SKEW
 
 
 class Holdings:
-    """`room` is how many calls may wait for participants at once; further ones do not ask."""
+    """`room` is how many calls may wait for participants at once; further ones do not ask, as if nobody said."""
 
     def __init__(self, participants: Mapping[str, ParticipantServiceStub], room: int) -> None:
         self._participants = participants
@@ -37,12 +37,12 @@ class Holdings:
         """How many operations the participants hold that hold fewer than `commit` names. Raises PeerUnavailable where
         one does not say, of a transaction so old that participants may have forgotten it.
         """
-        if not self._room.acquire(blocking=False):
-            return {}
-        try:
-            held = self._ask(commit)
-        finally:
-            self._room.release()
+        held = dict[str, int | None].fromkeys(commit.branches)
+        if self._room.acquire(blocking=False):
+            try:
+                held = self._ask(commit)
+            finally:
+                self._room.release()
         if None in held.values() and now > wire.minted_at(commit.transaction_id) + LONG_OVER:
             raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
         return {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
