@@ -15,7 +15,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
 from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, UpdateUserAndPreferencesRequest
-from handfast.client import FailedPrecondition, NotFound, Suite, connect
+from handfast.client import Aborted, FailedPrecondition, NotFound, Suite, connect
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.accounts.server import build
 from handfast.server.chassis import clock
@@ -85,6 +85,21 @@ def test_a_clock_that_is_wrong_is_named_and_all_is_well_once_it_is_right(
     suite.accounts.CreateAccount(creation())
     with pytest.raises(FailedPrecondition):  # the answer of its request id stands
         suite.accounts.CreateAccount(request)
+
+
+def test_a_clock_that_is_a_little_ahead_is_not_blamed_for_a_call_that_took_its_time(
+    suite: Suite, skew: Skew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = creation()
+    skew.seconds = -1.0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            coordinator, "TIMEOUT", clock.MICROSECONDS_PER_SECOND // 2
+        )  # what is left for a stage that is late
+        with pytest.raises(Aborted) as refused:
+            suite.accounts.CreateAccount(request)
+    assert (refused.value.reason, refused.value.retryable) == ("TRANSACTION_ABORTED", True)
+    suite.accounts.CreateAccount(request)
 
 
 def test_a_call_that_runs_again_after_its_clock_was_set_back_comes_through(

@@ -35,6 +35,11 @@ _ABOUT_THE_TRANSACTION = frozenset(
     )
 )
 
+_FAR_AHEAD = wire.CLOCK_SKEW // 2
+"""Microseconds by which a participant's clock may be ahead before it is to blame for what expires there: with less, it
+was the call that took its time.
+"""
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -132,7 +137,7 @@ def _not_in_time(error: ServiceError, participant: str, transaction_id: str, dea
             case "TRANSACTION_FROM_FUTURE":
                 apart = True
             case "TRANSACTION_EXPIRED":
-                apart = now < deadline
+                apart = now < deadline and ahead > _FAR_AHEAD
             case _:
                 apart = abs(ahead) > wire.CLOCK_SKEW
         if apart:
