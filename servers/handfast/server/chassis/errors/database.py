@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
+from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseConflict, DatabaseUnavailable, DomainError
 from handfast.server.chassis.errors.table import DATABASE_FAILURES, DatabaseFailure
 from handfast.server.chassis.interrupts import why_over
 
@@ -25,6 +25,12 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     if failure.error is CallDeadlineExceeded:  # it was interrupted, for what ended the call
         return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether others kept what a local transaction needed, such as the lock of a row. That says nothing of the next."""
+    failure = failure_of(error)
+    return isinstance(error, DatabaseConflict) or (failure is not None and failure.error is DatabaseConflict)
 
 
 def failure_of(error: BaseException) -> DatabaseFailure | None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.crash_points import reached
+from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
 from handfast.server.transactions.participant.resources import M
@@ -19,6 +20,14 @@ LOSS_ACCEPTED = "a branch is finished without operations that were committed and
 NO_LONGER_KNOWN = "a committed transaction is told again that is no longer known here, whatever was staged of it"
 
 _log = structlog.get_logger()
+
+
+def log_left_for_later(transaction_id: str, error: Exception) -> None:
+    _log.warning(
+        "a branch is not finished yet, as others hold what it needs",
+        transaction_id=transaction_id,
+        **cause_for_log(error),
+    )
 
 
 class FinishResult(enum.Enum):

@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
-from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.transactions.participant.finishing import FinishResult, log_left_for_later
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resources import M
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -53,7 +54,12 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         for decision in request.decisions:
             if context.time_remaining() <= 0:
                 break  # nobody waits any more; what is left will be told again
-            results.append(self._finish(decision))
+            try:
+                results.append(self._finish(decision))
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+                log_left_for_later(decision.transaction_id, error)  # it will be told again, and holds up no other
         return pb.FinishTransactionsResponse(results=results)
 
     def _finish(self, decision: pb.Decision) -> pb.FinishedTransaction:

@@ -9,12 +9,14 @@ import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.core import pruning as rules
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_after, id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
+from handfast.server.transactions.participant.finishing import log_left_for_later
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.store import Store
@@ -71,13 +73,23 @@ class Sweeper(Periodic, Generic[M]):
     def _settle(self, branches: list[Branch]) -> None:
         try:
             self._settling.settle_all(branches)
-        except CommittedChangeLost:
+        except Exception as error:
+            if not _concerns_one(error):
+                raise
             for branch in branches:  # one by one, so that it holds up no other
-                try:
-                    self._settling.settle_all([branch])
-                except CommittedChangeLost as error:
-                    pause = self._lost.put_off(branch.transaction_id)
-                    _log.error(str(error), transaction_id=branch.transaction_id, tried_again_after_seconds=pause)
+                if not self.stopping:
+                    self._settle_one(branch)
+
+    def _settle_one(self, branch: Branch) -> None:
+        try:
+            self._settling.settle_all([branch])
+        except CommittedChangeLost as error:
+            pause = self._lost.put_off(branch.transaction_id)
+            _log.error(str(error), transaction_id=branch.transaction_id, tried_again_after_seconds=pause)
+        except Exception as error:
+            if not _concerns_one(error):
+                raise
+            log_left_for_later(branch.transaction_id, error)
 
     def prune(self, before: int) -> int:
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
@@ -97,3 +109,8 @@ class Sweeper(Periodic, Generic[M]):
 
         self._requests.prune()
         return self._store.database.write(work)
+
+
+def _concerns_one(error: Exception) -> bool:
+    """Whether others can be settled all the same."""
+    return isinstance(error, CommittedChangeLost) or is_conflict(error)
