@@ -55,7 +55,7 @@ overload: $(INSTALLED) ## ask ten times more of the servers than they can do, an
 overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come again at once (needs Go)
 	$(BIN)/python -m benchmarks.overload_go $(ARGS)
 
-test: $(INSTALLED) ## run the tests (ARGS='-k paging')
+test: $(INSTALLED) ## run the tests (ARGS='-k page')
 	$(BIN)/pytest $(ARGS)
 
 retest: $(INSTALLED) ## run the tests, and those that failed once more, each by itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tomllib
@@ -34,3 +35,9 @@ def test_a_python_that_is_too_old_is_told_before_anything_is_made(tmp_path: Path
     )
     assert done.returncode == 2
     assert not list(tmp_path.glob(".venv*"))
+
+
+@pytest.mark.parametrize("file", ["Makefile", "CONTRIBUTING.md"])
+def test_the_word_that_is_shown_as_an_example_selects_tests(file: str) -> None:
+    (word,) = re.findall(r"ARGS='-k (\w+)'", (ROOT / file).read_text())
+    assert any(re.search(rf"def test_\w*{word}", tests.read_text()) for tests in (ROOT / "tests").rglob("test_*.py"))
