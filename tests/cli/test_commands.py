@@ -97,6 +97,23 @@ def test_a_reader_of_help_may_leave_early(unread: int) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "handfast.server.process.settings":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from handfast.server.cli.main import main
+sys.exit(main(["up"]))
+"""
+
+
+def test_ctrl_c_ends_a_command_without_a_word_also_while_it_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], env=CLEAN, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
     program = (
         "import sys, handfast.server.cli.commands, handfast.server.cli.up\n"

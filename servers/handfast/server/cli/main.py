@@ -16,6 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from handfast.server.process.command import run
 
         return run(handfast, argv, "handfast")
+    except KeyboardInterrupt:  # while that was imported; `run` takes it from then on
+        return 130
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("handfast"):
             raise
