@@ -162,6 +162,18 @@ def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, tmp_pa
     assert _serves_users(_ready(up()))
 
 
+def test_a_file_stays_missed_though_a_run_meanwhile_had_another_database(up: Up, tmp_path: Path) -> None:
+    assert _ready(up()).end(signal.SIGTERM) == 0
+    elsewhere = {"HANDFAST_USERS_DATABASE_URL": sqlite_url(tmp_path / "elsewhere")}
+    assert _ready(up(**elsewhere)).end(signal.SIGTERM) == 0
+    file = tmp_path / "data" / "users.sqlite3"
+    file.unlink()
+    suite = up()
+    assert suite.popen.wait(PATIENCE) == 2
+    assert suite.stderr.startswith(f"handfast: up: there is no users.sqlite3 in {file.parent} any more; ")
+    assert not file.exists()
+
+
 def test_a_suite_starts_again_on_the_data_and_ports_of_its_last_run(up: Up) -> None:
     first = _ready(up())
     assert _serves_users(first)  # and so leaves connections behind

@@ -44,8 +44,7 @@ def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
     """Raises CommandError where a file is gone that was noted as made: a server would begin with an empty one, and who
     asks it would be told that there never was anything.
     """
-    noted = folder / MADE
-    made = noted.read_text().splitlines() if noted.exists() else []
+    made = _made(folder)
     if gone := [name for name in names if name in made and not (folder / name).exists()]:
         raise CommandError(
             f"there is no {' and no '.join(gone)} in {folder} any more; "
@@ -54,5 +53,13 @@ def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
 
 
 def note_made(folder: Path, names: Collection[str]) -> None:
-    """Notes that the suite has these files, so that they must be there from now on."""
-    (folder / MADE).write_text("".join(f"{name}\n" for name in names))
+    """Notes that the suite has these files, so that they must be there from now on. Those of an earlier run stay noted,
+    though this one may have other databases for them.
+    """
+    noted = sorted(_made(folder) | set(names))
+    (folder / MADE).write_text("".join(f"{name}\n" for name in noted))
+
+
+def _made(folder: Path) -> set[str]:
+    noted = folder / MADE
+    return set(noted.read_text().splitlines()) if noted.exists() else set()
