@@ -7,6 +7,7 @@ users of its own (`tests.people`) and expects others to be there.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from urllib.request import getproxies_environment
 
@@ -19,15 +20,17 @@ from tests.databases.postgresql import postgresql
 # A proxy of the environment is for what is elsewhere. Our client knows that; urllib and bare channels are told.
 _DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost", "127.0.0.1", "::1"]))
 os.environ.update(no_proxy=_DIRECT, no_grpc_proxy=_DIRECT)
+# What tests start stops on SIGHUP, even where these themselves were started by nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database_urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def database_urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """The variables that say where the servers' databases are; none where they are the suite's own files."""
     if request.param == "sqlite":
         yield {}
         return
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+    with postgresql() as server:
         yield server.create_databases()
 
 

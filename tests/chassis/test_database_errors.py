@@ -43,7 +43,7 @@ LATE = Told(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sa.Engine]]:
     folder = tmp_path_factory.mktemp("errors")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(postgresql(folder / "postgresql"))
+        server = stack.enter_context(postgresql())
         engines = {"postgresql": postgresql_engine(server), "sqlite": sqlite_engine(folder)}
         for engine in engines.values():
             stack.callback(engine.dispose)

@@ -235,7 +235,7 @@ def test_background_work_is_told_how_long_it_has() -> None:
 def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
-        told.settimeout(5)
+        told.settimeout(PATIENCE)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *_: LogWriter(io.BytesIO()))
         stop = threading.Event()
@@ -248,7 +248,7 @@ def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch,
             assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
         stop.set()
         assert told.recv(100) == b"STOPPING=1"
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

@@ -117,7 +117,7 @@ def _listens(address: str) -> bool:
 def suite(database: str, folder: Path) -> Iterator[Suite]:
     """A suite that has not been started; it is stopped at the end."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(postgresql(folder / "postgresql")) if database == POSTGRESQL else None
+        server = stack.enter_context(postgresql()) if database == POSTGRESQL else None
         made = Suite(folder, server)
         try:
             yield made

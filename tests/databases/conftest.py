@@ -15,9 +15,9 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+def server() -> Iterator[PostgreSQL]:
     """A PostgreSQL that tests share, each with databases of its own in it."""
-    with postgresql(tmp_path_factory.mktemp("databases")) as server:
+    with postgresql() as server:
         yield server
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,9 +109,13 @@ def _pid_and_uri(printed: str) -> tuple[int, str]:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[PostgreSQL]:
-    server = PostgreSQL(folder)
-    try:
-        yield server
-    finally:
-        server.stop()
+def postgresql() -> Iterator[PostgreSQL]:
+    """In a folder of its own. Those that pytest makes are no place for it: where the tests run as root it runs as
+    another user, and whenever pytest starts it closes all its folders to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="handfast-postgresql-") as folder:
+        server = PostgreSQL(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

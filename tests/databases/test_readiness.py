@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,9 +14,8 @@ from tests.databases.postgresql import postgresql
 from tests.eventually import eventually
 
 
-def test_a_database_that_is_away_and_comes_back(tmp_path: Path) -> None:
-    folder = tmp_path / "postgresql"
-    with postgresql(folder) as database:
+def test_a_database_that_is_away_and_comes_back() -> None:
+    with postgresql() as database:
         url = database.create_databases()["HANDFAST_USERS_DATABASE_URL"]
         server = build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, grace=0.1))
         server.start()

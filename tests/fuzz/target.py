@@ -153,7 +153,7 @@ def target(database: str, folder: Path) -> Iterator[Target]:
     with contextlib.ExitStack() as stack:
         urls = {}
         if database == "postgresql":
-            urls = stack.enter_context(postgresql(folder / "postgresql")).create_databases()
+            urls = stack.enter_context(postgresql()).create_databases()
         process = stack.enter_context(suite_up(folder, urls))
         at = process.addresses
         suite = stack.enter_context(connect(at["users"], at["preferences"], at["accounts"]))

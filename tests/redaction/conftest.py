@@ -30,7 +30,7 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with contextlib.ExitStack() as stack:
         urls = {f"HANDFAST_{name.upper()}_DATABASE_URL": sqlite_url(folder / name) for name in DATABASES}
         if printed.database == "postgresql":
-            urls = stack.enter_context(postgresql(folder / "postgresql")).create_databases()
+            urls = stack.enter_context(postgresql()).create_databases()
         process = start(folder, urls)
         stack.callback(stop_process, process)
         suite = stack.enter_context(process.connect())

@@ -13,8 +13,8 @@ from tests.transactions.participants import Users
 
 
 @pytest.fixture(scope="session")
-def postgresql_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with postgresql(tmp_path_factory.mktemp("transactions")) as server:
+def postgresql_urls() -> Iterator[dict[str, str]]:
+    with postgresql() as server:
         yield server.create_databases()
 
 
