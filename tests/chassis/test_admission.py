@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import grpc
 import pytest
 
+from handfast.server.chassis import admission
+from handfast.server.chassis.errors import RequestTooLarge
 from handfast.users.v1 import users_pb2
 
 from .conftest import Failure, Running
@@ -68,3 +73,17 @@ def test_a_stageable_method_gets_its_transaction_metadata(running: Running) -> N
 def test_health_checks_do_not_mind_transaction_metadata(running: Running) -> None:
     reply = running.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", metadata=TRANSACTION)
     assert reply == b"\x08\x01"  # SERVING
+
+
+def test_metadata_is_counted_as_http_2_does() -> None:
+    """RFC 9113, 6.5.2: key, value, and 32 bytes for each entry; up to 16 KiB are taken."""
+
+    def check(*entries: tuple[str, str | bytes]) -> None:
+        context: Any = SimpleNamespace(invocation_metadata=lambda: entries)
+        admission._refuse_large_metadata(context)
+
+    value = "v" * (16 * 1024 - 2 * (3 + 32) - 5)
+    check(("one", value), ("two", b"12345"))
+    with pytest.raises(RequestTooLarge) as caught:
+        check(("one", value), ("two", b"123456"))
+    assert (caught.value.values["size"], caught.value.values["limit"]) == ("16385", "16384")
