@@ -23,7 +23,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload overload-go test retest crash contend fuzz simulate mutate check $(CHECKS)
+.PHONY: help install up demo bench overload overload-go test crash contend fuzz simulate mutate check $(CHECKS)
 .PHONY: format generate freeze pins grpcurl ghz promtool pgbouncer clean
 
 help: ## list the targets
@@ -55,11 +55,8 @@ overload: $(INSTALLED) ## ask ten times more of the servers than they can do, an
 overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come again at once (needs Go)
 	$(BIN)/python -m benchmarks.overload_go $(ARGS)
 
-test: $(INSTALLED) ## run the tests (ARGS='-k page')
-	$(BIN)/pytest $(ARGS)
-
-retest: $(INSTALLED) ## run the tests, and those that failed once more, each by itself
-	$(BIN)/python tools/retest.py $(ARGS)
+test: $(INSTALLED) ## run the tests (ARGS='-k page'; with RETEST=1 those that failed once more, each by itself)
+	$(BIN)/$(if $(RETEST),python tools/retest.py,pytest) $(ARGS)
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
 	$(BIN)/python -m tests.crashes.run $(ARGS)
