@@ -8,7 +8,6 @@ import pytest
 
 from handfast.server.transactions.core import coordinator, participant, pruning, reading
 from handfast.server.transactions.core.model import (
-    MAX_OPERATIONS,
     Branch,
     BranchState,
     ClaimChange,
@@ -78,10 +77,14 @@ class TestStaging:
         assert admit(None, None, stage(1), LATER) is participant.Refusal.EXPIRED
 
     def test_a_branch_takes_so_many_operations_and_no_more(self) -> None:
-        full = replace(OPEN, staged=MAX_OPERATIONS - 1)
-        assert isinstance(admit(full, None, stage(MAX_OPERATIONS), EARLIER), participant.Proceed)
-        full = replace(OPEN, staged=MAX_OPERATIONS)
-        assert admit(full, None, stage(MAX_OPERATIONS + 1), EARLIER) is participant.Refusal.TOO_LARGE
+        full = replace(OPEN, staged=999)
+        assert isinstance(admit(full, None, stage(1000), EARLIER), participant.Proceed)
+        full = replace(OPEN, staged=1000)
+        assert admit(full, None, stage(1001), EARLIER) is participant.Refusal.TOO_LARGE
+
+    def test_a_branch_has_room_for_as_many_bytes_as_the_contract_says(self) -> None:
+        assert participant.has_room(16 * 1024 * 1024)
+        assert not participant.has_room(16 * 1024 * 1024 + 1)
 
     def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
         assert admit(None, None, stage(1), EARLIER, horizon="t2") is participant.Refusal.FORGOTTEN
