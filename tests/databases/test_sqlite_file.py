@@ -183,3 +183,20 @@ def test_a_file_that_is_overwritten_is_unavailable_and_not_ready(users: Users, h
     # What is in memory still can be read.
     assert eventually(lambda: users.create("bob") is UNAVAILABLE and users.get("ada") in (OK, UNAVAILABLE))
     assert eventually(lambda: not users.serving())
+
+
+def test_nothing_is_written_into_a_file_that_took_the_place_of_the_one_that_is_open(tmp_path: Path) -> None:
+    file, backup = tmp_path / "data", tmp_path / "backup"
+    with closing(sqlite3.connect(backup)) as connection:
+        connection.execute("CREATE TABLE restored (number INTEGER)")
+    content = backup.read_bytes()
+    database = Database(sqlite_url(file))
+    database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE old (number INTEGER)"))
+    for name in ("data-wal", "data-shm"):
+        (tmp_path / name).unlink()
+    backup.rename(file)
+    with pytest.raises(sa.exc.OperationalError, match="was removed or replaced"), database.read():
+        pass  # on a new connection
+    database.close()
+    assert file.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]

@@ -67,6 +67,7 @@ class SqliteFile:
                 kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
                 self._opened = {file: _identity(file) for file in self._files}
                 self._kept = kept
+        self.check()  # first, as SQLite writes into what it opens
         connection = self._connect("rw")
         self.check()
         return connection
