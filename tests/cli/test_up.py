@@ -155,7 +155,8 @@ def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, tmp_pa
     assert suite.popen.wait(PATIENCE) == 2
     assert suite.stderr == (
         f"handfast: up: there is no users.sqlite3 in {file.parent} any more; "
-        "restore it, or remove up.databases there to begin with an empty one\n"
+        "restore it, with no -wal and -shm beside it but its own, "
+        "or remove up.databases there to begin with an empty one\n"
     )
     assert not file.exists()
     (file.parent / "up.databases").unlink()

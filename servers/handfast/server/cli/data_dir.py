@@ -48,7 +48,8 @@ def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
     if gone := [name for name in names if name in made and not (folder / name).exists()]:
         raise CommandError(
             f"there is no {' and no '.join(gone)} in {folder} any more; "
-            f"restore it, or remove {MADE} there to begin with an empty one"
+            "restore it, with no -wal and -shm beside it but its own, "
+            f"or remove {MADE} there to begin with an empty one"
         )
 
 
