@@ -97,6 +97,12 @@ def test_a_reader_of_help_may_leave_early(unread: int) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_a_disk_that_is_full_is_told_in_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*HANDFAST, "--help"], env=CLEAN, stdout=full, stderr=PIPE, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, b"cannot write: No space left on device\n")
+
+
 INTERRUPTED_IMPORT = """
 import sys
 class Interrupt:
@@ -165,6 +171,14 @@ def test_a_mistake_is_told_in_one_line(
     handfast: Handfast, arguments: tuple[str, ...], environment: dict[str, str], line: str
 ) -> None:
     assert handfast(*arguments, **environment) == Result(2, "", line + "\n")
+
+
+def test_up_refuses_a_data_directory_whose_path_is_too_long(handfast: Handfast, tmp_path: Path) -> None:
+    result = handfast("up", "--data-dir", str(tmp_path / "long" / "/".join(["folder"] * 80)))
+    assert result.status == 2
+    assert result.stderr.startswith("handfast: up: --data-dir (or HANDFAST_DATA_DIR) names a path of ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "long").exists()
 
 
 def test_up_refuses_a_data_directory_that_cannot_be_written(handfast: Handfast, tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     METRICS_PORT_OFFSET,
+    SettingsError,
     database_name,
     environment_variable,
     flag,
+    sqlite_file,
     sqlite_url,
     without_password,
 )
@@ -43,6 +45,11 @@ def run(flags: Mapping[str, Any]) -> int:
     values = read("up", UP_SETTINGS, flags, os.environ)
     first_port = values.pop("first_port", FIRST_PORT)
     data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
+    try:
+        for server in SERVERS:
+            sqlite_file(sqlite_url(data_dir / _file(server)))
+    except ValueError as error:
+        raise SettingsError("up", "data_dir", str(error)) from None
 
     environment = _environment(data_dir, first_port, values)
     # Read here as the children will read it, so that a mistake is told once and before anything runs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ def run(command: click.Command, argv: Sequence[str] | None, program: str | None 
     """Runs a command line; returns its exit status. `argv` is that of the process, and `program` the name that it was
     called by, unless they are given.
 
-    A reader of its output who leaves before the end, such as `head`, ends it without a word, with status 1.
+    A reader of its output who leaves before the end, such as `head`, ends it without a word, with status 1; a disk that
+    is full, with one line.
     """
     try:
         status = command.main(argv, program, standalone_mode=False)
@@ -72,8 +74,12 @@ def run(command: click.Command, argv: Sequence[str] | None, program: str | None 
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         # What is left in the buffer goes nowhere, so that the flush at the interpreter's end does not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            click.echo(f"cannot write: {error.strerror}", err=True)
         return 1
     return int(status or 0)

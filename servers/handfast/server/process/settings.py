@@ -195,6 +195,10 @@ class DatabaseSettings(ServerSettings):
                 sqlite_file(self.database_url)
             except ValueError as error:
                 raise SettingsError(self.name, "database_url", str(error)) from None
+        else:
+            # What follows the first @ would be taken for the host, and shown in errors.
+            authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]
+            self.require("database_url", authority.count("@") <= 1, "must have each @ of a password written as %40")
 
 
 def without_password(database_url: str) -> str:
