@@ -32,10 +32,13 @@ class Coordinator(pb_grpc.TransactionServiceServicer):
         self.questions: list[list[str]] = []
         self.let = threading.Semaphore(0)
         self.knows = True
+        self.refuses = False
 
     def BatchGetTransactions(self, request: Any, context: Any) -> pb.BatchGetTransactionsResponse:
         self.questions.append(list(request.transaction_ids))
         assert self.let.acquire(timeout=PATIENCE)
+        if self.refuses:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
         ids = request.transaction_ids if self.knows else request.transaction_ids[1:]
         state = pb.TRANSACTION_STATE_UNDECIDED
         return pb.BatchGetTransactionsResponse(
@@ -167,3 +170,13 @@ def test_few_wait_long_for_a_coordinator_that_is_slow(
     coordinator.let.release(3)
     assert all(each.result() == {T1: None} for each in waiting)
     assert coordinator.questions == [[T1], [T1]]
+
+
+def test_after_a_question_that_was_refused_the_next_one_is_asked(
+    coordinator: Coordinator, asking: CoordinatorResolver, pool: ThreadPoolExecutor
+) -> None:
+    coordinator.let.release(1000)
+    coordinator.refuses = True
+    assert refused(pool.submit(asking.ask, [T1]))
+    coordinator.refuses = False
+    assert pool.submit(asking.ask, [T1]).result(PATIENCE) == {T1: None}

@@ -107,11 +107,14 @@ class CoordinatorResolver:
         future.add_done_callback(self._told)
 
     def _told(self, future: Any) -> None:
-        if _failed(future):
-            self._tell({})
-        else:
-            self._tell({each.transaction_id: learnt(each) for each in future.result().transactions})
-            self._ask_next()
+        answer: dict[str, Learnt] = {}
+        try:
+            answer = {each.transaction_id: learnt(each) for each in future.result().transactions}
+        except (ServiceError, grpc.FutureCancelledError):
+            pass
+        finally:
+            self._tell(answer)  # whatever came, or nobody could ask again
+        self._ask_next()
 
     def _tell(self, answer: dict[str, Learnt]) -> None:
         """Wakes those whose question was answered; or all, where nobody answers."""
