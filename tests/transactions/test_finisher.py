@@ -232,3 +232,15 @@ def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(regi
         finisher.stop(10)
     assert users.told.count(confirmed) == 1
     assert [decision.transaction_id for decision in register.unfinished("", 10)] == [left_out]
+
+
+def test_a_participant_is_told_once_and_only_of_what_it_has_a_part_in(register: Register) -> None:
+    theirs, ours, shared = new_id(), new_id(), new_id()
+    for id_, branches in ((theirs, {"preferences": 1}), (ours, {"users": 1}), (shared, {"users": 1, "preferences": 1})):
+        register.decide(Decision(id_, Outcome.COMMITTED, branches))
+    users = Losing([])
+    stubs: Any = {"users": users, "preferences": Confirming()}
+    teller = Finisher(register, stubs)._tellers["users"]
+    teller._pass()
+    teller._pass()  # `shared` is not finished, since preferences have not confirmed
+    assert users.told == [ours, shared]
