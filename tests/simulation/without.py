@@ -334,7 +334,7 @@ WITHOUT: dict[str, Without] = {
         ),
     ),
     "no refusal of what was decided meanwhile": Without(
-        "late", patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
+        "late", first_seed=150, patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
     ),
     "a pending claim is a conflict": Without(
         "swaps", patches=_patch(writes.Writes, "_claim", _claim_by_the_holder_alone)

@@ -89,6 +89,7 @@ class ConfirmingOne(Confirming):
 @pytest.fixture
 def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr(finisher_module, "LOOK_AGAIN", 0.05)
     database = Database(database_url)
     upgrade(database, SCHEMA)
     yield Register(database, tables.coordinator)
