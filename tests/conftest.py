@@ -6,14 +6,22 @@ users of its own (`tests.people`) and expects others to be there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.request import getproxies_environment
 
 import pytest
 
 from handfast.client import Suite, connect
+from handfast.server.accounts.server import build
+from handfast.server.chassis.interrupts import Interrupter
+from handfast.server.chassis.server import Server
+from handfast.server.process.settings import sqlite_url
+from handfast.server.suite import SuiteSettings
+from tests.accounts.accounts import StartAccounts, StartServer
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import postgresql
 
@@ -22,6 +30,14 @@ _DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost"
 os.environ.update(no_proxy=_DIRECT, no_grpc_proxy=_DIRECT)
 # What tests start stops on SIGHUP, even where these themselves were started by nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def interrupter() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    interrupter.start()
+    yield interrupter
+    interrupter.stop()
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -45,7 +61,7 @@ def running(database_urls: dict[str, str], tmp_path_factory: pytest.TempPathFact
 def transactions_database_url(running: Process, database_urls: dict[str, str]) -> str:
     """The database of the shared coordinator."""
     return database_urls.get(
-        "HANDFAST_TRANSACTIONS_DATABASE_URL", f"sqlite:///{running.errors.parent}/data/transactions.sqlite3"
+        "HANDFAST_TRANSACTIONS_DATABASE_URL", sqlite_url(running.errors.parent / "data" / "transactions.sqlite3")
     )
 
 
@@ -60,3 +76,38 @@ def client(addresses: dict[str, str]) -> Iterator[Suite]:
     """A client of the shared suite."""
     with connect(addresses["users"], addresses["preferences"], addresses["accounts"]) as suite:
         yield suite
+
+
+@pytest.fixture
+def accounts_server_with(addresses: dict[str, str], tmp_path: Path) -> StartServer:
+    """Starts a second accounts server, in the tests' own process, with the shared users server and preferences at the
+    address given.
+    """
+
+    def start(preferences: str) -> Server:
+        settings = SuiteSettings(
+            name="accounts",
+            listen="127.0.0.1:0",
+            database_url=sqlite_url(tmp_path / "transactions.sqlite3"),
+            users_address=addresses["users"],
+            preferences_address=preferences,
+            grace=0.5,
+        )
+        server: Server = build(settings)
+        server.start()
+        return server
+
+    return start
+
+
+@pytest.fixture
+def accounts_with(addresses: dict[str, str], accounts_server_with: StartServer) -> Iterator[StartAccounts]:
+    """A client of such a server, which is stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(preferences: str) -> Suite:
+            server = accounts_server_with(preferences)
+            stack.callback(server.stop)
+            return stack.enter_context(connect(addresses["users"], preferences, server.address))
+
+        yield start

@@ -41,14 +41,6 @@ LONG = 1000.0
 
 
 @pytest.fixture
-def interrupter() -> Iterator[Interrupter]:
-    interrupter = Interrupter()
-    interrupter.start()
-    yield interrupter
-    interrupter.stop()
-
-
-@pytest.fixture
 def call(interrupter: Interrupter) -> Iterator[Call]:
     """The one that the test serves."""
     call = Call.received(METHOD, METHOD.path, ())

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +17,7 @@ from handfast.users.v1 import users_pb2
 from tests import http2
 from tests.eventually import eventually
 
-from .conftest import Running, new_server, new_users
+from .conftest import Running, StartServer
 
 HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -27,23 +27,11 @@ Checking = Callable[[Callable[[], None]], Running]
 
 
 @pytest.fixture
-def checking(log: Any, writer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checking]:
+def checking(start: StartServer, monkeypatch: pytest.MonkeyPatch) -> Checking:
     """Starts a server with a check."""
     monkeypatch.setattr(readiness, "INTERVAL", 0.01)
     monkeypatch.setattr(readiness, "PATIENCE", 0.2)
-    started = []
-
-    def start(check: Callable[[], None]) -> Running:
-        servicer = new_users()
-        server = new_server(servicer, checks=[check])
-        server.start()
-        started.append(Running(servicer, server, log, writer))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.channel.close()
-        running.server.stop()
+    return lambda check: start(checks=[check])
 
 
 def comes_to(running: Running, status: int) -> bool:

@@ -33,14 +33,6 @@ def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database
 
 
 @pytest.fixture
-def interrupter() -> Iterator[Interrupter]:
-    interrupter = Interrupter()
-    interrupter.start()
-    yield interrupter
-    interrupter.stop()
-
-
-@pytest.fixture
 def call(interrupter: Interrupter) -> Call:
     call = Call.received(METHOD, METHOD.path, ())
     interrupter.begin(call)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from handfast.server.accounts.server import SCHEMA
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
 from tests.databases.fresh import fresh_database
 from tests.databases.postgresql import postgresql
 from tests.transactions.participants import Users
@@ -30,3 +33,12 @@ def users(database_url: str) -> Iterator[Users]:
     users = Users(database_url)
     yield users
     users.database.close()
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Iterator[Database]:
+    """The one of an accounts server."""
+    database = Database(database_url)
+    upgrade(database, SCHEMA)
+    yield database
+    database.close()

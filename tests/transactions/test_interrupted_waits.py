@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -22,14 +22,6 @@ from tests.transactions.participants import Users, old_id
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 TIMES = 3
-
-
-@pytest.fixture
-def interrupter() -> Iterator[Interrupter]:
-    interrupter = Interrupter()
-    interrupter.start()
-    yield interrupter
-    interrupter.stop()
 
 
 def interrupted(interrupter: Interrupter, wait: Callable[[], object], waits: Callable[[], bool]) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, Unavailable, channel, connect
-from handfast.server.accounts.server import build
+from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, Unavailable, channel
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.errors import PeerUnavailable
-from handfast.server.chassis.server import Server
-from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest, UpdateUserRequest
+from tests.accounts.accounts import StartAccounts
 from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction, commit_unasked
@@ -71,21 +65,9 @@ class TestCommitting:
 
 
 @pytest.fixture
-def alone(addresses: dict[str, str], tmp_path: Path) -> Iterator[Suite]:
+def alone(accounts_with: StartAccounts) -> Suite:
     """A coordinator of its own, whose preferences nobody serves."""
-    settings = SuiteSettings(
-        name="accounts",
-        listen="127.0.0.1:0",
-        database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
-        users_address=addresses["users"],
-        preferences_address=NOBODY,
-        grace=0.5,
-    )
-    server: Server = build(settings)
-    server.start()
-    with contextlib.ExitStack() as stack:
-        stack.callback(server.stop)
-        yield stack.enter_context(connect(addresses["users"], NOBODY, server.address))
+    return accounts_with(NOBODY)
 
 
 class TestAParticipantThatDoesNotAnswer:

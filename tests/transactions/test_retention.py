@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from handfast.server.accounts import tables
-from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.register import Register
@@ -103,14 +101,6 @@ def test_an_answer_of_a_plain_write_is_kept_for_a_day(users: Users, time: Time) 
     time.passed = 24 * HOURS + 1
     rounds(users)
     assert call() != first
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    upgrade(database, SCHEMA)
-    yield database
-    database.close()
 
 
 def test_a_decision_and_an_answer_of_an_account_call_are_kept_for_a_day(accounts: Database, time: Time) -> None:

@@ -4,16 +4,14 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 
 import pytest
 
 from handfast.server.accounts import tables
-from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallCancelled
 from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
@@ -71,14 +69,6 @@ def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id
     write = users.participant.writes.plain
     served(lambda: write("/s/m", request, "ada", lambda _: (user, reply), CreateUserResponse), leaving)
     assert users.participant.get("ada") is None
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    upgrade(database, SCHEMA)
-    yield database
-    database.close()
 
 
 def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None:
