@@ -17,7 +17,7 @@ import pytest
 
 from handfast.client import Suite, connect
 from handfast.server.accounts.server import build
-from handfast.server.chassis.interrupts import Interrupter
+from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
@@ -33,11 +33,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
-def interrupter() -> Iterator[Interrupter]:
-    interrupter = Interrupter()
-    interrupter.start()
-    yield interrupter
-    interrupter.stop()
+def canceller() -> Iterator[Canceller]:
+    canceller = Canceller()
+    canceller.start()
+    yield canceller
+    canceller.stop()
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

@@ -10,8 +10,8 @@ import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
 from handfast.server.chassis import errors
+from handfast.server.chassis.cancellation import sleep
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.interrupts import pause
 from handfast.server.chassis.server import Service
 
 from .made_up import service_of_texts
@@ -47,7 +47,7 @@ class Scripted:
                 return StringValue(value="x" * LARGE)
             case "wait":
                 self.entered.release()
-                pause(30)
+                sleep(30)
             case "query":
                 self.entered.release()
                 with self._database.read() as connection:

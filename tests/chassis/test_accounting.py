@@ -252,7 +252,7 @@ def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end:
     line = bench.call_log(id_)
     assert line["grpc.code"] == GO_NAMES[expected]
     assert eventually(lambda: bench.in_flight() == 0)
-    assert eventually(lambda: bench.server.interrupter.running == 0)
+    assert eventually(lambda: bench.server.canceller.running == 0)
     others = IN_THE_WAY.get(case, 0) if kind == "unary" else 0
     counted = {"started": 1 + others, "observed": 1 + others, expected.name: 1, **({"OK": others} if others else {})}
     eventually(lambda: increase(before, bench.records(labels)) == counted)  # the others may not be counted yet

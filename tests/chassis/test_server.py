@@ -176,7 +176,7 @@ def test_no_thread_of_a_server_holds_its_process(start: StartServer) -> None:
     running = start(checks=[lambda: None], background=[Periodic("cleaner", lambda: None, every=60)])
     running.get_user(lambda _request, _context: users_pb2.GetUserResponse())
     started = set(threading.enumerate()) - before
-    assert {"interrupter", "readiness", "cleaner", "log", "calls-0"} <= {thread.name for thread in started}
+    assert {"canceller", "readiness", "cleaner", "log", "calls-0"} <= {thread.name for thread in started}
     assert [thread.name for thread in started if not thread.daemon] == []
 
 
@@ -203,7 +203,7 @@ def test_what_does_not_close_as_it_should_is_logged_and_keeps_nothing_else_from_
     server.stop()
     assert happened == ["start", "start", "stop", "stop", "close"]
     assert events(log, writer)[before:].count("something did not close as it should") == 2
-    assert eventually(lambda: not server.interrupter.is_alive())
+    assert eventually(lambda: not server.canceller.is_alive())
 
 
 def test_where_one_does_not_start_what_started_before_it_is_ended_at_once() -> None:

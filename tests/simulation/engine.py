@@ -278,5 +278,5 @@ class SimulatedDatabase(Database):
         self._writer = self._reader = engine  # type: ignore[assignment]
         self._turn = self._file = None
 
-    def _interruptible(self, connection: Any) -> AbstractContextManager[None]:
+    def _cancel_scope(self, connection: Any) -> AbstractContextManager[None]:
         return nullcontext()

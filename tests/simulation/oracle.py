@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from handfast.preferences.v1.preferences_pb2 import UpdatePreferencesRequest
 from handfast.server.preferences.resources import PreferencesResources
-from handfast.server.transactions.participant.resources import Resources
+from handfast.server.transactions.participant.resources import ResourceType
 from handfast.server.users.emails import email_claim
 from handfast.server.users.resources import UserResources
 from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
@@ -32,7 +32,7 @@ Place = tuple[str, str]
 Operation = tuple[str, str, int]
 """A transaction, a participant and the number."""
 NOTHING: dict[str, Seen] = {"users": None, "preferences": frozenset()}
-RESOURCES: dict[str, Resources[Any]] = {"users": UserResources(), "preferences": PreferencesResources()}
+RESOURCES: dict[str, ResourceType[Any]] = {"users": UserResources(), "preferences": PreferencesResources()}
 
 
 def seen(participant: str, message: Any) -> Seen:

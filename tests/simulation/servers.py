@@ -15,17 +15,17 @@ from handfast.server.chassis.call import Method
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.transactions.coordinator.coordinator import Coordinator
-from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.holdings import Holdings
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.finishing import Finishing
 from handfast.server.transactions.participant.reads import Reads
+from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
-from handfast.server.transactions.participant.resources import M, Resources
+from handfast.server.transactions.participant.resources import M, ResourceType
 from handfast.server.transactions.participant.service import ParticipantServicer
-from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.transactions.participant.writes import Writes
 from handfast.server.users.resources import UserResources
@@ -128,7 +128,7 @@ class ParticipantServer(Server):
             definitions: Any = AnyKey()
             self.serve("PreferencesService", PreferencesServicer(preferences, definitions, requests, self.clock))
 
-    def _participant(self, resources: Resources[M]) -> Participant[M]:
+    def _participant(self, resources: ResourceType[M]) -> Participant[M]:
         """As `Participant.__init__` does, with the store in memory."""
         transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
         resolver = CoordinatorResolver(transactions, threads=2 * WAITING)
@@ -137,9 +137,9 @@ class ParticipantServer(Server):
         made.name = self.participant
         made.store = store = SimulatedStore(self.participant, self.engine, resources)
         made.finishing = Finishing(store)
-        settling = Settling(store, made.finishing, resolver, self.clock)
-        made.sweeper = Sweeper(store, settling, requests, self.clock)
-        made.writes = Writes(store, requests, settling, self.clock, waiting=WAITING)
+        recovery = Recovery(store, made.finishing, resolver, self.clock)
+        made.sweeper = Sweeper(store, recovery, requests, self.clock)
+        made.writes = Writes(store, requests, recovery, self.clock, waiting=WAITING)
         made._reads = Reads(store, resolver)
         self._sweeper: Sweeper[Any] = made.sweeper
         self.serve("ParticipantService", ParticipantServicer(made))
@@ -162,7 +162,7 @@ class CoordinatorServer(Server):
         stubs: Any = {
             name: Stub(self.world, self.process, "ParticipantService", name) for name in ("users", "preferences")
         }
-        finisher = Finisher(register, stubs)
+        finisher = DecisionNotifier(register, stubs)
         suite: Any = SuiteOfStubs(self.world, self.process)
         turns: Any = NoTurns()
         coordinator = Coordinator(register, answers, finisher, turns, self.clock)
@@ -184,7 +184,7 @@ class CoordinatorServer(Server):
 
 
 class NoTurns:
-    """Stands for `Turns`, on which nothing rests: without it, more meet."""
+    """Stands for `KeyedLock`, on which nothing rests: without it, more meet."""
 
     def of(self, resource: str) -> AbstractContextManager[None]:
         return nullcontext()

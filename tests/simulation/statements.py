@@ -11,17 +11,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock
-from handfast.server.chassis.data.idempotency import Requests
-from handfast.server.transactions.coordinator.answers import Answers
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.chassis.data.idempotency import IdempotencyStore
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
-from handfast.server.transactions.participant.claims import Claims
 from handfast.server.transactions.participant.operations import Operations
-from handfast.server.transactions.participant.resources import M, Resources
-from handfast.server.transactions.participant.rows import Rows
+from handfast.server.transactions.participant.resources import M, ResourceType
+from handfast.server.transactions.participant.rows import ResourceRows
 from handfast.server.transactions.participant.store import Store
+from handfast.server.transactions.participant.unique_keys import UniqueKeys
 from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement, failure
 
 UNIQUE_VIOLATION = "23505"
@@ -98,8 +98,8 @@ class SimulatedHorizon(Horizon):
         self._update: Any = lambda c, p: Result(rowcount=c.update("horizon", 0, p))
 
 
-class SimulatedRows(Rows[M]):
-    def __init__(self, engine: Engine, resources: Resources[M]) -> None:
+class SimulatedRows(ResourceRows[M]):
+    def __init__(self, engine: Engine, resources: ResourceType[M]) -> None:
         engine.tables.setdefault("rows", {})
         self._resources, self._key_name = resources, resources.key.name
         key = self._key_name
@@ -182,7 +182,7 @@ class SimulatedOperations(Operations):
         self._delete: Any = delete
 
 
-class SimulatedClaims(Claims):
+class SimulatedClaims(UniqueKeys):
     def __init__(self, engine: Engine) -> None:
         engine.tables.setdefault("claims", {})
         engine.tables.setdefault("claim_changes", {})
@@ -232,7 +232,7 @@ class SimulatedClaims(Claims):
 
 
 class SimulatedStore(Store[M]):
-    def __init__(self, participant: str, engine: Engine, resources: Resources[M]) -> None:
+    def __init__(self, participant: str, engine: Engine, resources: ResourceType[M]) -> None:
         self.participant, self.resources = participant, resources
         self.database = SimulatedDatabase(engine)
         self.rows = SimulatedRows(engine, resources)
@@ -251,7 +251,7 @@ def _with_operations(row: Columns, operations: list[Columns]) -> Iterator[Column
         yield {**row, **{name: operation[name] for name in OPERATION_COLUMNS}}
 
 
-class SimulatedRegister(Register):
+class SimulatedRegister(DecisionStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("decisions", {})
         self.database, self._clock, self._observers = SimulatedDatabase(engine), clock, ()
@@ -294,7 +294,7 @@ class SimulatedRegister(Register):
         self._delete: Any = delete
 
 
-class SimulatedAnswers(Answers):
+class SimulatedAnswers(ReplyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("answers", {})
         self._database, self._clock = SimulatedDatabase(engine), clock
@@ -310,7 +310,7 @@ class SimulatedAnswers(Answers):
         self._select: Any = select
 
 
-class SimulatedRequests(Requests):
+class SimulatedRequests(IdempotencyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("requests", {})
         self._database, self._clock = SimulatedDatabase(engine), clock

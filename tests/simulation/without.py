@@ -17,14 +17,14 @@ from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core import participant as participant_rules
 from handfast.server.transactions.core import pruning
 from handfast.server.transactions.core.coordinator import Verdict
-from handfast.server.transactions.core.model import BranchState, Decision, Outcome, Stage
+from handfast.server.transactions.core.model import BranchState, Decision, Outcome, StageRequest
 from handfast.server.transactions.core.participant import Proceed, Refusal
 from handfast.server.transactions.core.reading import Learnt
-from handfast.server.transactions.participant import finishing, reads, settling, writes
+from handfast.server.transactions.participant import finishing, reads, recovery, writes
 from handfast.server.transactions.participant.branches import Branches
-from handfast.server.transactions.participant.claims import Claims
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.rows import Row
+from handfast.server.transactions.participant.unique_keys import UniqueKeys
 from handfast.server.users.errors import EmailTaken
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result
@@ -112,11 +112,11 @@ def _finish_whatever_is_there(
     return _finish(id_, branch, horizon, list(operations), outcome, min(named, len(operations)))
 
 
-def _admit_below_the_horizon(branch: Any, horizon: str, known: Any, stage: Stage, now: int) -> Any:
+def _admit_below_the_horizon(branch: Any, horizon: str, known: Any, stage: StageRequest, now: int) -> Any:
     return _admit(branch, "", known, stage, now)
 
 
-def _admit_any_number(branch: Any, horizon: str, known: Any, stage: Stage, now: int) -> Any:
+def _admit_any_number(branch: Any, horizon: str, known: Any, stage: StageRequest, now: int) -> Any:
     admitted = _admit(branch, horizon, known, stage, now)
     if admitted is Refusal.OPERATION_OUT_OF_ORDER:
         return Proceed(replace(branch or participant_rules.fresh(stage), staged=stage.number))
@@ -142,15 +142,15 @@ class KeepsBranches:
             self._branches.save(connection, branch)
 
 
-def _settle_the_rows_alone(self: settling.Settling[Any], transaction_id: str, learnt: Any) -> None:
+def _settle_the_rows_alone(self: recovery.Recovery[Any], transaction_id: str, learnt: Any) -> None:
     """As a writer or a sweeper would that finishes only what stands in its way; the coordinator does the rest."""
     store: Any = copy(self._store)
     store.branches = KeepsBranches(store.branches)
-    alone = settling.Settling(self._store, finishing.Finishing(store), self._resolver, self._clock)
+    alone = recovery.Recovery(self._store, finishing.Finishing(store), self._resolver, self._clock)
     _settle(alone, transaction_id, learnt)
 
 
-_settle = settling.Settling._finish
+_settle = recovery.Recovery._finish
 
 
 # Only what is named is applied.
@@ -223,7 +223,7 @@ class HidesOthersClaims:
     transaction has.
     """
 
-    def __init__(self, claims: Claims, mine: str | None) -> None:
+    def __init__(self, claims: UniqueKeys, mine: str | None) -> None:
         self._claims, self._mine = claims, mine
 
     def __getattr__(self, name: str) -> Any:
@@ -300,7 +300,7 @@ WITHOUT: dict[str, Without] = {
     "whole-branch finish": Without(
         "crowd",
         patches=(
-            (settling.Settling, "_finish", _settle_the_rows_alone),
+            (recovery.Recovery, "_finish", _settle_the_rows_alone),
             (participant_rules, "finish", _finish_whatever_is_there),
         ),
     ),

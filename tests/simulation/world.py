@@ -22,7 +22,7 @@ from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.preferences import changes as preferences_changes
 from handfast.server.transactions import lost
-from handfast.server.transactions.coordinator import coordinator, finisher, register, service
+from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, service
 from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.users import changes as users_changes
@@ -366,13 +366,13 @@ def _mint() -> str:
 
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
-    *((module, "time", VirtualTime) for module in (call, circuit, finisher, lost)),
+    *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier)),
     (resolver, "Event", VirtualEvent),
     *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
     *((module, "new_id", _mint) for module in (coordinator, service)),
-    *((module, "_log", Log()) for module in (coordinator, finisher, finishing, register, sweeper)),
+    *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),
     (coordinator, "TIMEOUT", ACCOUNT_TIMEOUT),
 )
 

@@ -8,7 +8,7 @@ from handfast.client import Suite
 from handfast.server.accounts import tables
 from handfast.server.chassis.data.database import Database
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 
@@ -55,5 +55,5 @@ class Transaction:
 def commit_unasked(database_url: str, transaction_id: str, **counts: int) -> None:
     """Decides in the coordinator's database, as it does where a participant does not say what it holds."""
     database = Database(database_url)
-    Register(database, tables.coordinator).decide(Decision(transaction_id, Outcome.COMMITTED, counts))
+    DecisionStore(database, tables.coordinator).decide(Decision(transaction_id, Outcome.COMMITTED, counts))
     database.close()

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.migrations import upgrade
-from handfast.server.transactions.core.model import Decision, Outcome, Stage
+from handfast.server.transactions.core.model import Decision, Outcome, StageRequest
 from handfast.server.transactions.core.reading import Learnt
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
@@ -45,7 +45,7 @@ class Users:
         self.coordinator = Coordinator()
         self.database = Database(url)
         upgrade(self.database, SCHEMA)
-        self.requests = Requests(self.database, tables.requests, clock)
+        self.requests = IdempotencyStore(self.database, tables.requests, clock)
         self.participant = Participant(
             "users",
             self.database,
@@ -66,7 +66,7 @@ class Users:
         self._stage(transaction_id, user_id, number, None)
 
     def _stage(self, transaction_id: str, user_id: str, number: int, user: User | None) -> None:
-        stage = Stage(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
+        stage = StageRequest(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
         reply = UpdateUserResponse(user=user)
         self.participant.writes.stage(
             stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse

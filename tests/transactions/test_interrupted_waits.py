@@ -11,9 +11,9 @@ from contextvars import copy_context
 import pytest
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.cancellation import Canceller, sleep
 from handfast.server.chassis.errors import CallCancelled
-from handfast.server.chassis.interrupts import Interrupter, pause
-from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant import writes
 from handfast.server.transactions.participant.circuit import Circuit
@@ -24,28 +24,28 @@ METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 TIMES = 3
 
 
-def interrupted(interrupter: Interrupter, wait: Callable[[], object], waits: Callable[[], bool]) -> None:
+def interrupted(canceller: Canceller, wait: Callable[[], object], waits: Callable[[], bool]) -> None:
     """Serves a call that waits, and whose caller leaves then."""
     call = Call.received(METHOD, METHOD.path, ())
 
     def serve() -> None:
         CURRENT.set(call)
-        interrupter.begin(call)
+        canceller.begin(call)
         try:
             wait()
         finally:
-            interrupter.end(call)
+            canceller.end(call)
 
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(copy_context().run, serve)
         assert eventually(waits)
-        interrupter.interrupt(call)
+        canceller.interrupt(call)
         with pytest.raises(CallCancelled):
             served.result(PATIENCE)
 
 
 def test_a_write_that_waits_for_a_younger_transaction(
-    users: Users, interrupter: Interrupter, monkeypatch: pytest.MonkeyPatch
+    users: Users, canceller: Canceller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, younger = old_id(60), old_id(50)
     users.stage(younger, "ada")
@@ -53,13 +53,13 @@ def test_a_write_that_waits_for_a_younger_transaction(
 
     def pausing(_seconds: float) -> None:
         waiting.set()
-        pause(PATIENCE)
+        sleep(PATIENCE)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writes, "pause", pausing)
+        patch.setattr(writes, "sleep", pausing)
         for _ in range(TIMES):  # more often than there are places
             waiting.clear()
-            interrupted(interrupter, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)
+            interrupted(canceller, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)
     with ThreadPoolExecutor(1) as pool:
         call = Call.received(METHOD, METHOD.path, ())
 
@@ -74,8 +74,8 @@ def test_a_write_that_waits_for_a_younger_transaction(
         staged.result(PATIENCE)
 
 
-def test_an_account_call_that_waits_for_its_turn(interrupter: Interrupter) -> None:
-    turns = Turns(waiting=1)
+def test_an_account_call_that_waits_for_its_turn(canceller: Canceller) -> None:
+    turns = KeyedLock(waiting=1)
 
     def wait() -> None:
         with turns.of("ada"):
@@ -83,7 +83,7 @@ def test_an_account_call_that_waits_for_its_turn(interrupter: Interrupter) -> No
 
     with turns.of("ada"):
         for _ in range(TIMES):
-            interrupted(interrupter, wait, lambda: turns._locks["ada"].waiting == 1)
+            interrupted(canceller, wait, lambda: turns._locks["ada"].waiting == 1)
             assert turns.waiting == 0
     with turns.of("ada"):
         pass

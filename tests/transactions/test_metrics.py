@@ -19,7 +19,7 @@ from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.errors import CallDeadlineExceeded
 from handfast.server.chassis.ids import new_id
 from handfast.server.process.settings import sqlite_url
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt
@@ -117,7 +117,7 @@ class Counted:
         self.clock = 1_800_000_000_000_000
         metrics = CoordinatorMetrics(REASONS)
         metrics.register(self.registry)
-        self.register = Register(database, accounts_tables.coordinator, lambda: self.clock, observers=(metrics,))
+        self.register = DecisionStore(database, accounts_tables.coordinator, lambda: self.clock, observers=(metrics,))
         count_decisions_in_doubt(self.registry, self.register, lambda: self.clock)
 
     def begin(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.participant.claims import Claim
+from handfast.server.transactions.participant.unique_keys import UniqueKey
 from tests.transactions.participants import Users, old_id
 
 
@@ -72,9 +72,9 @@ def test_a_look_up_returns_nobody_who_has_just_lost_the_value(
 ) -> None:
     users.create("ada", "bob")
     claims = users.participant.store.claims
-    find, found = claims.find, list[Claim]()
+    find, found = claims.find, list[UniqueKey]()
 
-    def find_and_then_lose(connection: object, value: str) -> Claim:
+    def find_and_then_lose(connection: object, value: str) -> UniqueKey:
         found.append(find(connection, value))  # type: ignore[arg-type]
         if len(found) == 1:
             meanwhile(users)

@@ -16,8 +16,8 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
 from handfast.server.transactions import lost as lost_module
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
-from handfast.server.transactions.coordinator.register import Register
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import export_participant
@@ -212,14 +212,14 @@ def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
 
 
 @pytest.fixture
-def register(database_url: str) -> Iterator[Register]:
+def register(database_url: str) -> Iterator[DecisionStore]:
     database = Database(database_url)
     upgrade(database, ACCOUNTS_SCHEMA)
-    yield Register(database, accounts_tables.coordinator)
+    yield DecisionStore(database, accounts_tables.coordinator)
     database.close()
 
 
-def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(register: Register) -> None:
+def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(register: DecisionStore) -> None:
     older, done = old_id(61), old_id(60)
     register.decide(Decision(done, Outcome.COMMITTED, {"users": 1}))
     register.mark_finished([done])
@@ -232,7 +232,7 @@ def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(regist
             register.decide(Decision(transaction_id, Outcome.ABORTED, {}))
 
 
-def test_a_coordinator_whose_clock_was_a_day_ahead_once_decides_what_is_new(register: Register) -> None:
+def test_a_coordinator_whose_clock_was_a_day_ahead_once_decides_what_is_new(register: DecisionStore) -> None:
     done, fresh = old_id(60), new_id()
     register.decide(Decision(done, Outcome.COMMITTED, {"users": 1}))
     register.mark_finished([done])
@@ -243,7 +243,7 @@ def test_a_coordinator_whose_clock_was_a_day_ahead_once_decides_what_is_new(regi
         register.decide(Decision(done, Outcome.ABORTED, {}))
 
 
-def test_a_decision_that_somebody_has_not_confirmed_is_kept(register: Register) -> None:
+def test_a_decision_that_somebody_has_not_confirmed_is_kept(register: DecisionStore) -> None:
     unconfirmed, done, fresh = old_id(60), old_id(50), new_id()
     for transaction_id in (unconfirmed, done):
         register.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))

@@ -9,9 +9,9 @@ import pytest
 from handfast.server.accounts import tables
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.transactions.coordinator.answers import Answer, Answers
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.pruner import Pruner
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import sweeper
@@ -104,11 +104,11 @@ def test_an_answer_of_a_plain_write_is_kept_for_a_day(users: Users, time: Time) 
 
 
 def test_a_decision_and_an_answer_of_an_account_call_are_kept_for_a_day(accounts: Database, time: Time) -> None:
-    register = Register(accounts, tables.coordinator, time.clock)
-    answers = Answers(accounts, tables.coordinator.answers, time.clock)
+    register = DecisionStore(accounts, tables.coordinator, time.clock)
+    answers = ReplyStore(accounts, tables.coordinator.answers, time.clock)
     pruner = Pruner(register, answers, time.clock)
     transaction_id = time.id()
-    answer = Answer("m", new_id(), b"", transaction_id, reply=b"reply")
+    answer = StoredReply("m", new_id(), b"", transaction_id, reply=b"reply")
     register.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
     register.mark_finished([transaction_id])
     accounts.write(lambda connection: answers.insert(connection, answer))

@@ -14,7 +14,7 @@ from handfast.server.transactions.core.model import (
     Decision,
     Operation,
     Outcome,
-    Stage,
+    StageRequest,
 )
 
 T = "t1"
@@ -26,8 +26,8 @@ COMMITTED = Decision(T, Outcome.COMMITTED, {"users": 1})
 ABORTED = Decision(T, Outcome.ABORTED, {"users": 0})
 
 
-def stage(number: int, content: bytes = b"a") -> Stage:
-    return Stage(T, number, DEADLINE, T, content)
+def stage(number: int, content: bytes = b"a") -> StageRequest:
+    return StageRequest(T, number, DEADLINE, T, content)
 
 
 def operation(number: int, resource: str = "ada", image: bytes | None = b"image", content: bytes = b"a") -> Operation:
@@ -35,7 +35,7 @@ def operation(number: int, resource: str = "ada", image: bytes | None = b"image"
 
 
 def admit(
-    branch: Branch | None, known: Operation | None, arriving: Stage, now: int, horizon: str = ""
+    branch: Branch | None, known: Operation | None, arriving: StageRequest, now: int, horizon: str = ""
 ) -> participant.Proceed | participant.Repeat | participant.Refusal:
     return participant.admit(branch, horizon, known, arriving, now)
 

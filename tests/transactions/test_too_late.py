@@ -13,11 +13,11 @@ from handfast.server.accounts import tables
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import CallCancelled
-from handfast.server.transactions.coordinator.answers import Answer, Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
-from handfast.server.transactions.coordinator.finisher import Finisher
-from handfast.server.transactions.coordinator.register import Register
-from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.users.v1.users_pb2 import CreateUserRequest, CreateUserResponse, User
 from tests.people import new_id
@@ -72,12 +72,12 @@ def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id
 
 
 def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    register = Register(accounts, tables.coordinator)
-    answers = Answers(accounts, tables.coordinator.answers)
-    coordinator = Coordinator(register, answers, Finisher(register, {}), Turns(waiting=1))
+    register = DecisionStore(accounts, tables.coordinator)
+    answers = ReplyStore(accounts, tables.coordinator.answers)
+    coordinator = Coordinator(register, answers, DecisionNotifier(register, {}), KeyedLock(waiting=1))
     transaction_id = new_id()
     commit = Decision(transaction_id, Outcome.COMMITTED, {"users": 1})
-    answer = Answer("m", new_id(), b"", transaction_id, reply=b"reply")
+    answer = StoredReply("m", new_id(), b"", transaction_id, reply=b"reply")
     insert = register.insert
 
     def leaving(leave: Callable[[], object]) -> None:

@@ -73,10 +73,10 @@ PARTS = {
         ("chassis/*.py",),
         (
             *_chassis(
-                "interrupts", "clock", "admission", "calls", "ids", "server", "serving", "connections", "accounting"
+                "cancellation", "clock", "admission", "calls", "ids", "server", "serving", "connections", "accounting"
             ),
             *_chassis("held_streams"),
-            *("tests/databases/test_interrupts.py", *ON_SQLITE),
+            *("tests/databases/test_cancellation.py", *ON_SQLITE),
         ),
         ("crash_points.py",),
     ),

@@ -16,7 +16,7 @@ from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferenc
 from handfast.preferences.v1.reasons_pb2 import Reason
 from handfast.server.accounts.errors import AccountChanged
 from handfast.server.chassis.errors import reason_name
-from handfast.server.transactions.coordinator.staging import StagedCall
+from handfast.server.transactions.coordinator.staging import PlannedCall
 from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
 
 PREFERENCES_CHANGED = reason_name(Reason, Reason.REASON_PREFERENCES_CHANGED)
@@ -27,25 +27,25 @@ _PREFERENCES_FIELDS = {"update_mask": "preferences_update_mask", "preferences.us
 _ALL_VALUES = FieldMask(paths=["values"])
 
 
-def create(suite: Suite, request: pb.CreateAccountRequest, user_id: str) -> Sequence[StagedCall]:
+def create(suite: Suite, request: pb.CreateAccountRequest, user_id: str) -> Sequence[PlannedCall]:
     user = User()
     user.CopyFrom(request.user)
     user.user_id = user_id
     return (
-        StagedCall(USERS, suite.users.CreateUser, CreateUserRequest(user=user)),
+        PlannedCall(USERS, suite.users.CreateUser, CreateUserRequest(user=user)),
         _update_preferences(suite, user_id, request.preferences, _ALL_VALUES),
     )
 
 
-def update(suite: Suite, request: pb.UpdateUserAndPreferencesRequest) -> Sequence[StagedCall]:
+def update(suite: Suite, request: pb.UpdateUserAndPreferencesRequest) -> Sequence[PlannedCall]:
     update_user = UpdateUserRequest(user=request.user, update_mask=request.user_update_mask)
     return (
-        StagedCall(USERS, suite.users.UpdateUser, update_user, _USER_FIELDS),
+        PlannedCall(USERS, suite.users.UpdateUser, update_user, _USER_FIELDS),
         _update_preferences(suite, request.user.user_id, request.preferences, request.preferences_update_mask),
     )
 
 
-def delete(suite: Suite, request: pb.DeleteAccountRequest, read: Preferences) -> Sequence[StagedCall]:
+def delete(suite: Suite, request: pb.DeleteAccountRequest, read: Preferences) -> Sequence[PlannedCall]:
     """Clears the preferences only as they were `read`, so that the answer can show what was deleted."""
 
     def explain(error: ServiceError) -> Exception:
@@ -55,12 +55,12 @@ def delete(suite: Suite, request: pb.DeleteAccountRequest, read: Preferences) ->
     delete_user = DeleteUserRequest(user_id=request.user_id, etag=request.user_etag)
     nothing = Preferences(etag=request.preferences_etag or read.etag)
     clear = _update_preferences(suite, request.user_id, nothing, _ALL_VALUES)
-    return (StagedCall(USERS, suite.users.DeleteUser, delete_user), replace(clear, explain=explain))
+    return (PlannedCall(USERS, suite.users.DeleteUser, delete_user), replace(clear, explain=explain))
 
 
-def _update_preferences(suite: Suite, user_id: str, preferences: Preferences, mask: FieldMask) -> StagedCall:
+def _update_preferences(suite: Suite, user_id: str, preferences: Preferences, mask: FieldMask) -> PlannedCall:
     wanted = Preferences()
     wanted.CopyFrom(preferences)
     wanted.user_id = user_id
     request = UpdatePreferencesRequest(preferences=wanted, update_mask=mask)
-    return StagedCall(PREFERENCES, suite.preferences.UpdatePreferences, request, _PREFERENCES_FIELDS)
+    return PlannedCall(PREFERENCES, suite.preferences.UpdatePreferences, request, _PREFERENCES_FIELDS)

@@ -12,7 +12,7 @@ from handfast.accounts.v1.accounts_pb2 import Account
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts.errors import AccountInMotion
-from handfast.server.chassis.interrupts import answers_of
+from handfast.server.chassis.cancellation import wait_for_all
 from handfast.users.v1.users_pb2 import GetUserRequest
 
 ROUNDS = 20
@@ -26,7 +26,7 @@ def read_account(suite: Suite, user_id: str, *, include_defaults: bool) -> Accou
     for _ in range(ROUNDS):
         user_call = suite.users.GetUser.future(get_user)
         preferences_call = suite.preferences.GetPreferences.future(get_preferences)
-        user, preferences = answers_of(user_call, preferences_call)
+        user, preferences = wait_for_all(user_call, preferences_call)
         # That no transaction was ever applied to either says nothing: one may have been deleted and created again.
         same = user.last_transaction_id and user.last_transaction_id == preferences.last_transaction_id
         applied = (user.last_transaction_id, user.user.create_time, preferences.last_transaction_id)

@@ -16,14 +16,14 @@ from handfast.server.chassis.data.migrations import database_check, open_databas
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
-from handfast.server.transactions.coordinator.answers import Answers
 from handfast.server.transactions.coordinator.coordinator import Coordinator
-from handfast.server.transactions.coordinator.finisher import Finisher
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.holdings import Holdings
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.pruner import Pruner
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import POOL, TransactionServicer, transaction_service
-from handfast.server.transactions.coordinator.turns import Turns
 from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt, export_lost
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -46,15 +46,17 @@ def build(settings: SuiteSettings) -> Server:
     channels = {name: channel(address) for name, address in addresses.items()}
 
     metrics = CoordinatorMetrics(REASONS)
-    register = Register(database, tables.coordinator, observers=(metrics,))
-    answers = Answers(database, tables.coordinator.answers)
+    register = DecisionStore(database, tables.coordinator, observers=(metrics,))
+    answers = ReplyStore(database, tables.coordinator.answers)
     participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
-    finisher = Finisher(register, participants)
+    finisher = DecisionNotifier(register, participants)
     holdings = Holdings(participants, room=POOL.threads // 2)
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
-        AccountServicer(suite, Coordinator(register, answers, finisher, Turns(waiting=max(1, settings.threads // 2)))),
+        AccountServicer(
+            suite, Coordinator(register, answers, finisher, KeyedLock(waiting=max(1, settings.threads // 2)))
+        ),
         DOMAIN,
     )
     server = Server(

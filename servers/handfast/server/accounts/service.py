@@ -13,11 +13,11 @@ from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes, validation
 from handfast.server.accounts.reading import read_account
+from handfast.server.chassis.cancellation import wait_for
 from handfast.server.chassis.ids import new_id
-from handfast.server.chassis.interrupts import answer_of
 from handfast.server.chassis.requests import fields
 from handfast.server.transactions.coordinator.coordinator import Coordinator
-from handfast.server.transactions.coordinator.staging import StagedCall
+from handfast.server.transactions.coordinator.staging import PlannedCall
 
 
 class AccountServicer(AccountServiceServicer):
@@ -62,9 +62,9 @@ class AccountServicer(AccountServiceServicer):
         validation.delete(request)
         deleted = pb.Account()
 
-        def plan() -> Sequence[StagedCall]:
+        def plan() -> Sequence[PlannedCall]:
             get_preferences = GetPreferencesRequest(user_id=request.user_id)
-            read = answer_of(self._suite.preferences.GetPreferences.future(get_preferences))
+            read = wait_for(self._suite.preferences.GetPreferences.future(get_preferences))
             deleted.preferences.CopyFrom(read.preferences)
             return changes.delete(self._suite, request, read.preferences)
 

@@ -11,7 +11,7 @@ can be imported from this package, and stays here though the files below may cha
     DomainError and its kinds, reason_name      what handlers raise
     Violations                                  … for fields, all at once
     current                                     the call at hand: request id, deadline, fields for its log line
-    check_active, interruptible, pause, answer_of, uninterrupted    waiting, for as long as somebody waits for the reply
+    check_active, cancel_scope, sleep, wait_for, shield            waiting, for as long as somebody waits for the reply
     Database, Schema, open_database, run_migrations, database_check    a service's own data
 
 A call passes, from the outside in:
@@ -24,7 +24,7 @@ A call passes, from the outside in:
 What it finds there, and what is around it:
 
     call.py             the call at hand, and what is known of its method
-    interrupts.py       stops what a call waits for, when the call is over
+    cancellation.py     stops what a call waits for, when the call is over
     connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
@@ -39,6 +39,7 @@ What it finds there, and what is around it:
 """
 
 from handfast.server.chassis.call import Call, Pool, current
+from handfast.server.chassis.cancellation import cancel_scope, check_active, shield, sleep, wait_for
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.migrations import run as run_migrations
@@ -59,7 +60,6 @@ from handfast.server.chassis.errors import (
     Violations,
     reason_name,
 )
-from handfast.server.chassis.interrupts import answer_of, check_active, interruptible, pause, uninterrupted
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service, StartError
@@ -93,15 +93,15 @@ __all__ = [
     "Unavailable",
     "Violation",
     "Violations",
-    "answer_of",
+    "cancel_scope",
     "check_active",
     "current",
     "database_check",
-    "interruptible",
     "open_database",
-    "pause",
     "reason_name",
     "run_migrations",
     "serve",
-    "uninterrupted",
+    "shield",
+    "sleep",
+    "wait_for",
 ]

@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from handfast.server.chassis.call import Call, Method, current
+from handfast.server.chassis.cancellation import check_active
 from handfast.server.chassis.errors import (
     InvalidMetadata,
     NotStageable,
@@ -21,7 +22,6 @@ from handfast.server.chassis.errors import (
     UnparsableRequest,
 )
 from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, of_bytes
-from handfast.server.chassis.interrupts import check_active
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""

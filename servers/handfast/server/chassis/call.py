@@ -135,7 +135,7 @@ class Call:
     waiting_since      since when it keeps its thread waiting for the caller, in seconds of `time.monotonic()`
     cancel             ends it with a code and a message; None before a thread has it
     cut                why the server ended it, if it did
-    uninterrupted, wakes    how `interrupts.py` stops what the handler waits for
+    shielded, wakes    how `cancellation.py` stops what the handler waits for
     """
 
     method: Method
@@ -155,7 +155,7 @@ class Call:
     waiting_since: float | None = None
     cancel: Callable[[int, str], object] | None = None
     cut: str = ""
-    uninterrupted: bool = False
+    shielded: bool = False
     repeated: frozenset[str] = frozenset()
     wakes: Wakes | None = None
     _initial_metadata_sent: bool = False

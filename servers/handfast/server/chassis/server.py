@@ -20,9 +20,9 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
+from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.errors.layer import MapErrors, UnknownMethods
-from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.logs.log import CallLog
 from handfast.server.chassis.observe.executor import CallExecutor
@@ -120,8 +120,8 @@ class Server:
 
         self.metrics = Metrics([*methods.values(), unknown])
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
-        self.interrupter = Interrupter()
-        self._executor = CallExecutor(self.interrupter)
+        self.canceller = Canceller()
+        self._executor = CallExecutor(self.canceller)
         own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
         self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
@@ -130,7 +130,7 @@ class Server:
             methods,
             unknown,
             load,
-            self.interrupter,
+            self.canceller,
             refusal(load),
             on_start=(self.metrics.started,),
             on_end=(self.metrics.ended, CallLog().ended),
@@ -183,7 +183,7 @@ class Server:
             self._grpc.stop(0)
             self._close(0)
             raise
-        self.interrupter.start()
+        self.canceller.start()
         self._grpc.start()
         self._readiness.start()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
@@ -197,7 +197,7 @@ class Server:
         end = time.monotonic() + grace
         drained = all(self._load.drain(pools, end - time.monotonic()) for pools in self._draining)
         if not drained:
-            self.interrupter.interrupt_all()  # what waits is woken, and tells its caller to come again
+            self.canceller.interrupt_all()  # what waits is woken, and tells its caller to come again
             drained = self._load.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
         if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
             self._executor.calls_are_cut = True
@@ -212,7 +212,7 @@ class Server:
         end = time.monotonic() + timeout
         endpoint = () if self._endpoint is None else (self._endpoint.close,)  # before the databases, which it asks
         ends = [partial(_end_by, background, end) for background in self._started_background]
-        for close in (*ends, *endpoint, *self._on_close, self.interrupter.stop):
+        for close in (*ends, *endpoint, *self._on_close, self.canceller.stop):
             try:
                 close()
             except Exception:

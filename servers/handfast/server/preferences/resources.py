@@ -11,13 +11,13 @@ from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.preferences.definitions import from_json, to_json
 from handfast.server.preferences.tables import preferences
-from handfast.server.transactions.participant import Resources
+from handfast.server.transactions.participant import ResourceType
 
 NEVER_SET = "0"
 """The etag of preferences that were never set."""
 
 
-class PreferencesResources(Resources[Preferences]):
+class PreferencesResources(ResourceType[Preferences]):
     table = preferences
     key = preferences.c.user_id
     message_type = Preferences

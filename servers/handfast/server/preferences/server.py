@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handfast.client import channel
 from handfast.preferences.v1 import preferences_pb2, preferences_pb2_grpc
-from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
@@ -27,7 +27,7 @@ def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, SCHEMA)
     coordinator = channel(settings.accounts_address)
-    requests = Requests(database, tables.requests)
+    requests = IdempotencyStore(database, tables.requests)
     preferences = Participant(
         "preferences",
         database,

@@ -12,7 +12,7 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now, timestamp
-from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.requests.paging import page_token
 from handfast.server.chassis.requests.reply_room import ReplyRoom
 from handfast.server.preferences import changes, validation
@@ -26,7 +26,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         self,
         preferences: Participant[pb.Preferences],
         definitions: Definitions,
-        requests: Requests,
+        requests: IdempotencyStore,
         clock: Clock = now,
     ) -> None:
         self._preferences, self._definitions = preferences, definitions

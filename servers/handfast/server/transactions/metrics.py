@@ -27,8 +27,8 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
-from handfast.server.transactions.coordinator.finisher import Finisher
-from handfast.server.transactions.coordinator.register import Recorded, Register
+from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant import Participant
 
@@ -72,7 +72,7 @@ class CoordinatorMetrics:
             registry.register(metric)
         export_clock(registry)
 
-    def decided(self, recorded: Recorded) -> None:
+    def decided(self, recorded: DecisionRow) -> None:
         decision = recorded.decision
         reason = ""
         if decision.outcome is Outcome.ABORTED:
@@ -81,7 +81,7 @@ class CoordinatorMetrics:
         minted = wire.minted_at(decision.transaction_id)
         self._decide_seconds.labels(_label(decision.outcome)).observe(_seconds(minted, recorded.decide_time))
 
-    def finished(self, recorded: Recorded) -> None:
+    def finished(self, recorded: DecisionRow) -> None:
         assert recorded.finish_time is not None
         seconds = _seconds(recorded.decide_time, recorded.finish_time)
         self._finish_seconds.labels(_label(recorded.decision.outcome)).observe(seconds)
@@ -90,13 +90,13 @@ class CoordinatorMetrics:
         self._losses_accepted.inc()
 
 
-def export_lost(registry: CollectorRegistry, finisher: Finisher) -> None:
+def export_lost(registry: CollectorRegistry, finisher: DecisionNotifier) -> None:
     """Shows how many decisions some participant cannot follow."""
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: finisher.lost)
 
 
-def count_decisions_in_doubt(registry: CollectorRegistry, register: Register, clock: Clock = now) -> None:
+def count_decisions_in_doubt(registry: CollectorRegistry, register: DecisionStore, clock: Clock = now) -> None:
     """Shows how many decisions some participant has not confirmed, and how old the oldest of them is."""
     text = "Decisions that some participant has not confirmed."
     _in_doubt(registry, text, register.count_unfinished, register.oldest_unfinished, clock)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import InvalidMetadata, Violations
 from handfast.server.chassis.requests.fingerprint import Serializable, fingerprint
-from handfast.server.transactions.core.model import Stage
+from handfast.server.transactions.core.model import StageRequest
 
 TRANSACTION_ID = "handfast-transaction-id"
 OPERATION = "handfast-operation"
@@ -44,7 +44,7 @@ def stage_metadata(
     )
 
 
-def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> Stage | None:
+def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> StageRequest | None:
     """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
     if metadata.keys().isdisjoint((TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT)):
         return None
@@ -60,7 +60,7 @@ def staged_call(metadata: Mapping[str, str | bytes], method: str, request: Seria
     first_attempt = str(metadata.get(FIRST_ATTEMPT, transaction_id))
     if not is_transaction_id(first_attempt) or first_attempt > transaction_id:
         raise InvalidMetadata(f"{FIRST_ATTEMPT} must be the id of an earlier transaction.", key=FIRST_ATTEMPT)
-    return Stage(transaction_id, int(number), microseconds, first_attempt, fingerprint(method, request))
+    return StageRequest(transaction_id, int(number), microseconds, first_attempt, fingerprint(method, request))
 
 
 def is_transaction_id(text: str) -> bool:

@@ -8,14 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import microseconds, timestamp
-from handfast.server.transactions.participant import Resources
+from handfast.server.transactions.participant import ResourceType
 from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import EmailTaken
 from handfast.server.users.tables import users
 from handfast.users.v1.users_pb2 import User
 
 
-class UserResources(Resources[User]):
+class UserResources(ResourceType[User]):
     table = users
     key = users.c.user_id
     message_type = User

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handfast.client import channel
-from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
@@ -31,7 +31,7 @@ def build(settings: SuiteSettings) -> Server:
         database,
         tables.participant,
         UserResources(),
-        Requests(database, tables.requests),
+        IdempotencyStore(database, tables.requests),
         CoordinatorResolver(TransactionServiceStub(coordinator), threads=settings.threads),
         threads=settings.threads,
     )

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from handfast.server.chassis.cancellation import cancel_scope, sleep
 from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from handfast.server.chassis.data.postgresql import cancellable, postgresql_engine, writing
 from handfast.server.chassis.data.sqlite import FULL, SqliteFile
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.errors.database import failure_of
-from handfast.server.chassis.interrupts import interruptible, pause
 from handfast.server.process.settings import sqlite_file, without_password
 
 Result = TypeVar("Result")
@@ -84,7 +84,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
-        with self._reader.connect() as connection, self._interruptible(connection):
+        with self._reader.connect() as connection, self._cancel_scope(connection):
             yield connection
         self._check_file()
 
@@ -94,7 +94,7 @@ class Database:
         """
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                with self._one_at_a_time(), self._writer.begin() as connection, self._interruptible(connection):
+                with self._one_at_a_time(), self._writer.begin() as connection, self._cancel_scope(connection):
                     result = work(connection)
                 # Now it is committed, which is not interrupted.
                 self._check_file()  # or it may have been committed where nobody will find it
@@ -104,17 +104,17 @@ class Database:
                     failure = failure_of(error)
                     self.writing_failed |= failure is not None and failure.error is DatabaseUnavailable
                     raise
-                pause(random.uniform(0, 0.005 * 2**attempt))
+                sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
 
     def _check_file(self) -> None:
         if self._file is not None:
             self._file.check()
 
-    def _interruptible(self, connection: sa.Connection) -> AbstractContextManager[None]:
+    def _cancel_scope(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """While the call being served is over, the connection's statements fail."""
         driver: Any = connection.connection.driver_connection
-        return interruptible(driver.interrupt) if self.dialect == "sqlite" else cancellable(driver)
+        return cancel_scope(driver.interrupt) if self.dialect == "sqlite" else cancellable(driver)
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

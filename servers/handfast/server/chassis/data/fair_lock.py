@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.chassis.errors import DomainError
-from handfast.server.chassis.interrupts import check_active, interruptible
 
 
 class TurnTimeout(Exception):
@@ -55,7 +55,7 @@ class FairLock:
                 self._held = True
                 return
             self._waiting.append(turn)
-        with suppress(DomainError), interruptible(turn.awake.set):
+        with suppress(DomainError), cancel_scope(turn.awake.set):
             turn.awake.wait(timeout)
         with self._guard:
             if turn.came:  # perhaps just now

@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.chassis.cancellation import check_active, shield
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
-from handfast.server.chassis.interrupts import check_active, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
@@ -51,7 +51,7 @@ def define(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-class Requests:
+class IdempotencyStore:
     """The answers that one database keeps."""
 
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
@@ -88,7 +88,7 @@ class Requests:
         except Exception:
             # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
             # the first call made, so that call's answer comes before it.
-            with uninterrupted():
+            with shield():
                 stored = self._answer(identity) if request.request_id else None
             if stored is None:
                 raise

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
 
-from handfast.server.chassis.interrupts import interruptible
+from handfast.server.chassis.cancellation import cancel_scope
 from handfast.server.chassis.logs.tracebacks import in_one_line
 
 CANCEL_TIMEOUT = 1.0
@@ -82,7 +82,7 @@ def writing(engine: sa.Engine) -> sa.Engine:
 
 @contextmanager
 def cancellable(driver: Any) -> Iterator[None]:
-    """`interruptible` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
+    """`cancel_scope` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
     its own: where the network is down, each would hold up all others. None is under way once the block has been left.
     """
     cancelling = threading.Lock()
@@ -106,7 +106,7 @@ def cancellable(driver: Any) -> Iterator[None]:
                 raise
 
     try:
-        with interruptible(wake):
+        with cancel_scope(wake):
             yield
     finally:
         left = True

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
+from handfast.server.chassis.cancellation import why_over
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseConflict, DatabaseUnavailable, DomainError
 from handfast.server.chassis.errors.table import DATABASE_FAILURES, DatabaseFailure
-from handfast.server.chassis.interrupts import why_over
 
 EARLY = 0.05
 """Seconds before a deadline that count as after it: databases count the time by clocks of their own."""

@@ -18,11 +18,11 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
+from handfast.server.chassis.cancellation import why_over
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
 from handfast.server.chassis.errors.size import MAX_MESSAGE, cut
 from handfast.server.chassis.errors.table import CODES
-from handfast.server.chassis.interrupts import why_over
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handfast.server.chassis.call import Pool
-from handfast.server.chassis.interrupts import Interrupter
+from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.observe.record import RECORD, Record
 
 _T = TypeVar("_T")
@@ -66,8 +66,8 @@ class _Threads:
 
 
 class CallExecutor(futures.Executor):
-    def __init__(self, interrupter: Interrupter) -> None:
-        self._interrupter = interrupter
+    def __init__(self, canceller: Canceller) -> None:
+        self._canceller = canceller
         self.calls_are_cut = False
         """Set before the server cancels what is still running."""
         self._pools: dict[Pool, _Threads] = {}
@@ -99,7 +99,7 @@ class CallExecutor(futures.Executor):
             call = record.call
             call.cancel = job.arguments[1].call.cancel
             call.waiting_since = time.monotonic()  # for its request
-            self._interrupter.begin(call)
+            self._canceller.begin(call)
         try:
             job.future.set_result(job.run(*job.arguments))
         except BaseException as error:

@@ -11,8 +11,8 @@ import grpc
 from handfast.client import propagation
 from handfast.client.propagation import Propagated
 from handfast.server.chassis.call import CURRENT, Call, Method
+from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.handlers import Behavior, Handler, behavior_of, of_bytes
-from handfast.server.chassis.interrupts import Interrupter
 from handfast.server.chassis.observe.load import Load
 from handfast.server.chassis.observe.record import RECORD, Record
 
@@ -29,7 +29,7 @@ class Observe(grpc.ServerInterceptor):
         methods: Mapping[str, Method],
         unknown: Method,
         load: Load,
-        interrupter: Interrupter,
+        canceller: Canceller,
         refusal: Handler,
         on_start: Sequence[Callable[[Method], None]],
         on_end: Sequence[Callable[[Record], None]],
@@ -37,10 +37,10 @@ class Observe(grpc.ServerInterceptor):
         self._methods = methods
         self._unknown = unknown
         self._load = load
-        self._interrupter = interrupter
+        self._canceller = canceller
         self._refusal = refusal
         self._on_start = on_start
-        self._on_end = (load.ended, lambda record: interrupter.end(record.call), *on_end)
+        self._on_end = (load.ended, lambda record: canceller.end(record.call), *on_end)
         self._handlers: dict[str, Handler] = {}
 
     def intercept_service(
@@ -111,7 +111,7 @@ class Observe(grpc.ServerInterceptor):
                 behavior(_counted(request, record), context)
             finally:
                 record.code = _code(context)
-                self._interrupter.end(record.call)
+                self._canceller.end(record.call)
 
         # This is how grpcio knows a handler whose replies come later. It would send them by `_send`, which waits.
         observed.experimental_non_blocking = True  # type: ignore[attr-defined]
@@ -125,7 +125,7 @@ class Observe(grpc.ServerInterceptor):
 
         def over() -> None:
             record.note_over()
-            self._interrupter.interrupt(call)
+            self._canceller.interrupt(call)
 
         if not context.add_callback(over):
             over()

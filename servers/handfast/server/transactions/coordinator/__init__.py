@@ -1,15 +1,15 @@
 """The coordinator: decides transactions, and sees to it that they are finished.
 
-coordinator.py   a change across services from start to decision: what an account call runs
-turns.py         lets changes of the same resource go one after the other
-staging.py       sends the staged calls side by side, and makes one error of what was refused
-holdings.py      asks participants whether they hold what is committed by hand
-register.py      the decisions in their table
-answers.py       the answers of account calls, kept for repeats of a request id
-finisher.py      tells participants what was decided, in the background and in batches
-pruner.py        forgets what is long done
-service.py       TransactionService
-tables.py        the tables
-migrations.py    steps that create them
-errors.py        why a call is refused for the sake of a transaction
+coordinator.py     a change across services from start to decision: what an account call runs
+keyed_lock.py      lets changes of the same resource go one after the other
+staging.py         sends the staged calls side by side, and makes one error of what was refused
+holdings.py        asks participants whether they hold what is committed by hand
+decision_store.py  the decisions in their table
+reply_store.py     the answers of account calls, kept for repeats of a request id
+notifier.py        tells participants what was decided, in the background and in batches
+pruner.py          forgets what is long done
+service.py         TransactionService
+tables.py          the tables
+migrations.py      steps that create them
+errors.py          why a call is refused for the sake of a transaction
 """

@@ -21,25 +21,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
+from handfast.server.chassis.cancellation import check_active, shield, sleep
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
-from handfast.server.chassis.interrupts import check_active, pause, uninterrupted
 from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.answers import Answer, Answers
+from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import (
     TransactionAborted,
     TransactionForgotten,
     TransactionOutcomeUnknown,
 )
-from handfast.server.transactions.coordinator.finisher import Finisher
-from handfast.server.transactions.coordinator.register import Recorded, Register
-from handfast.server.transactions.coordinator.staging import RETRY_AFTER, StagedCall, stage
-from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
+from handfast.server.transactions.coordinator.staging import RETRY_AFTER, PlannedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1.reasons_pb2 import Reason
@@ -73,7 +73,12 @@ _log = structlog.get_logger()
 
 class Coordinator:
     def __init__(
-        self, register: Register, answers: Answers, finisher: Finisher, turns: Turns, clock: Clock = now
+        self,
+        register: DecisionStore,
+        answers: ReplyStore,
+        finisher: DecisionNotifier,
+        turns: KeyedLock,
+        clock: Clock = now,
     ) -> None:
         self._register, self._answers, self._finisher = register, answers, finisher
         self._turns, self._clock = turns, clock
@@ -82,7 +87,7 @@ class Coordinator:
         self,
         request: Identified,
         resource: str,
-        plan: Callable[[], Sequence[StagedCall]],
+        plan: Callable[[], Sequence[PlannedCall]],
         compose: Callable[[Sequence[Any], str], Reply],
         reply_type: type[Reply],
         faults: Sequence[Violation] = (),
@@ -102,7 +107,7 @@ class Coordinator:
     def _run(
         self,
         request: Identified,
-        plan: Callable[[], Sequence[StagedCall]],
+        plan: Callable[[], Sequence[PlannedCall]],
         compose: Callable[[Sequence[Any], str], Reply],
         reply_type: type[Reply],
         faults: Sequence[Violation],
@@ -117,16 +122,16 @@ class Coordinator:
             first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
             call.log["transaction_id"] = transaction_id
             staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt, self._clock)
-            answer = Answer(method, request.request_id, digest, transaction_id)
+            answer = StoredReply(method, request.request_id, digest, transaction_id)
             commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
             if staged.error is None or not _makes_way(staged.error) or not _has_time(call, attempt):
                 break
             # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make way.
             standing = self._roll_back(commit, staged.error, answer)
             self._finisher.wake()
-            if isinstance(standing, Answer):
+            if isinstance(standing, StoredReply):
                 return _as_answered(call, standing, digest, reply_type)
-            pause(random.uniform(0, PAUSE * attempt))
+            sleep(random.uniform(0, PAUSE * attempt))
         error = staged.error
         try:
             if error is None:
@@ -143,14 +148,14 @@ class Coordinator:
                 standing = self._roll_back(commit, error, answer)
         finally:
             self._finisher.wake()
-        if isinstance(standing, Answer):
+        if isinstance(standing, StoredReply):
             return _as_answered(call, standing, digest, reply_type)
         if standing.outcome is Outcome.COMMITTED:
             return reply
         call.add_trailer(wire.TRANSACTION_ID, transaction_id)
         raise error or TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
 
-    def _roll_back(self, commit: Decision, error: Exception, answer: Answer) -> Answer | Decision:
+    def _roll_back(self, commit: Decision, error: Exception, answer: StoredReply) -> StoredReply | Decision:
         """Aborts for `error`, before the caller hears of it. Where the error came from the database, `commit` may be
         stored all the same: the register can be written once, so who aborts learns.
         """
@@ -160,7 +165,7 @@ class Coordinator:
             )
         failure = _final_failure(error, current())
         try:
-            with uninterrupted():
+            with shield():
                 return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
         except Exception as second:
             if isinstance(error, SQLAlchemyError):
@@ -169,7 +174,7 @@ class Coordinator:
                 raise  # told as final though it is not kept, it could be followed by a repeat that commits
             raise error from second
 
-    def _decide(self, decision: Decision, answer: Answer) -> Answer | Decision:
+    def _decide(self, decision: Decision, answer: StoredReply) -> StoredReply | Decision:
         """Makes the decision durable, together with the answer. Returns the decision that stands; or where another call
         with the same request id was answered first, that answer.
         """
@@ -178,8 +183,8 @@ class Coordinator:
         return given
 
     def _insert(
-        self, connection: sa.Connection, decision: Decision, answer: Answer
-    ) -> tuple[Answer | Decision, Recorded]:
+        self, connection: sa.Connection, decision: Decision, answer: StoredReply
+    ) -> tuple[StoredReply | Decision, DecisionRow]:
         if answer.request_id:
             first = self._answers.insert(connection, answer) if answer.final else None
             first = first or self._answers.look(connection, answer)
@@ -192,14 +197,14 @@ class Coordinator:
             check_active()
         return recorded.decision, recorded
 
-    def _standing(self, connection: sa.Connection, decision: Decision) -> Recorded:
+    def _standing(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
         """The decision that stands once this one is inserted where none is."""
         try:
             return self._register.insert(connection, decision)
         except TransactionForgotten:
             # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
             now = self._clock()
-            return Recorded(_abort(decision, FORGOTTEN), now, now)
+            return DecisionRow(_abort(decision, FORGOTTEN), now, now)
 
 
 def _makes_way(error: Exception) -> bool:
@@ -216,7 +221,7 @@ def _abort(decision: Decision, reason: str) -> Decision:
     return Decision(decision.transaction_id, Outcome.ABORTED, dict.fromkeys(decision.branches, 0), reason)
 
 
-def _as_answered(call: Call, answer: Answer, digest: bytes, reply_type: type[Reply]) -> Reply:
+def _as_answered(call: Call, answer: StoredReply, digest: bytes, reply_type: type[Reply]) -> Reply:
     """What the first call with this request id was answered."""
     if answer.fingerprint != digest:
         raise RequestIdReused(

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.cancellation import wait_for
 from handfast.server.chassis.errors import PeerUnavailable
-from handfast.server.chassis.interrupts import answer_of
 from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -66,7 +66,7 @@ def _held(future: Any) -> int | None:
     if future is None:
         return None
     try:
-        branch = answer_of(future).branch
+        branch = wait_for(future).branch
     except ServiceError:
         return None
     dropped = branch.outcome == pb.TRANSACTION_STATE_ABORTED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.operations.periodic import Periodic
-from handfast.server.transactions.coordinator.answers import Answers
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.horizon import id_at
 
 INTERVAL = 60.0
@@ -15,7 +15,7 @@ RETENTION = 24 * 3600 * MICROSECONDS_PER_SECOND
 
 
 class Pruner(Periodic):
-    def __init__(self, register: Register, answers: Answers, clock: Clock = now) -> None:
+    def __init__(self, register: DecisionStore, answers: ReplyStore, clock: Clock = now) -> None:
         super().__init__("pruner", self._prune, INTERVAL)
         self._register, self._answers, self._clock = register, answers, clock
 

@@ -14,7 +14,7 @@ from handfast.server.chassis.requests.paging import page_size, page_start, page_
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
-from handfast.server.transactions.coordinator.answers import Answers
+from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import (
     CommitChanged,
     NoTransactionOfRequest,
@@ -23,9 +23,9 @@ from handfast.server.transactions.coordinator.errors import (
     TransactionCommitted,
     TransactionNotDecided,
 )
-from handfast.server.transactions.coordinator.finisher import Finisher
 from handfast.server.transactions.coordinator.holdings import Holdings
-from handfast.server.transactions.coordinator.register import Recorded, Register
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -51,7 +51,12 @@ _OUTCOMES = {state: outcome for outcome, state in _STATES.items()}
 
 class TransactionServicer(TransactionServiceServicer):
     def __init__(
-        self, register: Register, answers: Answers, finisher: Finisher, holdings: Holdings, clock: Clock = now
+        self,
+        register: DecisionStore,
+        answers: ReplyStore,
+        finisher: DecisionNotifier,
+        holdings: Holdings,
+        clock: Clock = now,
     ) -> None:
         self._register, self._answers, self._finisher = register, answers, finisher
         self._holdings, self._clock = holdings, clock
@@ -207,7 +212,7 @@ class TransactionServicer(TransactionServiceServicer):
         )
 
 
-def _message(recorded: Recorded) -> pb.Transaction:
+def _message(recorded: DecisionRow) -> pb.Transaction:
     decision = recorded.decision
     committed = decision.outcome is Outcome.COMMITTED
     return pb.Transaction(

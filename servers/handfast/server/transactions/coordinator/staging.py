@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.errors import (
     DomainError,
@@ -18,7 +19,6 @@ from handfast.server.chassis.errors import (
     Violation,
     reason_name,
 )
-from handfast.server.chassis.interrupts import answer_of, check_active
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
 from handfast.transactions.v1.reasons_pb2 import Reason
@@ -44,7 +44,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class StagedCall:
+class PlannedCall:
     """A call to stage: a stub's method and its request, at a participant.
 
     For what is refused: `renamed` says how fields of this request are called in the request that the caller sent, and
@@ -69,7 +69,7 @@ class Staged:
 def stage(
     transaction_id: str,
     deadline: int,
-    calls: Sequence[StagedCall],
+    calls: Sequence[PlannedCall],
     faults: Sequence[Violation] = (),
     first_attempt: str = "",
     clock: Clock = now,
@@ -98,7 +98,7 @@ def stage(
     return Staged(replies, _one_error(refused, faults) if refused or faults else None)
 
 
-def _sent(call: StagedCall, metadata: Metadata) -> Any:
+def _sent(call: PlannedCall, metadata: Metadata) -> Any:
     """The future of a call, or the error where it could not even be sent."""
     try:
         return call.method.future(call.request, metadata=metadata)
@@ -106,10 +106,10 @@ def _sent(call: StagedCall, metadata: Metadata) -> Any:
         return error
 
 
-def _reply(call: StagedCall, future: Any) -> Any:
+def _reply(call: PlannedCall, future: Any) -> Any:
     if isinstance(future, ServiceError):
         raise future
-    reply = answer_of(future)
+    reply = wait_for(future)
     if (wire.STAGED_TRAILER, call.participant) not in ((key, value) for key, value in future.trailing_metadata()):
         raise NotStaged(call.participant)
     return reply
@@ -145,7 +145,7 @@ def _not_in_time(error: ServiceError, participant: str, transaction_id: str, dea
     return TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
 
 
-def _in_the_callers_words(error: ServiceError, call: StagedCall) -> Exception:
+def _in_the_callers_words(error: ServiceError, call: PlannedCall) -> Exception:
     if call.explain is not None:
         return call.explain(error)
     violations = _violations(error)

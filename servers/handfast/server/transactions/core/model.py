@@ -24,7 +24,7 @@ class BranchState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageRequest:
     """A staged call, as it arrives. `deadline` is in microseconds since the epoch, by the coordinator's clock.
     `fingerprint` stands for the method and the request, so that a repeat can be told from another call.
     `first_attempt` is the id of the transaction's first attempt, which says how old it is.

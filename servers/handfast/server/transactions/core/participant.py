@@ -17,7 +17,7 @@ from handfast.server.transactions.core.model import (
     ClaimChange,
     Operation,
     Outcome,
-    Stage,
+    StageRequest,
 )
 
 
@@ -50,7 +50,7 @@ writes meanwhile.
 """
 
 
-def fresh(stage: Stage) -> Branch:
+def fresh(stage: StageRequest) -> Branch:
     """The branch that the first staged call of a transaction opens."""
     return Branch(stage.transaction_id, BranchState.OPEN, stage.deadline, stage.first_attempt)
 
@@ -63,7 +63,7 @@ def may_wait(mine: str, theirs: str) -> bool:
 
 
 def admit(
-    branch: Branch | None, horizon: str, known: Operation | None, stage: Stage, now: int
+    branch: Branch | None, horizon: str, known: Operation | None, stage: StageRequest, now: int
 ) -> Proceed | Repeat | Refusal:
     """Whether a staged call may be stored.
 

@@ -5,12 +5,12 @@
     rows.py        the SQL of resources: rows, each with its pending change
     branches.py    … of what each transaction has here
     operations.py  … of the changes that it has staged
-    claims.py      … of who holds each unique value
+    unique_keys.py … of who holds each unique value
     store.py       these tables together
     writes.py      plain and staged writes
     reads.py       plain reads, which look through a pending change by its decision
     finishing.py   applies or drops a branch
-    settling.py    brings a branch to its end when its transaction is decided, or its time is up
+    recovery.py    brings a branch to its end when its transaction is decided, or its time is up
     sweeper.py     does so for what nobody touches, and forgets what is long done
     resolver.py    asks the coordinator what became of a transaction
     circuit.py     keeps a coordinator that does not answer from taking all threads
@@ -22,6 +22,6 @@ need not know whether a call is staged.
 """
 
 from handfast.server.transactions.participant.participant import Participant
-from handfast.server.transactions.participant.resources import Resources, Version
+from handfast.server.transactions.participant.resources import ResourceType, Version
 
-__all__ = ["Participant", "Resources", "Version"]
+__all__ = ["Participant", "ResourceType", "Version"]

@@ -10,13 +10,13 @@ from google.protobuf.message import Message
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.idempotency import Identified, Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
 from handfast.server.transactions import wire
 from handfast.server.transactions.participant.finishing import Finishing
 from handfast.server.transactions.participant.reads import Reads
+from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resolver import Resolver
-from handfast.server.transactions.participant.resources import M, Resources, Version
-from handfast.server.transactions.participant.settling import Settling
+from handfast.server.transactions.participant.resources import M, ResourceType, Version
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.transactions.participant.tables import ParticipantTables
@@ -35,8 +35,8 @@ class Participant(Generic[M]):
         name: str,
         database: Database,
         tables: ParticipantTables,
-        resources: Resources[M],
-        requests: Requests,
+        resources: ResourceType[M],
+        requests: IdempotencyStore,
         resolver: Resolver,
         *,
         threads: int,
@@ -45,9 +45,9 @@ class Participant(Generic[M]):
         self.name = name
         self.store = Store(name, database, tables, resources)
         self.finishing = Finishing(self.store)
-        settling = Settling(self.store, self.finishing, resolver, clock)
-        self.sweeper = Sweeper(self.store, settling, requests, clock)
-        self.writes = Writes(self.store, requests, settling, clock, waiting=max(1, threads // 2))
+        recovery = Recovery(self.store, self.finishing, resolver, clock)
+        self.sweeper = Sweeper(self.store, recovery, requests, clock)
+        self.writes = Writes(self.store, requests, recovery, clock, waiting=max(1, threads // 2))
         self._reads = Reads(self.store, resolver)
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
@@ -55,7 +55,7 @@ class Participant(Generic[M]):
         what `change` raises, with nothing written; PendingChange where another transaction has an undecided change.
         """
         call = current()
-        stage = wire.staged_call(call.metadata, call.method.path, request)
+        stage = wire.parse_stage_request(call.metadata, call.method.path, request)
         if stage is None:
             return self.writes.plain(call.method.path, request, key, change, reply_type)
         call.log["transaction_id"] = stage.transaction_id

@@ -13,7 +13,7 @@ import grpc
 from handfast.client.errors import FailedPrecondition, ServiceError
 from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
-from handfast.server.chassis.interrupts import check_active, interruptible
+from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.core.reading import Forgotten, Learnt
@@ -152,7 +152,7 @@ def _fitting(askers: Iterable[_Asker]) -> int:
 
 def _wait(event: Event, seconds: float) -> None:
     """Raises as `check_active` does where the call being served is over."""
-    with interruptible(event.set):
+    with cancel_scope(event.set):
         event.wait(seconds)
     check_active()
 

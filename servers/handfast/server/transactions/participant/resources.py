@@ -20,7 +20,7 @@ class Version(Generic[M]):
     last_transaction_id: str
 
 
-class Resources(Generic[M]):
+class ResourceType(Generic[M]):
     """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
     message as callers see it. A subclass sets the attributes and says how a row and a message map.
     """
@@ -43,7 +43,7 @@ class Resources(Generic[M]):
     @property
     def has_unique_values(self) -> bool:
         """Whether this kind of resource has any."""
-        return type(self).unique_values is not Resources.unique_values
+        return type(self).unique_values is not ResourceType.unique_values
 
     def taken(self, value: str) -> Exception:
         """The error of a write that wants a unique value which another resource holds."""

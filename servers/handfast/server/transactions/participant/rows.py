@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from handfast.server.chassis.data.database import Database, execute_each
 from handfast.server.transactions.core.model import Operation
 from handfast.server.transactions.participant.operations import joined_operations, operation_columns
-from handfast.server.transactions.participant.resources import M, Resources
+from handfast.server.transactions.participant.resources import M, ResourceType
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Row(Generic[M]):
     operations: tuple[Operation, ...]
 
 
-class Rows(Generic[M]):
-    def __init__(self, database: Database, resources: Resources[M], operations: sa.Table) -> None:
+class ResourceRows(Generic[M]):
+    def __init__(self, database: Database, resources: ResourceType[M], operations: sa.Table) -> None:
         self._resources, self._key_name = resources, resources.key.name
         table, key = resources.table, resources.key
         is_key = key == sa.bindparam("key_")

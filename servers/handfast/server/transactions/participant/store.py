@@ -13,23 +13,23 @@ from typing import Generic
 from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
-from handfast.server.transactions.participant.claims import Claims
 from handfast.server.transactions.participant.operations import Operations
-from handfast.server.transactions.participant.resources import M, Resources
-from handfast.server.transactions.participant.rows import Rows
+from handfast.server.transactions.participant.resources import M, ResourceType
+from handfast.server.transactions.participant.rows import ResourceRows
 from handfast.server.transactions.participant.tables import ParticipantTables
+from handfast.server.transactions.participant.unique_keys import UniqueKeys
 
 
 class Store(Generic[M]):
     """`participant` is the name that transactions know the service by."""
 
     def __init__(
-        self, participant: str, database: Database, tables: ParticipantTables, resources: Resources[M]
+        self, participant: str, database: Database, tables: ParticipantTables, resources: ResourceType[M]
     ) -> None:
         self.participant, self.database = participant, database
         self.resources = resources
-        self.rows = Rows(database, resources, tables.operations)
+        self.rows = ResourceRows(database, resources, tables.operations)
         self.branches = Branches(database, tables.branches)
         self.operations = Operations(tables.operations)
-        self.claims = Claims(database, tables.claims, tables.claim_changes)
+        self.claims = UniqueKeys(database, tables.claims, tables.claim_changes)
         self.horizon = Horizon(tables.horizon)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
-from handfast.server.chassis.data.idempotency import Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.core import pruning as rules
@@ -17,8 +17,8 @@ from handfast.server.transactions.horizon import id_after, id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.finishing import log_left_for_later
+from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resources import M
-from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.store import Store
 
 SWEEP_INTERVAL = 1.0
@@ -34,9 +34,9 @@ _log = structlog.get_logger()
 
 
 class Sweeper(Periodic, Generic[M]):
-    def __init__(self, store: Store[M], settling: Settling[M], requests: Requests, clock: Clock) -> None:
+    def __init__(self, store: Store[M], recovery: Recovery[M], requests: IdempotencyStore, clock: Clock) -> None:
         super().__init__("sweeper", self._round, SWEEP_INTERVAL)
-        self._store, self._settling = store, settling
+        self._store, self._recovery = store, recovery
         self._requests, self._clock = requests, clock
         self._rounds = 0
         self._lost = Lost()
@@ -72,7 +72,7 @@ class Sweeper(Periodic, Generic[M]):
 
     def _settle(self, branches: list[Branch]) -> None:
         try:
-            self._settling.settle_all(branches)
+            self._recovery.settle_all(branches)
         except Exception as error:
             if not _concerns_one(error):
                 raise
@@ -82,7 +82,7 @@ class Sweeper(Periodic, Generic[M]):
 
     def _settle_one(self, branch: Branch) -> None:
         try:
-            self._settling.settle_all([branch])
+            self._recovery.settle_all([branch])
         except CommittedChangeLost as error:
             pause = self._lost.put_off(branch.transaction_id)
             _log.error(str(error), transaction_id=branch.transaction_id, tried_again_after_seconds=pause)

@@ -17,22 +17,22 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.server.chassis.call import current
+from handfast.server.chassis.cancellation import check_active, sleep
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.crash_points import reached
-from handfast.server.chassis.data.idempotency import Identified, Requests
+from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
-from handfast.server.chassis.interrupts import check_active, pause
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import ClaimChange, Operation, Stage
+from handfast.server.transactions.core.model import ClaimChange, Operation, StageRequest
 from handfast.server.transactions.participant.errors import (
     PendingChange,
     TransactionTooLarge,
     refused,
 )
+from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resources import M
-from handfast.server.transactions.participant.settling import Settling
 from handfast.server.transactions.participant.store import Store
 
 Reply = TypeVar("Reply", bound=Message)
@@ -55,9 +55,11 @@ class _Blocked(Exception):
 class Writes(Generic[M]):
     """`waiting` is how many calls may wait for others at once."""
 
-    def __init__(self, store: Store[M], requests: Requests, settling: Settling[M], clock: Clock, waiting: int) -> None:
+    def __init__(
+        self, store: Store[M], requests: IdempotencyStore, recovery: Recovery[M], clock: Clock, waiting: int
+    ) -> None:
         self._store, self._requests = store, requests
-        self._settling, self._clock = settling, clock
+        self._recovery, self._clock = recovery, clock
         self._room = threading.BoundedSemaphore(waiting)
 
     def plain(
@@ -75,7 +77,7 @@ class Writes(Generic[M]):
         return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
 
     def stage(
-        self, stage: Stage, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
+        self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
@@ -131,7 +133,7 @@ class Writes(Generic[M]):
             raise TransactionTooLarge(id_)
         operations.add(connection, operation, bytes_so_far)
 
-    def _own_state(self, connection: sa.Connection, stage: Stage, key: str) -> M | None:
+    def _own_state(self, connection: sa.Connection, stage: StageRequest, key: str) -> M | None:
         """A resource as the transaction itself sees it that has a pending change of it."""
         image = self._store.operations.last_image(connection, stage.transaction_id, key)
         return None if image is None else self._store.resources.message_type.FromString(image)
@@ -142,7 +144,7 @@ class Writes(Generic[M]):
         key: str,
         before: M | None,
         after: M | None,
-        stage: Stage | None,
+        stage: StageRequest | None,
     ) -> None:
         """Takes the unique values that the write gives the resource, and frees those that it takes away; only so in the
         transaction's eyes where it is staged."""
@@ -177,7 +179,7 @@ class Writes(Generic[M]):
             try:
                 return attempt()
             except _Blocked as blocked:
-                undecided = self._settling.settle(blocked.transaction_id)
+                undecided = self._recovery.settle(blocked.transaction_id)
                 if undecided is not None:
                     older = age and rules.may_wait(age, undecided.first_attempt)
                     if not older or not self._pause(seconds):
@@ -194,7 +196,7 @@ class Writes(Generic[M]):
         if not self._room.acquire(blocking=False):
             return False
         try:
-            pause(random.uniform(0.5, 1.0) * seconds)
+            sleep(random.uniform(0.5, 1.0) * seconds)
         finally:
             self._room.release()
         return True

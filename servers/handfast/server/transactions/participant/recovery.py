@@ -18,7 +18,7 @@ from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
 
 
-class Settling(Generic[M]):
+class Recovery(Generic[M]):
     def __init__(self, store: Store[M], finishing: Finishing[M], resolver: Resolver, clock: Clock) -> None:
         self._store, self._finishing = store, finishing
         self._resolver, self._clock = resolver, clock

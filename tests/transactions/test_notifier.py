@@ -19,9 +19,9 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
 from handfast.server.transactions import lost as lost_module
-from handfast.server.transactions.coordinator import finisher as finisher_module
-from handfast.server.transactions.coordinator.finisher import BATCH, LONGEST_WITHOUT_WHOLE_PASS, Finisher
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator import notifier as notifier_module
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.notifier import BATCH, LONGEST_WITHOUT_WHOLE_PASS, DecisionNotifier
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 from tests.eventually import eventually
@@ -67,7 +67,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    for module in (finisher_module, lost_module):
+    for module in (notifier_module, lost_module):
         monkeypatch.setattr(module, "time", time)
     return time
 
@@ -87,12 +87,12 @@ class ConfirmingOne(Confirming):
 
 
 @pytest.fixture
-def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
+def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
     monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
-    monkeypatch.setattr(finisher_module, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.05)
     database = Database(database_url)
     upgrade(database, SCHEMA)
-    yield Register(database, tables.coordinator)
+    yield DecisionStore(database, tables.coordinator)
     database.close()
 
 
@@ -115,7 +115,7 @@ def locked_from_outside(url: str) -> Iterator[Callable[[], object]]:
 
 
 def test_a_confirmation_that_could_not_be_stored_is_stored_later(
-    register: Register, database_url: str, monkeypatch: pytest.MonkeyPatch
+    register: DecisionStore, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures: list[Exception] = []
     mark_finished = register.mark_finished
@@ -131,7 +131,7 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
     id_ = new_id()
     register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "preferences": 1}))
     stubs: Any = {"users": Confirming(), "preferences": Confirming()}
-    finisher = Finisher(register, stubs)
+    finisher = DecisionNotifier(register, stubs)
     with locked_from_outside(database_url) as end_who_waits:
         finisher.start()
         assert eventually(lambda: end_who_waits() or failures)
@@ -144,18 +144,18 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
     assert found[id_].finish_time is not None
 
 
-def commit(register: Register, count: int) -> list[str]:
+def commit(register: DecisionStore, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for id_ in ids:
         register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
     return ids
 
 
-def test_what_is_lost_is_told_again_with_growing_pauses(register: Register, time: Time) -> None:
+def test_what_is_lost_is_told_again_with_growing_pauses(register: DecisionStore, time: Time) -> None:
     (lost,) = commit(register, 1)
     users = Losing([lost])
     stubs: Any = {"users": users}
-    finisher = Finisher(register, stubs)
+    finisher = DecisionNotifier(register, stubs)
     teller = finisher._tellers["users"]
     teller._pass()
     for count, pause in enumerate((5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600), start=1):
@@ -176,12 +176,12 @@ def test_what_is_lost_is_told_again_with_growing_pauses(register: Register, time
 
 
 def test_many_that_are_lost_are_not_read_in_every_pass(
-    register: Register, time: Time, monkeypatch: pytest.MonkeyPatch
+    register: DecisionStore, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = commit(register, 2 * BATCH)
     users = Losing(lost)
     stubs: Any = {"users": users}
-    finisher = Finisher(register, stubs)
+    finisher = DecisionNotifier(register, stubs)
     teller = finisher._tellers["users"]
     pages: list[str] = []
     unfinished = register.unfinished
@@ -207,11 +207,13 @@ def test_many_that_are_lost_are_not_read_in_every_pass(
     assert sorted(users.told) == sorted([*lost, *lost, fine])
 
 
-def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_accepted(register: Register) -> None:
+def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_accepted(
+    register: DecisionStore,
+) -> None:
     id_ = new_id()
     register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "gone": 1}))
     stubs: Any = {"users": Confirming()}
-    teller = Finisher(register, stubs)._tellers["users"]
+    teller = DecisionNotifier(register, stubs)._tellers["users"]
     teller._pass()
     assert register.count_unfinished() == 1
     register.accept_loss(id_, ["gone"])
@@ -219,13 +221,13 @@ def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_
     assert register.count_unfinished() == 0
 
 
-def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(register: Register) -> None:
+def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(register: DecisionStore) -> None:
     confirmed, left_out = new_id(), new_id()
     for id_ in (confirmed, left_out):
         register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
     users = ConfirmingOne(confirmed)
     stubs: Any = {"users": users}
-    finisher = Finisher(register, stubs)
+    finisher = DecisionNotifier(register, stubs)
     finisher.start()
     try:
         assert eventually(lambda: users.told.count(left_out) >= 3)
@@ -235,13 +237,13 @@ def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(regi
     assert [decision.transaction_id for decision in register.unfinished("", 10)] == [left_out]
 
 
-def test_a_participant_is_told_once_and_only_of_what_it_has_a_part_in(register: Register) -> None:
+def test_a_participant_is_told_once_and_only_of_what_it_has_a_part_in(register: DecisionStore) -> None:
     theirs, ours, shared = new_id(), new_id(), new_id()
     for id_, branches in ((theirs, {"preferences": 1}), (ours, {"users": 1}), (shared, {"users": 1, "preferences": 1})):
         register.decide(Decision(id_, Outcome.COMMITTED, branches))
     users = Losing([])
     stubs: Any = {"users": users, "preferences": Confirming()}
-    teller = Finisher(register, stubs)._tellers["users"]
+    teller = DecisionNotifier(register, stubs)._tellers["users"]
     teller._pass()
     teller._pass()  # `shared` is not finished, since preferences have not confirmed
     assert users.told == [ours, shared]

@@ -1,4 +1,4 @@
-"""When a call is over, and how what it waits for is woken. tests/databases/test_interrupts.py does so with queries."""
+"""When a call is over, and how what it waits for is woken. tests/databases/test_cancellation.py has queries."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ import grpc
 import pytest
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool, Wakes
+from handfast.server.chassis.cancellation import (
+    Canceller,
+    cancel_scope,
+    check_active,
+    shield,
+    sleep,
+    wait_for,
+    wait_for_all,
+    why_over,
+)
 from handfast.server.chassis.errors import (
     CallCancelled,
     CallDeadlineExceeded,
@@ -23,16 +33,6 @@ from handfast.server.chassis.errors import (
     ShuttingDown,
 )
 from handfast.server.chassis.errors.database import database_error
-from handfast.server.chassis.interrupts import (
-    Interrupter,
-    answer_of,
-    answers_of,
-    check_active,
-    interruptible,
-    pause,
-    uninterrupted,
-    why_over,
-)
 from handfast.server.chassis.logs.writer import LogWriter
 from tests.eventually import PATIENCE, eventually
 
@@ -41,24 +41,24 @@ LONG = 1000.0
 
 
 @pytest.fixture
-def call(interrupter: Interrupter) -> Iterator[Call]:
+def call(canceller: Canceller) -> Iterator[Call]:
     """The one that the test serves."""
     call = Call.received(METHOD, METHOD.path, ())
-    interrupter.begin(call)
+    canceller.begin(call)
     token = CURRENT.set(call)
     yield call
     CURRENT.reset(token)
 
 
-def let_it_look_at_all(interrupter: Interrupter) -> None:
+def let_it_look_at_all(canceller: Canceller) -> None:
     """Waits until it has looked at all calls twice."""
     looked: list[None] = []
     other = Call.received(METHOD, METHOD.path, ())
     other.over, other.wakes = True, Wakes()
     other.wakes.all.append(lambda: looked.append(None))
-    interrupter.begin(other)
+    canceller.begin(other)
     assert eventually(lambda: len(looked) >= 2)
-    interrupter.end(other)
+    canceller.end(other)
 
 
 @pytest.mark.parametrize(
@@ -117,89 +117,89 @@ def test_a_query_was_interrupted_for_what_ended_the_call(
 
 def test_what_has_to_be_done_is_done_though_the_call_is_over(call: Call) -> None:
     call.over = True
-    with uninterrupted():
+    with shield():
         check_active()
-        with uninterrupted(), interruptible(pytest.fail):
+        with shield(), cancel_scope(pytest.fail):
             check_active()
-        pause(0)
+        sleep(0)
     with pytest.raises(CallCancelled):
         check_active()
 
 
 def test_outside_of_calls_nothing_is_interrupted() -> None:
     assert CURRENT.get(None) is None
-    with uninterrupted(), interruptible(pytest.fail):
+    with shield(), cancel_scope(pytest.fail):
         check_active()
-    pause(0)
+    sleep(0)
 
 
 def test_who_comes_to_wait_in_a_call_that_is_over_does_not(call: Call) -> None:
     call.over = True
-    with pytest.raises(CallCancelled), interruptible(pytest.fail):
+    with pytest.raises(CallCancelled), cancel_scope(pytest.fail):
         pytest.fail("it began to wait")
     with pytest.raises(CallCancelled):
-        pause(LONG)
+        sleep(LONG)
 
 
 @pytest.mark.parametrize("stops", [False, True], ids=["the caller leaves", "the server stops"])
 def test_what_waits_is_woken_again_and_again_until_it_ends_and_never_after(
-    interrupter: Interrupter, call: Call, stops: bool
+    canceller: Canceller, call: Call, stops: bool
 ) -> None:
     woken: list[None] = []
-    with interruptible(lambda: woken.append(None)):
+    with cancel_scope(lambda: woken.append(None)):
         if stops:
-            interrupter.interrupt_all()
+            canceller.interrupt_all()
         else:
-            interrupter.interrupt(call)
+            canceller.interrupt(call)
         assert eventually(lambda: len(woken) >= 3)
     number = len(woken)
-    interrupter.interrupt(call)
-    let_it_look_at_all(interrupter)
+    canceller.interrupt(call)
+    let_it_look_at_all(canceller)
     assert len(woken) == number
-    interrupter.end(call)
+    canceller.end(call)
 
 
 def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
-    interrupter: Interrupter, call: Call, log: io.BytesIO, writer: LogWriter
+    canceller: Canceller, call: Call, log: io.BytesIO, writer: LogWriter
 ) -> None:
     woken = threading.Event()
 
     def fail() -> None:
         raise OSError("it will not wake")
 
-    with interruptible(fail), interruptible(woken.set):
-        interrupter.interrupt(call)
+    with cancel_scope(fail), cancel_scope(woken.set):
+        canceller.interrupt(call)
         assert woken.wait(PATIENCE)
-    assert interrupter.is_alive()
+    assert canceller.is_alive()
     writer.flush()
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     assert "it will not wake" in str([line for line in lines if line.get("request_id") == call.request_id])
 
 
-def test_a_call_that_begins_while_the_server_stops_is_told(interrupter: Interrupter) -> None:
-    interrupter.interrupt_all()
+def test_a_call_that_begins_while_the_server_stops_is_told(canceller: Canceller) -> None:
+    canceller.interrupt_all()
     late = Call.received(METHOD, METHOD.path, ())
-    interrupter.begin(late)
-    assert interrupter.running == 1
+    canceller.begin(late)
+    assert canceller.running == 1
     assert late.stopping
-    interrupter.end(late)
-    assert interrupter.running == 0
+    canceller.end(late)
+    assert canceller.running == 0
 
 
-def test_a_call_that_keeps_its_thread_waiting_for_the_caller_is_cut_once(interrupter: Interrupter) -> None:
+def test_a_call_that_keeps_its_thread_waiting_for_the_caller_is_cut_once(canceller: Canceller) -> None:
     cuts: list[tuple[int, str]] = []
     call = Call.received(METHOD, METHOD.path, ())
     call.cancel = lambda code, message: cuts.append((code, message))
-    interrupter.begin(call)
-    let_it_look_at_all(interrupter)
+    canceller.begin(call)
+    let_it_look_at_all(canceller)
     assert cuts == []  # it is at work
     call.waiting_since = time.monotonic()
     assert eventually(lambda: cuts)
-    let_it_look_at_all(interrupter)
+    let_it_look_at_all(canceller)
     assert cuts == [(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.cut)]
     assert call.log["error.message"] == call.cut
     assert "0.05 seconds" in call.cut
-    interrupter.end(call)
+    canceller.end(call)
 
 
 class Answer:
@@ -221,18 +221,18 @@ def fail() -> str:
 
 def test_the_answers_of_peers_come_in_the_order_of_the_questions(call: Call) -> None:
     asked = [Answer(lambda: "a"), Answer(lambda: "b")]
-    assert answers_of(*asked) == ["a", "b"]
+    assert wait_for_all(*asked) == ["a", "b"]
     assert not any(each.cancelled.is_set() for each in asked)
 
 
 def test_where_one_peer_fails_the_others_are_cancelled(call: Call) -> None:
     asked = [Answer(lambda: "a"), Answer(fail), Answer(lambda: "c")]
     with pytest.raises(ConnectionError):
-        answers_of(*asked)
+        wait_for_all(*asked)
     assert asked[2].cancelled.is_set()
 
 
-def test_a_call_that_is_over_cancels_its_question(interrupter: Interrupter, call: Call) -> None:
+def test_a_call_that_is_over_cancels_its_question(canceller: Canceller, call: Call) -> None:
     asked = Answer(lambda: "too late")
 
     def wait() -> str:
@@ -241,14 +241,14 @@ def test_a_call_that_is_over_cancels_its_question(interrupter: Interrupter, call
 
     asked._give = wait
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(copy_context().run, answer_of, asked)
+        answer = pool.submit(copy_context().run, wait_for, asked)
         assert eventually(lambda: call.wakes is not None and call.wakes.all)
-        interrupter.interrupt(call)
+        canceller.interrupt(call)
         with pytest.raises(CallCancelled):
             answer.result(PATIENCE)
     later = Answer(lambda: "never asked for")
     with pytest.raises(CallCancelled):
-        answer_of(later)
+        wait_for(later)
     assert later.cancelled.is_set()
 
 
@@ -257,4 +257,4 @@ def test_a_question_that_somebody_else_cancels_is_told_as_that(call: Call) -> No
         raise grpc.FutureCancelledError
 
     with pytest.raises(grpc.FutureCancelledError):
-        answer_of(Answer(cancelled))
+        wait_for(Answer(cancelled))

@@ -15,7 +15,7 @@ import structlog
 
 from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors.mapping import cause_for_log
-from handfast.server.transactions.coordinator.register import Register
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.lost import Lost
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -40,10 +40,10 @@ _STATES = {
 _log = structlog.get_logger()
 
 
-class Finisher:
+class DecisionNotifier:
     """Runs between `start` and `stop`; `wake` says that there is something to do."""
 
-    def __init__(self, register: Register, participants: Mapping[str, ParticipantServiceStub]) -> None:
+    def __init__(self, register: DecisionStore, participants: Mapping[str, ParticipantServiceStub]) -> None:
         self._register = register
         self._confirmations = _Confirmations(register, participants.keys())
         self._tellers = {
@@ -85,7 +85,7 @@ class _Confirmations:
     again confirms again.
     """
 
-    def __init__(self, register: Register, participants: Set[str]) -> None:
+    def __init__(self, register: DecisionStore, participants: Set[str]) -> None:
         self._register, self._participants = register, participants
         self._lock = threading.Lock()
         self._confirmed: dict[str, set[str]] = {}
@@ -135,7 +135,7 @@ class _Teller(threading.Thread):
     """Tells one participant."""
 
     def __init__(
-        self, participant: str, stub: ParticipantServiceStub, register: Register, confirmations: _Confirmations
+        self, participant: str, stub: ParticipantServiceStub, register: DecisionStore, confirmations: _Confirmations
     ) -> None:
         super().__init__(name=f"finisher-{participant}", daemon=True)
         self.awake, self.stopping = threading.Event(), threading.Event()

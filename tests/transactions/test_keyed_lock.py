@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from handfast.server.transactions.coordinator import turns
+from handfast.server.transactions.coordinator import keyed_lock
 from handfast.server.transactions.coordinator.errors import TooManyChanges
-from handfast.server.transactions.coordinator.turns import Turns
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from tests.eventually import eventually
 
 
@@ -19,7 +19,7 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(8)
 
 
-def queued(pool: ThreadPoolExecutor, limited: Turns, resource: str, act: Callable[[], None]) -> Future[None]:
+def queued(pool: ThreadPoolExecutor, limited: KeyedLock, resource: str, act: Callable[[], None]) -> Future[None]:
     """One that waits for its turn, which somebody has."""
     lock = limited._locks[resource]
     waited = lock.waiting
@@ -34,7 +34,7 @@ def queued(pool: ThreadPoolExecutor, limited: Turns, resource: str, act: Callabl
 
 
 def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPoolExecutor) -> None:
-    limited, order = Turns(waiting=8), list[int]()
+    limited, order = KeyedLock(waiting=8), list[int]()
     with limited.of("ada"):
         waiting = [queued(pool, limited, "ada", lambda number=number: order.append(number)) for number in range(5)]  # type: ignore[misc]
         assert order == []
@@ -45,25 +45,25 @@ def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPo
 
 
 def test_those_of_another_resource_do_not_wait() -> None:
-    limited = Turns(waiting=1)
+    limited = KeyedLock(waiting=1)
     with limited.of("ada"), limited.of("grace"):
         assert limited.waiting == 0
 
 
 def test_an_error_within_a_turn_is_not_taken_for_a_turn_that_did_not_come() -> None:
-    limited = Turns(waiting=1)
+    limited = KeyedLock(waiting=1)
     with pytest.raises(TimeoutError), limited.of("ada"):
         raise TimeoutError("of something else")
 
 
 def test_an_empty_name_waits_for_nobody() -> None:
-    limited = Turns(waiting=1)
+    limited = KeyedLock(waiting=1)
     with limited.of(""), limited.of(""):
         assert limited.waiting == 0
 
 
 def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> None:
-    limited, done = Turns(waiting=2), threading.Semaphore(0)
+    limited, done = KeyedLock(waiting=2), threading.Semaphore(0)
     with limited.of("ada"), limited.of("grace"):
         waiting = [queued(pool, limited, resource, done.release) for resource in ("ada", "grace")]
         with pytest.raises(TooManyChanges) as refused, limited.of("ada"):
@@ -78,8 +78,8 @@ def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> N
 
 
 def test_who_waits_too_long_is_refused_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "PATIENCE", 0.01)
-    limited = Turns(waiting=8)
+    monkeypatch.setattr(keyed_lock, "PATIENCE", 0.01)
+    limited = KeyedLock(waiting=8)
     with limited.of("ada"):
         with pytest.raises(TooManyChanges), limited.of("ada"):
             pass
@@ -89,7 +89,7 @@ def test_who_waits_too_long_is_refused_and_holds_nobody_up(monkeypatch: pytest.M
 
 
 def test_who_fails_lets_the_next_one_have_its_turn() -> None:
-    limited = Turns(waiting=8)
+    limited = KeyedLock(waiting=8)
     with pytest.raises(ZeroDivisionError), limited.of("ada"):
         raise ZeroDivisionError
     with limited.of("ada"):

@@ -23,7 +23,7 @@ from handfast.server.transactions.horizon import Horizon, id_after
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class DecisionRow:
     """A decision with its times, in microseconds since the epoch; `finish_time` is None until all participants
     confirmed. `inserted` says that it was not there before.
     """
@@ -38,9 +38,9 @@ class Observer(Protocol):
     """Is told once of each decision that is made here, marked as finished, or let finish with a loss. It should be
     quick."""
 
-    def decided(self, recorded: Recorded) -> None: ...
+    def decided(self, recorded: DecisionRow) -> None: ...
 
-    def finished(self, recorded: Recorded) -> None: ...
+    def finished(self, recorded: DecisionRow) -> None: ...
 
     def loss_accepted(self) -> None: ...
 
@@ -48,7 +48,7 @@ class Observer(Protocol):
 _log = structlog.get_logger()
 
 
-class Register:
+class DecisionStore:
     def __init__(
         self, database: Database, tables: CoordinatorTables, clock: Clock = now, observers: Sequence[Observer] = ()
     ) -> None:
@@ -80,7 +80,7 @@ class Register:
         self._newest_finished = sa.select(table.c.transaction_id).where(below, finished).order_by(newest_first).limit(1)
         self._delete = sa.delete(table).where(below, finished)
 
-    def insert(self, connection: sa.Connection, decision: Decision) -> Recorded:
+    def insert(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
         """Inserts a decision where there is none. Returns the one that stands. Raises TransactionForgotten below the
         horizon. Once the local transaction has committed, `observe` is to be called.
         """
@@ -97,27 +97,27 @@ class Register:
             "finish_time": finish_time,
         }
         if connection.execute(self._insert, values).rowcount == 1:
-            return Recorded(decision, decide_time, finish_time, inserted=True)
+            return DecisionRow(decision, decide_time, finish_time, inserted=True)
         return _recorded(connection.execute(self._find, {"ids": [decision.transaction_id]}).one())
 
-    def decide(self, decision: Decision) -> Recorded:
+    def decide(self, decision: Decision) -> DecisionRow:
         """`insert` in a local transaction of its own."""
         recorded = self.database.write(lambda connection: self.insert(connection, decision))
         self.observe(recorded)
         return recorded
 
-    def observe(self, recorded: Recorded) -> None:
+    def observe(self, recorded: DecisionRow) -> None:
         """Tells the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
         for observer in self._observers if recorded.inserted else ():
             observer.decided(recorded)
 
-    def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, Recorded], str]:
+    def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, DecisionRow], str]:
         """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
         with self.database.read() as connection:
             found = connection.execute(self._find, {"ids": list(transaction_ids)}).all()
             return {row.transaction_id: _recorded(row) for row in found}, self.horizon.seen(connection)
 
-    def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[Recorded]:
+    def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[DecisionRow]:
         """The newest first, from before the transaction `start` on; of those that are `unfinished` the oldest first,
         from after it on. Empty: from the first one.
         """
@@ -144,12 +144,12 @@ class Register:
             for observer in self._observers:
                 observer.finished(_recorded(row))
 
-    def accept_loss(self, transaction_id: str, participants: Collection[str]) -> Recorded | None:
+    def accept_loss(self, transaction_id: str, participants: Collection[str]) -> DecisionRow | None:
         """Lets these finish a transaction without what they have lost of it. Returns the decision with their names;
         None where there is none any more.
         """
 
-        def work(connection: sa.Connection) -> tuple[Recorded | None, list[str]]:
+        def work(connection: sa.Connection) -> tuple[DecisionRow | None, list[str]]:
             row = connection.execute(self._lock, {"id_": transaction_id}).one_or_none()
             if row is None:
                 return None, []
@@ -190,12 +190,12 @@ class Register:
 
         return self.database.write(work)
 
-    def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, Recorded]:
+    def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, DecisionRow]:
         with self.database.read() as connection:
             return {row.transaction_id: _recorded(row) for row in connection.execute(query, parameters)}
 
 
-def _recorded(row: sa.Row[Any]) -> Recorded:
+def _recorded(row: sa.Row[Any]) -> DecisionRow:
     loss_accepted = frozenset(row.loss_accepted or ())
     decision = Decision(row.transaction_id, Outcome(row.outcome), row.branches, row.abort_reason, loss_accepted)
-    return Recorded(decision, row.decide_time, row.finish_time)
+    return DecisionRow(decision, row.decide_time, row.finish_time)

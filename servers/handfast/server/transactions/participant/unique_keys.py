@@ -15,7 +15,7 @@ from handfast.server.transactions.core.model import ClaimChange
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class UniqueKey:
     """A unique value as one statement read it: who holds it, the transaction that has a pending change of that, and
     what its operations make of it.
     """
@@ -25,7 +25,7 @@ class Claim:
     changes: tuple[ClaimChange, ...]
 
 
-class Claims:
+class UniqueKeys:
     def __init__(self, database: Database, table: sa.Table, changes: sa.Table) -> None:
         is_value = table.c.value == sa.bindparam("value_")
         pending = table.c.pending_transaction_id
@@ -52,12 +52,12 @@ class Claims:
         )
         self._delete_changes = sa.delete(changes).where(of_transaction)
 
-    def find(self, connection: sa.Connection, value: str) -> Claim:
+    def find(self, connection: sa.Connection, value: str) -> UniqueKey:
         rows = connection.execute(self._select, {"value_": value}).all()
         if not rows:
-            return Claim(None, None, ())
+            return UniqueKey(None, None, ())
         changes = tuple(ClaimChange(row.number, value, row.next_holder) for row in rows if row.number is not None)
-        return Claim(rows[0].holder, rows[0].pending_transaction_id, changes)
+        return UniqueKey(rows[0].holder, rows[0].pending_transaction_id, changes)
 
     def lock(self, connection: sa.Connection, value: str) -> tuple[str | None, str | None]:
         """Who holds a unique value, and the transaction that has a pending change of that; locked until the local

@@ -19,7 +19,7 @@ from handfast.server.chassis.data.idempotency import ANYBODY, KEPT
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredReply:
     """What a call was answered: a serialized reply, or where that is None a serialized `google.rpc.Status`.
     `fingerprint` stands for the request, so that another one under the same id is told apart.
     """
@@ -37,7 +37,7 @@ class Answer:
         return self.reply is not None or self.failure is not None
 
 
-class Answers:
+class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         t = table.c
@@ -49,11 +49,11 @@ class Answers:
         )
         self._delete = sa.delete(table).where(t.create_time < sa.bindparam("before"))
 
-    def find(self, method: str, request_id: str) -> Answer | None:
+    def find(self, method: str, request_id: str) -> StoredReply | None:
         with self._database.read() as connection:
             return self._find(connection, method, request_id)
 
-    def insert(self, connection: sa.Connection, answer: Answer) -> Answer:
+    def insert(self, connection: sa.Connection, answer: StoredReply) -> StoredReply:
         """Inserts an answer where the request has none. Returns the one that stands."""
         values = {**asdict(answer), "caller": ANYBODY, "create_time": self._clock()}
         if connection.execute(self._insert, values).rowcount == 1:
@@ -67,11 +67,11 @@ class Answers:
         before = {"before": self._clock() - KEPT}
         self._database.write(lambda connection: connection.execute(self._delete, before))
 
-    def look(self, connection: sa.Connection, answer: Answer) -> Answer | None:
+    def look(self, connection: sa.Connection, answer: StoredReply) -> StoredReply | None:
         """The answer that stands for the same request id."""
         return self._find(connection, answer.method, answer.request_id)
 
-    def _find(self, connection: sa.Connection, method: str, request_id: str) -> Answer | None:
+    def _find(self, connection: sa.Connection, method: str, request_id: str) -> StoredReply | None:
         identity = {"caller": ANYBODY, "method": method, "request_id": request_id}
         row = connection.execute(self._select, identity).one_or_none()
-        return None if row is None else Answer(*row)
+        return None if row is None else StoredReply(*row)

@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.cancellation import Canceller, check_active, shield
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.postgresql import cancellable
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
-from handfast.server.chassis.interrupts import Interrupter, check_active, uninterrupted
 from handfast.server.process.settings import sqlite_url
 from tests.eventually import PATIENCE, eventually
 
@@ -33,9 +33,9 @@ def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database
 
 
 @pytest.fixture
-def call(interrupter: Interrupter) -> Call:
+def call(canceller: Canceller) -> Call:
     call = Call.received(METHOD, METHOD.path, ())
-    interrupter.begin(call)
+    canceller.begin(call)
     return call
 
 
@@ -51,12 +51,12 @@ def serving(call: Call, pool: ThreadPoolExecutor, database: Database, entered: t
     return pool.submit(copy_context().run, serve)
 
 
-def test_a_call_that_is_over_ends_its_query(database: Database, interrupter: Interrupter, call: Call) -> None:
+def test_a_call_that_is_over_ends_its_query(database: Database, canceller: Canceller, call: Call) -> None:
     entered = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = serving(call, pool, database, entered)
         assert entered.wait(5)
-        interrupter.interrupt(call)
+        canceller.interrupt(call)
         with pytest.raises(sa.exc.OperationalError):
             running.result(10)
     with database.read() as connection:
@@ -73,9 +73,7 @@ def test_a_deadline_of_the_servers_own_ends_the_query_too(database: Database, ca
         serving(call, pool, database, entered).result(10)
 
 
-def test_a_call_that_waits_for_its_turn_to_write_gives_up(
-    database: Database, interrupter: Interrupter, call: Call
-) -> None:
+def test_a_call_that_waits_for_its_turn_to_write_gives_up(database: Database, canceller: Canceller, call: Call) -> None:
     table = sa.table("interrupted", sa.column("id"))
     ddl = "CREATE TABLE interrupted (id INTEGER PRIMARY KEY)"
     database.write(lambda connection: connection.exec_driver_sql(ddl))
@@ -92,7 +90,7 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(
             connection.execute(update)
             waiting = pool.submit(copy_context().run, write)
             assert eventually(lambda: call.wakes is not None and bool(call.wakes.all))
-            interrupter.interrupt(call)
+            canceller.interrupt(call)
             with pytest.raises((sa.exc.OperationalError, CallCancelled)):
                 waiting.result(10)
 
@@ -101,9 +99,9 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(
 
 
 def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
-    database: Database, interrupter: Interrupter, call: Call
+    database: Database, canceller: Canceller, call: Call
 ) -> None:
-    interrupter.interrupt(call)
+    canceller.interrupt(call)
 
     def serve() -> list[int]:
         CURRENT.set(call)
@@ -112,7 +110,7 @@ def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
             database.write(lambda connection: connection.execute(one).scalar_one())
         with pytest.raises(CallCancelled):
             check_active()
-        with uninterrupted():
+        with shield():
             return [database.write(lambda connection: connection.execute(one).scalar_one())]
 
     assert copy_context().run(serve) == [1]

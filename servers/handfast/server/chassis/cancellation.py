@@ -2,7 +2,7 @@
 one that keeps its thread waiting for the caller.
 
 What waits within a call (for the database, a lock, a peer, the next attempt) does so in a block that says how to wake
-it. Outside of calls, and in `uninterrupted` blocks, nothing is woken.
+it. Outside of calls, and in `shield` blocks, nothing is woken.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def check_active() -> None:
     a commit: a handler runs on after its caller has given up, and must not do then what the caller believes undone.
     """
     call = CURRENT.get(None)
-    if call is not None and not call.uninterrupted and (why := why_over(call)) is not None:
+    if call is not None and not call.shielded and (why := why_over(call)) is not None:
         raise why
 
 
 @contextmanager
-def interruptible(wake: Callable[[], object]) -> Iterator[None]:
+def cancel_scope(wake: Callable[[], object]) -> Iterator[None]:
     """Calls `wake` from another thread when the call being served is over, and never after the block has been left. So
     leaving may wait for a `wake` under way. Raises as `check_active` does where the call is over already.
     """
     call = CURRENT.get(None)
-    if call is None or call.uninterrupted:
+    if call is None or call.shielded:
         yield
         return
     wakes = _wakes_of(call)
@@ -73,33 +73,33 @@ def interruptible(wake: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def shield() -> Iterator[None]:
     """For what has to be done though the call is over, such as rolling back."""
     call = CURRENT.get(None)
     if call is None:
         yield
         return
-    before, call.uninterrupted = call.uninterrupted, True
+    before, call.shielded = call.shielded, True
     try:
         yield
     finally:
-        call.uninterrupted = before
+        call.shielded = before
 
 
-def pause(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     """Sleeps. Raises as `check_active` does as soon as the call being served is over."""
     over = threading.Event()
-    with interruptible(over.set):
+    with cancel_scope(over.set):
         over.wait(seconds)
     check_active()
 
 
-def answer_of(future: Any) -> Any:
+def wait_for(future: Any) -> Any:
     """Waits for a peer's answer, a future of one of the client's stubs, and cancels it when the call being served is
     over. Raises what `future.result()` raises, or as `check_active` does.
     """
     try:
-        with interruptible(future.cancel):
+        with cancel_scope(future.cancel):
             return future.result()
     except grpc.FutureCancelledError:
         check_active()
@@ -109,23 +109,23 @@ def answer_of(future: Any) -> Any:
         raise
 
 
-def answers_of(*futures: Any) -> list[Any]:
+def wait_for_all(*futures: Any) -> list[Any]:
     """Those of several peers, asked side by side. Where one fails, the others are cancelled."""
     try:
-        return [answer_of(future) for future in futures]
+        return [wait_for(future) for future in futures]
     except BaseException:
         for future in futures:
             future.cancel()
         raise
 
 
-class Interrupter(threading.Thread):
+class Canceller(threading.Thread):
     """Wakes what calls wait for. In a thread of its own, as grpcio says on its polling thread that a call is over, and
     nothing may take long there.
     """
 
     def __init__(self) -> None:
-        super().__init__(name="interrupter", daemon=True)
+        super().__init__(name="canceller", daemon=True)
         self._over: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._running: set[Call] = set()
         self._stopping = False

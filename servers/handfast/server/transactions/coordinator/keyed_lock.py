@@ -18,7 +18,7 @@ PATIENCE = 5.0
 """Seconds to wait at the most."""
 
 
-class Turns:
+class KeyedLock:
     """`waiting` is how many calls may wait at once, for whatever resources: those who wait hold a thread each."""
 
     def __init__(self, waiting: int) -> None:
