@@ -10,6 +10,7 @@ import io
 import sys
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -18,6 +19,7 @@ from typing import Any
 import grpc
 
 from handfast.server.chassis.logs import log
+from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import build
@@ -56,13 +58,18 @@ def files_of_a_call() -> list[str]:
                     if number == WARM_UP:
                         watching.set()
                     users.GetUser(GetUserRequest(user_id="ada"), metadata=(("x-request-id", f"get-{number}"),))
-                    assert eventually(lambda: (writer.flush(), b'"get-%d"' % number in lines.getvalue())[1])
+                    assert eventually(partial(_is_logged, f"get-{number}".encode(), writer, lines))
                 watching.clear()
         finally:
             server.stop()
     paths = [Path(name) for name in found if not name.startswith("<")]
     own = [ROOT / folder for folder in ("clients", "generated", "servers")]
     return [str(path.relative_to(ROOT)) for path in paths if any(path.is_relative_to(folder) for folder in own)]
+
+
+def _is_logged(request_id: bytes, writer: LogWriter, lines: io.BytesIO) -> bool:
+    writer.flush()
+    return b'"%s"' % request_id in lines.getvalue()
 
 
 if __name__ == "__main__":
