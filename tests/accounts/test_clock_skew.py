@@ -115,7 +115,7 @@ def test_a_call_that_runs_again_after_its_clock_was_set_back_comes_through(
         skew.seconds = -1.0
         older.rollback()
 
-    monkeypatch.setattr(coordinator, "pause", set_back)
+    monkeypatch.setattr(coordinator, "sleep", set_back)
     monkeypatch.setattr(coordinator, "TIMEOUT", 60 * clock.MICROSECONDS_PER_SECOND)
     request = UpdateUserAndPreferencesRequest(
         user=User(user_id=created.user.user_id, display_name="again"),

@@ -368,7 +368,7 @@ def _mint() -> str:
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier)),
     (resolver, "Event", VirtualEvent),
-    *((module, "pause", VirtualTime.sleep) for module in (database, coordinator, writes)),
+    *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
     *((module, "new_id", _mint) for module in (coordinator, service)),
