@@ -85,7 +85,11 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
         with self._reader.connect() as connection, self._cancel_scope(connection):
-            yield connection
+            try:
+                yield connection
+            except DBAPIError as error:
+                self._note_damage(error)
+                raise
         self._check_file()
 
     def write(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -101,6 +105,7 @@ class Database:
                 return result
             except DBAPIError as error:
                 if not _lost_to_another(error):
+                    self._note_damage(error)
                     failure = failure_of(error)
                     self.writing_failed |= failure is not None and failure.error is DatabaseUnavailable
                     raise
@@ -110,6 +115,10 @@ class Database:
     def _check_file(self) -> None:
         if self._file is not None:
             self._file.check()
+
+    def _note_damage(self, error: DBAPIError) -> None:
+        if self._file is not None:
+            self._file.note_damage(error)
 
     def _cancel_scope(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """While the call being served is over, the connection's statements fail."""
@@ -138,11 +147,26 @@ class Database:
         # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
         return postgresql_insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
+    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+        """Whether the column, of strings or of integers, has one of the values of the list that the statement is given
+        under `name`. The list is one parameter however long it is, so that the statement stays the same.
+
+        Strings with a NUL in them are not found; no column of PostgreSQL has such.
+        """
+        if self.dialect == "sqlite":
+            items = sa.func.json_each(sa.bindparam(name, type_=sa.JSON)).table_valued("value")
+            return column.in_(sa.select(items.c.value))
+        return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(column.type)))
+
     def probe(self, query: sa.Select[*tuple[Any, ...]]) -> sa.Row[*tuple[Any, ...]]:
         """The one row of a query, on a connection that serves nothing else: that all others are busy says nothing of
         the database."""
         with self._prober.connect() as connection:
-            return connection.execute(query).one()
+            try:
+                return connection.execute(query).one()
+            except DBAPIError as error:
+                self._note_damage(error)
+                raise
 
     def check_file(self) -> None:
         """Raises DatabaseError where a file of SQLite is not the one that was opened, or turned out to be damaged."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 FULL = 2
 """PRAGMA synchronous = FULL."""
@@ -43,7 +43,6 @@ class SqliteFile:
     def engine(self, *, read_only: bool, **options: Any) -> sa.Engine:
         """Connections in autocommit, or those whose transactions begin IMMEDIATE."""
         engine = sa.create_engine("sqlite://", creator=self.connect, **options)
-        event.listen(engine, "handle_error", self._note_damage)
         if read_only:
 
             @event.listens_for(engine, "connect")
@@ -86,10 +85,10 @@ class SqliteFile:
             moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED  # as SQLite has it, which seldom looks
             raise OperationalError(None, None, moved)
 
-    def _note_damage(self, context: sa.ExceptionContext) -> None:
-        error = context.original_exception
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            self.damage = str(error)
+    def note_damage(self, error: DBAPIError) -> None:
+        """Remembers it, where that is what the error says."""
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            self.damage = str(error.orig)
 
     def close(self) -> None:
         """After all other connections."""
