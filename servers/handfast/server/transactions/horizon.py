@@ -7,9 +7,12 @@ every id.
 
 from __future__ import annotations
 
+from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
+
+from handfast.server.transactions.core import pruning as rules
 
 LENGTH = 36
 
@@ -24,6 +27,19 @@ def create_table() -> None:
 
     table = op.create_table("horizon", sa.Column("transaction_id", sa.String(LENGTH), primary_key=True))
     op.bulk_insert(table, [{"transaction_id": ""}])
+
+
+class Prunable(Protocol):
+    """What a database forgets by its horizon: branches at a participant, decisions at the coordinator."""
+
+    def oldest_unfinished(self, connection: sa.Connection) -> str | None:
+        """The oldest transaction that is not finished here; None where there is none."""
+
+    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
+        """The newest transaction below the id `below` that is finished here; None where there is none."""
+
+    def delete_finished(self, connection: sa.Connection, below: str) -> int:
+        """Deletes what is finished below the id `below`. Returns how many transactions that were."""
 
 
 class Horizon:
@@ -48,6 +64,19 @@ class Horizon:
 
     def advance(self, connection: sa.Connection, transaction_id: str) -> None:
         connection.execute(self._update, {"transaction_id": transaction_id})
+
+    def prune(self, connection: sa.Connection, records: Prunable, wanted: str) -> int:
+        """Deletes what is finished below the id `wanted`, as far as rule 10 lets it, and advances right behind it.
+        Returns how many transactions were deleted. To be called in a local transaction.
+        """
+        horizon = self.locked(connection)
+        limit = rules.limit(wanted, records.oldest_unfinished(connection))
+        newest = records.newest_finished(connection, limit)
+        if newest is None:
+            return 0
+        advanced = rules.next_horizon(horizon, id_after(newest))
+        self.advance(connection, advanced)
+        return records.delete_finished(connection, advanced)
 
 
 def id_after(transaction_id: str) -> str:

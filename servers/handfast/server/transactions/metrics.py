@@ -99,7 +99,12 @@ def export_lost(registry: CollectorRegistry, finisher: DecisionNotifier) -> None
 def count_decisions_in_doubt(registry: CollectorRegistry, register: DecisionStore, clock: Clock = now) -> None:
     """Shows how many decisions some participant has not confirmed, and how old the oldest of them is."""
     text = "Decisions that some participant has not confirmed."
-    _in_doubt(registry, text, register.count_unfinished, register.oldest_unfinished, clock)
+
+    def oldest() -> str | None:
+        with register.database.read() as connection:
+            return register.oldest_unfinished(connection)
+
+    _in_doubt(registry, text, register.count_unfinished, oldest, clock)
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:

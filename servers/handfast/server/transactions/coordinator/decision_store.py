@@ -17,9 +17,8 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 from handfast.server.transactions.core import coordinator as rules
-from handfast.server.transactions.core import pruning
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.horizon import Horizon, id_after
+from handfast.server.transactions.horizon import Horizon
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,26 +168,21 @@ class DecisionStore:
         with self.database.read() as connection:
             return int(connection.execute(self._count_unfinished).scalar_one())
 
-    def oldest_unfinished(self) -> str | None:
-        with self.database.read() as connection:
-            oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
-            return oldest
-
     def prune(self, wanted: str) -> int:
         """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
 
-        def work(connection: sa.Connection) -> int:
-            horizon = self.horizon.locked(connection)
-            oldest = connection.execute(self._oldest_unfinished).scalar_one()
-            limit = pruning.limit(wanted, oldest)
-            newest = connection.execute(self._newest_finished, {"horizon": limit}).scalar_one_or_none()
-            if newest is None:
-                return 0
-            advanced = pruning.next_horizon(horizon, id_after(newest))
-            self.horizon.advance(connection, advanced)
-            return connection.execute(self._delete, {"horizon": advanced}).rowcount
+        return self.database.write(lambda connection: self.horizon.prune(connection, self, wanted))
 
-        return self.database.write(work)
+    def oldest_unfinished(self, connection: sa.Connection) -> str | None:
+        oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
+        return oldest
+
+    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
+        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
+        return newest
+
+    def delete_finished(self, connection: sa.Connection, below: str) -> int:
+        return connection.execute(self._delete, {"horizon": below}).rowcount
 
     def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, DecisionRow]:
         with self.database.read() as connection:

@@ -70,9 +70,9 @@ class Branches:
         newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
         return newest
 
-    def prune(self, connection: sa.Connection, horizon: str) -> int:
-        """Forgets the finished branches below the horizon. Returns how many."""
-        return connection.execute(self._delete, {"horizon": horizon}).rowcount
+    def delete_finished(self, connection: sa.Connection, below: str) -> int:
+        """Forgets the finished branches below this id. Returns how many."""
+        return connection.execute(self._delete, {"horizon": below}).rowcount
 
 
 def _branch(row: sa.Row[Any]) -> Branch:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Generic
 
-import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.operations.periodic import Periodic
-from handfast.server.transactions.core import pruning as rules
 from handfast.server.transactions.core.model import Branch
-from handfast.server.transactions.horizon import id_after, id_at
+from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.finishing import log_left_for_later
@@ -95,20 +93,9 @@ class Sweeper(Periodic, Generic[M]):
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
         far as the rules let it, and the answers of request ids whose time is up. Returns how many branches.
         """
-
-        def work(connection: sa.Connection) -> int:
-            store = self._store
-            horizon = store.horizon.locked(connection)
-            limit = rules.limit(id_at(before), store.branches.oldest_unfinished(connection))
-            newest = store.branches.newest_finished(connection, limit)
-            if newest is None:
-                return 0
-            advanced = rules.next_horizon(horizon, id_after(newest))
-            store.horizon.advance(connection, advanced)
-            return store.branches.prune(connection, advanced)
-
+        store = self._store
         self._requests.prune()
-        return self._store.database.write(work)
+        return store.database.write(lambda connection: store.horizon.prune(connection, store.branches, id_at(before)))
 
 
 def _concerns_one(error: Exception) -> bool:
