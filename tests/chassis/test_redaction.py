@@ -18,22 +18,26 @@ from typing import Any
 
 import pytest
 import structlog
-from google.protobuf import json_format, text_encoding, text_format
+from google.protobuf import json_format, text_format
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
-from hypothesis import given
-from hypothesis import strategies as st
 
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition, Preferences
-from handfast.server.chassis.call import Call, Method, Pool
+from handfast.server.chassis.call import current
 from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.logs.redaction import REDACTED, PersonalData, redacted
 from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK, described, in_short
 from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT, loggable
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.users.v1.users_pb2 import BatchGetUsersResponse, CreateUserRequest, UpdateUserRequest, User
+from handfast.users.v1.users_pb2 import (
+    BatchGetUsersResponse,
+    CreateUserRequest,
+    GetUserResponse,
+    UpdateUserRequest,
+    User,
+)
 
 from .conftest import Running
 
@@ -109,12 +113,10 @@ class Kind(enum.Enum):
         ([{1}, frozenset({2}), (3, "x")], [[1], [2], [3, "x"]]),
         ({1: "one", None: 2}, {"1": "one", "None": 2}),
         ([Kind.LARGE, decimal.Decimal("1.50"), pathlib.Path("/etc")], ["Kind.LARGE", "1.50", "/etc"]),
-        (Holder, "<builtins.type>"),
-        ([-math.inf, math.nan], ["-inf", "nan"]),
+        ([Holder, -math.inf, math.nan], ["<builtins.type>", "-inf", "nan"]),
         (ValueError(), "ValueError"),
         (ValueError("bad"), "bad"),
         (ValueError(ADA, 1), None),
-        (object, "<builtins.type>"),
         (uuid.UUID(int=0), "00000000-0000-0000-0000-000000000000"),
         (datetime.timedelta(seconds=1), "0:00:01"),
         ([1, 2.5, True, None, math.inf], [1, 2.5, True, None, "inf"]),
@@ -130,12 +132,10 @@ def test_a_value_is_logged_without_personal_data(value: Any, shown: Any) -> None
 def test_what_is_long_is_cut() -> None:
     assert loggable("x" * MAX_TEXT) == "x" * MAX_TEXT
     assert loggable("x" * (MAX_TEXT + 1)) == "x" * (MAX_TEXT - 1) + "…"
-    assert loggable(list(range(MAX_ELEMENTS + 2)))[-2:] == [MAX_ELEMENTS - 1, "… 2 more"]
-    assert loggable(dict.fromkeys(range(MAX_ELEMENTS + 2), 1))["…"] == "2 more"
     assert loggable(list(range(MAX_ELEMENTS))) == list(range(MAX_ELEMENTS))
-    assert len(loggable(list(range(MAX_ELEMENTS + 2)))) == MAX_ELEMENTS + 1
-    assert len(loggable(dict.fromkeys(range(MAX_ELEMENTS), 1))) == MAX_ELEMENTS
-    assert len(loggable(dict.fromkeys(range(MAX_ELEMENTS + 2), 1))) == MAX_ELEMENTS + 1
+    assert loggable(list(range(MAX_ELEMENTS + 2))) == [*range(MAX_ELEMENTS), "… 2 more"]
+    numbers = {str(number): number for number in range(MAX_ELEMENTS + 2)}
+    assert loggable(numbers) == {name: n for name, n in numbers.items() if n < MAX_ELEMENTS} | {"…": "2 more"}
     within: list[Any] = []
     within.append(within)
     assert json.dumps(loggable(within), ensure_ascii=False) == '[[[[[["…"]]]]]]'
@@ -147,23 +147,23 @@ def test_what_is_long_is_cut() -> None:
 WRITTEN: list[Callable[[Message], str]] = [
     str,
     lambda message: repr([message]),
-    lambda message: str(("x", str(message))),
+    lambda message: str(("x", str(message))),  # one within another, as exceptions have it
+    lambda message: json.dumps({"x": str(message)}),
     lambda message: text_format.MessageToString(message, as_utf8=False),
     lambda message: text_format.MessageToString(message, as_one_line=True),
     json_format.MessageToJson,
     lambda message: repr(json_format.MessageToDict(message)),
-    lambda message: ascii(json_format.MessageToDict(message)),
     lambda message: json_format.MessageToJson(message, ensure_ascii=False).upper(),
-    lambda message: json.dumps(repr(str(message))),
 ]
 
 
 @pytest.mark.parametrize("write", WRITTEN)
-def test_values_are_taken_out_of_a_text_however_they_were_written(write: Callable[[Message], str]) -> None:
+def test_values_are_taken_out_of_a_text_as_they_are_and_as_python_json_and_protobuf_write_them(
+    write: Callable[[Message], str],
+) -> None:
     text = PersonalData([CreateUserRequest(user=ADA)]).removed_from(write(CreateUserRequest(user=ADA)))
     assert [secret for secret in SECRETS if secret.lower() in text.lower()] == []
     assert "u1" in text.lower()
-    assert REDACTED in text
 
 
 @pytest.mark.parametrize(
@@ -175,100 +175,30 @@ def test_values_are_taken_out_of_a_text_however_they_were_written(write: Callabl
         (User(display_name="Al"), "Also Al: al", f"Also {REDACTED}: {REDACTED}"),
         (User(display_name="Anna"), "of ANNAbel", f"of {REDACTED}bel"),
         (User(email="a@b.example", display_name="b.example"), "a@b.example", REDACTED),
+        (User(display_name="nancy"), r"OFFICE\nancy", rf"OFFICE\{REDACTED}"),
         (Preferences(values={"n": Value(number_value=4711)}), "4711.0 4711", f"{REDACTED}.0 {REDACTED}"),
         (Preferences(values={"n": Value(bool_value=True)}), "True", "True"),
-        (
-            UpdateUserRequest(update_mask=FieldMask(paths=["email", "labels.lover"])),
-            "email labels.lover",
-            f"email {REDACTED}",
-        ),
+        (UpdateUserRequest(update_mask=FieldMask(paths=["email", "labels.a"])), "email labels.a", f"email {REDACTED}"),
         (User(), "all of it", "all of it"),
         (User(display_name="Zoë\nZ."), "in notes: zoë", f"in notes: {REDACTED}"),
+        (User(display_name="Zoë " * 1000), f"<{'Zoë ' * 1000}>", f"<{REDACTED}>"),
     ],
 )
 def test_only_what_tells_something_is_taken_out(message: Message, text: str, left: str) -> None:
     assert PersonalData([message]).removed_from(text) == left
 
 
-def test_where_looking_would_take_long_nothing_is_left() -> None:
-    many = Preferences(values={f"key_{number}": Value(string_value=f"value {number}") for number in range(256)})
-    assert PersonalData([many]).removed_from("x" * 1_000_000) == REDACTED
-
-
-def test_a_request_with_more_values_than_are_looked_for_leaves_nothing() -> None:
-    personal = PersonalData([User(labels={f"key_{number}": f"value {number}" for number in range(100_000)})])
-    assert personal.removed_from("a user") == REDACTED
-    assert personal.and_of([]).removed_from("a user") == REDACTED
-    assert PersonalData([]).and_of([User(labels={"a": "b"})] * 100_000).removed_from("a user") == "a user"
-
-
-ESCAPES: list[Callable[[str], str]] = [
-    lambda text: repr(text)[1:-1],
-    lambda text: ascii(text)[1:-1],
-    lambda text: json.dumps(text)[1:-1],
-    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
-    lambda text: text_encoding.CEscape(text.encode(), True),
-    lambda text: text_encoding.CEscape(text.encode(), False),
-]
-
-
-@given(
-    st.text("\\aZ_\"'\n\t\x01\x7fé\xa0\u2028Σς😀\U000a1234ux03", max_size=12).map(lambda text: f"Q{text}w19"),
-    st.lists(st.sampled_from(ESCAPES), max_size=4),
-)
-def test_a_value_is_found_however_often_it_was_escaped(value: str, escapes: list[Callable[[str], str]]) -> None:
-    text = value
-    for escape in escapes:
-        text = escape(text)
-    personal = PersonalData([User(display_name=value)])
-    assert personal.removed_from(f"before <{text}> after") == f"before <{REDACTED}> after"
-    assert personal.removed_from(f"<{text.lower()}> \\").startswith(f"<{REDACTED}>")
-
-
-@pytest.mark.parametrize("word", ["nancy", "x41", "123 456", "ancy"])
-def test_a_value_is_found_behind_a_backslash(word: str) -> None:
-    assert PersonalData([User(display_name=word)]).removed_from(rf"of OFFICE\{word}.") == rf"of OFFICE\{REDACTED}."
-
-
-LONG = 1_000_000
-
-
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("message", "text"),
     [
-        ("\\" * 60 + "a", "\\" * 120),
-        ("\\" * 60, "a" + "\\" * 59 + "b"),
-        ("\\" * LONG, "\\" * 200_000),
-        ("\\" * LONG + "a", "\\n" * 1000),
-        ("é" * LONG, "é" * 1000),
-        ("😀" * LONG, r"\ud83d\ude00" * 1000),
-        (r"\303" * 1000 + "é", r"\303" * 1000),
+        (User(labels={f"key_{number}": "value" for number in range(10_000)}), "a user"),
+        (User(email="\\" * 1_000_000), "a user"),
+        (Preferences(values={f"key_{n}": Value(string_value=f"value {n}") for n in range(256)}), "x" * 1_000_000),
     ],
-    ids=range(7),
+    ids=["many values", "long values", "a long text"],
 )
-def test_looking_for_a_value_ends_where_it_is_not(value: str, text: str) -> None:
-    assert PersonalData([User(email=value)]).removed_from(text) == text
-
-
-@pytest.mark.parametrize("value", ["\\" * 60, "\\" * 60 + "a", "é" * 20_000, "\\é\n" * 10_000], ids=range(4))
-def test_a_value_is_found_however_long_it_is(value: str) -> None:
-    personal = PersonalData([User(email=value)])
-    assert personal.removed_from(f"<{value}>") == f"<{REDACTED}>"
-    assert personal.removed_from(f"<{json.dumps(value)[1:-1]}>").replace("\\", "") == f"<{REDACTED}>"
-
-
-@pytest.mark.parametrize("value", ["\\" * LONG, "é" * LONG], ids=range(2))
-def test_of_a_text_with_a_value_of_a_megabyte_nothing_is_left(value: str) -> None:
-    assert PersonalData([User(email=value)]).removed_from(f"<{value}>") == REDACTED
-
-
-def test_what_a_request_has_is_gathered_once() -> None:
-    call = Call.received(Method("/", "", "", "unary", "", Pool("p", 1)), "/", ())
-    assert call.personal_data() is None
-    call.request = ADA
-    assert call.personal_data() is call.personal_data()
-    first, call.request = call.personal_data(), User()
-    assert call.personal_data() is not first
+def test_where_looking_would_take_long_nothing_is_left(message: Message, text: str) -> None:
+    assert PersonalData([message]).removed_from(text) == REDACTED
 
 
 # Exceptions
@@ -276,8 +206,8 @@ def test_what_a_request_has_is_gathered_once() -> None:
 
 def stored() -> None:
     """Fails over what no request has."""
-    found = [{"user": ADA}]
-    raise KeyError(found[0]["user"].email)
+    user = ADA
+    raise KeyError(user.email)
 
 
 def with_causes() -> None:
@@ -296,7 +226,7 @@ def test_an_exception_is_described_without_the_values_of_messages_along_its_trac
         fail()
     text = described(caught.value)
     assert "ada@example.com" not in text.lower()
-    assert 'raise KeyError(found[0]["user"].email)' in text
+    assert "raise KeyError(user.email)" in text
     assert f"KeyError: '{REDACTED}'" in text
     assert REDACTED in in_short(caught.value)
 
@@ -341,6 +271,20 @@ def test_the_log_has_no_personal_data_of_the_request_whatever_a_handler_logs(run
     assert lines[0]["users"] == [SHOWN]
     assert f"'email': '{REDACTED}'" in lines[1]["event"]
     assert lines[1]["event"].endswith(" and 5")
+
+
+def test_a_call_that_is_ok_looks_for_no_personal_data(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def behavior(request: Any, _context: Any) -> GetUserResponse:
+        current().log["transaction_id"] = "t1"
+        return GetUserResponse(user=ADA)
+
+    for name in ("__init__", "removed_from"):
+        monkeypatch.setattr(PersonalData, name, lambda *_, name=name: looked.append(name))
+    running.get_user(behavior, metadata=(("x-request-id", "costs-nothing"),))
+    assert running.call_log("costs-nothing")["transaction_id"] == "t1"
+    assert looked == []
 
 
 def test_what_ends_a_thread_is_logged(monkeypatch: pytest.MonkeyPatch, log: io.BytesIO, writer: LogWriter) -> None:

@@ -1,9 +1,8 @@
 """The log: JSON, one object a line, on stderr, without personal data.
 
-log.py          what a line has, and the line of each call
-redaction.py    what of messages must not be printed
-unescaped.py    one form of texts and what they were escaped to
-values.py       how the values of a line are said
-tracebacks.py   how exceptions are said
-writer.py       a thread that writes, so that a pipe which nobody empties holds up no call
+log.py          sets up the log, and writes the line of each call
+values.py       what a line shows of a value
+tracebacks.py   what a line shows of an exception
+redaction.py    keeps the values of marked fields out of both
+writer.py       a thread that writes lines, so that a pipe which nobody reads holds up no call
 """

@@ -1,14 +1,15 @@
-"""Exceptions as the log has them: whole, but for personal data in their texts.
+"""What the log shows of an exception: all of it but personal data.
 
-Two things are taken out: what PostgreSQL quotes of the values that it refuses, and the values of marked fields of all
-messages at hand, which are the request and what the local variables along the traceback hold.
+Two things are taken out of its texts: what PostgreSQL quotes of the values that it refuses, and the values of marked
+fields of the messages at hand. Those are the request, and the messages that are arguments of the exception or local
+variables along its traceback.
 """
 
 from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,10 +17,10 @@ from google.protobuf.message import Message
 from handfast.server.chassis.logs.redaction import PersonalData
 
 MAX_TRACEBACK = 16 * 1024
-"""Characters. What is longer loses its middle: the beginning says where it came from, the end what it was."""
+"""Characters. A longer one loses its middle: the beginning says where the exception came from, the end what it was."""
 
 MAX_LINE = 500
-"""Characters of one that is said in one line."""
+"""Characters of an exception that is shown in one line."""
 
 _FRAME = re.compile(r'[ |]*File "[^"\n]*", line \d+, in ')
 _WITHHELD = "(withheld: it may quote values)"
@@ -27,25 +28,19 @@ _WITHHELD = "(withheld: it may quote values)"
 _WITHOUT_VALUES = ("08", "40", "53", "55", "57", "58")
 _ABOUT_VALUES = "22"
 _QUOTES_NOTHING = re.compile(r"[\w ()]+", re.ASCII)  # PostgreSQL has other quotation marks in other languages
-_MOST_ELEMENTS = 1000
 
 
 class Traceback(str):
-    """What was said of an exception, and may be logged as it is."""
+    """The text of an exception, cleaned, which may be logged as it is."""
 
     __slots__ = ()
 
 
 def described(error: BaseException, request: PersonalData | None = None) -> Traceback:
-    """The traceback, with those of its causes. `request` is of the call in which it was raised."""
-    errors = list(_chain(error))
-    personal = _personal(errors, request)
-    # Source lines hold no values, but short values could be found in them, and in the numbers of lines.
-    chunks = [
-        chunk if _FRAME.match(chunk) else personal.removed_from(_without_quoted_values(chunk, errors))
-        for chunk in traceback.format_exception(error)
-    ]
-    text = "".join(chunks)
+    """The traceback, with those of the exceptions that caused it. `request` is of the call in which it was raised."""
+    clean = _Cleaner(error, request)
+    # Lines that say where are left as they are: they have no values, but a short value could be found in them.
+    text = "".join(chunk if _FRAME.match(chunk) else clean.text(chunk) for chunk in traceback.format_exception(error))
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
@@ -53,28 +48,46 @@ def described(error: BaseException, request: PersonalData | None = None) -> Trac
 
 
 def in_short(error: BaseException) -> str:
-    """What it says, without a traceback; the name of its class where it says nothing."""
-    errors = list(_chain(error))
-    text = _without_quoted_values(str(error), errors)
-    return _personal(errors, None).removed_from(text) or type(error).__name__
+    """The text of the exception, or the name of its class where it has none."""
+    return _Cleaner(error).text(str(error)) or type(error).__name__
 
 
 def in_one_line(error: BaseException, request: PersonalData | None = None) -> Traceback:
-    """Class and first line of what it says, and the statement where one failed: for what needs no traceback. `request`
-    is of the call in which it was raised.
-    """
-    errors = list(_chain(error))
-    driver = getattr(error, "orig", None) or error  # SQLAlchemy's errors have the driver's
-    said = _without_quoted_values(str(driver), errors).strip().partition("\n")[0]
-    line = f"{type(driver).__module__}.{type(driver).__qualname__}: {said}"
+    """The class of the exception and the first line of its text, with the SQL statement that failed, if one did: for
+    failures that need no traceback. `request` is of the call in which it was raised."""
+    clean = _Cleaner(error, request)
+    driver = _drivers(error)
+    text = clean.without_quotes(str(driver)).strip().partition("\n")[0]
+    line = f"{type(driver).__module__}.{type(driver).__qualname__}: {text}"
     if statement := getattr(error, "statement", None):
         line += f" [SQL: {' '.join(str(statement).split())}]"
-    line = _personal(errors, request).removed_from(line)
+    line = clean.text(line)
     return Traceback(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…")
 
 
+class _Cleaner:
+    """Takes personal data out of what is printed of `error` and of the exceptions that caused it."""
+
+    def __init__(self, error: BaseException, request: PersonalData | None = None) -> None:
+        errors = list(_chain(error))
+        at_hand = PersonalData({id(message): message for message in _messages(errors)}.values())
+        self._personal = (at_hand,) if request is None else (request, at_hand)
+        self._quotes = [quote for each in errors for quote in _quotes(_drivers(each))]
+
+    def text(self, text: str) -> str:
+        text = self.without_quotes(text)
+        for each in self._personal:
+            text = each.removed_from(text)
+        return text
+
+    def without_quotes(self, text: str) -> str:
+        for quote in self._quotes:
+            text = text.replace(quote, _WITHHELD)
+        return text
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception with all that its traceback tells of."""
+    """The exception, and all that its traceback shows as well."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()
@@ -87,33 +100,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             waiting.extend(each.exceptions)
 
 
-def _personal(errors: list[BaseException], request: PersonalData | None) -> PersonalData:
-    found: list[Message] = []
+def _messages(errors: Iterable[BaseException]) -> Iterator[Message]:
     for error in errors:
-        found.extend(_messages(error.args))
-        for frame, _line in traceback.walk_tb(error.__traceback__):
-            found.extend(_messages(frame.f_locals))
-    return PersonalData(found) if request is None else request.and_of(found)
+        places = [error.args, *(tuple(frame.f_locals.values()) for frame, _ in traceback.walk_tb(error.__traceback__))]
+        yield from (value for values in places for value in values if isinstance(value, Message))
 
 
-def _messages(value: Any, depth: int = 3) -> Iterator[Message]:
-    """The messages that `value` is or holds."""
-    if isinstance(value, Message):
-        yield value
-    elif depth and isinstance(value, dict | list | tuple | set):
-        for each in list(value.values() if isinstance(value, dict) else value)[:_MOST_ELEMENTS]:
-            yield from _messages(each, depth - 1)
+def _drivers(error: BaseException) -> BaseException:
+    """The driver's own exception, where SQLAlchemy has wrapped it."""
+    return getattr(error, "orig", None) or error
 
 
-def _without_quoted_values(text: str, errors: list[BaseException]) -> str:
-    for error in errors:
-        driver = getattr(error, "orig", error)  # SQLAlchemy's errors have the driver's
-        diagnosis, sqlstate = getattr(driver, "diag", None), getattr(driver, "sqlstate", None)
-        if diagnosis is None or not isinstance(sqlstate, str) or sqlstate.startswith(_WITHOUT_VALUES):
-            continue
-        quoting = [diagnosis.message_detail, diagnosis.context]
-        if sqlstate.startswith(_ABOUT_VALUES) and not _QUOTES_NOTHING.fullmatch(diagnosis.message_primary or ""):
-            quoting.append(diagnosis.message_primary)
-        for each in filter(None, quoting):
-            text = text.replace(each, _WITHHELD)
-    return text
+def _quotes(driver: Any) -> Iterator[str]:
+    """What of PostgreSQL's text may quote values."""
+    diagnosis, sqlstate = getattr(driver, "diag", None), getattr(driver, "sqlstate", None)
+    if diagnosis is None or not isinstance(sqlstate, str) or sqlstate.startswith(_WITHOUT_VALUES):
+        return
+    yield from filter(None, (diagnosis.message_detail, diagnosis.context))
+    primary = diagnosis.message_primary
+    if primary and sqlstate.startswith(_ABOUT_VALUES) and not _QUOTES_NOTHING.fullmatch(primary):
+        yield primary
