@@ -16,28 +16,21 @@ another statement for each length): `Database.one_of` compares with a list that 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
 
 if TYPE_CHECKING:
     from handfast.server.chassis.data.database import Database
 
 Row = Any
 """A named tuple: values by name of the column and by position; `_asdict()` for a dictionary."""
-_Process = Callable[[Any], Any]
-
-
-class _Core(Protocol):
-    """A SELECT, or an INSERT, UPDATE or DELETE, which may return rows."""
-
-    @property
-    def exported_columns(self) -> sa.ColumnCollection[str, sa.ColumnElement[Any]]: ...
-
-    def compile(self, *, dialect: sa.Dialect, column_keys: Sequence[str]) -> Any: ...
+Core = sa.Select[*tuple[Any, ...]] | UpdateBase
+"""A SELECT, or an INSERT, UPDATE or DELETE, which may return rows."""
 
 
 class Statement:
@@ -51,7 +44,7 @@ class Statement:
     SQLAlchemy's InvalidRequestError where a value is missing.
     """
 
-    def __init__(self, database: Database, statement: _Core) -> None:
+    def __init__(self, database: Database, statement: Core) -> None:
         self._database, self._statement = database, statement
         self._forms: dict[tuple[str, ...], _Form] = {}
 
@@ -109,7 +102,7 @@ def _driver(connection: sa.Connection) -> Any:
 class _Form:
     """The statement as compiled for values of these names."""
 
-    def __init__(self, statement: _Core, dialect: sa.Dialect, names: tuple[str, ...]) -> None:
+    def __init__(self, statement: Core, dialect: sa.Dialect, names: tuple[str, ...]) -> None:
         compiled: SQLCompiler = statement.compile(dialect=dialect, column_keys=names)
         binds = {name: bind for bind, name in compiled.bind_names.items()}
         if unknown := sorted(set(names) - set(binds)):
@@ -119,7 +112,9 @@ class _Form:
         # What it is bound to besides values that are given, such as the 1 of LIMIT 1. This raises where one is missing.
         state = compiled.construct_expanded_state(dict.fromkeys(names), escape_names=False)
         prefetched = (*compiled.insert_prefetch, *compiled.update_prefetch)
-        defaults = [(column.key, column.onupdate if compiled.isupdate else column.default) for column in prefetched]
+        defaults: list[tuple[str, Any]] = [
+            (column.key, column.onupdate if compiled.isupdate else column.default) for column in prefetched
+        ]
         self._dialect = dialect
         self.sql = state.statement
         self.driver_error = dialect.dbapi.Error  # type: ignore[union-attr]
