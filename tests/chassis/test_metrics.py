@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import threading
 import time
 import urllib.error
 import urllib.request
+from socketserver import BaseServer
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from handfast.server.chassis.observe.metrics import MetricsEndpoint
 from handfast.users.v1 import users_pb2
+from tests.eventually import PATIENCE
 
 from .conftest import Running
 from .test_errors_on_the_wire import UserNotFound, raising
@@ -94,3 +99,12 @@ def test_nothing_but_metrics_is_served_beside_the_calls(running: Running, path: 
         urllib.request.urlopen(running.server.metrics_url.removesuffix("/metrics") + path, timeout=5)
     assert caught.value.code == 404
     assert b"There is only /metrics" in caught.value.read()
+
+
+def test_the_endpoint_closes_without_waiting_until_it_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BaseServer.serve_forever, "__defaults__", (3600.0,))  # seconds; the default is half of one
+    endpoint = MetricsEndpoint("127.0.0.1", 0, CollectorRegistry())
+    closing = threading.Thread(target=endpoint.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import threading
@@ -161,6 +162,7 @@ class Server:
         threading.excepthook = log.log_end_of_thread
         try:
             self.start()
+            gc.freeze()  # what is there now stays to the end: the collector need not look at it, not even at the end
             notify(READY)
             stop.wait()
             notify("STOPPING=1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -147,6 +148,8 @@ class MetricsEndpoint:
         self.port = server.server_port
 
     def close(self) -> None:
+        with suppress(OSError):  # where a socket that listens cannot be shut down, as on macOS, it takes half a second
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread that waits for a connection there
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
