@@ -128,6 +128,29 @@ def test_a_statement_takes_part_in_the_local_transaction(database: Database, ins
     assert rows(database) == []
 
 
+def test_what_is_sent_is_there_for_the_next_statement_and_is_committed(database: Database, insert: Statement) -> None:
+    def work(connection: sa.Connection, key: str) -> list[str]:
+        insert.send(connection, key=key)
+        insert.send(connection, key=key * 2)
+        return [row.key for row in connection.execute(ALL)] if key == "a" else []
+
+    assert database.write(lambda connection: work(connection, "a")) == ["a", "aa"]
+    database.write(lambda connection: work(connection, "b"))
+    assert [row.key for row in rows(database)] == ["a", "aa", "b", "bb"]
+
+
+def test_what_is_sent_and_fails_leaves_nothing_of_its_local_transaction(database: Database, insert: Statement) -> None:
+    run(database, insert, key="a")
+
+    def work(connection: sa.Connection) -> None:
+        insert.send(connection, key="b")
+        insert.send(connection, key="a")
+
+    with pytest.raises(IntegrityError):
+        database.write(work)
+    assert [row.key for row in rows(database)] == ["a"]
+
+
 def test_an_error_is_sqlalchemys_and_says_nothing_of_the_values(database: Database, insert: Statement) -> None:
     run(database, insert, key="a", number=1)
     for fail in (

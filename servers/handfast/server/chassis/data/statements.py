@@ -70,6 +70,12 @@ class Statement:
         except form.driver_error as error:
             form.fail(connection, error)
 
+    def send(self, connection: sa.Connection, /, **values: Any) -> None:
+        """Runs it at the latest with the next statement of the local transaction, or with its COMMIT, in the same round
+        trip to the database. Its error comes from there. For a `write` only, where nobody needs the number of rows.
+        """
+        self.run(connection, **values)
+
     def run_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> int:
         """Runs it with each of these values, which all have the same names, in one go. Returns how many rows they
         inserted, changed or deleted together."""
