@@ -81,6 +81,7 @@ def can_be_written(client: Suite, user: User) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accounts_with: StartAccounts) -> None:
     ada = create_user(client, display_name="Ada")
     away = accounts_with(NOBODY)
@@ -115,6 +116,7 @@ def test_a_service_is_found_again_whose_connection_went_silent(
         assert eventually(answers, timeout=2 * PATIENCE)
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_what_a_service_that_is_away_has_to_finish_is_listed_with_the_oldest_first(
     client: Suite, accounts_with: StartAccounts
 ) -> None:

@@ -78,6 +78,7 @@ def test_every_status_code_but_ok_has_a_class() -> None:
 
 
 @pytest.mark.parametrize("code", CLASSES, ids=lambda code: code.name)
+@pytest.mark.usefixtures("short_pauses")
 def test_a_status_without_details_becomes_the_class_of_its_code(backend: Backend, code: grpc.StatusCode) -> None:
     backend.fail(10, code)
     error = failure(backend.address, "sync")
@@ -183,6 +184,7 @@ def test_details_that_contradict_the_status_are_left_aside(backend: Backend, tra
 
 
 @each_face
+@pytest.mark.usefixtures("short_pauses")
 def test_a_refused_connection_is_unavailable_under_the_request_id_that_was_sent(face: str) -> None:
     error = failure("127.0.0.1:1", face)
     assert type(error) is Unavailable

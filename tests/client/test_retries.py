@@ -72,6 +72,7 @@ def test_a_repeat_has_the_same_ids_as_the_first_attempt(backend: Backend, call: 
 
 
 @each_way
+@pytest.mark.usefixtures("short_pauses")
 def test_attempts_are_limited(backend: Backend, call: Call) -> None:
     backend.fail(100)
     with pytest.raises(Unavailable):

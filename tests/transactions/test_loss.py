@@ -65,7 +65,7 @@ class TestCommitting:
 
 
 @pytest.fixture
-def alone(accounts_with: StartAccounts) -> Suite:
+def alone(short_pauses: None, accounts_with: StartAccounts) -> Suite:
     """A coordinator of its own, whose preferences nobody serves."""
     return accounts_with(NOBODY)
 

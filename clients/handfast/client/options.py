@@ -19,22 +19,12 @@ from typing import Any
 from handfast.client.addresses import is_on_this_machine
 
 MAX_ATTEMPTS = 5  # the most that gRPC makes: with the pauses between them, more than a restart takes
+FIRST_PAUSE = 0.1
+"""Seconds between the first two attempts. Each further pause is three times as long, up to the longest, and each is
+varied by 20 %, so that callers do not come back in step."""
+LONGEST_PAUSE = 2.0
 
 _ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-_RETRY_ALL: dict[str, Any] = {
-    "methodConfig": [
-        {
-            "name": [{}],  # every method of every service
-            "retryPolicy": {
-                "maxAttempts": MAX_ATTEMPTS,
-                "initialBackoff": "0.1s",  # each is varied by 20 %, so that callers do not come back in step
-                "maxBackoff": "2s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
 KEEPALIVE_TIME = 10.0
 """Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
 KEEPALIVE_TIMEOUT = 10.0
@@ -45,7 +35,15 @@ Options = tuple[tuple[str, str | int], ...]
 
 def retrying(address: str) -> Options:
     """The options of a gRPC channel that tries all its calls again."""
-    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN | _RETRY_ALL)))
+    policy = {
+        "maxAttempts": MAX_ATTEMPTS,
+        "initialBackoff": f"{FIRST_PAUSE}s",
+        "maxBackoff": f"{LONGEST_PAUSE}s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    every_method = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN | every_method)))
 
 
 def plain(address: str) -> Options:
