@@ -30,11 +30,14 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A call that is over: its status code, how many seconds it took, and after how many more it may be repeated."""
+    """A call that is over: its status code, how many seconds it took, after how many more it may be repeated, and which
+    caller it was of.
+    """
 
     code: str
     seconds: float
     retry_after: float
+    caller: int = 0
 
 
 class Wire:
@@ -46,20 +49,27 @@ class Wire:
         for connection in self._connections:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
-    def call(self, request: bytes) -> bool:
+    def call(self, request: bytes, caller: int = 0) -> bool:
         """Begins a call on the next connection that has room for one. False where none has."""
         for _ in range(len(self._connections)):
             self._connections.rotate()
-            if self._connections[0].call(request):
+            if self._connections[0].call(request, caller):
                 return True
         return False
 
+    def fileno(self) -> int:
+        """Can be read from when something came back."""
+        return self._selector.fileno()
+
     def ended(self, timeout: float) -> Iterator[Ended]:
         """Sends what was begun, waits up to so many seconds, and gives what came back."""
-        for connection in self._connections:
-            connection.flush()
+        self.flush()
         for key, _ in self._selector.select(max(0.0, timeout)):
             yield from key.data.ended()
+
+    def flush(self) -> None:
+        for connection in self._connections:
+            connection.flush()
 
     def close(self) -> None:
         for connection in self._connections:
@@ -82,17 +92,17 @@ class _Connection:
             http2.frame(http2.SETTINGS, 0, 0, settings),
             http2.frame(http2.WINDOW_UPDATE, 0, 0, larger),
         ]
-        self._begun: dict[int, float] = {}
+        self._begun: dict[int, tuple[float, int]] = {}
         self._next_stream, self._most_streams, self._window = 1, 100, _FIRST_WINDOW
         self._unread = b""
 
-    def call(self, request: bytes) -> bool:
+    def call(self, request: bytes, caller: int) -> bool:
         size = http2.MESSAGE_HEAD + len(request)
         if len(self._begun) >= self._most_streams or self._window < size:
             return False
         self._window -= size
         self._out.append(http2.call_frames(self._next_stream, self._headers, request))
-        self._begun[self._next_stream] = time.perf_counter()
+        self._begun[self._next_stream] = time.perf_counter(), caller
         self._next_stream += 2
         return True
 
@@ -123,7 +133,8 @@ class _Connection:
         self._unread = data[at:]
 
     def _end(self, stream: int, code: str, retry_after: float) -> Ended:
-        return Ended(code, time.perf_counter() - self._begun.pop(stream), retry_after)
+        began, caller = self._begun.pop(stream)
+        return Ended(code, time.perf_counter() - began, retry_after, caller)
 
     def _obey(self, kind: int, flags: int, payload: bytes) -> None:
         """What concerns the whole connection."""

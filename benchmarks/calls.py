@@ -1,0 +1,133 @@
+"""Sides that are servers: what calls they get, and what these cost the servers' processes."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import statistics
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.harness import Turn
+from benchmarks.wire import Wire
+
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a server, and the request of the nth call."""
+
+    address: str
+    path: str
+    request: Callable[[int], Message]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The processes that the calls cost, where they serve metrics, and how many calls have left them work to do."""
+
+    pids: Sequence[int]
+    metrics_urls: Sequence[str] = ()
+    unfinished: Callable[[], int] = lambda: 0
+
+
+class CallsFailed(Exception):
+    """A call failed, or was not counted. What was measured is not what was meant to be."""
+
+
+class Calls:
+    """A side: one call of each method, all at the same time, counts as one call."""
+
+    def __init__(self, methods: Sequence[Method], servers: Servers) -> None:
+        self._methods, self._servers = methods, servers
+        self._numbers = itertools.count()
+
+    def turn(self, callers: int, seconds: float) -> Turn:
+        counted_before = handled(self._servers.metrics_urls)
+        cpu_before, began = cpu_seconds(self._servers.pids), time.perf_counter()
+        times = list(self._call(callers, began + seconds))
+        elapsed = time.perf_counter() - began
+        _until(lambda: not self._servers.unfinished(), "the servers do not finish what the calls have begun")
+        cpu = cpu_seconds(self._servers.pids) - cpu_before
+        self._check(counted_before, len(times))
+        return Turn(len(times), elapsed, statistics.median(times) * 1000, cpu)
+
+    def _call(self, callers: int, end: float) -> Iterator[float]:
+        """Gives how many seconds each call took."""
+        with ExitStack() as stack:
+            wires = [stack.enter_context(closing(Wire(each.address, each.path, callers))) for each in self._methods]
+            began, missing = [0.0] * callers, [0] * callers
+
+            def begin(caller: int) -> None:
+                number = next(self._numbers)
+                began[caller], missing[caller] = time.perf_counter(), len(wires)
+                for wire, method in zip(wires, self._methods, strict=True):
+                    if not wire.call(method.request(number).SerializeToString(), caller):
+                        raise CallsFailed("there is no room for so many calls")
+
+            for caller in range(callers):
+                begin(caller)
+            while any(missing):
+                for wire in wires:
+                    for ended in wire.ended(0 if len(wires) > 1 else 1):
+                        if ended.code != "OK":
+                            raise CallsFailed(ended.code)
+                        missing[ended.caller] -= 1
+                        if not missing[ended.caller]:
+                            now = time.perf_counter()
+                            yield now - began[ended.caller]
+                            if now < end:
+                                begin(ended.caller)
+                if len(wires) > 1:
+                    for wire in wires:
+                        wire.flush()
+                    select.select(wires, (), (), 1)
+
+    def _check(self, before: Counter[tuple[str, str]], calls: int) -> None:
+        """By the servers' own metrics no call of any method failed, and these were counted."""
+        if not self._servers.metrics_urls:
+            return
+
+        def all_counted() -> bool:
+            since = handled(self._servers.metrics_urls) - before
+            if failed := {key: count for key, count in since.items() if key[1] != "OK"}:
+                raise CallsFailed(f"by the servers' metrics: {failed}")
+            return all(since[method.path, "OK"] == calls for method in self._methods)
+
+        _until(all_counted, f"the servers' metrics do not show {calls} calls")
+
+
+def _until(done: Callable[[], bool], otherwise: str) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while not done():
+        if time.monotonic() > end:
+            raise CallsFailed(otherwise)
+        time.sleep(0.02)
+
+
+def handled(metrics_urls: Iterable[str]) -> Counter[tuple[str, str]]:
+    """How many calls ended, by method and code, by what the servers count."""
+    count: Counter[tuple[str, str]] = Counter()
+    for url in metrics_urls:
+        with urllib.request.urlopen(url) as response:
+            families = text_string_to_metric_families(response.read().decode())
+        for sample in (sample for family in families for sample in family.samples):
+            if sample.name == "grpc_server_handled_total":
+                method = f"/{sample.labels['grpc_service']}/{sample.labels['grpc_method']}"
+                count[method, sample.labels["grpc_code"]] += int(sample.value)
+    return count
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """What these processes have used since they began: the sum of utime and stime of /proc/PID/stat, which is in
+    hundredths of a second there, in nanoseconds. (The clock's number is that of clock_getcpuclockid(3).)
+    """
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)

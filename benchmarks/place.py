@@ -1,0 +1,139 @@
+"""Where the sides of a row are started: a folder, a database engine, and the processors that they may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from benchmarks import fill
+from benchmarks.harness import Side
+from handfast.server.process.settings import sqlite_url
+from tests.cli.processes import Process, suite_up
+from tests.databases.postgresql import DATABASES, PostgreSQL, postgresql
+
+USERS = 1000
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that runs, with users `fill.user_id(0)` and on, and the URLs of its databases by name."""
+
+    process: Process
+    database_urls: Mapping[str, str]
+    users: int
+
+    def address(self, server: str) -> str:
+        return self.process.addresses[server]
+
+    def metrics_url(self, server: str) -> str:
+        host, port = self.address(server).split(":")
+        return f"http://{host}:{int(port) + 100}/metrics"
+
+    def user_id(self, number: int) -> str:
+        """Of the nth call: all users in turn, so that no call meets what the one before it has not finished."""
+        return fill.user_id(number % self.users)
+
+
+@dataclass(frozen=True)
+class Peer:
+    pid: int
+    address: str
+
+
+class Place:
+    """Starts what sides ask for, each once, and stops it all in the end. Where it is `pinned`, servers have one
+    processor, and callers and PostgreSQL another; else the system, or `handfast up`, says what runs where.
+    """
+
+    def __init__(self, folder: Path, engine: str, pinned: bool, stack: ExitStack) -> None:
+        self.engine = engine
+        self._folder, self._stack = folder, stack
+        usable = sorted(os.sched_getaffinity(0))
+        self._servers_on, self.callers_on = ([usable[0]], [usable[-1]]) if pinned else (usable, usable)
+        self._suites: dict[tuple[int, int], Suite] = {}
+        self._sides: dict[Callable[[Place], Side], Side] = {}
+
+    def side(self, start: Callable[[Place], Side]) -> Side:
+        if start not in self._sides:
+            self._sides[start] = start(self)
+        return self._sides[start]
+
+    @cached_property
+    def postgresql(self) -> PostgreSQL:
+        with running_on(self.callers_on):
+            return self._stack.enter_context(postgresql())
+
+    def suite(self, users: int = USERS, finished: int = 0) -> Suite:
+        """With so many users, and so many transactions that have finished."""
+        if (users, finished) not in self._suites:
+            folder = self._folder / f"suite-{len(self._suites)}"
+            folder.mkdir()
+            urls = self._new_databases(folder)
+            environment = {f"HANDFAST_{name.upper()}_DATABASE_URL": url for name, url in urls.items()}
+            with running_on(self._servers_on):
+                process = self._stack.enter_context(suite_up(folder, environment))
+            fill.users(urls, users)
+            fill.finished_transactions(urls, finished)
+            self._suites[users, finished] = Suite(process, urls, users)
+        return self._suites[users, finished]
+
+    def _new_databases(self, folder: Path) -> dict[str, str]:
+        if self.engine == "sqlite":
+            return {name: sqlite_url(folder / f"{name}.sqlite3") for name in DATABASES}
+        names = {name: f"{name}_{len(self._suites)}" for name in DATABASES}
+        self.postgresql.execute(*(f"CREATE DATABASE {name}" for name in names.values()))
+        return {name: self.postgresql.url(database) for name, database in names.items()}
+
+    def peer(self, module: str, *arguments: str) -> Peer:
+        """A module of `benchmarks.peers` that runs as a server and prints its address when it is ready."""
+        with running_on(self._servers_on):
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"benchmarks.peers.{module}", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=(self._folder / f"{module}.log").open("a"),
+                text=True,
+            )
+        self._stack.callback(_stop, process)
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if not address:
+            raise RuntimeError(f"{module} did not start:\n{(self._folder / f'{module}.log').read_text()}")
+        return Peer(process.pid, address)
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    process.kill()
+    with process:
+        pass
+
+
+@contextmanager
+def running_on(processors: Iterable[int]) -> Iterator[None]:
+    """Keeps this process, and what it starts meanwhile, to these processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def count(url: str, statement: str) -> Callable[[], int]:
+    """Asks a database for a number, on a connection that is kept."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+
+    def ask() -> int:
+        with engine.connect() as connection:
+            return int(connection.exec_driver_sql(statement).scalar_one())
+
+    return ask
