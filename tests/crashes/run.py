@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from handfast.server.chassis.crash_points import POINTS
+from handfast.server.transactions.crash_points import POINTS
 from tests.crashes.clients import Client
 from tests.crashes.history import Ending, Event, Violation, check
 from tests.crashes.settled import Freed, time_to_free

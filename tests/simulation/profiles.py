@@ -62,7 +62,7 @@ class Profile:
     pause        how long a process stops at the most, where it may
     skew         how wrong the clocks are at the most: one of these
     finishing, sweeping, pruning
-                 how long at the most between two passes of a finisher, a sweeper, a pruner
+                 how long at the most between two passes of a notifier, a sweeper, a pruner
     retention    how old at the most what is pruned must be
     """
 

@@ -100,7 +100,7 @@ class Server:
             self.attempt(act)
 
     def attempt(self, act: Callable[[], None]) -> None:
-        """As the loops of sweeper, finisher and pruner do: what fails is tried again later."""
+        """As the loops of sweeper, notifier and pruner do: what fails is tried again later."""
         try:
             act()
         except Exception as error:
@@ -157,30 +157,30 @@ class CoordinatorServer(Server):
     """Accounts, with the coordinator."""
 
     def build(self) -> None:
-        register = SimulatedRegister(self.engine, self.clock)
-        answers = SimulatedAnswers(self.engine, self.clock)
+        decisions = SimulatedRegister(self.engine, self.clock)
+        replies = SimulatedAnswers(self.engine, self.clock)
         stubs: Any = {
             name: Stub(self.world, self.process, "ParticipantService", name) for name in ("users", "preferences")
         }
-        finisher = DecisionNotifier(register, stubs)
+        notifier = DecisionNotifier(decisions, stubs)
         suite: Any = SuiteOfStubs(self.world, self.process)
         turns: Any = NoTurns()
-        coordinator = Coordinator(register, answers, finisher, turns, self.clock)
+        coordinator = Coordinator(decisions, replies, notifier, turns, self.clock)
         self.serve("AccountService", AccountServicer(suite, coordinator))
         self.serve(
-            "TransactionService", TransactionServicer(register, answers, finisher, Holdings(stubs, room=4), self.clock)
+            "TransactionService", TransactionServicer(decisions, replies, notifier, Holdings(stubs, room=4), self.clock)
         )
-        self._register, self._tellers = register, list(finisher._tellers.values())
+        self._decisions, self._notifiers = decisions, list(notifier.by_participant.values())
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
         profile = self.world.profile
         return [
-            *((profile.finishing, teller._pass) for teller in self._tellers),
+            *((profile.finishing, each.run_once) for each in self._notifiers),
             (profile.pruning, self.prune_something),
         ]
 
     def prune(self, before: int) -> None:
-        self._register.prune(id_at(before))
+        self._decisions.prune(id_at(before))
 
 
 class NoTurns:

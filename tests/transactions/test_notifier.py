@@ -1,4 +1,4 @@
-"""The finisher stores what participants confirm, however often its database fails it, and does not let what waits for
+"""The notifier stores what participants confirm, however often its database fails it, and does not let what waits for
 an operator cost much; on a real database each.
 """
 
@@ -28,7 +28,7 @@ from tests.eventually import eventually
 
 
 class Confirming:
-    """Stands for a participant that confirms whatever it is told."""
+    """Stands for a participant that confirms whatever it is notified of."""
 
     def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
         ids = [decision.transaction_id for decision in request.decisions]
@@ -37,15 +37,15 @@ class Confirming:
 
 
 class Losing:
-    """Stands for a participant that has lost what it is told to apply."""
+    """Stands for a participant that has lost what it is to apply."""
 
     def __init__(self, lost: Collection[str]) -> None:
         self._lost = lost
-        self.told: list[str] = []
+        self.notified: list[str] = []
 
     def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
         ids = [decision.transaction_id for decision in request.decisions]
-        self.told += ids
+        self.notified += ids
         results = [pb.FinishedTransaction(transaction_id=id_, result=self._result(id_)) for id_ in ids]
         return pb.FinishTransactionsResponse(results=results)
 
@@ -77,17 +77,17 @@ class ConfirmingOne(Confirming):
 
     def __init__(self, one: str) -> None:
         self._one = one
-        self.told: list[str] = []
+        self.notified: list[str] = []
 
     def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
-        self.told += [decision.transaction_id for decision in request.decisions]
+        self.notified += [decision.transaction_id for decision in request.decisions]
         response = super().FinishTransactions(request, timeout)
         results = [result for result in response.results if result.transaction_id == self._one]
         return pb.FinishTransactionsResponse(results=results)
 
 
 @pytest.fixture
-def register(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
+def decisions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
     monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
     monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.05)
     database = Database(database_url)
@@ -115,10 +115,10 @@ def locked_from_outside(url: str) -> Iterator[Callable[[], object]]:
 
 
 def test_a_confirmation_that_could_not_be_stored_is_stored_later(
-    register: DecisionStore, database_url: str, monkeypatch: pytest.MonkeyPatch
+    decisions: DecisionStore, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures: list[Exception] = []
-    mark_finished = register.mark_finished
+    mark_finished = decisions.mark_finished
 
     def marking(transaction_ids: Collection[str]) -> None:
         try:
@@ -127,123 +127,172 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
             failures.append(error)
             raise
 
-    monkeypatch.setattr(register, "mark_finished", marking)
+    monkeypatch.setattr(decisions, "mark_finished", marking)
     id_ = new_id()
-    register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "preferences": 1}))
+    decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "preferences": 1}))
     stubs: Any = {"users": Confirming(), "preferences": Confirming()}
-    finisher = DecisionNotifier(register, stubs)
+    notifier = DecisionNotifier(decisions, stubs)
     with locked_from_outside(database_url) as end_who_waits:
-        finisher.start()
+        notifier.start()
         assert eventually(lambda: end_who_waits() or failures)
         assert eventually(lambda: failures)
     try:
-        assert eventually(lambda: register.count_unfinished() == 0)
+        assert eventually(lambda: decisions.count_unfinished() == 0)
     finally:
-        finisher.stop(10)
-    found, _ = register.find([id_])
+        notifier.stop(10)
+    found, _ = decisions.find([id_])
     assert found[id_].finish_time is not None
 
 
-def commit(register: DecisionStore, count: int) -> list[str]:
+def commit(decisions: DecisionStore, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for id_ in ids:
-        register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
+        decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
     return ids
 
 
-def test_what_is_lost_is_told_again_with_growing_pauses(register: DecisionStore, time: Time) -> None:
-    (lost,) = commit(register, 1)
+def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
+    decisions: DecisionStore, time: Time
+) -> None:
+    (lost,) = commit(decisions, 1)
     users = Losing([lost])
     stubs: Any = {"users": users}
-    finisher = DecisionNotifier(register, stubs)
-    teller = finisher._tellers["users"]
-    teller._pass()
+    notifier = DecisionNotifier(decisions, stubs)
+    users_notifier = notifier.by_participant["users"]
+    users_notifier.run_once()
     for count, pause in enumerate((5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600), start=1):
         time.now += pause - 1.0
-        teller._pass()
-        assert len(users.told) == count
+        users_notifier.run_once()
+        assert len(users.notified) == count
         time.now += 1.0
-        teller._pass()
-        assert len(users.told) == count + 1
-    assert finisher.lost == 1
-    register.accept_loss(lost, ["users"])
+        users_notifier.run_once()
+        assert len(users.notified) == count + 1
+    assert notifier.lost == 1
+    decisions.accept_loss(lost, ["users"])
     users._lost = []
-    teller._pass()
-    assert register.count_unfinished() == 0
-    teller.look_at_everything()
-    teller._pass()
-    assert finisher.lost == 0
+    users_notifier.run_once()
+    assert decisions.count_unfinished() == 0
+    users_notifier.look_at_everything()
+    users_notifier.run_once()
+    assert notifier.lost == 0
 
 
 def test_many_that_are_lost_are_not_read_in_every_pass(
-    register: DecisionStore, time: Time, monkeypatch: pytest.MonkeyPatch
+    decisions: DecisionStore, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = commit(register, 2 * BATCH)
+    lost = commit(decisions, 2 * BATCH)
     users = Losing(lost)
     stubs: Any = {"users": users}
-    finisher = DecisionNotifier(register, stubs)
-    teller = finisher._tellers["users"]
+    notifier = DecisionNotifier(decisions, stubs)
+    users_notifier = notifier.by_participant["users"]
     pages: list[str] = []
-    unfinished = register.unfinished
+    unfinished = decisions.unfinished
 
     def page(after: str, limit: int) -> list[Decision]:
         pages.append(after)
         return unfinished(after, limit)
 
-    monkeypatch.setattr(register, "unfinished", page)
-    teller._pass()
-    teller.look_at_everything()
-    teller._pass()
-    assert sorted(users.told) == lost
+    monkeypatch.setattr(decisions, "unfinished", page)
+    users_notifier.run_once()
+    users_notifier.look_at_everything()
+    users_notifier.run_once()
+    assert sorted(users.notified) == lost
     assert pages == 2 * ["", lost[BATCH - 1], lost[-1]]
     pages.clear()
-    (fine,) = commit(register, 1)
-    teller._pass()
+    (fine,) = commit(decisions, 1)
+    users_notifier.run_once()
     assert pages == [lost[-1]]
-    assert users.told[-1] == fine
-    assert register.count_unfinished() == len(lost)
+    assert users.notified[-1] == fine
+    assert decisions.count_unfinished() == len(lost)
     time.now += LONGEST_WITHOUT_WHOLE_PASS
-    teller._pass()
-    assert sorted(users.told) == sorted([*lost, *lost, fine])
+    users_notifier.run_once()
+    assert sorted(users.notified) == sorted([*lost, *lost, fine])
 
 
 def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_accepted(
-    register: DecisionStore,
+    decisions: DecisionStore,
 ) -> None:
     id_ = new_id()
-    register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "gone": 1}))
+    decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "gone": 1}))
     stubs: Any = {"users": Confirming()}
-    teller = DecisionNotifier(register, stubs)._tellers["users"]
-    teller._pass()
-    assert register.count_unfinished() == 1
-    register.accept_loss(id_, ["gone"])
-    teller._pass()
-    assert register.count_unfinished() == 0
+    users_notifier = DecisionNotifier(decisions, stubs).by_participant["users"]
+    users_notifier.run_once()
+    assert decisions.count_unfinished() == 1
+    decisions.accept_loss(id_, ["gone"])
+    users_notifier.run_once()
+    assert decisions.count_unfinished() == 0
 
 
-def test_what_an_answer_leaves_out_is_told_again_and_not_taken_as_confirmed(register: DecisionStore) -> None:
+def test_what_an_answer_leaves_out_is_sent_again_and_not_taken_as_confirmed(decisions: DecisionStore) -> None:
     confirmed, left_out = new_id(), new_id()
     for id_ in (confirmed, left_out):
-        register.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
+        decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
     users = ConfirmingOne(confirmed)
     stubs: Any = {"users": users}
-    finisher = DecisionNotifier(register, stubs)
-    finisher.start()
+    notifier = DecisionNotifier(decisions, stubs)
+    notifier.start()
     try:
-        assert eventually(lambda: users.told.count(left_out) >= 3)
+        assert eventually(lambda: users.notified.count(left_out) >= 3)
     finally:
-        finisher.stop(10)
-    assert users.told.count(confirmed) == 1
-    assert [decision.transaction_id for decision in register.unfinished("", 10)] == [left_out]
+        notifier.stop(10)
+    assert users.notified.count(confirmed) == 1
+    assert [decision.transaction_id for decision in decisions.unfinished("", 10)] == [left_out]
 
 
-def test_a_participant_is_told_once_and_only_of_what_it_has_a_part_in(register: DecisionStore) -> None:
+def test_a_participant_is_notified_once_and_only_of_what_it_has_a_part_in(decisions: DecisionStore) -> None:
     theirs, ours, shared = new_id(), new_id(), new_id()
     for id_, branches in ((theirs, {"preferences": 1}), (ours, {"users": 1}), (shared, {"users": 1, "preferences": 1})):
-        register.decide(Decision(id_, Outcome.COMMITTED, branches))
+        decisions.decide(Decision(id_, Outcome.COMMITTED, branches))
     users = Losing([])
     stubs: Any = {"users": users, "preferences": Confirming()}
-    teller = DecisionNotifier(register, stubs)._tellers["users"]
-    teller._pass()
-    teller._pass()  # `shared` is not finished, since preferences have not confirmed
-    assert users.told == [ours, shared]
+    users_notifier = DecisionNotifier(decisions, stubs).by_participant["users"]
+    users_notifier.run_once()
+    users_notifier.run_once()  # `shared` is not finished, since preferences have not confirmed
+    assert users.notified == [ours, shared]
+
+
+class Recording(Confirming):
+    """Keeps how many decisions each request has."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
+        self.sizes.append(len(request.decisions))
+        return super().FinishTransactions(request, timeout)
+
+
+@pytest.fixture
+def gathers_for_long(decisions: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 3600.0)
+    monkeypatch.setattr(notifier_module, "GATHER", 3600.0)
+    monkeypatch.setattr(notifier_module, "BATCH", 3)
+
+
+@pytest.mark.usefixtures("gathers_for_long")
+def test_decisions_are_gathered_until_a_batch_is_full(decisions: DecisionStore) -> None:
+    users = Recording()
+    stubs: Any = {"users": users}
+    notifier = DecisionNotifier(decisions, stubs)
+    notifier.start()
+    try:
+        for _ in range(3):
+            commit(decisions, 1)
+            notifier.wake()
+        assert eventually(lambda: decisions.count_unfinished() == 0)
+        assert users.sizes == [3]
+    finally:
+        notifier.stop(10)
+
+
+@pytest.mark.usefixtures("gathers_for_long")
+def test_what_was_gathered_is_sent_before_the_notifier_stops(decisions: DecisionStore) -> None:
+    users = Recording()
+    stubs: Any = {"users": users}
+    notifier = DecisionNotifier(decisions, stubs)
+    notifier.start()
+    commit(decisions, 1)
+    notifier.wake()
+    notifier.stop(10)
+    assert users.sizes == [1]
+    assert decisions.count_unfinished() == 0

@@ -23,7 +23,6 @@ from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.cancellation import check_active, shield, sleep
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import Identified
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
@@ -42,6 +41,7 @@ from handfast.server.transactions.coordinator.reply_store import ReplyStore, Sto
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER, PlannedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.crash_points import reached
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 Reply = TypeVar("Reply", bound=Message)

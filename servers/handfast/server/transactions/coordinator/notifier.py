@@ -1,8 +1,8 @@
-"""Tells participants what was decided, in the background and in batches (rule 5).
+"""Notifies participants of what was decided, in the background and in batches (rule 5).
 
-What is left to do is read from the register, so nothing rests with one process: the finisher of any replica, or of a
-server that starts again, goes on where another stopped. Finishing is idempotent, so two of them do no harm. Each
-participant is told by a thread of its own: one that is away, or slow, holds up nobody else.
+What is left to do is read from the decisions in the database, so nothing depends on one process: the notifier of any
+replica, or of a server that starts again, continues where another one stopped. Finishing is idempotent, so two of them
+do no harm. Each participant has a thread of its own: one that is away, or slow, delays no other.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
-from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.lost import Lost
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 # In seconds.
-GATHER = 0.02  # to wait for more decisions before a batch goes out
+GATHER = 0.05  # to wait for more decisions before a batch goes out: a large batch costs far less than many small ones
 LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
 LONGEST_WITHOUT_WHOLE_PASS = 60.0
 TIMEOUT = 10.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 
 SHARE_OF_WHOLE_PASSES = 0.01
-"""How much of the time may go to passes through all that is not finished, what waits for an operator included."""
-BATCH = 50
-"""Decisions told at once: few enough that other writes of the participant get their turn."""
+"""How much of the time may go to passes through all unfinished decisions, those that wait for an operator included."""
+BATCH = 100
+"""Decisions sent at once: few enough that other writes of the participant get their turn."""
 
 _STATES = {
     Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
@@ -41,52 +41,50 @@ _log = structlog.get_logger()
 
 
 class DecisionNotifier:
-    """Runs between `start` and `stop`; `wake` says that there is something to do."""
+    """Runs between `start` and `stop`; `wake` says that a decision was made."""
 
-    def __init__(self, register: DecisionStore, participants: Mapping[str, ParticipantServiceStub]) -> None:
-        self._register = register
-        self._confirmations = _Confirmations(register, participants.keys())
-        self._tellers = {
-            name: _Teller(name, stub, register, self._confirmations) for name, stub in participants.items()
+    def __init__(self, decisions: DecisionStore, participants: Mapping[str, ParticipantServiceStub]) -> None:
+        confirmations = _Confirmations(decisions, participants.keys())
+        self.by_participant = {
+            name: ParticipantNotifier(name, stub, decisions, confirmations) for name, stub in participants.items()
         }
 
     @property
     def participants(self) -> frozenset[str]:
-        return frozenset(self._tellers)
+        return frozenset(self.by_participant)
 
     @property
     def lost(self) -> int:
         """How many decisions some participant cannot follow, as this process has found."""
-        return len({id_ for teller in self._tellers.values() for id_ in teller.lost.ids})
+        return len({id_ for notifier in self.by_participant.values() for id_ in notifier.lost.ids})
 
     def start(self) -> None:
-        for teller in self._tellers.values():
-            teller.start()
+        for notifier in self.by_participant.values():
+            notifier.start()
 
     def wake(self, *, everything: bool = False) -> None:
-        """`everything`: also for what waits for an operator."""
-        for teller in self._tellers.values():
+        """`everything`: what waits for an operator is to be sent again, too."""
+        for notifier in self.by_participant.values():
             if everything:
-                teller.look_at_everything()
-            teller.awake.set()
+                notifier.look_at_everything()
+            notifier.wake()
 
     def stop(self, timeout: float) -> None:
-        """Ends within `timeout` seconds. What is not finished then, the next to start finishes."""
+        """Ends within `timeout` seconds. What is not finished then is finished by the next server that starts."""
         end = time.monotonic() + timeout
-        for teller in self._tellers.values():
-            teller.stopping.set()
-            teller.awake.set()
-        for teller in self._tellers.values():
-            teller.join(max(0.0, end - time.monotonic()))
+        for notifier in self.by_participant.values():
+            notifier.stop()
+        for notifier in self.by_participant.values():
+            notifier.join(max(0.0, end - time.monotonic()))
 
 
 class _Confirmations:
-    """Who has confirmed what, until the register has the transaction as finished. Kept in memory only: whoever is asked
-    again confirms again.
+    """Which participants have confirmed which decisions, until those are marked as finished in the database. Kept in
+    memory only: a participant that is notified again confirms again.
     """
 
-    def __init__(self, register: DecisionStore, participants: Set[str]) -> None:
-        self._register, self._participants = register, participants
+    def __init__(self, decisions: DecisionStore, participants: Set[str]) -> None:
+        self._decisions, self._participants = decisions, participants
         self._lock = threading.Lock()
         self._confirmed: dict[str, set[str]] = {}
 
@@ -113,8 +111,8 @@ class _Confirmations:
                 self._confirmed.setdefault(decision.transaction_id, set()).add(participant)
 
     def store(self, decisions: Sequence[Decision]) -> bool:
-        """Marks those in the register that all have confirmed; returns whether there were any. Called in each pass for
-        all that the register has as unfinished, since what cannot be stored now must be stored later.
+        """Marks those as finished that all participants have confirmed; returns whether there were any. Called in each
+        pass for all that the database has as unfinished, since what cannot be stored now must be stored later.
         """
         with self._lock:
             finished = [
@@ -123,7 +121,7 @@ class _Confirmations:
                 if self._confirmed.get(decision.transaction_id, set()) >= self._awaited(decision)
             ]
         if finished:
-            self._register.mark_finished(finished)
+            self._decisions.mark_finished(finished)
         return bool(finished)
 
     def _awaited(self, decision: Decision) -> Set[str]:
@@ -131,43 +129,67 @@ class _Confirmations:
         return decision.branches.keys() - (decision.loss_accepted - self._participants)
 
 
-class _Teller(threading.Thread):
-    """Tells one participant."""
+class ParticipantNotifier(threading.Thread):
+    """Notifies one participant."""
 
     def __init__(
-        self, participant: str, stub: ParticipantServiceStub, register: DecisionStore, confirmations: _Confirmations
+        self, participant: str, stub: ParticipantServiceStub, decisions: DecisionStore, confirmations: _Confirmations
     ) -> None:
-        super().__init__(name=f"finisher-{participant}", daemon=True)
-        self.awake, self.stopping = threading.Event(), threading.Event()
+        super().__init__(name=f"notifier-{participant}", daemon=True)
         self._participant, self._stub = participant, stub
-        self._register, self._confirmations = register, confirmations
+        self._decisions, self._confirmations = decisions, confirmations
         self.lost = Lost()
+        self._woken = threading.Condition()
+        self._new_decisions = 0  # since the last pass began
+        self._stopping = False
         self._idle_until = ""
         self._whole_pass_at = 0.0
 
+    def wake(self) -> None:
+        with self._woken:
+            self._new_decisions += 1
+            if self._new_decisions in (1, BATCH):
+                self._woken.notify()
+
+    def stop(self) -> None:
+        """Ends after one more pass, for what was decided meanwhile."""
+        with self._woken:
+            self._stopping = True
+            self._woken.notify()
+
     def run(self) -> None:
         backoff = FIRST_BACKOFF
-        last = False
-        while not last:
-            self.awake.wait(LOOK_AGAIN)
-            self.stopping.wait(GATHER)
-            self.awake.clear()
-            last = self.stopping.is_set()  # once more then, for what was decided meanwhile
+        while True:
+            stopping = self._gather()
             try:
-                self._pass()
+                self.run_once()
                 backoff = FIRST_BACKOFF
             except Exception as error:
                 _log.warning(
-                    "a participant could not be told of decisions; trying again",
+                    "a participant could not be notified of decisions; trying again",
                     participant=self._participant,
                     **cause_for_log(error),
                 )
-                self.stopping.wait(backoff)
+                self._wait_unless_stopping(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
+            if stopping:
+                return
 
-    def _pass(self) -> None:
-        """Goes through the decisions that are not finished, from the oldest on. Many of them may be lost, and wait for
-        an operator; most passes begin behind those, or they would cost more than all the rest.
+    def _gather(self) -> bool:
+        """Waits until a batch is full, or some time after the first decision. Returns whether to stop."""
+        with self._woken:
+            self._woken.wait_for(lambda: self._new_decisions or self._stopping, LOOK_AGAIN)
+            self._woken.wait_for(lambda: self._new_decisions >= BATCH or self._stopping, GATHER)
+            self._new_decisions = 0
+            return self._stopping
+
+    def _wait_unless_stopping(self, seconds: float) -> None:
+        with self._woken:
+            self._woken.wait_for(lambda: self._stopping, seconds)
+
+    def run_once(self) -> None:
+        """One pass through the unfinished decisions, the oldest first. Many of them may be lost, and wait for an
+        operator; most passes begin after those, or they would cost more than all the rest.
         """
         began = time.monotonic()
         whole = began >= self._whole_pass_at
@@ -176,11 +198,11 @@ class _Teller(threading.Thread):
         after, unfinished = self._idle_until, set[str]()
         idle = whole
         while True:
-            decisions = self._register.unfinished(after, BATCH)
+            decisions = self._decisions.unfinished(after, BATCH)
             unfinished.update(decision.transaction_id for decision in decisions)
             due = self._due(self._confirmations.missing(decisions, self._participant))
             if due:
-                self._tell(due)
+                self._notify(due)
             stored = self._confirmations.store(decisions)
             if len(decisions) < BATCH:
                 break
@@ -199,14 +221,14 @@ class _Teller(threading.Thread):
         self._whole_pass_at = 0.0
 
     def _due(self, decisions: Sequence[Decision]) -> dict[str, Decision]:
-        """Without those that are lost and were told not long ago."""
+        """Without those that are lost and were sent not long ago."""
 
         def waits(decision: Decision) -> bool:
             return self.lost.waits(decision.transaction_id) and self._participant not in decision.loss_accepted
 
         return {each.transaction_id: each for each in decisions if not waits(each)}
 
-    def _tell(self, due: Mapping[str, Decision]) -> None:
+    def _notify(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(
             decisions=[
                 pb.Decision(
@@ -218,18 +240,18 @@ class _Teller(threading.Thread):
                 for transaction_id, decision in due.items()
             ]
         )
-        reached("finisher.telling")
+        reached("notifier.sending")
         results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results
-        reached("finisher.told")
-        # Whatever it does not say is not confirmed.
-        told = {result.transaction_id: result.result for result in results if result.transaction_id in due}
-        confirmed = [due[id_] for id_, result in told.items() if result == pb.FINISH_RESULT_CONFIRMED]
+        reached("notifier.confirmed")
+        # What the answer leaves out is not confirmed.
+        answered = {result.transaction_id: result.result for result in results if result.transaction_id in due}
+        confirmed = [due[id_] for id_, result in answered.items() if result == pb.FINISH_RESULT_CONFIRMED]
         self._confirmations.add(confirmed, self._participant)
-        for id_, result in told.items():
+        for id_, result in answered.items():
             if result == pb.FINISH_RESULT_LOST:
                 _log.error(
                     "a participant lost a committed change",
                     participant=self._participant,
                     transaction_id=id_,
-                    told_again_after_seconds=self.lost.put_off(id_),
+                    notified_again_after_seconds=self.lost.put_off(id_),
                 )

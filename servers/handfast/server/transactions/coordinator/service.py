@@ -6,7 +6,6 @@ import grpc
 
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
-from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
@@ -28,6 +27,7 @@ from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
+from handfast.server.transactions.crash_points import reached
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import (
     TransactionServiceServicer,

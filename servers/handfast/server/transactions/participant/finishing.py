@@ -9,10 +9,10 @@ from typing import Generic
 import sqlalchemy as sa
 import structlog
 
-from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
+from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.resources import M
 from handfast.server.transactions.participant.store import Store
 

@@ -19,13 +19,13 @@ from google.protobuf.message import Message
 from handfast.server.chassis.call import current
 from handfast.server.chassis.cancellation import check_active, sleep
 from handfast.server.chassis.clock import Clock
-from handfast.server.chassis.crash_points import reached
 from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import participant as rules
 from handfast.server.transactions.core.model import ClaimChange, Operation, StageRequest
+from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import (
     PendingChange,
     TransactionTooLarge,
