@@ -1,33 +1,17 @@
-"""The errors that domain code raises; nothing here knows gRPC.
+"""The errors that domain code raises. Nothing in this file knows gRPC.
 
-    DomainError                      has a reason that a contract names, a message, and the values it mentions
-    ├── InvalidArgument              the request breaks a rule whatever the state of the service
-    │   └── InvalidFields            … with one violation for each field
-    ├── NotFound
-    ├── AlreadyExists
-    ├── FailedPrecondition           the state forbids it; calling again does not help
-    ├── Aborted                      a conflict; calling again helps where `retry_after` is set
-    ├── ResourceExhausted            too much, of calls or of bytes
-    ├── Unavailable                  something that the service needs does not answer
-    ├── DeadlineExceeded             the caller's time is up
-    ├── Cancelled                    the caller has given up
-    ├── PermissionDenied             the caller may not
-    ├── Unauthenticated              nobody knows who the caller is
-    ├── Unimplemented                this server has no such method
-    ├── OutcomeUnknown               whether a write took effect could not be established
-    └── Internal                     what nobody foresaw; the chassis raises it, and nobody else
+A service subclasses the kind that fits, such as `NotFound`, once for each reason of its contract, and raises that. Any
+other exception reaches the caller as the domain error that stands for it in the table of database failures, or else as
+INTERNAL with the request id and nothing more.
 
-What the wire makes of them is in the other files. Any exception that is none of these is a failure of the database that
-the table lists, or reaches the caller as INTERNAL with the request id and nothing else.
+    table.py       which status code each kind has, and which domain error a failure of a database becomes
+    database.py    looks up a failure of a database in that table
+    mapping.py     makes a `google.rpc.Status` of any exception, the one place that does
+    status.py      builds such a status, small enough for any client
+    layer.py       the interceptor that ends calls with it
 
-    table.py       what each error is to a caller: status codes, and what failures of the database amount to
-    database.py    finds a failure of the database there
-    mapping.py     makes a `google.rpc.Status` of an error, the one place that does
-    size.py        cuts it to what callers take
-    layer.py       the interceptor that ends calls so
-
-Messages never hold personal data, so a message about an email does not quote it. They are logged; values of fields that
-contracts mark are taken out then, but callers get what is written here.
+Messages never hold personal data, so a message about an email does not quote it. From the log the values of fields that
+contracts mark are taken out; callers get what is written here.
 """
 
 from __future__ import annotations
@@ -41,11 +25,14 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 
 
 class DomainError(Exception):
-    """A call was refused for a reason that a contract names.
+    """A call is refused for a reason that a contract names.
 
-    `reason` is an enum value's name without `REASON_`; a subclass sets it once. `values` are what the message
-    mentions, by name; they become `ErrorInfo.metadata`. `retry_after` is a delay in seconds where calling
-    again can help, and becomes `RetryInfo`.
+    reason        the name of the reason in the contract's enum, without `REASON_`; each subclass sets it
+    message       a sentence for people
+    values        what the message mentions, by name; they become `ErrorInfo.metadata`, where all are texts
+    retry_after   where calling again can help: after how many seconds; it becomes `RetryInfo`
+
+    Texts of any length may be given; the caller gets as much of them as `docs/errors.md` says.
     """
 
     reason: ClassVar[str]
@@ -60,66 +47,66 @@ class DomainError(Exception):
 
 
 class InvalidArgument(DomainError):
-    pass
+    """The request breaks a rule, whatever is stored: INVALID_ARGUMENT."""
 
 
 class NotFound(DomainError):
-    pass
+    """What the request names is not there: NOT_FOUND."""
 
 
 class AlreadyExists(DomainError):
-    pass
+    """What the request creates is there already: ALREADY_EXISTS."""
 
 
 class FailedPrecondition(DomainError):
-    pass
+    """What is stored forbids it, and calling again does not help: FAILED_PRECONDITION."""
 
 
 class Aborted(DomainError):
-    pass
+    """Another change was faster: ABORTED. Calling again helps where `retry_after` is set."""
 
 
 class ResourceExhausted(DomainError):
-    pass
+    """Too many calls, or too many bytes: RESOURCE_EXHAUSTED."""
 
 
 class Unavailable(DomainError):
-    pass
+    """Something that the service needs does not answer: UNAVAILABLE."""
 
 
 class DeadlineExceeded(DomainError):
-    pass
+    """The time of the call is up: DEADLINE_EXCEEDED. The chassis raises it, and nobody else."""
 
 
 class Cancelled(DomainError):
-    pass
+    """The caller has given up: CANCELLED. The chassis raises it, and nobody else."""
 
 
 class PermissionDenied(DomainError):
-    pass
+    """The caller may not do this: PERMISSION_DENIED."""
 
 
 class Unauthenticated(DomainError):
-    pass
+    """It is not known who the caller is: UNAUTHENTICATED."""
 
 
 class Unimplemented(DomainError):
-    pass
+    """The server has no such method: UNIMPLEMENTED. The chassis raises it, and nobody else."""
 
 
 class OutcomeUnknown(DomainError):
-    pass
+    """Whether a write took effect could not be established: UNKNOWN."""
 
 
 class Internal(DomainError):
-    pass
+    """Nobody foresaw it: INTERNAL. The chassis raises it, and nobody else."""
 
 
 Value = TypeVar("Value", contravariant=True)
 
 
 class ReasonEnum(Protocol[Value]):
-    """The generated `Reason` of any contract."""
+    """The enum `Reason` that is generated for any contract."""
 
     def Name(self, number: Value, /) -> str: ...
 
@@ -127,14 +114,19 @@ class ReasonEnum(Protocol[Value]):
 
 
 def reason_name(reasons: ReasonEnum[Value], value: Value) -> str:
-    """`REASON_EMAIL_TAKEN` as errors carry it: `EMAIL_TAKEN`."""
+    """The name of a reason as errors carry it: `EMAIL_TAKEN` for `REASON_EMAIL_TAKEN`. Raises ValueError where the enum
+    has no such value."""
     return reasons.Name(value).removeprefix("REASON_")
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that one field breaks: its path in the request, the rule in words, and a reason where the
-    service's contract names one."""
+    """One rule that one field of a request breaks.
+
+    field         the path of the field in the request, such as `user.email`
+    description   the rule in words that follow the field's name, such as `is required`
+    reason        the name of the reason where the service's contract has one, without `REASON_`
+    """
 
     field: str
     description: str
@@ -142,7 +134,7 @@ class Violation:
 
 
 class InvalidFields(InvalidArgument):
-    """Fields of the request break rules: every violation at once (AIP-193, `BadRequest`)."""
+    """Fields of the request break rules. Names all violations at once (AIP-193, `BadRequest`)."""
 
     reason = reason_name(Reason, Reason.REASON_INVALID_FIELDS)
 
@@ -156,6 +148,8 @@ class Violations:
 
     with Violations.collect() as violations:
         violations.add("user.email", "is required")     # leaving the block raises InvalidFields
+
+    `add` takes what a `Violation` has.
     """
 
     def __init__(self) -> None:
@@ -169,97 +163,129 @@ class Violations:
         return tuple(self._found)
 
     def raise_if_any(self) -> None:
+        """Raises InvalidFields where a violation was added."""
         if self._found:
             raise InvalidFields(self._found)
 
     @classmethod
     @contextmanager
     def collect(cls) -> Iterator[Violations]:
+        """Gives the block a new one, and raises InvalidFields at its end where a violation was added."""
         violations = cls()
         yield violations
         violations.raise_if_any()
 
 
 class UnparsableRequest(InvalidArgument):
+    """The bytes of the request are not a message of the method's request type."""
+
     reason = reason_name(Reason, Reason.REASON_UNPARSABLE_REQUEST)
 
 
 class RequestTooLarge(InvalidArgument):
+    """The request or its metadata has more bytes than the server takes."""
+
     reason = reason_name(Reason, Reason.REASON_REQUEST_TOO_LARGE)
 
 
 class ResponseTooLarge(ResourceExhausted):
+    """The reply has more bytes than the server sends."""
+
     reason = reason_name(Reason, Reason.REASON_RESPONSE_TOO_LARGE)
 
 
 class InvalidMetadata(InvalidArgument):
+    """Metadata that a call depends on is malformed, or came more than once."""
+
     reason = reason_name(Reason, Reason.REASON_INVALID_METADATA)
 
 
 class UnknownMethod(Unimplemented):
+    """The server has no method of this name."""
+
     reason = reason_name(Reason, Reason.REASON_UNKNOWN_METHOD)
 
 
 class NotStageable(FailedPrecondition):
+    """The method does not take part in transactions, but the call belongs to one."""
+
     reason = reason_name(Reason, Reason.REASON_NOT_STAGEABLE)
 
 
 class RequestIdReused(InvalidArgument):
+    """The `request_id` was used for another request."""
+
     reason = reason_name(Reason, Reason.REASON_REQUEST_ID_REUSED)
 
 
 class DuplicateValue(AlreadyExists):
-    """Of the database, where a service did not look before."""
+    """A value that must be unique is taken, and the service did not look before: the database says so."""
 
     reason = reason_name(Reason, Reason.REASON_DUPLICATE_VALUE)
 
 
 class ConstraintViolated(FailedPrecondition):
-    """Of the database, where a service did not look before."""
+    """What is stored forbids the change, and the service did not look before: the database says so."""
 
     reason = reason_name(Reason, Reason.REASON_CONSTRAINT_VIOLATED)
 
 
 class InvalidValue(InvalidArgument):
-    """Of the database, where a service did not look before."""
+    """A value cannot be stored, and the service did not look before: the database says so."""
 
     reason = reason_name(Reason, Reason.REASON_INVALID_VALUE)
 
 
 class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or takes no more work."""
+
     reason = reason_name(Reason, Reason.REASON_DATABASE_UNAVAILABLE)
     retry_after = 1.0
 
 
 class DatabaseConflict(Aborted):
+    """The change lost against another one made at the same time."""
+
     reason = reason_name(Reason, Reason.REASON_DATABASE_CONFLICT)
     retry_after = 0.05
 
 
 class CallDeadlineExceeded(DeadlineExceeded):
+    """The deadline of the call has passed."""
+
     reason = reason_name(Reason, Reason.REASON_DEADLINE_EXCEEDED)
 
 
 class CallCancelled(Cancelled):
+    """The caller has cancelled the call."""
+
     reason = reason_name(Reason, Reason.REASON_CANCELLED)
 
 
 class Overloaded(ResourceExhausted):
+    """The server has as many calls as it takes."""
+
     reason = reason_name(Reason, Reason.REASON_OVERLOADED)
     retry_after = 1.0
 
 
 class ShuttingDown(Unavailable):
+    """The server stops."""
+
     reason = reason_name(Reason, Reason.REASON_SHUTTING_DOWN)
     retry_after = 1.0
 
 
 class PeerUnavailable(Unavailable):
+    """A service that this one needs does not answer."""
+
     reason = reason_name(Reason, Reason.REASON_PEER_UNAVAILABLE)
     retry_after = 1.0
 
 
 class Unforeseen(Internal):
+    """What any exception that nobody foresaw becomes."""
+
     reason = reason_name(Reason, Reason.REASON_INTERNAL)
 
     def __init__(self) -> None:

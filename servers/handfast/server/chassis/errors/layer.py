@@ -13,7 +13,7 @@ from handfast.client.propagation import REQUEST_ID_KEY
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import UnknownMethod
 from handfast.server.chassis.errors.mapping import to_status
-from handfast.server.chassis.errors.size import fit_status, fit_trailers
+from handfast.server.chassis.errors.status import trailers_beside
 from handfast.server.chassis.handlers import Handler
 
 
@@ -68,11 +68,8 @@ def _refuse(error: BaseException, context: grpc.ServicerContext) -> Never:
     if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         error = _unknown_method(current())  # in the contract, but the servicer leaves it to the generated class
     call = current()
-    whole = to_status(error, call)
-    trailers = (*fit_trailers(context.trailing_metadata() or ()), (REQUEST_ID_KEY, call.request_id))
-    status = fit_status(whole, trailers)
-    if status is not whole:
-        call.log["error.cut"] = True  # the caller did not get all of it
+    status = to_status(error, call)
     sent = rpc_status.to_status(status)
-    context.set_trailing_metadata((*trailers, *sent.trailing_metadata))
+    trailers = trailers_beside(status, context.trailing_metadata() or ())
+    context.set_trailing_metadata((*trailers, (REQUEST_ID_KEY, call.request_id), *sent.trailing_metadata))
     context.abort(sent.code, sent.details)

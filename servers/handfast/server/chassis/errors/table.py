@@ -1,7 +1,7 @@
-"""What each error is to a caller: the one table, which `docs/errors.md` shows.
+"""The two tables of errors, which `docs/errors.md` shows.
 
-`CODES` has the status of each kind of domain error; reason and details are in the classes themselves (`__init__.py`).
-`DATABASE_FAILURES` has the domain error that each failure of a database amounts to.
+`CODES` has the status code of each kind of domain error; reasons are in the classes themselves (`__init__.py`).
+`DATABASE_FAILURES` has the domain error that each failure of a database becomes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ CODES: Mapping[type[DomainError], grpc.StatusCode] = {
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFailure:
-    """Failures that are the same to a caller: the error and its message, which say nothing of the database.
+    """Failures of a database that are one error to a caller.
 
-    sqlstates    of PostgreSQL (its manual, appendix A), whole, or the two characters of their class
-    sqlite       SQLite's result codes (https://sqlite.org/rescode.html), extended, or primary ones for all that extend
-                 them
-    classes      exceptions of SQLAlchemy, where the driver gives neither: where it did not get as far as a database
+    error        the domain error that they become
+    message      its message, which says nothing of the database
+    sqlstates    error codes of PostgreSQL (its manual, appendix A), or the first two characters for a class of them
+    sqlite       result codes of SQLite (https://sqlite.org/rescode.html): extended ones, or a primary one for all that
+                 extend it
+    classes      names of SQLAlchemy's exceptions, for failures before a database was reached, which have no code
     """
 
     error: type[DomainError]
@@ -51,6 +53,7 @@ class DatabaseFailure:
 
     @property
     def keys(self) -> tuple[str | int, ...]:
+        """All that a failure may be looked up by."""
         return (*self.sqlstates, *self.sqlite, *self.classes)
 
 
