@@ -13,7 +13,7 @@ import pytest
 
 from tests.project.commands import BIN, ROOT, run
 
-SOURCE_ROOTS = ("generated", "clients", "servers")
+SOURCE_ROOTS = ("generated", "clients", "servers", "examples/demo")
 EXAMPLES = "examples"
 
 SERVER = "servers/handfast/server"
@@ -33,6 +33,7 @@ FORBIDDEN = {
     "examples import what is behind the chassis": (f"{EXAMPLES}/postage", "handfast.server.chassis.errors"),
     "examples import users": (f"{EXAMPLES}/postage", "handfast.server.users.service"),
     "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
+    "the demo imports servers": (f"{EXAMPLES}/demo/handfast/demo", "handfast.server.cli.ports"),
     "core knows gRPC": (f"{SERVER}/transactions/core", "grpc"),
     "core knows the clock": (f"{SERVER}/transactions/core", "time"),
     "core knows the chassis": (f"{SERVER}/transactions/core", "handfast.server.chassis.errors"),
@@ -45,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boundaries")
     shutil.copy(ROOT / "pyproject.toml", folder)
     for root in (*SOURCE_ROOTS, EXAMPLES):
-        shutil.copytree(ROOT / root, folder / root, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / root, folder / root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The distribution holds the three source roots as one package, and nothing else."""
+"""The distribution holds the four source roots as one package, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.project.commands import ROOT
 
-SOURCE_ROOTS = ("generated", "clients", "servers")
+SOURCE_ROOTS = ("generated", "clients", "servers", "examples/demo")
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -42,7 +42,7 @@ def test_every_leaf_package_is_typed(files: set[PurePosixPath]) -> None:
     contracts = {
         PurePosixPath(folder.relative_to(ROOT / "protos")) for folder in (ROOT / "protos").glob("handfast/*/v[0-9]*")
     }
-    leaves = {PurePosixPath("handfast/client"), PurePosixPath("handfast/server"), *contracts}
+    leaves = {*map(PurePosixPath, ("handfast/client", "handfast/server", "handfast/demo")), *contracts}
     assert len(contracts) >= 5
     assert {leaf for leaf in leaves if leaf / "py.typed" not in files} == set()
 

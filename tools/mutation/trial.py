@@ -39,7 +39,10 @@ class Copy:
         self.python = folder / "venv/bin/python"
         (site_packages,) = (folder / "venv/lib").glob("python*/site-packages")
         libraries = ROOT / ".venv" / site_packages.relative_to(folder / "venv")
-        paths = [*(str(self.tree / root) for root in ("generated", "clients", "servers")), str(libraries)]
+        paths = [
+            *(str(self.tree / root) for root in ("generated", "clients", "servers", "examples/demo")),
+            str(libraries),
+        ]
         lines = ["import sys; sys.dont_write_bytecode = True", *paths, ""]
         (site_packages / "copy.pth").write_text("\n".join(lines))
 

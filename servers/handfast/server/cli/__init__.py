@@ -7,8 +7,7 @@
     up.py           `handfast up`: checks, starts the whole suite, says where it is
     supervisor.py   keeps child processes running, and ends them together
     data_dir.py     the folder of the SQLite files, for one suite at a time
-    demo.py         `handfast demo`: the tour, on the suite that runs, or on one started for it
-    tour.py         the tour itself: changes that commit everywhere, and one that is refused
+    temporary.py    a suite for `handfast demo`, which itself is in examples/demo
     transactions.py `handfast transactions`: lists, shows and resolves them
     inquiry.py      what the coordinator and the participants say of transactions
     reports.py      the same in words, tables and JSON

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from handfast.server.cli.errors import CommandError
-from handfast.server.cli.settings import ADDRESS_SETTINGS, SERVERS, UP_SETTINGS, serve_settings
+from handfast.server.cli.settings import ADDRESS_SETTINGS, FIRST_PORT, SERVERS, UP_SETTINGS, serve_settings
 from handfast.server.process.command import CONTEXT, Failure, setting_options
 from handfast.server.process.settings import SettingsError
 
@@ -68,9 +68,16 @@ for _server in SERVERS:
 @_told_by("demo")
 def demo(**flags: str | None) -> int:
     """See an atomic commit, and one that is refused."""
-    from handfast.server.cli.demo import run
+    from handfast.demo import DemoError, show
+    from handfast.server.cli.addresses import on_this_machine, read_addresses
+    from handfast.server.cli.temporary import temporary_suite
 
-    return run(flags)
+    given = read_addresses("demo", flags)
+    try:
+        show(on_this_machine(FIRST_PORT) | given, None if given else temporary_suite)
+    except DemoError as error:
+        raise CommandError(str(error)) from error
+    return 0
 
 
 @handfast.group(options_metavar=None, subcommand_metavar="ACTION [OPTIONS]")

@@ -18,12 +18,16 @@ from handfast.accounts.v1.accounts_pb2 import (
 )
 from handfast.client import NotFound, ServiceError, Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences
-from handfast.server.cli.errors import CommandError
 from handfast.users.v1.users_pb2 import GetUserRequest, User
 
 
+class DemoError(Exception):
+    """The demo cannot go on, for a reason that its reader can act on."""
+
+
 def tour(suite: Suite) -> None:
-    """Raises ServiceError for a failure that is no part of the tour, CommandError if atomicity is broken."""
+    """Makes an account in `suite`, changes it, and deletes it, and prints what the services say. Raises ServiceError
+    for a failure that is no part of the tour, and DemoError if atomicity is broken."""
     user_id = f"ada-{uuid.uuid4().hex[:12]}"  # new each time, as ids and emails are unique
     with _cleaning_up(suite, user_id):
         _create(suite, user_id)
@@ -68,7 +72,7 @@ def _update(suite: Suite, user_id: str) -> None:
     )
     after = _look(suite, user_id)
     if after != _Seen("Countess of Lovelace", "light"):
-        raise CommandError(f"the update committed, but the services answer {after}")
+        raise DemoError(f"the update committed, but the services answer {after}")
     _show("users", f"display name {before.display_name!r} -> {after.display_name!r}")
     _show("preferences", f"theme {before.theme} -> {after.theme}")
     _show("transaction", f"{updated.transaction_id} committed")
@@ -93,7 +97,7 @@ def _update_in_vain(suite: Suite, user_id: str) -> None:
             raise
         refusal = error
     else:
-        raise CommandError("a preference without a definition was accepted")
+        raise DemoError("a preference without a definition was accepted")
     _show("refused by", f"{refusal.service}, {refusal.status.name} {refusal.reason}")
     for violation in refusal.violations:
         _show("", f"{violation.field}: {violation.description} ({violation.reason})")
@@ -102,7 +106,7 @@ def _update_in_vain(suite: Suite, user_id: str) -> None:
         _show("transaction", f"{transaction_id} aborted")
     after = _look(suite, user_id)
     if after != before:
-        raise CommandError(f"the update was refused, but {before} became {after}")
+        raise DemoError(f"the update was refused, but {before} became {after}")
     _show("users", f"display name is still {after.display_name!r}")
     _show("preferences", f"theme is still {after.theme}")
 

@@ -1,0 +1,46 @@
+"""A suite that lasts as long as somebody needs it: `handfast up` in a temporary folder, on ports that are free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from handfast.server.cli.addresses import on_this_machine
+from handfast.server.cli.errors import CommandError
+from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.process.stopping import SUPERVISED
+
+
+@contextlib.contextmanager
+def temporary_suite() -> Iterator[Mapping[str, str]]:
+    """Gives the addresses of its servers, HOST:PORT by name. Raises CommandError where it does not start."""
+    # What the environment says about the user's own suite, its databases above all, is not for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
+    first_port = free_first_port()
+    with tempfile.TemporaryDirectory(prefix="handfast-") as folder:
+        logs = Path(folder, "logs")
+        with logs.open("w") as stderr:
+            process = subprocess.Popen(
+                [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port)],
+                env={**environment, SUPERVISED: "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        assert process.stdin
+        assert process.stdout
+        try:
+            if "ready\n" not in process.stdout:
+                raise CommandError(f"the suite did not start:\n{logs.read_text()}")
+            yield on_this_machine(first_port)
+        finally:
+            process.stdin.close()  # which asks it to stop; its folder goes when it has
+            process.wait()
+            process.stdout.close()
