@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from subprocess import PIPE
 
-from tests.cli.processes import CLEAN
+from tests.cli.processes import CLEAN, is_running
 from tests.eventually import PATIENCE
 
 READY = "printf 'READY=1\\n' >&0; "
@@ -16,7 +16,10 @@ FOREVER = "while :; do sleep 0.01; done"
 
 SUPERVISE = """
 import json, os, sys
+from handfast.server.cli import supervisor
 from handfast.server.cli.supervisor import Program, supervise
+
+supervisor.KILL_MARGIN = float(sys.argv[2])
 
 def on_ready():
     print("ready", flush=True)
@@ -33,11 +36,11 @@ def supervise(
     programs: dict[str, tuple[str, list[str]]],
     stdout: int = PIPE,
     stderr: int = PIPE,
+    kill_margin: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Supervises shell scripts, each with the names of what it needs, which run in `folder`, until they end it."""
-    return run(
-        folder, {name: (["sh", "-c", script], needs) for name, (script, needs) in programs.items()}, stdout, stderr
-    )
+    commands = {name: (["sh", "-c", script], needs) for name, (script, needs) in programs.items()}
+    return run(folder, commands, stdout, stderr, kill_margin)
 
 
 def run(
@@ -45,8 +48,9 @@ def run(
     programs: dict[str, tuple[list[str], list[str]]],
     stdout: int = PIPE,
     stderr: int = PIPE,
+    kill_margin: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-c", SUPERVISE, json.dumps(programs)]
+    command = [sys.executable, "-P", "-c", SUPERVISE, json.dumps(programs), str(kill_margin)]
     return subprocess.run(command, cwd=folder, env=CLEAN, stdout=stdout, stderr=stderr, text=True, timeout=PATIENCE)
 
 
@@ -83,3 +87,17 @@ def test_a_program_is_restarted_though_nobody_reads_the_log(tmp_path: Path, unre
     done = supervise(tmp_path, {"users": (script, [])}, stderr=unread)
     assert (tmp_path / "twice").exists()
     assert done.returncode == 0
+
+
+def test_a_program_that_hangs_is_killed_after_the_grace_period(tmp_path: Path) -> None:
+    programs: dict[str, tuple[str, list[str]]] = {
+        "users": (f"{READY}echo $$ > pid; kill -STOP $$; {FOREVER}", []),
+        "preferences": (f"{READY}until [ -s pid ]; do sleep 0.01; done; kill -TERM $PPID; {FOREVER}", []),
+    }
+    done = supervise(tmp_path, programs, kill_margin=0)
+    assert done.returncode == 0
+    pid = int((tmp_path / "pid").read_text())
+    logged = [json.loads(line) for line in done.stderr.splitlines()]
+    (killed,) = [each for each in logged if each["service"] == "users"]
+    assert (killed["event"], killed["pid"]) == ("server does not end, killing it", pid)
+    assert not is_running(pid)

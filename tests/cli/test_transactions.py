@@ -11,16 +11,24 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 
 from handfast.client import NotFound, Suite, channel
 from handfast.server.chassis.ids import new_id
+from handfast.server.cli.inquiry import Inquiry
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.process.settings import sqlite_url
 from handfast.transactions.v1 import transactions_pb2 as pb
-from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.transactions.v1.transactions_pb2_grpc import (
+    ParticipantServiceServicer,
+    ParticipantServiceStub,
+    add_ParticipantServiceServicer_to_server,
+)
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.cli.processes import CLEAN, Process, Result, run_process
 from tests.eventually import PATIENCE
@@ -182,7 +190,7 @@ class TestDecided:
         self, suite: Process, client: Suite, command: Command, ada: User
     ) -> None:
         tx = staged(client, ada)
-        commit_unasked(f"sqlite:///{suite.errors.parent}/data/transactions.sqlite3", tx.id, users=2)
+        commit_unasked(sqlite_url(suite.errors.parent / "data" / "transactions.sqlite3"), tx.id, users=2)
         result = command("resolve", tx.id)
         assert result.status == 2
         assert re.match(r"handfast: transactions: users at \S+ lost what was committed: ", result.stderr)
@@ -316,11 +324,12 @@ class TestRefusals:
         assert (result.status, result.stdout) == (2, "")
         assert result.stderr.startswith("handfast: transactions: --users-address (or HANDFAST_USERS_ADDRESS): ")
 
-    @pytest.mark.parametrize("arguments", [("list",), ("list", "--in-doubt"), ("show", new_id())])
-    def test_no_coordinator(self, command: Command, arguments: tuple[str, ...]) -> None:
+    def test_no_coordinator(self, command: Command) -> None:
         nobody = f"127.0.0.1:{free_first_port()}"
-        result = command(*arguments, "--accounts-address", nobody)
-        assert result == Result(2, "", f"handfast: transactions: no answer from accounts at {nobody}\n")
+        commands = [("list",), ("list", "--in-doubt"), ("show", new_id())]
+        with ThreadPoolExecutor() as pool:  # each waits for some seconds
+            results = list(pool.map(lambda each: command(*each, "--accounts-address", nobody), commands))
+        assert results == [Result(2, "", f"handfast: transactions: no answer from accounts at {nobody}\n")] * 3
 
     def test_a_participant_that_does_not_answer(self, command: Command, client: Suite, ada: User) -> None:
         tx = staged(client, ada)
@@ -332,6 +341,27 @@ class TestRefusals:
         resolved = command("resolve", tx.id, HANDFAST_PREFERENCES_ADDRESS=nobody)
         assert (resolved.status, resolved.stderr) == (2, f"{complaint}: whether it is finished there is not known\n")
         assert re.search(r"^users +FINISHED +1 +- +ABORTED$", resolved.stdout, re.MULTILINE)
+
+    @pytest.mark.usefixtures("short_pauses")
+    def test_a_server_that_did_not_answer_is_not_asked_again(self, suite: Process, client: Suite, ada: User) -> None:
+        tx, asked = staged(client, ada), []
+
+        class Away(ParticipantServiceServicer):
+            def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> Any:
+                asked.append(request)
+                context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+        server = grpc.server(ThreadPoolExecutor(1))
+        add_ParticipantServiceServicer_to_server(Away(), server)  # type: ignore[abstract]
+        away = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        with Inquiry(suite.addresses | {"preferences": away}) as inquiry:
+            assert inquiry.case(tx.id).silent == ["preferences"]
+            before = len(asked)
+            assert inquiry.case(tx.id).silent == ["preferences"]
+            assert len(asked) == before > 0
+        server.stop(None)
+        tx.rollback()
 
     def test_a_coordinator_that_never_heard_of_what_is_committed(
         self, suite: Process, command: Command, client: Suite, ada: User
@@ -355,9 +385,11 @@ class TestRefusals:
         other = up()
         assert other.read_until("ready").endswith("ready\n"), other.stderr
         accounts = other.addresses["accounts"]
-        result = command("resolve", tx.id, HANDFAST_ACCOUNTS_ADDRESS=accounts)
+        result = command("resolve", tx.id, "--timeout", "0.5", HANDFAST_ACCOUNTS_ADDRESS=accounts)
         assert result.status == 2
-        assert result.stderr.endswith(f"is the server of its coordinator at {accounts}?\n")
+        assert result.stderr.endswith(
+            f"did not finish it within 0.5 s; is the server of its coordinator at {accounts}?\n"
+        )
         tx.commit()
         with pytest.raises(NotFound):
             client.users.GetUser(GetUserRequest(user_id=ada.user_id))

@@ -6,9 +6,10 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,47 @@ from handfast.server.cli.ports import free_first_port
 from handfast.server.process.processors import usable_processors
 from handfast.server.process.settings import sqlite_url
 from handfast.users.v1.users_pb2 import ListUsersRequest
-from tests.cli.processes import Process, Result, is_running
+from tests.cli.processes import Process, Result, is_running, start_process, stop_process, suite_up
 from tests.eventually import PATIENCE, eventually
 
 Up = Callable[..., Process]
 DATABASES = ("users", "preferences", "transactions")
 
 
-def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(up: Up, tmp_path: Path) -> None:
-    suite = up()
-    printed = suite.read_until("ready")
+@pytest.fixture(scope="module")
+def printed_and_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
+    """A suite that tests share, which leave it as it is, and what it printed until it was ready."""
+    folder = tmp_path_factory.mktemp("suite")
+    first_port = free_first_port()
+    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+    suite = start_process(folder / "stderr", arguments, {"HANDFAST_PREFERENCES_PROCESSOR": "any"}, first_port)
+    yield suite.read_until("ready"), suite
+    stop_process(suite)
+
+
+@pytest.fixture(scope="module")
+def suite(printed_and_suite: tuple[str, Process]) -> Process:
+    return printed_and_suite[1]
+
+
+@pytest.fixture(scope="module")
+def data_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that a suite has left behind."""
+    folder = tmp_path_factory.mktemp("run")
+    with suite_up(folder, {}):
+        pass
+    return folder / "data"
+
+
+def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(printed_and_suite: tuple[str, Process]) -> None:
+    printed, suite = printed_and_suite
     assert printed.endswith("\nready\n"), suite.stderr
     for address in suite.addresses.values():
         assert address in printed
     assert f"{suite.addresses['accounts']} handfast.accounts.v1.AccountService/CreateAccount" in printed
     assert _serves_users(suite)
     for database in DATABASES:
-        assert (tmp_path / "data" / f"{database}.sqlite3").exists()
+        assert (suite.errors.parent / "data" / f"{database}.sqlite3").exists()
     with urllib.request.urlopen(f"http://127.0.0.1:{suite.first_port + 100}/metrics") as metrics:
         assert b"grpc_server_started_total" in metrics.read()
 
@@ -57,8 +82,7 @@ def test_a_server_that_dies_is_restarted_ever_later(up: Up) -> None:
 
 
 @pytest.mark.skipif(len(usable_processors()) < 2, reason="there is nothing to choose from")
-def test_a_servers_python_stays_on_one_processor_and_leaves_the_others_to_grpc(up: Up) -> None:
-    suite = _ready(up(HANDFAST_PREFERENCES_PROCESSOR="any"))
+def test_a_servers_python_stays_on_one_processor_and_leaves_the_others_to_grpc(suite: Process) -> None:
     assert _serves_users(suite)
     first, *others = usable_processors()
     python, grpc = _processors_of_threads(suite.servers()["users"])
@@ -69,14 +93,17 @@ def test_a_servers_python_stays_on_one_processor_and_leaves_the_others_to_grpc(u
     assert python.count({first, *others}) == len(python)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything_in_good_order(up: Up, number: signal.Signals) -> None:
-    suite = _ready(up())
-    servers = suite.servers()
-    assert len(servers) == 3
-    assert suite.end(number) == 0
-    assert not any(is_running(pid) for pid in servers.values())
-    assert "Traceback" not in suite.stderr
+def test_each_signal_stops_everything_in_good_order_and_the_suite_starts_again_on_its_data_and_ports(up: Up) -> None:
+    first_port = free_first_port()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        suite = _ready(up(first_port=first_port))
+        assert _serves_users(suite)  # and so leaves connections behind
+        servers = suite.servers()
+        assert len(servers) == 3
+        assert suite.end(number) == 0
+        assert not any(is_running(pid) for pid in servers.values())
+        assert "Traceback" not in suite.stderr
+    assert _serves_users(_ready(up(first_port=first_port)))
 
 
 def test_a_suite_that_nohup_started_goes_on_when_its_terminal_closes(up: Up) -> None:
@@ -101,29 +128,20 @@ def test_a_signal_while_the_suite_starts_stops_it_as_well(up: Up) -> None:
     assert not any(is_running(pid) for pid in servers.values())
 
 
-def test_a_terminal_interrupt_reaches_the_supervisor_alone(up: Up) -> None:
-    suite = _ready(up())
+def test_a_terminal_interrupt_reaches_the_supervisor_alone(suite: Process) -> None:
     assert {os.getpgid(pid) for pid in suite.servers().values()}.isdisjoint({os.getpgid(suite.popen.pid)})
 
 
-def test_no_server_survives_a_supervisor_that_is_killed(up: Up) -> None:
+def test_no_server_survives_a_supervisor_that_is_killed_and_its_folder_is_free(up: Up) -> None:
     suite = _ready(up())
     servers = suite.servers()
     assert suite.end(signal.SIGKILL) == -signal.SIGKILL
     assert eventually(lambda: not any(is_running(pid) for pid in servers.values()))
+    _ready(up())
 
 
-def test_a_suite_has_no_socket_in_a_folder_that_a_kill_could_leave_behind(up: Up) -> None:
-    suite = _ready(up())
+def test_a_suite_has_no_socket_in_a_folder_that_a_kill_could_leave_behind(suite: Process) -> None:
     assert [path for pid in (suite.popen.pid, *suite.servers().values()) for path in _sockets_with_a_path(pid)] == []
-
-
-def test_a_server_that_hangs_is_killed_after_the_grace_period(up: Up) -> None:
-    suite = _ready(up("--grace", "0"))
-    servers = suite.servers()
-    os.kill(servers["users"], signal.SIGSTOP)
-    assert suite.end(signal.SIGTERM) == 0
-    assert not any(is_running(pid) for pid in servers.values())
 
 
 def test_any_path_can_be_the_folder_of_the_data(start: Callable[..., Process], tmp_path: Path) -> None:
@@ -147,9 +165,8 @@ def test_a_server_whose_file_was_removed_is_not_restarted_on_an_empty_one(up: Up
     assert eventually(lambda: _serves_users(suite))
 
 
-def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, tmp_path: Path) -> None:
-    assert _ready(up()).end(signal.SIGTERM) == 0
-    file = tmp_path / "data" / "users.sqlite3"
+def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, data_of_a_run: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(data_of_a_run, tmp_path / "data") / "users.sqlite3"
     file.unlink()
     suite = up()
     assert suite.popen.wait(PATIENCE) == 2
@@ -163,11 +180,12 @@ def test_a_suite_does_not_start_where_one_of_its_files_is_missing(up: Up, tmp_pa
     assert _serves_users(_ready(up()))
 
 
-def test_a_file_stays_missed_though_a_run_meanwhile_had_another_database(up: Up, tmp_path: Path) -> None:
-    assert _ready(up()).end(signal.SIGTERM) == 0
+def test_a_file_stays_missed_though_a_run_meanwhile_had_another_database(
+    up: Up, data_of_a_run: Path, tmp_path: Path
+) -> None:
+    file = shutil.copytree(data_of_a_run, tmp_path / "data") / "users.sqlite3"
     elsewhere = {"HANDFAST_USERS_DATABASE_URL": sqlite_url(tmp_path / "elsewhere")}
     assert _ready(up(**elsewhere)).end(signal.SIGTERM) == 0
-    file = tmp_path / "data" / "users.sqlite3"
     file.unlink()
     suite = up()
     assert suite.popen.wait(PATIENCE) == 2
@@ -175,44 +193,34 @@ def test_a_file_stays_missed_though_a_run_meanwhile_had_another_database(up: Up,
     assert not file.exists()
 
 
-def test_a_suite_starts_again_on_the_data_and_ports_of_its_last_run(up: Up) -> None:
-    first = _ready(up())
-    assert _serves_users(first)  # and so leaves connections behind
-    assert first.end(signal.SIGTERM) == 0
-    assert _serves_users(_ready(up(first_port=first.first_port)))
-
-
 def test_a_second_suite_on_the_same_folder_is_refused_in_one_line(
-    up: Up, handfast: Callable[..., Result], tmp_path: Path
+    suite: Process, handfast: Callable[..., Result]
 ) -> None:
-    first = _ready(up())
-    folder = tmp_path / "data"
+    folder = suite.errors.parent / "data"
     result = handfast("up", "--data-dir", str(folder), "--first-port", str(free_first_port()))
     assert result == Result(
         2,
         "",
-        f"handfast: up: the data directory {folder} is in use by another suite, process {first.popen.pid}; "
+        f"handfast: up: the data directory {folder} is in use by another suite, process {suite.popen.pid}; "
         "stop that one, or give this one a --data-dir of its own\n",
     )
-    first.end(signal.SIGKILL)  # after which its folder is free
-    _ready(up(first_port=free_first_port()))
 
 
-def test_databases_of_the_environment_are_told_of_and_shown(up: Up, tmp_path: Path) -> None:
-    elsewhere = f"sqlite:///{tmp_path}/elsewhere.sqlite3"
+def test_databases_of_the_environment_are_named_and_shown(up: Up, tmp_path: Path) -> None:
+    elsewhere = sqlite_url(tmp_path / "elsewhere.sqlite3")
     printed = up(HANDFAST_PREFERENCES_DATABASE_URL=elsewhere).read_until("ready")
     assert printed.startswith("Databases are taken from the environment: HANDFAST_PREFERENCES_DATABASE_URL.\n")
     shown = dict(line.split() for line in printed.partition("Its data:\n")[2].splitlines() if "sqlite" in line)
     assert shown == {
-        "users": f"sqlite:///{tmp_path}/data/users.sqlite3",
+        "users": sqlite_url(tmp_path / "data" / "users.sqlite3"),
         "preferences": elsewhere,
-        "accounts": f"sqlite:///{tmp_path}/data/transactions.sqlite3",
+        "accounts": sqlite_url(tmp_path / "data" / "transactions.sqlite3"),
     }
 
 
 def test_a_suite_whose_databases_are_all_elsewhere_makes_no_folder(up: Up, tmp_path: Path) -> None:
     variables = [f"HANDFAST_{name}_DATABASE_URL" for name in ("USERS", "PREFERENCES", "TRANSACTIONS")]
-    suite = up(**{name: f"sqlite:///{tmp_path}/{name}.sqlite3" for name in variables})
+    suite = up(**{name: sqlite_url(tmp_path / f"{name}.sqlite3") for name in variables})
     assert f"from the environment: {', '.join(variables)}.\n" in suite.read_until("ready")
     assert not (tmp_path / "data").exists()
 

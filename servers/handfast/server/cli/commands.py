@@ -16,8 +16,8 @@ from handfast.server.process.settings import SettingsError
 
 
 @contextlib.contextmanager
-def _told_by(who: str) -> Iterator[None]:
-    """What is expected to go wrong is told in one line, after this name."""
+def _one_line(who: str) -> Iterator[None]:
+    """Makes one line on stderr, which begins with `handfast: {who}: `, of what is expected to go wrong."""
     try:
         yield
     except (SettingsError, CommandError) as error:
@@ -38,7 +38,7 @@ def show_help(words: Sequence[str]) -> None:
 
 
 @handfast.command(params=setting_options("up", UP_SETTINGS))
-@_told_by("up")
+@_one_line("up")
 def up(**flags: str | None) -> int:
     """Run all servers, one process each, supervised."""
     from handfast.server.cli.up import run
@@ -53,7 +53,7 @@ def serve() -> None:
 
 def _add_server(server: str) -> None:
     @serve.command(server, params=setting_options(server, serve_settings(server)), help=f"Run the {server} server.")
-    @_told_by(server)
+    @_one_line(server)
     def serve_it(**flags: str | None) -> int:
         from handfast.server.cli.serve import run
 
@@ -65,7 +65,7 @@ for _server in SERVERS:
 
 
 @handfast.command(params=setting_options("demo", ADDRESS_SETTINGS))
-@_told_by("demo")
+@_one_line("demo")
 def demo(**flags: str | None) -> int:
     """See an atomic commit, and one that is refused."""
     from handfast.demo import DemoError, show
@@ -108,37 +108,34 @@ _OF_LIST = [
         help="how many at the most",
     ),
 ]
-_YES = click.Option(["--yes"], is_flag=True, help="do not ask before ending one that no server knows")
-_ACCEPT_LOSS = click.Option(
-    ["--accept-loss"],
-    multiple=True,
-    metavar="PARTICIPANT",
-    help="let this participant finish it without what it has lost, such as users; may be repeated",
-)
+_OF_RESOLVE = [
+    click.Option(["--yes"], is_flag=True, help="do not ask before ending one that no server knows"),
+    click.Option(
+        ["--accept-loss"],
+        multiple=True,
+        metavar="PARTICIPANT",
+        help="let this participant finish it without what it has lost, such as users; may be repeated",
+    ),
+    click.Option(
+        ["--timeout"],
+        type=click.FloatRange(min=0),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="how long to wait until every participant has finished it",
+    ),
+]
 
 
-@transactions.command("list", params=[*_OF_LIST, *_OF_EACH_ACTION])
-@_told_by("transactions")
-def list_them(**arguments: object) -> int:
-    """List decided transactions, the newest first, or those in doubt."""
-    from handfast.server.cli.transactions import run
+def _add_action(action: str, options: list[click.Parameter], purpose: str) -> None:
+    @transactions.command(action, params=[*options, *_OF_EACH_ACTION], help=purpose)
+    @_one_line("transactions")
+    def act(**arguments: object) -> int:
+        from handfast.server.cli.transactions import run
 
-    return run("list", arguments)
-
-
-@transactions.command(params=[_ID, *_OF_EACH_ACTION])
-@_told_by("transactions")
-def show(**arguments: object) -> int:
-    """Show what became of one, and what each participant holds of it."""
-    from handfast.server.cli.transactions import run
-
-    return run("show", arguments)
+        return run(action, arguments)
 
 
-@transactions.command(params=[_ID, _YES, _ACCEPT_LOSS, *_OF_EACH_ACTION])
-@_told_by("transactions")
-def resolve(**arguments: object) -> int:
-    """Roll one back unless it is decided, and see it finished."""
-    from handfast.server.cli.transactions import run
-
-    return run("resolve", arguments)
+_add_action("list", [*_OF_LIST], "List decided transactions, the newest first, or those in doubt.")
+_add_action("show", [_ID], "Show what became of one, and what each participant holds of it.")
+_add_action("resolve", [_ID, *_OF_RESOLVE], "Roll one back unless it is decided, and see it finished.")

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from handfast.client import DeadlineExceeded, FailedPrecondition, Unavailable, channel
@@ -17,9 +16,11 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 
 COORDINATOR = "accounts"
 TIMEOUT = 3.0
-"""Seconds for each call."""
+"""Seconds that each call may take, with its repeats."""
 PAGE = 1000
+"""Transactions or branches that are asked for in one call."""
 ROLLED_BACK = "ROLLED_BACK_BY_OPERATOR"
+"""The reason that the coordinator keeps of a rollback by `handfast transactions resolve`."""
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -73,7 +74,7 @@ class Case:
             branch is None or branch.state in absent for branch in self.branches.values()
         )
 
-    def named(self, participant: str) -> int:
+    def committed_count(self, participant: str) -> int:
         """How many operations of a participant are committed."""
         return sum(each.operation_count for each in self.transaction.branches if each.participant == participant)
 
@@ -85,6 +86,7 @@ class Inquiry:
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self.addresses = addresses
+        self._silent: dict[str, NoAnswer] = {}
         self._closing = contextlib.ExitStack()
         channels = {name: self._closing.enter_context(channel(at, timeout=TIMEOUT)) for name, at in addresses.items()}
         self._coordinator = TransactionServiceStub(channels.pop(COORDINATOR))
@@ -93,7 +95,7 @@ class Inquiry:
     def __enter__(self) -> Inquiry:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.close()
 
     def decided(self, limit: int, state: pb.TransactionState.ValueType) -> list[pb.Transaction]:
@@ -143,7 +145,7 @@ class Inquiry:
         decision = pb.Decision(
             transaction_id=case.id,
             state=pb.TRANSACTION_STATE_COMMITTED,
-            operation_count=case.named(participant),
+            operation_count=case.committed_count(participant),
             loss_accepted=participant in case.transaction.loss_accepted,
         )
         request = pb.FinishTransactionsRequest(decisions=[decision])
@@ -151,31 +153,28 @@ class Inquiry:
         return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
 
     def _decisions(self, request: pb.ListTransactionsRequest, limit: int) -> list[pb.Transaction]:
-        """The first ones of a list."""
-        found: list[pb.Transaction] = []
-        while len(found) < limit:
-            request.page_size = min(limit - len(found), PAGE)
-            page = self._ask(COORDINATOR, self._coordinator.ListTransactions, request)
-            found.extend(page.transactions)
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
-        return found
+        return self._list(COORDINATOR, self._coordinator.ListTransactions, request, "transactions", limit)
 
     def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch] | None:
-        """The oldest branches there by transaction; None where it does not answer."""
-        request = pb.ListBranchesRequest(page_size=min(limit, PAGE))
-        found: dict[str, pb.Branch] = {}
+        """The oldest branches of a participant, by transaction; None where it does not answer."""
+        method = self._participants[participant].ListBranches
+        try:
+            branches = self._list(participant, method, pb.ListBranchesRequest(), "branches", limit)
+        except NoAnswer:
+            return None
+        return {branch.transaction_id: branch for branch in branches}
+
+    def _list(self, server: str, method: Callable[[Any], Any], request: Any, items: str, limit: int) -> list[Any]:
+        """The first `limit` of what a method lists in pages, or all where there are fewer; `items` is their field."""
+        found: list[Any] = []
+        request.page_size = min(limit, PAGE)
         while len(found) < limit:
-            try:
-                page = self._ask(participant, self._participants[participant].ListBranches, request)
-            except NoAnswer:
-                return None
-            found |= {branch.transaction_id: branch for branch in page.branches}
-            if not page.next_page_token:
-                break
+            page = self._ask(server, method, request)
+            found.extend(getattr(page, items))
             request.page_token = page.next_page_token
-        return found
+            if not request.page_token:
+                break
+        return found[:limit]
 
     def _states(self, transaction_ids: list[str]) -> dict[str, pb.Transaction]:
         found: dict[str, pb.Transaction] = {}
@@ -196,8 +195,12 @@ class Inquiry:
             return None
 
     def _ask(self, server: str, method: Callable[[Request], Reply], request: Request) -> Reply:
+        """Raises NoAnswer where the server does not answer. It is not asked again then: that would take as long."""
+        if server in self._silent:
+            raise self._silent[server]
         try:
             return method(request)
         except (Unavailable, DeadlineExceeded) as error:
             reason = f" ({error.reason})" if error.reason else ""
-            raise NoAnswer(f"no answer from {server} at {self.addresses[server]}{reason}") from error
+            self._silent[server] = NoAnswer(f"no answer from {server} at {self.addresses[server]}{reason}")
+            raise self._silent[server] from error

@@ -73,7 +73,7 @@ def one(case: Case) -> str:
     rows = []
     for name, branch in case.branches.items():
         seen = ("no answer", NOTHING, NOTHING) if branch is None else _branch(branch)
-        rows.append((name, *seen[:2], str(case.named(name) or NOTHING), seen[2]))
+        rows.append((name, *seen[:2], str(case.committed_count(name) or NOTHING), seen[2]))
     return "\n\n".join((_table(*facts), _table(head, *rows), meaning(case)))
 
 
@@ -81,37 +81,41 @@ def meaning(case: Case) -> str:
     """What the state of a transaction means, and what happens next."""
     held, silent = _enumerate(case.held_by), _enumerate(case.silent)
     resolve = f"`handfast transactions resolve {case.id}`"
-    told = [_contradiction(case)]
+    sentences = [_contradiction(case)]
     match case.transaction.state:
         case pb.TRANSACTION_STATE_UNDECIDED if held:
-            told.append(f"Not decided. Nothing of it is visible; others cannot write what it changes at {held}.")
+            sentences.append(f"Not decided. Nothing of it is visible; others cannot write what it changes at {held}.")
             if case.deadline and case.deadline < datetime.now(UTC):
-                told.append(f"Its deadline has passed, so it is about to be rolled back; {resolve} does so now.")
+                sentences.append(f"Its deadline has passed, so it is about to be rolled back; {resolve} does so now.")
             else:
-                told.append(f"Its caller may commit it until the deadline; {resolve} rolls it back now.")
+                sentences.append(f"Its caller may commit it until the deadline; {resolve} rolls it back now.")
         case pb.TRANSACTION_STATE_UNDECIDED:
-            told.append("Not decided, and nothing is staged: it was never used, or has only begun.")
+            sentences.append("Not decided, and nothing is staged: it was never used, or has only begun.")
         case pb.TRANSACTION_STATE_COMMITTED if case.finished:
-            told.append("Committed, and applied by every participant.")
+            sentences.append("Committed, and applied by every participant.")
         case pb.TRANSACTION_STATE_COMMITTED:
-            told.append("Committed: all of it is visible, for good. Some participant has still to apply it in its own")
-            told.append(f"tables; the coordinator keeps telling it, and {resolve} does so now.")
+            sentences.append(
+                "Committed: all of it is visible, for good. Some participant has still to apply it in its own"
+            )
+            sentences.append(f"tables; the coordinator keeps telling it, and {resolve} does so now.")
         case pb.TRANSACTION_STATE_ABORTED if case.finished:
-            told.append("Rolled back: nothing of it is visible, for good.")
+            sentences.append("Rolled back: nothing of it is visible, for good.")
         case pb.TRANSACTION_STATE_ABORTED:
-            told.append("Rolled back: nothing of it is visible, for good. Some participant has still to drop what is")
-            told.append(f"staged; the coordinator keeps telling it, and {resolve} has it told now.")
+            sentences.append(
+                "Rolled back: nothing of it is visible, for good. Some participant has still to drop what is"
+            )
+            sentences.append(f"staged; the coordinator keeps telling it, and {resolve} has it told now.")
         case pb.TRANSACTION_STATE_FORGOTTEN:
-            told.append("Decided and finished so long ago that the decision is no longer kept.")
+            sentences.append("Decided and finished so long ago that the decision is no longer kept.")
         case _:
-            told.append("Its state is not known to this version of handfast; it counts as undecided.")
+            sentences.append("Its state is not known to this version of handfast; it counts as undecided.")
     if accepted := _enumerate(case.transaction.loss_accepted):
-        told.append(f"An operator let {accepted} finish it without what was lost there.")
+        sentences.append(f"An operator let {accepted} finish it without what was lost there.")
     if held and case.finished:
-        told.append(f"What {held} still holds was not committed, and is dropped within seconds.")
+        sentences.append(f"What {held} still holds was not committed, and is dropped within seconds.")
     if silent:
-        told.append(f"No answer from {silent}, so what is there is not known.")
-    return " ".join(filter(None, told))
+        sentences.append(f"No answer from {silent}, so what is there is not known.")
+    return " ".join(filter(None, sentences))
 
 
 def _contradiction(case: Case) -> str:
@@ -133,7 +137,7 @@ def contradicting(case: Case) -> list[str]:
         and name not in case.transaction.loss_accepted
         and (
             (branch.outcome == pb.TRANSACTION_STATE_COMMITTED and not committed)
-            or (branch.outcome == pb.TRANSACTION_STATE_ABORTED and committed and case.named(name))
+            or (branch.outcome == pb.TRANSACTION_STATE_ABORTED and committed and case.committed_count(name))
         )
     ]
 

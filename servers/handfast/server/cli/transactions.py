@@ -24,9 +24,8 @@ from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
 from handfast.server.cli.settings import FIRST_PORT
 from handfast.transactions.v1 import transactions_pb2 as pb
 
-# In seconds.
-PATIENCE = 10.0  # for the participants to finish
 PAUSE = 0.1
+"""Seconds between two looks at whether all participants have finished."""
 
 UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"
 
@@ -81,7 +80,7 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     if before.unknown and not arguments["yes"]:
         _ask_whether_to_end_unknown()
     lost = _carry_out(inquiry, before)
-    case = inquiry.case(before.id) if lost else _wait(inquiry, before.id)
+    case = inquiry.case(before.id) if lost else _wait(inquiry, before.id, arguments["timeout"])
     was_unknown = before.unknown and case.transaction.state == pb.TRANSACTION_STATE_ABORTED
     remark = " No server knew of it before; from now on it cannot be used." if was_unknown else ""
     _print(arguments, reports.one(case) + remark, reports.plain_case(case) | {"was_unknown": was_unknown})
@@ -95,11 +94,13 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
         raise CommandError(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")
     if case.held_by:
         raise CommandError(
-            f"{_places(inquiry, case.held_by)} did not finish it within {PATIENCE:g} s; "
+            f"{_places(inquiry, case.held_by)} did not finish it within {arguments['timeout']:g} s; "
             f"is the server of its coordinator at {inquiry.addresses[COORDINATOR]}?"
         )
     if not case.finished:
-        raise CommandError(f"a participant of the coordinator did not confirm within {PATIENCE:g} s; it is told again")
+        raise CommandError(
+            f"a participant of the coordinator did not confirm within {arguments['timeout']:g} s; it is told again"
+        )
 
 
 def _ask_whether_to_end_unknown() -> None:
@@ -119,7 +120,7 @@ def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
             if not inquiry.roll_back(case.id):
                 return _carry_out(inquiry, inquiry.case(case.id))
         case pb.TRANSACTION_STATE_COMMITTED:
-            concerned = [name for name in case.branches if name in case.held_by or case.named(name)]
+            concerned = [name for name in case.branches if name in case.held_by or case.committed_count(name)]
             asked = [name for name in concerned if name not in case.silent]
             return [name for name in asked if inquiry.apply(case, name) == pb.FINISH_RESULT_LOST]
         case pb.TRANSACTION_STATE_FORGOTTEN:
@@ -138,14 +139,14 @@ def _refuse_what_contradicts(inquiry: Inquiry, case: Case) -> None:
         )
 
 
-def _wait(inquiry: Inquiry, transaction_id: str) -> Case:
-    """Until all that answer have finished, and the coordinator knows; but not for ever."""
-    end = time.monotonic() + PATIENCE
+def _wait(inquiry: Inquiry, transaction_id: str, timeout: float) -> Case:
+    """Waits until all that answer have finished and the coordinator knows, for `timeout` seconds at the most. Returns
+    how things are then.
+    """
+    end = time.monotonic() + timeout
     while True:
         case = inquiry.case(transaction_id)
-        if not case.held_by and (case.finished or case.silent):
-            return case
-        if time.monotonic() > end:
+        if (not case.held_by and (case.finished or case.silent)) or time.monotonic() > end:
             return case
         time.sleep(PAUSE)
 
