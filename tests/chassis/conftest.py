@@ -17,7 +17,6 @@ from grpc_status import rpc_status
 from handfast.server.chassis import call
 from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.observe import record
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import Background, Server, Service
 from handfast.server.process.settings import ServerSettings
@@ -143,6 +142,7 @@ def new_server(
     checks: Sequence[Check] = (),
     background: Sequence[Background] = (),
     on_close: Sequence[Callable[[], None]] = (),
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
     **settings: Any,
 ) -> Server:
     """A server that has yet to start; any free ports."""
@@ -153,6 +153,7 @@ def new_server(
         checks=checks,
         background=background,
         on_close=on_close,
+        interceptors=interceptors,
     )
 
 
@@ -198,8 +199,7 @@ def start(log: io.BytesIO, writer: LogWriter) -> Iterator[StartServer]:
 @pytest.fixture
 def tolerant(monkeypatch: pytest.MonkeyPatch) -> None:
     """For short deadlines: a call that took its time to a busy server counts as late there, not as cancelled."""
-    for module in (call, record):
-        monkeypatch.setattr(module, "tolerance_of", lambda _timeout: 2.0)
+    monkeypatch.setattr(call, "tolerance_of", lambda _timeout: 2.0)
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.observe.status_codes import GO_NAMES
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings, sqlite_url
 from tests.eventually import eventually

@@ -14,7 +14,7 @@ from contextvars import copy_context
 import grpc
 import pytest
 
-from handfast.server.chassis.call import CURRENT, Call, Method, Pool, Wakes
+from handfast.server.chassis.call import CURRENT, Call, Callbacks, Method, Pool
 from handfast.server.chassis.cancellation import (
     Canceller,
     cancel_scope,
@@ -23,7 +23,7 @@ from handfast.server.chassis.cancellation import (
     sleep,
     wait_for,
     wait_for_all,
-    why_over,
+    why_ended,
 )
 from handfast.server.chassis.errors import (
     CallCancelled,
@@ -43,7 +43,7 @@ LONG = 1000.0
 @pytest.fixture
 def call(canceller: Canceller) -> Iterator[Call]:
     """The one that the test serves."""
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
     canceller.begin(call)
     token = CURRENT.set(call)
     yield call
@@ -53,9 +53,9 @@ def call(canceller: Canceller) -> Iterator[Call]:
 def let_it_look_at_all(canceller: Canceller) -> None:
     """Waits until it has looked at all calls twice."""
     looked: list[None] = []
-    other = Call.received(METHOD, METHOD.path, ())
-    other.over, other.wakes = True, Wakes()
-    other.wakes.all.append(lambda: looked.append(None))
+    other = Call(METHOD, METHOD.path)
+    other.cancelled, other.callbacks = True, Callbacks()
+    other.callbacks.all.append(lambda: looked.append(None))
     canceller.begin(other)
     assert eventually(lambda: len(looked) >= 2)
     canceller.end(other)
@@ -89,8 +89,8 @@ def test_a_call_is_over_for_one_reason(
     why: type[DomainError] | None,
 ) -> None:
     monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
-    call.over, call.stopping, call.tolerance = over, stopping, 10.0
-    found = why_over(call, early=early)
+    call.cancelled, call.stopping, call.tolerance_s = over, stopping, 10.0
+    found = why_ended(call, early=early)
     assert type(found) is (why or type(None))
 
 
@@ -111,12 +111,12 @@ def test_a_query_was_interrupted_for_what_ended_the_call(
     interrupted = sqlite3.OperationalError("interrupted")
     interrupted.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
     monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
-    call.over = over
+    call.cancelled = over
     assert type(database_error(interrupted, call)) is error
 
 
 def test_what_has_to_be_done_is_done_though_the_call_is_over(call: Call) -> None:
-    call.over = True
+    call.cancelled = True
     with shield():
         check_active()
         with shield(), cancel_scope(pytest.fail):
@@ -134,7 +134,7 @@ def test_outside_of_calls_nothing_is_interrupted() -> None:
 
 
 def test_who_comes_to_wait_in_a_call_that_is_over_does_not(call: Call) -> None:
-    call.over = True
+    call.cancelled = True
     with pytest.raises(CallCancelled), cancel_scope(pytest.fail):
         pytest.fail("it began to wait")
     with pytest.raises(CallCancelled):
@@ -178,7 +178,7 @@ def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
 
 def test_a_call_that_begins_while_the_server_stops_is_told(canceller: Canceller) -> None:
     canceller.interrupt_all()
-    late = Call.received(METHOD, METHOD.path, ())
+    late = Call(METHOD, METHOD.path)
     canceller.begin(late)
     assert canceller.running == 1
     assert late.stopping
@@ -188,7 +188,7 @@ def test_a_call_that_begins_while_the_server_stops_is_told(canceller: Canceller)
 
 def test_a_call_that_keeps_its_thread_waiting_for_the_caller_is_cut_once(canceller: Canceller) -> None:
     cuts: list[tuple[int, str]] = []
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
     call.cancel = lambda code, message: cuts.append((code, message))
     canceller.begin(call)
     let_it_look_at_all(canceller)
@@ -242,7 +242,7 @@ def test_a_call_that_is_over_cancels_its_question(canceller: Canceller, call: Ca
     asked._give = wait
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(copy_context().run, wait_for, asked)
-        assert eventually(lambda: call.wakes is not None and call.wakes.all)
+        assert eventually(lambda: call.callbacks is not None and call.callbacks.all)
         canceller.interrupt(call)
         with pytest.raises(CallCancelled):
             answer.result(PATIENCE)

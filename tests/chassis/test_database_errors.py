@@ -168,7 +168,7 @@ def test_a_statement_that_is_stopped_at_the_deadline_says_so(
     running: Running, engines: dict[str, sa.Engine], engine: str, provoke: Provoke
 ) -> None:
     def late(engine: sa.Engine) -> None:
-        current().deadline = time.monotonic()  # the caller, which would have given up by itself, waits on
+        current().deadline_monotonic_s = time.monotonic()  # the caller, which would have given up by itself, waits on
         provoke(engine)
 
     failure = running.failure(failing(engines[engine], late, []))

@@ -199,7 +199,7 @@ def test_the_details_of_several_peers_come_as_one_of_each_kind(running: Running)
 
 def test_of_a_caller_that_left_there_is_no_cause_to_look_for(running: Running) -> None:
     def behavior(_request: Any, _context: Any) -> None:
-        current().over = True
+        current().cancelled = True
         raise Cancelled("10.1.2.3")
 
     failure = running.failure(behavior)
@@ -285,7 +285,7 @@ def test_what_grpc_itself_says_of_a_peer_is_put_in_our_words(
     running: Running, error: ServiceError, remaining: float, code: grpc.StatusCode, reason: str
 ) -> None:
     def behavior(_request: Any, _context: Any) -> None:
-        current().deadline = time.monotonic() + remaining
+        current().deadline_monotonic_s = time.monotonic() + remaining
         raise error
 
     failure = running.failure(behavior)

@@ -21,8 +21,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.observe import metrics
 from handfast.server.chassis.operations import readiness
+from handfast.server.chassis.pipeline import metrics
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse

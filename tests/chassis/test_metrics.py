@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from handfast.server.chassis.observe.metrics import MetricsEndpoint
+from handfast.server.chassis.pipeline.metrics import MetricsEndpoint
 from handfast.users.v1 import users_pb2
 from tests.eventually import PATIENCE
 

@@ -14,9 +14,9 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
 from benchmarks.wire import Wire
-from handfast.server.chassis.observe import refusal
-from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.observe.status_codes import GO_NAMES
+from handfast.server.chassis.pipeline import refusal
+from handfast.server.chassis.pipeline.pools import Limiter
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server, Service
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
@@ -77,8 +77,10 @@ def test_callers_that_come_again_at_once_are_answered_each_time(
     """On one connection, grpcio by default refuses streams while it clears away earlier ones; on many, it drops what
     it has to keep until the server comes to it, which here takes its time."""
     comes_to_them = threading.Event()
-    admit = Load.admit
-    monkeypatch.setattr(Load, "admit", lambda load, pool: (comes_to_them.wait(PATIENCE), admit(load, pool))[1])
+    acquire = Limiter.acquire
+    monkeypatch.setattr(
+        Limiter, "acquire", lambda limiter, call: (comes_to_them.wait(PATIENCE), acquire(limiter, call))[1]
+    )
     seen: Counter[str] = Counter()
     left, running = 1500, 0
     with closing(Wire(own.server.address, f"/{METHOD}", connections)) as wire:

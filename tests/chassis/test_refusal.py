@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from handfast.server.chassis.observe import refusal
+from handfast.server.chassis.pipeline import refusal
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from tests.eventually import PATIENCE, eventually
 
@@ -59,9 +59,10 @@ def test_one_in_so_many_refusals_for_overload_waits(full: Running, pauses: list[
 
 
 def test_who_is_sent_away_by_a_stop_does_not_wait(full: Running, pauses: list[float], gate: threading.Event) -> None:
-    stopping = threading.Thread(target=full.server._load.drain, args=(list(full.server._load.pools)[:-1], PATIENCE))
+    limiter = full.server._limiter
+    stopping = threading.Thread(target=limiter.drain, args=(list(limiter.pools)[:-1], PATIENCE))
     stopping.start()
-    assert eventually(lambda: full.server._load.draining)
+    assert eventually(lambda: limiter.draining)
     assert {refused(full) for _ in range(3 * refusal._AT_ONCE)} == {"SHUTTING_DOWN"}
     assert pauses == []
     gate.set()

@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.wrappers_pb2 import StringValue
 
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.errors import ResponseTooLarge, Violations
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.requests import fields, paging
 from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.chassis.requests.reply_room import ReplyRoom

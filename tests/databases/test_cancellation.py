@@ -34,7 +34,7 @@ def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database
 
 @pytest.fixture
 def call(canceller: Canceller) -> Call:
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
     canceller.begin(call)
     return call
 
@@ -67,7 +67,7 @@ def test_a_call_that_is_over_ends_its_query(database: Database, canceller: Cance
 
 
 def test_a_deadline_of_the_servers_own_ends_the_query_too(database: Database, call: Call) -> None:
-    call.deadline = 0.0  # of a clock that began at the start of the machine
+    call.deadline_monotonic_s = 0.0  # of a clock that began at the start of the machine
     entered = threading.Event()
     with ThreadPoolExecutor(1) as pool, pytest.raises((sa.exc.OperationalError, CallDeadlineExceeded)):
         serving(call, pool, database, entered).result(10)
@@ -89,7 +89,7 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(database: Database, ca
         def hold(connection: sa.Connection) -> None:
             connection.execute(update)
             waiting = pool.submit(copy_context().run, write)
-            assert eventually(lambda: call.wakes is not None and bool(call.wakes.all))
+            assert eventually(lambda: call.callbacks is not None and bool(call.callbacks.all))
             canceller.interrupt(call)
             with pytest.raises((sa.exc.OperationalError, CallCancelled)):
                 waiting.result(10)
@@ -139,8 +139,8 @@ def served(call: Call) -> Iterator[Call]:
 def test_a_query_of_postgresql_is_cancelled_by_one_at_a_time_and_by_none_once_it_was_left(served: Call) -> None:
     driver = Cancelled()
     with cancellable(driver):
-        assert served.wakes is not None
-        (wake,) = served.wakes.all
+        assert served.callbacks is not None
+        (wake,) = served.callbacks.all
         wake()
         assert eventually(lambda: driver.begun == 1)
         wake()  # which waits for nothing
@@ -165,8 +165,8 @@ def test_who_leaves_a_query_of_postgresql_waits_for_its_cancelling(call: Call) -
     def serve() -> None:
         CURRENT.set(call)
         with cancellable(driver):
-            assert call.wakes is not None
-            call.wakes.all[0]()
+            assert call.callbacks is not None
+            call.callbacks.all[0]()
             assert eventually(lambda: driver.begun == 1)
         left.set()
 

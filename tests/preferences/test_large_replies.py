@@ -21,7 +21,7 @@ from handfast.preferences.v1.preferences_pb2 import (
     UpdatePreferencesRequest,
 )
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 from handfast.server.preferences.server import build
 from handfast.server.suite import SuiteSettings
 from tests.calls import all_at_once, refusal

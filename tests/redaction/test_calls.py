@@ -12,7 +12,7 @@ import pytest
 from handfast.client import ServiceError
 from handfast.server.chassis.logs.log import LEVELS
 from handfast.server.chassis.logs.redaction import REDACTED
-from handfast.server.chassis.observe.status_codes import GO_NAMES
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from tests.project.readme import OBSERVABILITY, quoted, table
 from tests.redaction.calls import CASES, QUOTING, Case, Printed
 from tests.redaction.samples import VALID

@@ -222,7 +222,8 @@ class Network:
         process = server.process
 
         def serve() -> None:
-            call = Call(method, method.path, metadata, "simulated", None)
+            call = Call(method, method.path, tuple(metadata.items()))
+            call.request_id = "simulated"
             context: Any = Context(world, world.scheduler.now + int(timeout * SECOND))
             call.begin(context)
             CURRENT.set(call)

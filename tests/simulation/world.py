@@ -16,6 +16,7 @@ from typing import Any
 import greenlet
 from sqlalchemy.exc import DBAPIError
 
+from handfast.client import propagation
 from handfast.client.errors import ServiceError
 from handfast.server.chassis import call
 from handfast.server.chassis.data import database
@@ -366,7 +367,7 @@ def _mint() -> str:
 
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
-    *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier)),
+    *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier, propagation)),
     (resolver, "Event", VirtualEvent),
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),

@@ -26,7 +26,7 @@ TIMES = 3
 
 def interrupted(canceller: Canceller, wait: Callable[[], object], waits: Callable[[], bool]) -> None:
     """Serves a call that waits, and whose caller leaves then."""
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
 
     def serve() -> None:
         CURRENT.set(call)
@@ -61,7 +61,7 @@ def test_a_write_that_waits_for_a_younger_transaction(
             waiting.clear()
             interrupted(canceller, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)
     with ThreadPoolExecutor(1) as pool:
-        call = Call.received(METHOD, METHOD.path, ())
+        call = Call(METHOD, METHOD.path)
 
         def stage() -> None:
             CURRENT.set(call)

@@ -28,10 +28,10 @@ METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 
 def served(work: Callable[[], object], leaving: Callable[[Callable[[], object]], None]) -> None:
     """Serves a call whose caller leaves where `leaving` has it leave, and that is refused for it."""
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
 
     def leave() -> bool:
-        call.over = True
+        call.cancelled = True
         return True
 
     def serve() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import ListPreferenceDefinitionsRequest
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.requests.paging import page_size, page_token
 from handfast.server.users.validation import USERS
 from handfast.users.v1.users_pb2 import (

@@ -54,10 +54,12 @@ PARTS = {
         ),
     ),
     "logs": Part(("chassis/logs/*.py",), _chassis("logs", "redaction", "database_errors")),
-    "observe": Part(
-        ("chassis/observe/*.py", "chassis/operations/*.py"),
+    "pipeline": Part(
+        ("chassis/pipeline/*.py", "chassis/operations/*.py"),
         (
-            *_chassis("load", "record", "refusal", "periodic", "metrics", "streams", "calls", "readiness", "server"),
+            *_chassis(
+                "limiter", "end_of_a_call", "refusal", "periodic", "metrics", "streams", "calls", "readiness", "server"
+            ),
             *_chassis("held_streams", "accounting"),
             *ON_SQLITE,
         ),
@@ -73,7 +75,7 @@ PARTS = {
         ("chassis/*.py",),
         (
             *_chassis(
-                "cancellation", "clock", "admission", "calls", "ids", "server", "serving", "connections", "accounting"
+                "cancellation", "clock", "codec", "calls", "ids", "server", "serving", "connections", "accounting"
             ),
             *_chassis("held_streams"),
             *("tests/databases/test_cancellation.py", *ON_SQLITE),

@@ -1,8 +1,8 @@
 """What a call that is being served hands on to the calls it causes.
 
-A server sets `CURRENT` around each handler; every channel of this package reads it when a call starts. So
-peers see one request id and one trace, and no call outlives the one that caused it. Callers that serve
-nothing leave it alone, and nothing is handed on.
+A server sets `CURRENT` to the call that it serves; every channel of this package reads it when a call starts. So peers
+see one request id and one trace, and no call outlives the one that caused it. Callers that serve nothing leave it
+alone, and nothing is handed on.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"  # https://www.w3.org/TR/trace-context/
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Propagated:
-    """The request id and `traceparent` to send on, and when the time is up in seconds of `time.monotonic()`."""
+    """The request id and `traceparent` to send on, and when the time is up, in seconds of `time.monotonic()`.
+
+    A server's own object for a call can be one, so that a call needs no other.
+    """
 
     request_id: str | None = None
     traceparent: str | None = None
-    deadline: float | None = None
+    deadline_monotonic_s: float | None = None
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
+        return None if self.deadline_monotonic_s is None else self.deadline_monotonic_s - time.monotonic()
 
 
-CURRENT: ContextVar[Propagated] = ContextVar("handfast_propagated", default=Propagated())  # noqa: B039 (it is frozen)
+CURRENT: ContextVar[Propagated] = ContextVar("handfast_call", default=Propagated())  # noqa: B039 (nobody changes it)
 
 
 @contextmanager

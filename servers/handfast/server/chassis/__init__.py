@@ -16,15 +16,16 @@ can be imported from this package, and stays here though the files below may cha
 
 A call passes, from the outside in:
 
-    observe/            opens its record, and closes it with the code that the caller saw; refuses what is too much
-    errors/             turns exceptions into statuses
-    admission.py        turns bytes into messages and back, and refuses what is too large or not for this method
+    pipeline/           the one layer of the chassis: opens the call and closes it with the code that its caller saw,
+                        turns bytes into messages and exceptions into statuses; refuses what is too much
+    interceptors        of a team's own, if there are any
     the handler
 
-What it finds there, and what is around it:
+What they find there, and what is around them:
 
     call.py             the call at hand, and what is known of its method
     cancellation.py     stops what a call waits for, when the call is over
+    errors/             what may be raised, and what becomes of it
     connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
@@ -32,7 +33,6 @@ What it finds there, and what is around it:
     operations/         health, readiness, reflection, periodic work
     data/               a service's own data: database, migrations, repeats of a request
     requests/           what to check in requests, how to list
-    handlers.py         what interceptors need to know of grpcio's handlers
     clock.py            the time
     ids.py              ids that sort by it
     crash_points.py     where tests make a server die

@@ -5,22 +5,24 @@ What is the same for every call of a method is a `Method`, computed once; what b
 
 from __future__ import annotations
 
+import enum
 import math
+import random
 import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
-from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY
+from handfast.client.propagation import CURRENT as CURRENT
+from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY, Propagated
 from handfast.server.chassis.logs.redaction import PersonalData
 
 DEFAULT_DEADLINE = 30.0
@@ -43,10 +45,13 @@ _TYPES = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
+_OK, _UNKNOWN = grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN
+_random = random.Random()  # request ids need to be unique, not secret, and this costs no system call
 
 
 def tolerance_of(timeout: float) -> float:
-    """A timeout is rounded up by up to 1 % on its way here, so at the deadline the caller cancels a little early."""
+    """How many seconds before the end of a timeout, in seconds, a caller that leaves does so for its deadline: a
+    timeout is rounded up by up to 1 % on its way here, so at its deadline the caller cancels a little early."""
     return max(0.01, 0.01 * timeout)
 
 
@@ -68,6 +73,13 @@ class Pool:
     def limit(self) -> float:
         """How many calls it takes at once, those that wait included."""
         return math.inf if self.queue is None else self.threads + self.queue
+
+
+class Refused(enum.Enum):
+    """Why a call is not begun."""
+
+    OVERLOADED = enum.auto()
+    STOPPING = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # there is one of each, and hashing by value would cost on every call
@@ -107,103 +119,114 @@ class Method:
         )
 
 
-class Wakes:
-    """How to wake what a handler waits for. Its lock is held while that is done."""
+class Callbacks:
+    """What to call when a call is over, so that its handler waits no longer. The lock is held while that is done."""
 
     def __init__(self) -> None:
         self.all: list[Callable[[], object]] = []
         self.lock = threading.Lock()
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call.
+class Call(Propagated):
+    """One call, from its arrival to its end.
 
-    path               as the caller wrote it, with the leading slash
-    request_id         the caller's `x-request-id`, or one minted here
-    traceparent        the caller's trace, as it goes on to peers; None without one, or where it is malformed
-    deadline           when to give up, in seconds of `time.monotonic()`; None for streams without one
-    metadata           what the caller sent; of a key that came more than once the last value
-    repeated           the keys that came more than once: who reads one that can have one meaning only has to refuse it
-    initial_metadata   what goes to the caller before the first reply; append to it. An error goes out without:
-                       gRPC clients try again only where nothing but a status has come back
-    log                fields for this call's line in the log, such as `transaction_id`; never personal data
-    request            the message that was read last; None before the first
-    context            grpcio's own, once a handler has the call
-    tolerance          how many seconds before the deadline a caller that leaves does so for the deadline
-    over, stopping     the caller has left; the server stops. The handler may run on
-    waiting_since      since when it keeps its thread waiting for the caller, in seconds of `time.monotonic()`
-    cancel             ends it with a code and a message; None before a thread has it
-    cut                why the server ended it, if it did
-    shielded, wakes    how `cancellation.py` stops what the handler waits for
+    path                   as the caller wrote it, with the leading slash
+    request_id             the caller's `x-request-id`, or one minted here
+    traceparent            the caller's trace, as it goes on to peers; None without one, or where it is malformed
+    deadline_monotonic_s   when to give up, in seconds of `time.monotonic()`; None for streams without one
+    metadata               what the caller sent; of a key that came more than once the last value
+    repeated               the keys that came more than once: a key that can have one value only is refused then
+    log                    fields for this call's line in the log, such as `transaction_id`; never personal data
+    state                  what interceptors leave for those inside of them and for the handler, such as who calls
+    request                the message that was read last; None before the first
+    context                grpcio's own, once a handler has the call, and until the call is closed
+    refused                why it is not begun, if it is not
+    tolerance_s            how many seconds before the deadline a caller that leaves does so for the deadline
+    cancelled              grpcio is done with the call: its caller has left, or has the reply. The handler may run on
+    ended_epoch_s          when that was, in seconds since the epoch
+    stopping               the server stops, and this call had its time to end
+    waiting_since          since when it keeps its thread waiting for the caller, in seconds of `time.monotonic()`
+    cancel                 ends it with a code and a message; None before a thread has it, and once it is closed
+    cut                    why the server ended it, if it did
+    shielded, callbacks    how `cancellation.py` stops what the handler waits for
+    code                   what the handler decided; once the call is closed, what the caller saw; None before that
+    arrived_monotonic_s    when it did, in seconds of `time.monotonic()`
+    seconds                from arrival to the end, the time in the queue included
+    received, sent         messages
     """
 
-    method: Method
-    path: str
-    metadata: Mapping[str, str | bytes]
+    # Most calls keep these. As attributes of the class they cost a call nothing.
     request_id: str
-    traceparent: str | None
-    peer: str = ""
-    deadline: float | None = None
-    initial_metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
-    log: dict[str, object] = field(default_factory=dict)
+    traceparent: str | None = None
+    deadline_monotonic_s: float | None = None
+    repeated: frozenset[str] = frozenset()
     request: Message | None = None
     context: grpc.ServicerContext | None = None
-    tolerance: float = 0.0
-    over: bool = False
-    stopping: bool = False
+    refused: Refused | None = None
+    tolerance_s = 0.0
+    cancelled = False
+    ended_epoch_s: float | None = None
+    stopping = False
     waiting_since: float | None = None
     cancel: Callable[[int, str], object] | None = None
-    cut: str = ""
-    shielded: bool = False
-    repeated: frozenset[str] = frozenset()
-    wakes: Wakes | None = None
-    _initial_metadata_sent: bool = False
+    cut = ""
+    shielded = False
+    callbacks: Callbacks | None = None
+    code: grpc.StatusCode | None = None
+    seconds = 0.0
+    received = 0
+    sent = 0
+    _initial_metadata_sent = False
     _personal_data: tuple[Message, PersonalData] | None = None
+    _at_end: list[Callable[[], None]] | None = None
 
-    @classmethod
-    def received(cls, method: Method, path: str, entries: Sequence[tuple[str, str | bytes]]) -> Call:
-        metadata = dict(entries)
-        repeated = frozenset[str]()
-        if len(metadata) < len(entries):
-            repeated = frozenset(key for key, count in Counter(key for key, _ in entries).items() if count > 1)
+    def __init__(self, method: Method, path: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        self.method = method
+        self.path = path
+        self.arrived_monotonic_s = time.monotonic()
+        self.log: dict[str, object] = {}
+        self.state: dict[str, Any] = {}
+        self.metadata: Mapping[str, str | bytes] = dict(metadata)
+        if len(self.metadata) < len(metadata):
+            self.repeated = frozenset(key for key, count in Counter(key for key, _ in metadata).items() if count > 1)
         # A malformed id is replaced, not refused: it is no reason to fail a call. Nor are several.
-        request_id = None if REQUEST_ID_KEY in repeated else metadata.get(REQUEST_ID_KEY)
-        if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
-            request_id = str(uuid.uuid4())
-        traceparent = metadata.get(TRACEPARENT_KEY)  # of several gRPC itself keeps the last
+        request_id = self.metadata.get(REQUEST_ID_KEY)
+        if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id) or REQUEST_ID_KEY in self.repeated:
+            request_id = f"{_random.getrandbits(128):032x}"
+        self.request_id = request_id
+        traceparent = self.metadata.get(TRACEPARENT_KEY)  # of several gRPC itself keeps the last
         # What is none is not handed on: it could be no header value at all.
-        if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
-            traceparent = None
-        return cls(
-            method=method,
-            path=path,
-            metadata=metadata,
-            request_id=request_id,
-            traceparent=traceparent,
-            repeated=repeated,
-            initial_metadata=[(REQUEST_ID_KEY, request_id)],
-        )
+        if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent):
+            self.traceparent = traceparent
 
     def begin(self, context: grpc.ServicerContext) -> None:
         """A handler starts on the call."""
         self.context = context
-        self.peer = context.peer()
+        self.waiting_since = None
         remaining = context.time_remaining()
         if remaining is not None and remaining < _NO_DEADLINE:
-            self.deadline = time.monotonic() + remaining
-            self.tolerance = tolerance_of(remaining)
+            self.deadline_monotonic_s = time.monotonic() + remaining
+            self.tolerance_s = tolerance_of(remaining)
         elif self.method.type == "unary":
-            self.deadline = time.monotonic() + DEFAULT_DEADLINE
+            self.deadline_monotonic_s = time.monotonic() + DEFAULT_DEADLINE
+
+    def end(self, context: grpc.ServicerContext) -> None:
+        """Its handler has ended, or hands it over: notes the code that it decided, and names the call to its caller,
+        in the trailers. A handler can set a code without raising, as the health service does."""
+        code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
+        self.code = _OK if code is None else code if isinstance(code, grpc.StatusCode) else _UNKNOWN
+        trailers = context.trailing_metadata() or ()
+        context.set_trailing_metadata((*trailers, (REQUEST_ID_KEY, self.request_id)))
+
+    @property
+    def peer(self) -> str:
+        """The address that it came from, such as `ipv4:127.0.0.1:50000`; empty where it never reached a handler."""
+        return "" if self.context is None else self.context.peer()
 
     @property
     def trace_id(self) -> str | None:
         """The id of the caller's trace, 32 hexadecimal digits; None without one."""
         return None if self.traceparent is None else self.traceparent.split("-")[1]
-
-    def remaining(self) -> float | None:
-        """Seconds until the deadline, negative once it has passed; None where there is none."""
-        return None if self.deadline is None else self.deadline - time.monotonic()
 
     def personal_data(self) -> PersonalData | None:
         """What the request has that must not be printed, as it was when this was first asked. None before there is
@@ -221,22 +244,68 @@ class Call:
             earlier = self.context.trailing_metadata() or ()
             self.context.set_trailing_metadata((*earlier, (key, value)))
 
-    def send_initial_metadata(self, *extra: tuple[str, str | bytes]) -> None:
-        """Sends the initial metadata now rather than with the first reply, for what the caller should learn even
-        if no reply follows. The first to send decides; whatever comes later is not sent."""
+    def send_initial_metadata(self, *entries: tuple[str, str | bytes]) -> None:
+        """Sends `entries` and the request id now, for what the caller should learn even if no reply follows. That is
+        one more operation on the wire, and gRPC clients do not repeat a call that it has come back from. The first
+        to send decides; whatever comes later is not sent."""
         if self._initial_metadata_sent or self.context is None:
             return
         self._initial_metadata_sent = True
-        self.initial_metadata.extend(extra)
         try:
-            self.context.send_initial_metadata(tuple(self.initial_metadata))
+            self.context.send_initial_metadata(((REQUEST_ID_KEY, self.request_id), *entries))
         except (ValueError, grpc.RpcError):  # a handler sent some by itself, or nobody listens any more
             return
 
+    def note_end(self) -> None:
+        """grpcio is done with the call. Its handler may run on, if the caller left."""
+        self.ended_epoch_s = time.time()
+        self.cancelled = True
+        if self._at_end is not None:
+            self._act_at_end()
 
-CURRENT: ContextVar[Call] = ContextVar("handfast_call")
+    def at_end(self, act: Callable[[], None]) -> None:
+        """Does it when grpcio is done with the call, or now if it is; once, whichever thread comes first."""
+        self._at_end = [act]
+        if self.cancelled:
+            self._act_at_end()
+
+    def _act_at_end(self) -> None:
+        assert self._at_end is not None
+        try:
+            act = self._at_end.pop()
+        except IndexError:
+            return
+        act()
+
+    def close(self, *, status_sent: bool, deadline_epoch_s: float, server_stopped: bool) -> None:
+        """The call is over, and its handler has ended: notes how long it took, and the code that its caller saw. The
+        deadline is far in the future where there is none."""
+        self.seconds = time.monotonic() - self.arrived_monotonic_s
+        if self.cut and (self.code is None or not status_sent):
+            self.code = grpc.StatusCode.DEADLINE_EXCEEDED
+        elif not status_sent:
+            self.code = self._code_of_a_cut_call(deadline_epoch_s, server_stopped)
+        elif self.code is None:
+            # Without a handler, grpcio answers just one thing: that a unary call came without its request.
+            self.code = grpc.StatusCode.UNIMPLEMENTED
+
+    def _code_of_a_cut_call(self, deadline_epoch_s: float, server_stopped: bool) -> grpc.StatusCode:
+        now = time.time()
+        arrived_epoch_s = now - self.seconds
+        if deadline_epoch_s - (self.ended_epoch_s or now) <= tolerance_of(deadline_epoch_s - arrived_epoch_s):
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+        return grpc.StatusCode.UNAVAILABLE if server_stopped else grpc.StatusCode.CANCELLED
+
+
+def serving() -> Call | None:
+    """The call that this thread serves; None outside of calls."""
+    call = CURRENT.get(None)
+    return call if isinstance(call, Call) else None
 
 
 def current() -> Call:
     """The call that this thread serves. Raises LookupError outside of calls."""
-    return CURRENT.get()
+    call = CURRENT.get(None)
+    if not isinstance(call, Call):
+        raise LookupError("no call is being served here")
+    return call

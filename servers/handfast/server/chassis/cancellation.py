@@ -11,13 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import grpc
 import structlog
 
-from handfast.server.chassis.call import CURRENT, Call, Wakes
+from handfast.server.chassis.call import Call, Callbacks, serving
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, DomainError, ShuttingDown
 
 LOOK_EVERY = 0.1
@@ -27,16 +27,16 @@ _log = structlog.get_logger()
 _making = threading.Lock()
 
 
-def why_over(call: Call, *, early: float = 0.0) -> DomainError | None:
+def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
     """Why nobody waits for the call any more; None where somebody does. A deadline counts as passed `early` seconds
     before it is.
     """
     remaining = call.remaining()
-    if call.over:
-        early = max(early, call.tolerance)
+    if call.cancelled:
+        early = max(early, call.tolerance_s)
     if remaining is not None and remaining <= early:
         return CallDeadlineExceeded("The time was up before the work was done.")
-    if call.over:
+    if call.cancelled:
         return CallCancelled("The call was cancelled before the work was done.")
     if call.stopping:
         return ShuttingDown("The server stops, and the work was not done in time.")
@@ -47,35 +47,50 @@ def check_active() -> None:
     """Raises CallDeadlineExceeded, CallCancelled or ShuttingDown where the call being served is over. Asked last before
     a commit: a handler runs on after its caller has given up, and must not do then what the caller believes undone.
     """
-    call = CURRENT.get(None)
-    if call is not None and not call.shielded and (why := why_over(call)) is not None:
+    call = serving()
+    if call is not None and not call.shielded and (why := why_ended(call)) is not None:
         raise why
 
 
-@contextmanager
-def cancel_scope(wake: Callable[[], object]) -> Iterator[None]:
-    """Calls `wake` from another thread when the call being served is over, and never after the block has been left. So
-    leaving may wait for a `wake` under way. Raises as `check_active` does where the call is over already.
+def cancel_scope(wake: Callable[[], object]) -> AbstractContextManager[None]:
+    """A block that waits for something. Calls `wake` from another thread when the call being served is over, and never
+    after the block has been left. So leaving may wait for a `wake` under way. Entering raises as `check_active` does
+    where the call is over already.
     """
-    call = CURRENT.get(None)
-    if call is None or call.shielded:
-        yield
-        return
-    wakes = _wakes_of(call)
-    with wakes.lock:
-        wakes.all.append(wake)
-    try:
-        check_active()  # only now, or the call could be over in between, and nobody would wake it
-        yield
-    finally:
-        with wakes.lock:
-            wakes.all.remove(wake)
+    call = serving()
+    return _NO_CALL if call is None or call.shielded else _CancelScope(call, wake)
+
+
+class _CancelScope(AbstractContextManager[None]):
+    __slots__ = ("_callbacks", "_wake")
+
+    def __init__(self, call: Call, wake: Callable[[], object]) -> None:
+        if call.callbacks is None:  # few calls wait for anything
+            with _making:
+                call.callbacks = call.callbacks or Callbacks()
+        self._callbacks, self._wake = call.callbacks, wake
+
+    def __enter__(self) -> None:
+        with self._callbacks.lock:
+            self._callbacks.all.append(self._wake)
+        try:
+            check_active()  # only now, or the call could be over in between, and nobody would wake it
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_error: object) -> None:
+        with self._callbacks.lock:
+            self._callbacks.all.remove(self._wake)
+
+
+_NO_CALL = nullcontext()
 
 
 @contextmanager
 def shield() -> Iterator[None]:
     """For what has to be done though the call is over, such as rolling back."""
-    call = CURRENT.get(None)
+    call = serving()
     if call is None:
         yield
         return
@@ -88,9 +103,9 @@ def shield() -> Iterator[None]:
 
 def sleep(seconds: float) -> None:
     """Sleeps. Raises as `check_active` does as soon as the call being served is over."""
-    over = threading.Event()
-    with cancel_scope(over.set):
-        over.wait(seconds)
+    ended = threading.Event()
+    with cancel_scope(ended.set):
+        ended.wait(seconds)
     check_active()
 
 
@@ -126,7 +141,7 @@ class Canceller(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="canceller", daemon=True)
-        self._over: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._to_wake: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._running: set[Call] = set()
         self._stopping = False
 
@@ -145,42 +160,35 @@ class Canceller(threading.Thread):
         self._running.discard(call)
 
     def interrupt(self, call: Call) -> None:
-        """The caller has left, or its deadline has passed."""
-        call.over = True
-        if call.wakes is not None and call.wakes.all:
-            self._over.put(call)
+        """grpcio is done with the call: it is answered, its caller has left, or its deadline has passed."""
+        call.note_end()
+        if call.callbacks is not None and call.callbacks.all:
+            self._to_wake.put(call)
 
     def interrupt_all(self) -> None:
         """The server stops, and calls had their time to end."""
         self._stopping = True
         for call in self._running.copy():
             call.stopping = True
-            self._over.put(call)
+            self._to_wake.put(call)
 
     def stop(self) -> None:
-        self._over.put(None)
+        self._to_wake.put(None)
 
     def run(self) -> None:
         look_at = time.monotonic() + LOOK_EVERY
         while True:
             with suppress(queue.Empty):
-                if (call := self._over.get(timeout=max(0.0, look_at - time.monotonic()))) is None:
+                if (call := self._to_wake.get(timeout=max(0.0, look_at - time.monotonic()))) is None:
                     return
                 _wake(call)
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
                 for call in self._running.copy():
                     _cut_idle(call)
-                    if call.wakes is not None and why_over(call) is not None:
+                    if call.callbacks is not None and why_ended(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
-
-
-def _wakes_of(call: Call) -> Wakes:
-    if call.wakes is None:  # few calls wait for anything
-        with _making:
-            call.wakes = call.wakes or Wakes()
-    return call.wakes
 
 
 def _cut_idle(call: Call) -> None:
@@ -193,10 +201,10 @@ def _cut_idle(call: Call) -> None:
 
 
 def _wake(call: Call) -> None:
-    if call.wakes is None:
+    if call.callbacks is None:
         return
-    with call.wakes.lock:
-        for wake in call.wakes.all:
+    with call.callbacks.lock:
+        for wake in call.callbacks.all:
             try:
                 wake()
             except Exception:

@@ -19,22 +19,18 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, Admission
 from handfast.server.chassis.call import Method, Pool
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.connections import connection_options
-from handfast.server.chassis.errors.layer import MapErrors, UnknownMethods
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.logs.log import CallLog
-from handfast.server.chassis.observe.executor import CallExecutor
-from handfast.server.chassis.observe.interceptor import Observe
-from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.observe.metrics import Metrics, MetricsEndpoint, export_load
-from handfast.server.chassis.observe.record import REFUSALS
-from handfast.server.chassis.observe.refusal import refusal
 from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
+from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint, export_limiter
+from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
+from handfast.server.chassis.pipeline.refusal import refusal
 from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
@@ -85,7 +81,9 @@ class Server:
 
     `domain` names the server in the errors of calls that reach none of its services. Health follows the `checks`: each
     raises while what it looks at is away. `background` runs while the server does; `on_close` is called last, when no
-    handler runs any more. A server starts once.
+    handler runs any more. `interceptors` stand around the handlers of all services, those of health and reflection too,
+    the first one outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages, and
+    may raise what a handler may. A server starts once.
     """
 
     def __init__(
@@ -97,6 +95,7 @@ class Server:
         checks: Sequence[Check] = (),
         background: Sequence[Background] = (),
         on_close: Sequence[Callable[[], None]] = (),
+        interceptors: Sequence[grpc.ServerInterceptor] = (),
     ) -> None:
         self.settings = settings
         self.port = 0
@@ -122,23 +121,24 @@ class Server:
         self.metrics = Metrics([*methods.values(), unknown])
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self.canceller = Canceller()
-        self._executor = CallExecutor(self.canceller)
         own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
-        self._load = load = Load({main_pool, *(method.pool for method in (*methods.values(), unknown))})
-        export_load(load, self.metrics.registry)
-        observe = Observe(
+        self._limiter = limiter = Limiter({main_pool, *(method.pool for method in (*methods.values(), unknown))})
+        export_limiter(limiter, self.metrics.registry)
+        on_end = (limiter.release, self.canceller.end, self.metrics.ended, CallLog().ended)
+        self._executor = CallExecutor(self.canceller, on_end)
+        layer = CallLayer(
             methods,
             unknown,
-            load,
+            limiter,
             self.canceller,
-            refusal(load),
-            on_start=(self.metrics.started,),
-            on_end=(self.metrics.ended, CallLog().ended),
+            refusal(limiter),
+            self.metrics.started,
+            asks_each_time=bool(interceptors),
         )
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
-            interceptors=[observe, MapErrors(), Admission(methods, DEFAULT_MESSAGE_LIMIT)],
+            interceptors=[layer, *interceptors],
             options=(
                 ("grpc.so_reuseport", 0),  # or a second server would take the same port, and half of the calls
                 ("grpc.max_receive_message_length", _GRPC_LIMIT),
@@ -151,7 +151,6 @@ class Server:
         )
         for service in (*services, *operations):
             service.add_to_server(service.servicer, self._grpc)
-        self._grpc.add_generic_rpc_handlers((UnknownMethods(),))
 
     def run(self, stop: threading.Event) -> None:
         """Serves until `stop` is set, then drains. Raises StartError. For a process of its own: it configures the
@@ -175,7 +174,7 @@ class Server:
         try:
             self._bind()
             self._serve_metrics()
-            for pool in self._load.pools:
+            for pool in self._limiter.pools:
                 self._executor.add(pool)
             for background in self._background:
                 background.start()
@@ -197,10 +196,10 @@ class Server:
         # New calls are refused before grpcio stops, which cancels those that come in that moment. Pools of their own
         # follow: until then calls in flight may need them, as when a peer asks back.
         end = time.monotonic() + grace
-        drained = all(self._load.drain(pools, end - time.monotonic()) for pools in self._draining)
+        drained = all(self._limiter.drain(pools, end - time.monotonic()) for pools in self._draining)
         if not drained:
             self.canceller.interrupt_all()  # what waits is woken, and tells its caller to come again
-            drained = self._load.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
+            drained = self._limiter.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
         if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
             self._executor.calls_are_cut = True
             self._grpc.stop(0).wait(_CUT_SECONDS)

@@ -8,7 +8,7 @@ INTERNAL with the request id and nothing more.
     database.py    looks up a failure of a database in that table
     mapping.py     makes a `google.rpc.Status` of any exception, the one place that does
     status.py      builds such a status, small enough for any client
-    layer.py       the interceptor that ends calls with it
+    ending.py      ends a call with it
 
 Messages never hold personal data, so a message about an email does not quote it. From the log the values of fields that
 contracts mark are taken out; callers get what is written here.

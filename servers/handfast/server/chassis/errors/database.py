@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.cancellation import why_over
+from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseConflict, DatabaseUnavailable, DomainError
 from handfast.server.chassis.errors.table import DATABASE_FAILURES, DatabaseFailure
 
@@ -23,7 +23,7 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     if failure is None:
         return None
     if failure.error is CallDeadlineExceeded:  # it was interrupted, for what ended the call
-        return why_over(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
+        return why_ended(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
 
 

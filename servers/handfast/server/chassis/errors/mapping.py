@@ -17,7 +17,7 @@ from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.cancellation import why_over
+from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
 from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut
@@ -71,7 +71,7 @@ def _silent_peer_error(error: ServiceError, call: Call) -> DomainError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.CallDeadlineExceeded("The time was up before a service that this one needs had answered.")
         case grpc.StatusCode.CANCELLED:
-            return why_over(call) or errors.PeerUnavailable("A service that this one needs broke off its work.")
+            return why_ended(call) or errors.PeerUnavailable("A service that this one needs broke off its work.")
     return errors.Unforeseen()
 
 

@@ -23,12 +23,11 @@ from typing import Any, BinaryIO
 import grpc
 import structlog
 
-from handfast.server.chassis.call import CURRENT, Call
+from handfast.server.chassis.call import Call, serving
 from handfast.server.chassis.logs.tracebacks import described
 from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.observe.record import Record
-from handfast.server.chassis.observe.status_codes import GO_NAMES
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 
 # As go-grpc-middleware has it (DefaultServerCodeToLevel).
 _INFO = frozenset(
@@ -68,7 +67,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
     atexit.register(writer.flush)
 
     def render(_logger: object, level_name: str, event: MutableMapping[str, Any]) -> bytes:
-        call = CURRENT.get(None)
+        call = serving()
         line: dict[str, Any] = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level_name,
@@ -108,8 +107,8 @@ class CallLog:
     def __init__(self) -> None:
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-    def ended(self, record: Record) -> None:
-        call, code = record.call, record.code
+    def ended(self, call: Call) -> None:
+        code = call.code
         assert code is not None
         service, _, method = call.path.removeprefix("/").rpartition("/")
         self._log.log(
@@ -119,7 +118,7 @@ class CallLog:
                 "grpc.service": service[:_MAX_NAME],
                 "grpc.method": method[:_MAX_NAME],
                 "grpc.code": GO_NAMES[code],
-                "grpc.time_ms": round(record.seconds * 1000, 3),
+                "grpc.time_ms": round(call.seconds * 1000, 3),
                 **_ids(call),
                 "peer": call.peer,
                 **call.log,

@@ -22,7 +22,7 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.server.chassis.errors import NotFound, reason_name
-from handfast.server.chassis.observe.outlet import Outlet
+from handfast.server.chassis.pipeline.outlet import Outlet
 
 WATCH = f"/{health.SERVICE_NAME}/Watch"
 """The path of the method that pushes."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.admission import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.errors import ResponseTooLarge
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 
 PIECE = 100
 """Rows to read at once: few enough that large ones do not fill the memory, many enough that small ones cost no more

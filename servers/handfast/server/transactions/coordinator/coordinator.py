@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -245,7 +246,9 @@ def _reason(error: Exception) -> str:
 def _final_failure(error: Exception, call: Call) -> bytes | None:
     """The serialized status of a refusal that stands; None where calling again can help, or where nobody refused."""
     if isinstance(error, DomainError):
-        status = to_status(error, replace(call, log={}))  # which has not ended with it yet
+        not_ended = copy(call)  # as the call has not ended with it yet, its log stays as it is
+        not_ended.log = {}
+        status = to_status(error, not_ended)
         error = ServiceError(status_proto=status)
     elif isinstance(error, ServiceError) and error.status_proto:
         status = error.status_proto

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from threading import Event
 from typing import Any, Protocol
 
@@ -130,7 +129,7 @@ class CoordinatorResolver:
         """Sends a question. It outlasts the call that sends it, as others may wait for its answer."""
         self._circuit.asked()
         try:
-            with propagating(replace(propagated, deadline=None)):
+            with propagating(Propagated(propagated.request_id, propagated.traceparent)):
                 future = method.future(request, timeout=ANSWER_TIMEOUT)
         except BaseException:
             self._circuit.answered(failed=True)

@@ -18,26 +18,23 @@ from google.rpc.error_details_pb2 import RequestInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from handfast.client.propagation import REQUEST_ID_KEY
-from handfast.server.chassis.call import Call, Method
+from handfast.server.chassis.call import Call, Method, Refused, current
 from handfast.server.chassis.errors import DomainError, Overloaded, ShuttingDown
 from handfast.server.chassis.errors.mapping import to_status
-from handfast.server.chassis.handlers import Handler
-from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.observe.record import RECORD, Refused
+from handfast.server.chassis.pipeline.pools import Limiter
 
 _AT_ONCE, _PAUSE = 8, 0.02
 """How many calls are refused for overload before the next ones wait, and for how many seconds these do: 400 a second at
 most. Each costs some 0.2 ms, of which most is not spent here, and pausing less often costs less (measured)."""
 
 
-def refusal(load: Load) -> Handler:
+def refusal(limiter: Limiter) -> grpc.RpcMethodHandler[Any, Any]:
     """A handler that refuses every call. It runs on one thread. As its requests stream, it need not read any."""
     refused = itertools.count(1)
 
     def refuse(_requests: Any, context: grpc.ServicerContext) -> Never:
         # Who has left, or is sent away by a stop, does not come again at once.
-        if context.is_active() and not load.draining and next(refused) % _AT_ONCE == 0:
+        if context.is_active() and not limiter.draining and next(refused) % _AT_ONCE == 0:
             time.sleep(_PAUSE)
         _refuse(context)
 
@@ -45,19 +42,20 @@ def refusal(load: Load) -> Handler:
 
 
 def _refuse(context: grpc.ServicerContext) -> Never:
-    record = RECORD.get()
-    call = record.call
-    assert record.refused is not None
-    prepared = _prepared(call.method, record.refused)
-    call.peer = context.peer()
+    call = current()
+    assert call.refused is not None
+    prepared = _prepared(call.method, call.refused)
+    call.context = context
     call.log.update(prepared.log)
-    record.code = prepared.code
     named = Status()
     named.details.add().Pack(RequestInfo(request_id=call.request_id))
     # Serialized messages one after the other are one message, with the details of both.
     details = prepared.status + named.SerializeToString()
-    context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id), ("grpc-status-details-bin", details)))
-    context.abort(prepared.code, prepared.message)
+    context.set_trailing_metadata((("grpc-status-details-bin", details),))
+    try:
+        context.abort(prepared.code, prepared.message)
+    finally:
+        call.end(context)
 
 
 def _error(method: Method, why: Refused) -> DomainError:
@@ -77,7 +75,7 @@ class _Prepared:
 
 @cache
 def _prepared(method: Method, why: Refused) -> _Prepared:
-    call = Call.received(method, method.path, ())
+    call = Call(method, method.path)
     status = to_status(_error(method, why), call)
     del status.details[-1]  # the request id, of which each call has its own
     return _Prepared(rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log)

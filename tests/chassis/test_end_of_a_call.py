@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from handfast.server.chassis.call import Call, Method, Pool
-from handfast.server.chassis.observe.record import REFUSALS, Record, Refused
+from handfast.server.chassis.cancellation import Canceller
+from handfast.server.chassis.pipeline.pools import CallExecutor
 
 OK, LATE = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
 GONE, STOPPED, MISSING = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED
-POOL = Pool("calls", 1)
 FAR = 1e9
 
 
-def new_record(refused: Refused | None = None, reporters: Any = ()) -> Record:
-    return Record(Call.received(Method("/s/m", "s", "m", "unary", "s", POOL), "/s/m", ()), refused, reporters)
+def new_call() -> Call:
+    return Call(Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1)), "/s/m")
 
 
 @pytest.mark.parametrize(
@@ -51,37 +53,34 @@ def test_a_call_is_recorded_as_its_caller_saw_it(
     code: grpc.StatusCode,
 ) -> None:
     """`deadline` and `left_at` are seconds after the call's arrival."""
-    record = new_record()
-    record.code, record.call.cut = decided, cut
-    record.over = None if left_at is None else record.arrived + left_at
-    record.close(status_sent=sent, deadline=record.arrived + deadline, server_stopped=stopped)
-    assert record.code is code
+    call = new_call()
+    arrived = time.time()
+    call.code, call.cut = decided, cut
+    call.ended_epoch_s = None if left_at is None else arrived + left_at
+    call.close(status_sent=sent, deadline_epoch_s=arrived + deadline, server_stopped=stopped)
+    assert call.code is code
+    assert call.seconds > 0
 
 
-def test_each_reporter_is_told_once_how_it_ended() -> None:
+def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is_given_up() -> None:
     told: list[Any] = []
-    record = new_record(reporters=[lambda each: told.append((each.code, each.call.context is not None))] * 2)
-    call: Any = record.call
+    executor = CallExecutor(Canceller(), [lambda each: told.append((each.code, each.context is not None))] * 2)
+    call: Any = new_call()
     call.context = call.cancel = object()
-    record.close(status_sent=False, deadline=record.arrived + FAR, server_stopped=False)
+    event = SimpleNamespace(call_details=SimpleNamespace(deadline=time.time() + FAR * 10))
+    executor._close(call, (None, event, SimpleNamespace(statused=False, client="cancelled")))
     assert told == [(GONE, True)] * 2
     assert (call.context, call.cancel) == (None, None)
-    assert record.seconds > 0
 
 
-@pytest.mark.parametrize("over_first", [False, True])
-def test_what_waits_for_the_end_is_done_once(over_first: bool) -> None:
-    record, done = new_record(), []
-    if over_first:
-        record.note_over()
-    record.when_over(lambda: done.append(record.over))
-    assert len(done) == int(over_first)
-    record.note_over()
-    record.note_over()
+@pytest.mark.parametrize("ended_first", [False, True])
+def test_what_waits_for_the_end_is_done_once(ended_first: bool) -> None:
+    call, done = new_call(), []
+    if ended_first:
+        call.note_end()
+    call.at_end(lambda: done.append(call.ended_epoch_s))
+    assert len(done) == int(ended_first)
+    call.note_end()
+    call.note_end()
     assert len(done) == 1
     assert done[0] is not None
-
-
-def test_a_call_that_is_refused_is_with_those_that_refuse() -> None:
-    assert new_record().pool is POOL
-    assert new_record(Refused.OVERLOADED).pool is REFUSALS

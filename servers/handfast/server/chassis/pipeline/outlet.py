@@ -16,7 +16,7 @@ import grpc
 from grpc import _server
 from grpc._cython import cygrpc
 
-from handfast.server.chassis.observe.record import RECORD
+from handfast.server.chassis.call import current
 
 _TOKEN = "send_message"  # as grpcio calls the operation
 
@@ -27,12 +27,12 @@ class Outlet:
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._event: Any = context._rpc_event  # type: ignore[attr-defined]
         self._state: Any = context._state  # type: ignore[attr-defined]
-        self._record = RECORD.get()
+        self._call = current()
         self._lock = threading.Lock()
         self._sending = False
         self._next: bytes | None = None
         self._ending = False
-        self._record.call.send_initial_metadata()
+        self._call.send_initial_metadata()
 
     def send(self, reply: bytes) -> None:
         """Sends it as soon as the last one is through. Of those that come before that, the newest is sent: who reads
@@ -64,8 +64,8 @@ class Outlet:
     def _sent(self, _event: object) -> Any:
         """On grpcio's polling thread. What it returns tells grpcio whether the call is over."""
         with self._state.condition:
-            over = _server._possibly_finish_call(self._state, _TOKEN)
-        self._record.sent += 1
+            finished = _server._possibly_finish_call(self._state, _TOKEN)
+        self._call.sent += 1
         with self._lock:
             reply, self._next = self._next, None
             ends = reply is None and self._ending
@@ -74,7 +74,7 @@ class Outlet:
             self._start(reply)
         elif ends:
             self._finish()
-        return over
+        return finished
 
     def _finish(self) -> None:
         with self._state.condition:

@@ -4,90 +4,96 @@ from __future__ import annotations
 
 import socket
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    start_http_server,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from handfast.server.chassis.call import Method
-from handfast.server.chassis.observe.load import Load
-from handfast.server.chassis.observe.record import Record
-from handfast.server.chassis.observe.status_codes import GO_NAMES
+from handfast.server.chassis.call import Call, Method
+from handfast.server.chassis.pipeline.pools import Limiter
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 
 METRICS_TIMEOUT = 10.0
 """Seconds that a connection to `/metrics` may keep its thread waiting."""
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BOUNDS = (*map(str, _BUCKETS), "+Inf")
 
 
-class Metrics:
-    """One server's metrics, in a registry of their own; further ones can be registered there."""
+class _Counts:
+    """Of one method. `buckets` has how many calls took up to each of `_BUCKETS`, but longer than the one before."""
+
+    def __init__(self) -> None:
+        self.started = self.received = self.sent = 0
+        self.handled = dict.fromkeys(grpc.StatusCode, 0)
+        self.seconds = 0.0
+        self.buckets = [0] * (len(_BUCKETS) + 1)
+
+
+class Metrics(Collector):
+    """One server's metrics, in a registry of their own; further ones can be registered there.
+
+    Calls are counted here, under one lock, and shown when somebody asks: each of five instruments of the Prometheus
+    client would take a lock of its own, and be most of what counting costs.
+    """
 
     def __init__(self, methods: Iterable[Method]) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every scrape, to nobody's use
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        started = Counter("grpc_server_started", "Calls that arrived.", _LABELS, registry=self.registry)
-        handled = Counter(
-            "grpc_server_handled", "Calls that ended, by status code.", (*_LABELS, "grpc_code"), registry=self.registry
-        )
-        received = Counter("grpc_server_msg_received", "Request messages.", _LABELS, registry=self.registry)
-        sent = Counter("grpc_server_msg_sent", "Reply messages.", _LABELS, registry=self.registry)
-        seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Time from a call's arrival to its end, the time in the queue included.",
-            _LABELS,
-            registry=self.registry,
-            buckets=_BUCKETS,
-        )
-        # Resolving labels costs more than counting, so it is done here; every series exists from the start, at 0.
-        self._started = {}
-        self._handled = {}
-        self._received = {}
-        self._sent = {}
-        self._seconds = {}
-        for method in methods:
-            labels = (method.type, method.service, method.name)
-            self._started[method] = started.labels(*labels)
-            self._received[method] = received.labels(*labels)
-            self._sent[method] = sent.labels(*labels)
-            self._seconds[method] = seconds.labels(*labels)
-            for code in grpc.StatusCode:
-                self._handled[method, code] = handled.labels(*labels, GO_NAMES[code])
+        self._lock = threading.Lock()
+        self._counts = {method: _Counts() for method in methods}  # every series exists from the start, at 0
+        self.registry.register(self)
 
     def started(self, method: Method) -> None:
-        self._started[method].inc()
+        with self._lock:
+            self._counts[method].started += 1
 
-    def ended(self, record: Record) -> None:
-        method, code = record.call.method, record.code
-        assert code is not None
-        self._handled[method, code].inc()
-        self._seconds[method].observe(record.seconds)
-        if record.received:
-            self._received[method].inc(record.received)
-        if record.sent:
-            self._sent[method].inc(record.sent)
+    def ended(self, call: Call) -> None:
+        counts = self._counts[call.method]
+        assert call.code is not None
+        with self._lock:
+            counts.handled[call.code] += 1
+            counts.seconds += call.seconds
+            counts.buckets[bisect_left(_BUCKETS, call.seconds)] += 1
+            counts.received += call.received
+            counts.sent += call.sent
+
+    def collect(self) -> Iterator[Metric]:
+        started = CounterMetricFamily("grpc_server_started", "Calls that arrived.", labels=_LABELS)
+        handled = CounterMetricFamily(
+            "grpc_server_handled", "Calls that ended, by status code.", labels=(*_LABELS, "grpc_code")
+        )
+        received = CounterMetricFamily("grpc_server_msg_received", "Request messages.", labels=_LABELS)
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Reply messages.", labels=_LABELS)
+        seconds = HistogramMetricFamily(
+            "grpc_server_handling_seconds",
+            "Time from a call's arrival to its end, the time in the queue included.",
+            labels=_LABELS,
+        )
+        with self._lock:
+            for method, counts in self._counts.items():
+                labels = (method.type, method.service, method.name)
+                started.add_metric(labels, counts.started)
+                received.add_metric(labels, counts.received)
+                sent.add_metric(labels, counts.sent)
+                seconds.add_metric(labels, list(zip(_BOUNDS, accumulate(counts.buckets), strict=True)), counts.seconds)
+                for code, count in counts.handled.items():
+                    handled.add_metric((*labels, GO_NAMES[code]), count)
+        yield from (started, handled, received, sent, seconds)
 
 
-class _LoadCollector(Collector):
-    def __init__(self, load: Load) -> None:
-        self._load = load
+class _LimiterCollector(Collector):
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
 
     def collect(self) -> Iterator[Metric]:
         in_flight = GaugeMetricFamily(
@@ -99,15 +105,15 @@ class _LoadCollector(Collector):
         shed = CounterMetricFamily(
             "handfast_calls_shed", "Calls refused since the pool had as many as it takes.", labels=["pool"]
         )
-        for pool in self._load.pools:
-            in_flight.add_metric([pool.name], self._load.in_flight(pool))
+        for pool in self._limiter.pools:
+            in_flight.add_metric([pool.name], self._limiter.in_flight(pool))
             limit.add_metric([pool.name], pool.limit)
-            shed.add_metric([pool.name], self._load.shed(pool))
+            shed.add_metric([pool.name], self._limiter.shed(pool))
         yield from (in_flight, limit, shed)
 
 
-def export_load(load: Load, registry: CollectorRegistry) -> None:
-    registry.register(_LoadCollector(load))
+def export_limiter(limiter: Limiter, registry: CollectorRegistry) -> None:
+    registry.register(_LimiterCollector(limiter))
 
 
 def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -1,0 +1,266 @@
+"""The one layer around every call: it opens the call, turns bytes into messages and back, and exceptions into statuses.
+
+What is inside of it, interceptors of a team's own and the handler, sees messages, and may raise what it likes. grpcio
+could parse and serialize by itself, but its failures would come without details, and uncounted.
+
+Known limits. A call that grpcio refuses by itself is recorded with another code where it was larger than four times the
+limit on messages. A deadline that passes while the reply is on its way, or in a flood before grpcio hands the call
+over, is seen by the caller alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, Never
+
+import grpc
+from google.protobuf.message import Message
+
+from handfast.client.propagation import CURRENT
+from handfast.server.chassis.call import Call, Method, current
+from handfast.server.chassis.cancellation import Canceller, check_active
+from handfast.server.chassis.errors import (
+    InvalidMetadata,
+    NotStageable,
+    RequestTooLarge,
+    ResponseTooLarge,
+    UnparsableRequest,
+)
+from handfast.server.chassis.errors.ending import end_with, unknown_method
+from handfast.server.chassis.pipeline.pools import Limiter
+
+DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
+"""Bytes that one request or reply may have: what gRPC clients take by default."""
+
+METADATA_LIMIT = 16 * 1024
+"""Bytes that a call's metadata may have, as HTTP/2 counts them (RFC 9113, 6.5.2): key, value, and 32 for each entry.
+The baggage of W3C has up to 8 KiB."""
+_ENTRY = 32
+
+_TRANSACTION_KEYS = frozenset(
+    {"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline", "handfast-first-attempt"}
+)
+
+Read = Callable[[Call, Any], Any]
+Behavior = Callable[[Any, grpc.ServicerContext], Any]
+Handler = Any  # grpc.RpcMethodHandler, which is generic for type checkers only
+_FACTORIES = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class CallLayer(grpc.ServerInterceptor):
+    """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
+
+    `refusal` serves what `limiter` refuses. `on_start` is told of the method of each call; it runs on the thread that
+    takes calls from grpcio, so it must be quick. Where there are other interceptors inside, `asks_each_time` lets them
+    look at each call; else what serves a method is put together once.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        unknown: Method,
+        limiter: Limiter,
+        canceller: Canceller,
+        refusal: Handler,
+        on_start: Callable[[Method], None],
+        *,
+        asks_each_time: bool = False,
+        message_limit: int = DEFAULT_MESSAGE_LIMIT,
+    ) -> None:
+        self._methods, self._unknown = methods, unknown
+        self._limiter, self._canceller, self._refusal, self._on_start = limiter, canceller, refusal, on_start
+        self._asks_each_time, self._message_limit = asks_each_time, message_limit
+        self._handlers: dict[str, Handler] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        # Runs on grpcio's one polling thread, in the context that the handler will run in.
+        path = handler_call_details.method
+        method = self._methods.get(path, self._unknown)
+        call = Call(method, path, handler_call_details.invocation_metadata)
+        CURRENT.set(call)
+        admitted = self._limiter.acquire(call)
+        self._on_start(method)
+        if not admitted:
+            return self._refusal
+        handler = self._handlers.get(path)
+        if handler is None:
+            handler = self._around(_inner_handler(continuation, handler_call_details), method)
+            # Anybody can make up names without end, so of methods that do not exist none is kept.
+            if not self._asks_each_time and method is not self._unknown:
+                self._handlers[path] = handler
+        return handler
+
+    def _around(self, inner: Handler, method: Method) -> Handler:
+        """A handler of the arity of `inner` that takes and returns bytes."""
+        behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
+        parse = self._parser(inner.request_deserializer or bytes)
+        read = partial(_each if inner.request_streaming else _one, parse)
+        serialize = self._serializer(inner.response_serializer or bytes)
+        if method.pushes:
+            outer = self._pushing(behavior, method, read)
+        elif inner.response_streaming:
+            outer = self._stream(behavior, method, read, serialize)
+        else:
+            outer = self._unary(behavior, method, read, serialize)
+        return _FACTORIES[inner.request_streaming, inner.response_streaming](outer)
+
+    def _unary(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Behavior:
+        def serve(request: Any, context: grpc.ServicerContext) -> bytes:
+            call = self._begin(context)
+            try:
+                _check(call, method, context)
+                reply = serialize(behavior(read(call, request), context))
+                call.sent = 1
+                return reply
+            except BaseException as error:  # grpcio would leave the caller waiting after a SystemExit
+                end_with(error, call, context)
+            finally:
+                call.end(context)
+
+        return serve
+
+    def _stream(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Behavior:
+        def serve(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            call = self._begin(context)
+            try:
+                _check(call, method, context)
+                for reply in behavior(read(call, request), context):
+                    serialized = serialize(reply)
+                    call.waiting_since = time.monotonic()
+                    yield serialized
+                    call.waiting_since = None
+                    call.sent += 1
+            except GeneratorExit:  # the caller left
+                raise
+            except BaseException as error:
+                end_with(error, call, context)
+            finally:
+                call.end(context)
+
+        return serve
+
+    def _pushing(self, behavior: Behavior, method: Method, read: Read) -> Any:
+        def serve(request: Any, context: grpc.ServicerContext, _send: object) -> None:
+            call = self._begin(context)
+            try:
+                _check(call, method, context)
+                behavior(read(call, request), context)
+            except BaseException as error:
+                end_with(error, call, context)
+            finally:
+                call.end(context)
+                self._canceller.end(call)
+
+        # This is how grpcio knows a handler whose replies come later. It would send them by `_send`, which waits.
+        serve.experimental_non_blocking = True  # type: ignore[attr-defined]
+        return serve
+
+    def _begin(self, context: grpc.ServicerContext) -> Call:
+        call = current()
+        call.begin(context)
+        if not context.add_callback(partial(self._canceller.interrupt, call)):
+            self._canceller.interrupt(call)
+        return call
+
+    def _parser(self, deserialize: Callable[[bytes], Any]) -> Callable[[Call, bytes], Any]:
+        limit = self._message_limit
+
+        def parse(call: Call, request: bytes) -> Any:
+            if len(request) > limit:
+                raise RequestTooLarge(
+                    f"The request has {len(request)} bytes; up to {limit} are taken.", size=len(request), limit=limit
+                )
+            try:
+                message = deserialize(request)
+            except Exception as error:
+                raise UnparsableRequest("The bytes are not a message of the method's request type.") from error
+            call.request = message if isinstance(message, Message) else None
+            return message
+
+        return parse
+
+    def _serializer(self, serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        limit = self._message_limit
+
+        def serialize(reply: Any) -> bytes:
+            serialized = serializer(reply)
+            if len(serialized) > limit:
+                raise ResponseTooLarge(
+                    f"The reply would have {len(serialized)} bytes; up to {limit} are sent. Ask for less at a time.",
+                    size=len(serialized),
+                    limit=limit,
+                )
+            return serialized
+
+        return serialize
+
+
+def _inner_handler(
+    continuation: Callable[[grpc.HandlerCallDetails], Handler], details: grpc.HandlerCallDetails
+) -> Handler:
+    """What serves the call inside of this layer. There is always one, or the call would end uncounted."""
+    try:
+        handler = continuation(details)
+    except Exception as error:  # of an interceptor: what it raises is told to the caller as if the handler had
+        return grpc.stream_stream_rpc_method_handler(partial(_raise, error))
+    # Streaming both ways answers any caller: it reads nothing, and ends the call.
+    return handler or grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+
+
+def _raise(error: Exception, _requests: object, _context: object) -> Never:
+    raise error
+
+
+def _refuse_unknown(_requests: object, _context: object) -> Never:
+    raise unknown_method(current())
+
+
+def _one(parse: Callable[[Call, bytes], Any], call: Call, request: bytes) -> Any:
+    call.received = 1
+    return parse(call, request)
+
+
+def _each(parse: Callable[[Call, bytes], Any], call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
+    """The messages of a caller that streams them."""
+    call.waiting_since = time.monotonic()
+    for request in requests:
+        call.waiting_since = None
+        call.received += 1
+        yield parse(call, request)
+        call.waiting_since = time.monotonic()
+    call.waiting_since = None
+
+
+def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
+    """Raises where the call must not be begun, whatever its request is."""
+    if not method.path:  # there is no such method, and that is what the caller is told, whatever else is wrong
+        return
+    check_active()  # what came too late is not begun
+    size = metadata_size(context.invocation_metadata())
+    if size > METADATA_LIMIT:
+        raise RequestTooLarge(
+            f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
+        )
+    # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
+    if method.refuses_transactions and not _TRANSACTION_KEYS.isdisjoint(call.metadata):
+        name = call.path.removeprefix("/")
+        raise NotStageable(f"{name} does not take part in transactions.", method=name)
+    for key in sorted(_TRANSACTION_KEYS & call.repeated):
+        raise InvalidMetadata(f"{key} came more than once.", key=key)
+
+
+def metadata_size(entries: Any) -> int:
+    """Bytes that the entries, pairs of a key and a value, have as HTTP/2 counts them (RFC 9113, 6.5.2)."""
+    return sum(map(len, chain.from_iterable(entries))) + _ENTRY * len(entries)

@@ -1,0 +1,198 @@
+"""Pools of threads: how many calls each takes at once, and the threads that serve them.
+
+A call is counted in by the `Limiter` as it arrives. grpcio then submits it to one executor, which picks the threads of
+the pool that its method names, and closes the call when grpcio is done with it: also when the deadline or a
+cancellation came while the call was queued, so that no handler ever saw it. Threads start as they are needed, and are
+daemons: a handler that will not end does not hold the process.
+"""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent import futures
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from handfast.client.propagation import CURRENT
+from handfast.server.chassis.call import Call, Pool, Refused
+from handfast.server.chassis.cancellation import Canceller
+
+REFUSALS = Pool("refusals", 1, queue=None)
+"""Its thread refuses the calls that are not begun."""
+QUIET = 0.05
+"""Seconds without a new call after which a server that drains may expect no more."""
+_LOOK_EVERY = 0.005
+_CANCELLED = "cancelled"  # as grpcio's state of a call has it
+
+_Job = tuple[Call, Callable[..., Any], tuple[Any, ...]]
+
+
+class Limiter:
+    """Counts the calls that arrived and have not ended, by pool: those that wait for a thread, and those that have
+    one. What is refused is in `REFUSALS` until it ends.
+    """
+
+    def __init__(self, pools: Iterable[Pool]) -> None:
+        self.pools = (*pools, REFUSALS)
+        self._lock = threading.Lock()
+        # By name: hashing a pool by its value would cost on every call.
+        self._in_flight = {pool.name: 0 for pool in self.pools}
+        self._shed = {pool.name: 0 for pool in self.pools}
+        self._draining: frozenset[str] = frozenset()
+        self._last_refused = 0.0
+
+    def acquire(self, call: Call) -> bool:
+        """Counts a call in. Where its pool has as many as it takes, or drains, it is refused: `call.refused` says why,
+        and this returns False."""
+        pool = call.method.pool
+        with self._lock:
+            if pool.name in self._draining:
+                self._last_refused = time.monotonic()
+                call.refused = Refused.STOPPING
+            elif self._in_flight[pool.name] >= pool.limit:
+                self._shed[pool.name] += 1
+                call.refused = Refused.OVERLOADED
+            else:
+                self._in_flight[pool.name] += 1
+                return True
+            self._in_flight[REFUSALS.name] += 1
+            return False
+
+    def release(self, call: Call) -> None:
+        """The call has ended."""
+        with self._lock:
+            self._in_flight[pool_of(call).name] -= 1
+
+    @property
+    def draining(self) -> bool:
+        return bool(self._draining)
+
+    def in_flight(self, pool: Pool) -> int:
+        return self._in_flight[pool.name]
+
+    def shed(self, pool: Pool) -> int:
+        """How many calls were refused for overload since the start."""
+        return self._shed[pool.name]
+
+    def drain(self, pools: Collection[Pool], timeout: float) -> bool:
+        """Takes no more calls, and waits until those in flight have ended and callers have stopped coming. False where
+        some have not ended after `timeout` seconds.
+        """
+        self._draining |= {pool.name for pool in pools}
+        end = time.monotonic() + timeout
+        while (busy := any(map(self.in_flight, pools))) or time.monotonic() < self._last_refused + QUIET:
+            if time.monotonic() >= end:
+                return not busy
+            time.sleep(_LOOK_EVERY)
+        return True
+
+
+class CallExecutor(futures.Executor):
+    """Serves calls by the threads of their pools. Each of `on_end` is told of every call once, when it is closed; it
+    runs between calls, so it must be quick.
+    """
+
+    def __init__(self, canceller: Canceller, on_end: Sequence[Callable[[Call], None]]) -> None:
+        self._canceller, self._on_end = canceller, on_end
+        self.calls_are_cut = False
+        """Set before the server cancels what is still running."""
+        self._threads: dict[str, _Threads] = {}
+
+    def add(self, pool: Pool) -> None:
+        """Before there are calls for it."""
+        self._threads.setdefault(pool.name, _Threads(pool, self._run))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        # grpcio submits `Context.run` of the context that the interceptors ran in.
+        call: Any = fn.__self__[CURRENT]  # type: ignore[attr-defined]
+        self._threads[pool_of(call).name].put((call, fn, args))
+        return _NOBODY_WAITS
+
+    def stop(self, timeout: float) -> bool:
+        """Lets the threads end as they become idle; False where some were busy for `timeout` seconds more."""
+        for pool in self._threads.values():
+            pool.stop()
+        end = time.monotonic() + timeout
+        threads = [thread for pool in self._threads.values() for thread in pool.threads]
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _run(self, job: _Job) -> None:
+        call, serve, arguments = job
+        if call.refused is None:
+            call.cancel = arguments[1].call.cancel
+            call.waiting_since = time.monotonic()  # for its request
+            self._canceller.begin(call)
+        with suppress(BaseException):  # grpcio has told the caller
+            serve(*arguments)
+        # Not without a request: nothing would tell when such a call is over.
+        if call.context is not None and call.refused is None and call.method.outlasts_its_handler:
+            call.waiting_since = None
+            call.at_end(partial(self._close, call, arguments))
+        else:
+            self._close(call, arguments)
+
+    def _close(self, call: Call, arguments: tuple[Any, ...]) -> None:
+        # grpcio has no public way to ask whether the caller was sent a status, nor for the deadline of a call that no
+        # handler had: both stand in the arguments of the function that it runs.
+        _function, rpc_event, state, *_rest = arguments
+        call.close(
+            status_sent=state.statused and state.client != _CANCELLED,
+            deadline_epoch_s=rpc_event.call_details.deadline,
+            server_stopped=self.calls_are_cut,
+        )
+        for report in self._on_end:
+            report(call)
+        call.context = call.cancel = None  # they lead back to the call: a cycle for the garbage collector
+
+
+class _Threads:
+    """Those of one pool. Jobs are put by grpcio's polling thread alone."""
+
+    def __init__(self, pool: Pool, run: Callable[[_Job], None]) -> None:
+        self._pool, self._run_job = pool, run
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._idle: collections.deque[None] = collections.deque()  # one for each that waits for a job
+        self.threads: list[threading.Thread] = []
+
+    def put(self, job: _Job) -> None:
+        self._jobs.put(job)
+        try:
+            self._idle.pop()
+        except IndexError:
+            if len(self.threads) < self._pool.threads:
+                name = f"{self._pool.name}-{len(self.threads)}"
+                self.threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self.threads[-1].start()
+
+    def stop(self) -> None:
+        """Lets each end when it becomes idle."""
+        for _ in self.threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._run_job(job)
+            del job  # or the call lives on until the next one comes
+            self._idle.append(None)
+
+
+class _Unobserved:
+    """What `submit` returns: grpcio wants to know when a call has ended only to count calls, which it is not asked to
+    do. A `Future` would cost each call a lock and a queue of callbacks."""
+
+    def add_done_callback(self, _callback: object) -> None: ...
+
+
+_NOBODY_WAITS = _Unobserved()
+
+
+def pool_of(call: Call) -> Pool:
+    """The pool whose threads have the call."""
+    return call.method.pool if call.refused is None else REFUSALS

@@ -1,0 +1,99 @@
+"""How many calls a pool takes, and how a server that stops waits for those in flight."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from handfast.server.chassis.call import Call, Method, Pool, Refused
+from handfast.server.chassis.pipeline.pools import REFUSALS, Limiter, pool_of
+from tests.eventually import PATIENCE, eventually
+
+SMALL, LARGE = Pool("small", 1, queue=1), Pool("large", 8, queue=None)
+
+
+@pytest.fixture
+def limiter() -> Limiter:
+    return Limiter([SMALL, LARGE])
+
+
+def new_call(pool: Pool, refused: Refused | None = None) -> Call:
+    call = Call(Method("/s/m", "s", "m", "unary", "s", pool), "/s/m")
+    call.refused = refused
+    return call
+
+
+def acquired(limiter: Limiter, pool: Pool) -> Refused | None:
+    """Why a further call of the pool is refused; None where it is not."""
+    call = new_call(pool)
+    assert limiter.acquire(call) is (call.refused is None)
+    return call.refused
+
+
+def test_a_pool_takes_as_many_calls_as_it_has_threads_and_places(limiter: Limiter) -> None:
+    assert [acquired(limiter, SMALL) for _ in range(4)] == [None, None, Refused.OVERLOADED, Refused.OVERLOADED]
+    assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS), limiter.shed(SMALL)) == (2, 2, 2)
+    limiter.release(new_call(SMALL, Refused.OVERLOADED))
+    assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS)) == (2, 1)
+    limiter.release(new_call(SMALL))
+    assert acquired(limiter, SMALL) is None
+    assert limiter.shed(SMALL) == 2
+
+
+def test_a_pool_without_a_limit_takes_all(limiter: Limiter) -> None:
+    assert {acquired(limiter, LARGE) for _ in range(1000)} == {None}
+    assert (limiter.in_flight(LARGE), limiter.in_flight(SMALL), limiter.shed(LARGE)) == (1000, 0, 0)
+
+
+def test_a_pool_that_drains_takes_no_more_and_the_others_do(limiter: Limiter) -> None:
+    assert not limiter.draining
+    assert limiter.drain([SMALL], 0)
+    assert limiter.draining
+    assert acquired(limiter, SMALL) is Refused.STOPPING
+    assert acquired(limiter, LARGE) is None
+    assert limiter.shed(SMALL) == 0  # which counts overload
+
+
+def test_to_drain_waits_for_what_is_in_flight(limiter: Limiter) -> None:
+    acquired(limiter, SMALL)
+    drained: list[bool] = []
+    draining = threading.Thread(target=lambda: drained.append(limiter.drain([SMALL], PATIENCE)))
+    draining.start()
+    assert eventually(lambda: limiter.draining)
+    assert drained == []
+    limiter.release(new_call(SMALL))
+    draining.join(PATIENCE)
+    assert drained == [True]
+
+
+def test_what_does_not_end_in_time_is_told(limiter: Limiter) -> None:
+    acquired(limiter, SMALL)
+    assert not limiter.drain([SMALL, LARGE], 0.02)
+    assert limiter.drain([LARGE], 0.02)
+
+
+def test_to_drain_waits_for_callers_to_stop_coming_but_no_longer_than_it_was_told(limiter: Limiter) -> None:
+    limiter.drain([SMALL], 0)
+    came: list[None] = []
+    stop = threading.Event()
+
+    def come() -> None:
+        while not stop.wait(0.001):
+            acquired(limiter, SMALL)
+            came.append(None)
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    assert eventually(lambda: came)
+    before = len(came)
+    assert limiter.drain([SMALL], 0.3)  # all in flight have ended
+    assert len(came) > before
+    stop.set()
+    coming.join()
+    assert limiter.drain([SMALL], PATIENCE)
+
+
+def test_a_call_that_is_refused_is_with_those_that_refuse() -> None:
+    assert pool_of(new_call(SMALL)) is SMALL
+    assert pool_of(new_call(SMALL, Refused.OVERLOADED)) is REFUSALS
