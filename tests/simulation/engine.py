@@ -40,8 +40,8 @@ class Row:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
 
-    def __getitem__(self, name: str) -> Any:
-        return self._columns[name]
+    def __getitem__(self, name: str | int | slice) -> Any:
+        return self._columns[name] if isinstance(name, str) else list(self._columns.values())[name]
 
     def __getattr__(self, name: str) -> Any:
         return self._columns[name]
@@ -80,7 +80,27 @@ class Result:
         return value
 
 
-Statement = Callable[["Connection", Columns], Result]
+class Statement:
+    """Stands for a statement of SQLAlchemy, and for `chassis.data.statements.Statement`: what it does is a function of
+    the connection and its parameters.
+    """
+
+    def __init__(self, does: Callable[[Connection, Columns], Result]) -> None:
+        self.does = does
+
+    def all(self, connection: Connection, /, **values: Any) -> list[Row]:
+        return connection.execute(self, values).all()
+
+    def first(self, connection: Connection, /, **values: Any) -> Row | None:
+        return next(iter(connection.execute(self, values)), None)
+
+    def run(self, connection: Connection, /, **values: Any) -> int:
+        return connection.execute(self, values).rowcount
+
+    def run_each(self, connection: Connection, each: Sequence[Columns]) -> int:
+        return sum(self.run(connection, **values) for values in each)
+
+    send, send_each = run, run_each
 
 
 class DriverError(Exception):
@@ -201,7 +221,7 @@ class Connection:
                 world.log(world.process_name(), f"reads {self._engine.name}{parameters_in_words(parameters or {})}")
         elif self._engine.by_row:
             world.pause_between_statements()
-        return statement(self, parameters or {})
+        return statement.does(self, parameters or {})
 
     # What statements are made of
 

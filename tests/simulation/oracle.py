@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from handfast.preferences.v1.preferences_pb2 import UpdatePreferencesRequest
 from handfast.server.preferences.resources import PreferencesResources
-from handfast.server.transactions.participant.resources import ResourceType
+from handfast.server.transactions.participant.resource_type import ResourceType
 from handfast.server.users.emails import email_claim
 from handfast.server.users.resources import UserResources
 from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
-from tests.simulation.engine import Changes, Engine
+from tests.simulation.engine import Changes, Engine, Row
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -207,7 +207,7 @@ class Oracle:
         if images:
             image = images[max(images)]
             return seen(participant, None if image is None else resources.message_type.FromString(image))
-        return seen(participant, resources.to_message(row) if row["present"] else None)
+        return seen(participant, resources.to_message(Row(row)) if row["present"] else None)
 
     def check_claims(self) -> None:
         """Once nothing is pending: every email has its holder, and no other value has one."""

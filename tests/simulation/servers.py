@@ -20,14 +20,10 @@ from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
-from handfast.server.transactions.participant.finishing import Finishing
-from handfast.server.transactions.participant.reads import Reads
-from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
-from handfast.server.transactions.participant.resources import M, ResourceType
+from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.service import ParticipantServicer
 from handfast.server.transactions.participant.sweeper import Sweeper
-from handfast.server.transactions.participant.writes import Writes
 from handfast.server.users.resources import UserResources
 from handfast.server.users.service import UserServicer
 from tests.simulation.engine import Engine
@@ -124,26 +120,22 @@ class ParticipantServer(Server):
             self.serve("UserService", UserServicer(users, self.clock))
         else:
             preferences = self._participant(PreferencesResources())
-            requests = SimulatedRequests(self.engine, self.clock)
             definitions: Any = AnyKey()
-            self.serve("PreferencesService", PreferencesServicer(preferences, definitions, requests, self.clock))
+            servicer = PreferencesServicer(preferences, definitions, preferences.requests, self.clock)
+            self.serve("PreferencesService", servicer)
 
     def _participant(self, resources: ResourceType[M]) -> Participant[M]:
-        """As `Participant.__init__` does, with the store in memory."""
         transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
-        resolver = CoordinatorResolver(transactions, threads=2 * WAITING)
-        requests = SimulatedRequests(self.engine, self.clock)
-        made: Participant[M] = Participant.__new__(Participant)
-        made.name = self.participant
-        made.store = store = SimulatedStore(self.participant, self.engine, resources)
-        made.finishing = Finishing(store)
-        recovery = Recovery(store, made.finishing, resolver, self.clock)
-        made.sweeper = Sweeper(store, recovery, requests, self.clock)
-        made.writes = Writes(store, requests, recovery, self.clock, waiting=WAITING)
-        made._reads = Reads(store, resolver)
-        self._sweeper: Sweeper[Any] = made.sweeper
-        self.serve("ParticipantService", ParticipantServicer(made))
-        return made
+        participant = Participant(
+            SimulatedStore(self.participant, self.engine, resources),
+            SimulatedRequests(self.engine, self.clock),
+            CoordinatorResolver(transactions, threads=2 * WAITING),
+            threads=2 * WAITING,
+            clock=self.clock,
+        )
+        self._sweeper: Sweeper[Any] = participant.sweeper
+        self.serve("ParticipantService", ParticipantServicer(participant))
+        return participant
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
         profile = self.world.profile

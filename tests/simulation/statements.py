@@ -18,8 +18,8 @@ from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.operations import Operations
-from handfast.server.transactions.participant.resources import M, ResourceType
-from handfast.server.transactions.participant.rows import ResourceRows
+from handfast.server.transactions.participant.resource_rows import ResourceRows
+from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.unique_keys import UniqueKeys
 from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement, failure
@@ -34,7 +34,7 @@ def _one(row: Columns | None) -> Result:
 
 
 def _select(table: str, parameter: str) -> Statement:
-    return lambda c, p: _one(c.get(table, p[parameter]))
+    return Statement(lambda c, p: _one(c.get(table, p[parameter])))
 
 
 def _select_for_update(table: str, parameter: str) -> Statement:
@@ -44,19 +44,19 @@ def _select_for_update(table: str, parameter: str) -> Statement:
         c.lock(table, p[parameter])
         return _one(c.get(table, p[parameter]))
 
-    return select
+    return Statement(select)
 
 
 def _insert_new(table: str, key: str, defaults: Columns) -> Statement:
-    return lambda c, p: Result(rowcount=int(c.insert(table, p[key], {**defaults, **p})))
+    return Statement(lambda c, p: Result(rowcount=int(c.insert(table, p[key], {**defaults, **p}))))
 
 
 def _update(table: str, parameter: str) -> Statement:
-    return lambda c, p: Result(rowcount=c.update(table, p[parameter], p))
+    return Statement(lambda c, p: Result(rowcount=c.update(table, p[parameter], p)))
 
 
 def _delete(table: str, parameter: str) -> Statement:
-    return lambda c, p: Result(rowcount=c.delete(table, p[parameter]))
+    return Statement(lambda c, p: Result(rowcount=c.delete(table, p[parameter])))
 
 
 def _smallest(rows: Iterable[Columns], after: str, limit: int) -> Result:
@@ -68,7 +68,7 @@ def _oldest(rows: Iterable[Columns]) -> Result:
     return Result([{"min": min((row["transaction_id"] for row in rows), default=None)}])
 
 
-def _newest_below(rows: Iterable[Columns], below: str) -> Result:
+def newest_below(rows: Iterable[Columns], below: str) -> Result:
     newest = max((row["transaction_id"] for row in rows if row["transaction_id"] < below), default=None)
     return Result([{"transaction_id": newest}] if newest else [])
 
@@ -92,10 +92,10 @@ class SimulatedHorizon(Horizon):
             c.lock("horizon", 0, shared=shared)
             return _one(c.get("horizon", 0))
 
-        self._select: Any = lambda c, p: _one(c.get("horizon", 0))
-        self._hold: Any = lambda c, p: locked(c, shared=True)
-        self._lock: Any = lambda c, p: locked(c, shared=False)
-        self._update: Any = lambda c, p: Result(rowcount=c.update("horizon", 0, p))
+        self._select: Any = Statement(lambda c, p: _one(c.get("horizon", 0)))
+        self._hold: Any = Statement(lambda c, p: locked(c, shared=True))
+        self._lock: Any = Statement(lambda c, p: locked(c, shared=False))
+        self._update: Any = Statement(lambda c, p: Result(rowcount=c.update("horizon", 0, p)))
 
 
 class SimulatedRows(ResourceRows[M]):
@@ -110,23 +110,32 @@ class SimulatedRows(ResourceRows[M]):
             for row in rows:
                 if row is not None:
                     pending = row["pending_transaction_id"]
-                    operations = [o for o in _operations_of(c, pending) if o["resource"] == row[key]] if pending else []
-                    found.extend(_with_operations(row, operations))
+                    operations = [o for o in operations_of(c, pending) if o["resource"] == row[key]] if pending else []
+                    found.extend(with_operations(row, operations))
             return Result(found)
 
         def page(c: Connection, p: Columns) -> Result:
             later = sorted((row for row in c.scan("rows") if row[key] > p["after"]), key=lambda row: str(row[key]))
             return joined(c, later[: p["limit_"]])
 
-        self._select: Any = lambda c, p: joined(c, [c.get("rows", p["key_"])])
-        self._select_batch: Any = lambda c, p: joined(c, [c.get("rows", each) for each in p["keys"]])
-        self._select_page: Any = page
+        def lock_with_horizon(c: Connection, p: Columns) -> Result:
+            horizon = c.get("horizon", 0)  # as it is before the statement waits for the lock
+            assert horizon is not None
+            if c.get("rows", p["key_"]) is not None:
+                c.lock("rows", p["key_"])
+            row = c.get("rows", p["key_"])
+            return _one(None if row is None else {**row, "horizon": horizon["transaction_id"]})
+
+        self._find: Any = Statement(lambda c, p: joined(c, [c.get("rows", p["key_"])]))
+        self._batch: Any = Statement(lambda c, p: joined(c, [c.get("rows", each) for each in p["keys"]]))
+        self._page: Any = Statement(page)
         self._lock: Any = _select_for_update("rows", "key_")
+        self._lock_with_horizon: Any = Statement(lock_with_horizon)
         self._insert_placeholder: Any = _insert_new("rows", key, _defaults(resources.table))
         self._update: Any = _update("rows", "key_")
         self._delete: Any = _delete("rows", "key_")
-        self._delete_placeholder: Any = lambda c, p: Result(
-            rowcount=c.delete("rows", p["key_"], lambda row: not row["present"])
+        self._delete_placeholder: Any = Statement(
+            lambda c, p: Result(rowcount=c.delete("rows", p["key_"], lambda row: not row["present"]))
         )
 
 
@@ -137,6 +146,13 @@ class SimulatedBranches(Branches):
         def unfinished(c: Connection) -> list[Columns]:
             return [row for row in c.scan("branches") if row["state"] != FINISHED]
 
+        def lock_known(c: Connection, p: Columns) -> Result:
+            known = [each for each in sorted(p["ids"]) if c.get("branches", each) is not None]
+            for each in known:
+                c.lock("branches", each)
+            rows = [c.get("branches", each) for each in known]
+            return Result(row for row in rows if row is not None)
+
         def prune(c: Connection, p: Columns) -> Result:
             def below(row: Columns) -> bool:
                 return bool(row["transaction_id"] < p["horizon"] and row["state"] == FINISHED)
@@ -145,20 +161,44 @@ class SimulatedBranches(Branches):
             return Result(rowcount=sum(c.delete("branches", each, below) for each in found))
 
         self._insert: Any = _insert_new("branches", "transaction_id", {})
-        self._select: Any = _select("branches", "id_")
+        self._find: Any = _select("branches", "id_")
         self._lock: Any = _select_for_update("branches", "id_")
+        self._lock_known: Any = Statement(lock_known)
         self._update: Any = _update("branches", "id_")
-        self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
-        self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
-        self._newest_finished: Any = lambda c, p: _newest_below(
-            (row for row in c.scan("branches") if row["state"] == FINISHED), p["horizon"]
+        self._update_all: Any = Statement(
+            lambda c, p: Result(rowcount=sum(c.update("branches", each, p) for each in p["ids"]))
         )
-        self._delete: Any = prune
+        self._delete: Any = Statement(
+            lambda c, p: Result(rowcount=sum(c.delete("branches", each) for each in p["ids"]))
+        )
+        self._unfinished: Any = Statement(lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"]))
+        self._oldest_unfinished: Any = Statement(lambda c, p: _oldest(unfinished(c)))
+        self._newest_finished: Any = Statement(
+            lambda c, p: newest_below((row for row in c.scan("branches") if row["state"] == FINISHED), p["horizon"])
+        )
+        self._delete_finished: Any = Statement(prune)
 
 
 class SimulatedOperations(Operations):
     def __init__(self, engine: Engine) -> None:
         engine.tables.setdefault("operations", {})
+
+        def columns(rows: Iterable[Columns], *names: str) -> Result:
+            return Result({name: row[name] for name in names} for row in rows)
+
+        def one(c: Connection, p: Columns) -> list[Columns]:
+            return [o for o in operations_of(c, p["id_"]) if o["number"] == p["number_"]]
+
+        def of_all(c: Connection, p: Columns) -> list[Columns]:
+            return [o for each in p["ids"] for o in operations_of(c, each)]
+
+        def last_image(c: Connection, p: Columns) -> Result:
+            found = [o for o in operations_of(c, p["id_"]) if o["resource"] == p["resource_"]]
+            return columns(found[-1:], "image")
+
+        def sizes(c: Connection, p: Columns) -> Result:
+            last = {o["transaction_id"]: o for o in of_all(c, p)}
+            return columns(last.values(), "transaction_id", "number", "bytes_so_far")
 
         def insert(c: Connection, p: Columns) -> Result:
             inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
@@ -167,34 +207,34 @@ class SimulatedOperations(Operations):
             return Result(rowcount=1)
 
         def delete(c: Connection, p: Columns) -> Result:
-            found = _operations_of(c, p["id_"])
-            return Result(rowcount=sum(c.delete("operations", (p["id_"], each["number"])) for each in found))
+            keys = [(o["transaction_id"], o["number"]) for o in of_all(c, p)]
+            return Result(rowcount=sum(c.delete("operations", key) for key in keys))
 
-        def last_image(c: Connection, p: Columns) -> Result:
-            found = [o for o in _operations_of(c, p["id_"]) if o["resource"] == p["resource_"]]
-            return Result([{"image": each["image"]} for each in found[-1:]])
-
-        self._select: Any = lambda c, p: Result(_operations_of(c, p["id_"]))
-        self._select_one: Any = lambda c, p: _one(c.get("operations", (p["id_"], p["number_"])))
-        self._select_bytes: Any = self._select_one
-        self._select_last_image: Any = last_image
-        self._insert: Any = insert
-        self._delete: Any = delete
+        self._find: Any = Statement(lambda c, p: columns(one(c, p), *OPERATION_COLUMNS))
+        self._all: Any = Statement(lambda c, p: columns(of_all(c, p), "transaction_id", *OPERATION_COLUMNS))
+        self._bytes: Any = Statement(lambda c, p: columns(one(c, p), "bytes_so_far"))
+        self._last_image: Any = Statement(last_image)
+        self._sizes: Any = Statement(sizes)
+        self._insert: Any = Statement(insert)
+        self._delete: Any = Statement(delete)
 
 
-class SimulatedClaims(UniqueKeys):
+class SimulatedUniqueKeys(UniqueKeys):
     def __init__(self, engine: Engine) -> None:
         engine.tables.setdefault("claims", {})
         engine.tables.setdefault("claim_changes", {})
 
-        def changes_of(c: Connection, transaction_id: str) -> list[Columns]:
-            found = [row for row in c.scan("claim_changes") if row["transaction_id"] == transaction_id]
-            return sorted(found, key=lambda row: int(row["number"]))
+        def changes_of(c: Connection, *transaction_ids: str) -> list[Columns]:
+            return [row for row in c.scan("claim_changes") if row["transaction_id"] in transaction_ids]
 
         def changes_of_value(c: Connection, transaction_id: str, value: str) -> list[Columns]:
-            return [row for row in changes_of(c, transaction_id) if row["value"] == value]
+            return [
+                {name: row[name] for name in ("number", "value", "holder")}
+                for row in changes_of(c, transaction_id)
+                if row["value"] == value
+            ]
 
-        def select(c: Connection, p: Columns) -> Result:
+        def find(c: Connection, p: Columns) -> Result:
             row = c.get("claims", p["value_"])
             if row is None:
                 return Result()
@@ -212,23 +252,21 @@ class SimulatedClaims(UniqueKeys):
             return Result(rowcount=1)
 
         def delete_changes(c: Connection, p: Columns) -> Result:
-            keys = [(p["id_"], change["value"], change["number"]) for change in changes_of(c, p["id_"])]
+            keys = [(each["transaction_id"], each["value"], each["number"]) for each in changes_of(c, *p["ids"])]
             return Result(rowcount=sum(c.delete("claim_changes", key) for key in keys))
 
-        self._select: Any = select
+        self._find: Any = Statement(find)
         self._insert: Any = _insert_new("claims", "value", {"holder": None, "pending_transaction_id": None})
         self._lock: Any = _select_for_update("claims", "value_")
         self._update: Any = _update("claims", "value_")
         self._delete: Any = _delete("claims", "value_")
-        self._delete_free: Any = lambda c, p: Result(
-            rowcount=c.delete("claims", p["value_"], lambda row: row["holder"] is None)
+        self._delete_free: Any = Statement(
+            lambda c, p: Result(rowcount=c.delete("claims", p["value_"], lambda row: row["holder"] is None))
         )
-        self._insert_change: Any = insert_change
-        self._select_changes: Any = lambda c, p: Result(changes_of(c, p["id_"]))
-        self._select_last: Any = lambda c, p: Result(
-            {"holder": change["holder"]} for change in changes_of_value(c, p["id_"], p["value_"])[-1:]
-        )
-        self._delete_changes: Any = delete_changes
+        self._insert_change: Any = Statement(insert_change)
+        self._changes: Any = Statement(lambda c, p: Result(changes_of(c, *p["ids"])))
+        self._changes_of_value: Any = Statement(lambda c, p: Result(changes_of_value(c, p["id_"], p["value_"])))
+        self._delete_changes: Any = Statement(delete_changes)
 
 
 class SimulatedStore(Store[M]):
@@ -237,15 +275,15 @@ class SimulatedStore(Store[M]):
         self.database = SimulatedDatabase(engine)
         self.rows = SimulatedRows(engine, resources)
         self.branches, self.operations = SimulatedBranches(engine), SimulatedOperations(engine)
-        self.claims, self.horizon = SimulatedClaims(engine), SimulatedHorizon(engine)
+        self.unique_keys, self.horizon = SimulatedUniqueKeys(engine), SimulatedHorizon(engine)
 
 
-def _operations_of(c: Connection, transaction_id: str) -> list[Columns]:
+def operations_of(c: Connection, transaction_id: str) -> list[Columns]:
     found = [row for row in c.scan("operations") if row["transaction_id"] == transaction_id]
     return sorted(found, key=lambda row: int(row["number"]))
 
 
-def _with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns]:
+def with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns]:
     """An outer join."""
     for operation in operations or [dict.fromkeys(OPERATION_COLUMNS)]:
         yield {**row, **{name: operation[name] for name in OPERATION_COLUMNS}}
@@ -272,8 +310,8 @@ class SimulatedRegister(DecisionStore):
             return Result(rowcount=sum(c.delete("decisions", each, below) for each in found))
 
         self._insert: Any = _insert_new("decisions", "transaction_id", {"loss_accepted": None})
-        self._find: Any = found
-        self._unfinished: Any = lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"])
+        self._find: Any = Statement(found)
+        self._unfinished: Any = Statement(lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"]))
 
         def mark_finished(c: Connection, p: Columns) -> Result:
             marked = [row["transaction_id"] for row in unfinished(c) if row["transaction_id"] in p["ids"]]
@@ -284,14 +322,16 @@ class SimulatedRegister(DecisionStore):
                 c.update("decisions", each, {"finish_time": p["finish_time"]})
             return found(c, {"ids": marked})
 
-        self._mark_finished: Any = mark_finished
+        self._mark_finished: Any = Statement(mark_finished)
         self._lock: Any = _select_for_update("decisions", "id_")
         self._accept_loss: Any = _update("decisions", "id_")
-        self._oldest_unfinished: Any = lambda c, p: _oldest(unfinished(c))
-        self._newest_finished: Any = lambda c, p: _newest_below(
-            (row for row in c.scan("decisions") if row["finish_time"] is not None), p["horizon"]
+        self._oldest_unfinished: Any = Statement(lambda c, p: _oldest(unfinished(c)))
+        self._newest_finished: Any = Statement(
+            lambda c, p: newest_below(
+                (row for row in c.scan("decisions") if row["finish_time"] is not None), p["horizon"]
+            )
         )
-        self._delete: Any = delete
+        self._delete: Any = Statement(delete)
 
 
 class SimulatedAnswers(ReplyStore):
@@ -304,18 +344,18 @@ class SimulatedAnswers(ReplyStore):
             row = c.get("answers", (p["method"], p["request_id"]))
             return Result() if row is None else Result([{name: row[name] for name in columns}])
 
-        self._insert: Any = lambda c, p: Result(
-            rowcount=int(c.insert("answers", (p["method"], p["request_id"]), dict(p)))
+        self._insert: Any = Statement(
+            lambda c, p: Result(rowcount=int(c.insert("answers", (p["method"], p["request_id"]), dict(p))))
         )
-        self._select: Any = select
+        self._select: Any = Statement(select)
 
 
 class SimulatedRequests(IdempotencyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("requests", {})
         self._database, self._clock = SimulatedDatabase(engine), clock
-        self._insert: Any = lambda c, p: Result(
-            rowcount=int(c.insert("requests", (p["method"], p["request_id"]), dict(p)))
+        self._insert: Any = Statement(
+            lambda c, p: Result(rowcount=int(c.insert("requests", (p["method"], p["request_id"]), dict(p))))
         )
-        self._find: Any = lambda c, p: _one(c.get("requests", (p["method"], p["request_id"])))
-        self._delete: Any = lambda c, p: Result()  # no simulation lasts as long as they are kept
+        self._find: Any = Statement(lambda c, p: _one(c.get("requests", (p["method"], p["request_id"]))))
+        self._delete: Any = Statement(lambda c, p: Result())  # no simulation lasts as long as they are kept

@@ -6,7 +6,7 @@ named with it is the one whose worlds soon come to a schedule that the rule guar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -14,20 +14,25 @@ from typing import Any
 from handfast.server.transactions.coordinator import service
 from handfast.server.transactions.coordinator.errors import OperationsMissing
 from handfast.server.transactions.core import coordinator as coordinator_rules
-from handfast.server.transactions.core import participant as participant_rules
-from handfast.server.transactions.core import pruning
+from handfast.server.transactions.core import finishing as finishing_rules
+from handfast.server.transactions.core import pruning, staging, unique_keys
 from handfast.server.transactions.core.coordinator import Verdict
-from handfast.server.transactions.core.model import BranchState, Decision, Outcome, StageRequest
-from handfast.server.transactions.core.participant import Proceed, Refusal
-from handfast.server.transactions.core.reading import Learnt
-from handfast.server.transactions.participant import finishing, reads, recovery, writes
+from handfast.server.transactions.core.model import (
+    Branch,
+    BranchDecision,
+    Decision,
+    Learnt,
+    Outcome,
+    StageRequest,
+    UniqueKey,
+)
+from handfast.server.transactions.core.staging import Proceed, Refusal
+from handfast.server.transactions.participant import finishing, reads, recovery
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
-from handfast.server.transactions.participant.rows import Row
-from handfast.server.transactions.participant.unique_keys import UniqueKeys
-from handfast.server.users.errors import EmailTaken
+from handfast.server.transactions.participant.resource_rows import ResourceRow
 from tests.simulation import servers, statements
-from tests.simulation.engine import Columns, Connection, Result
+from tests.simulation.engine import Columns, Connection, Result, Statement
 from tests.simulation.world import Without
 
 
@@ -47,7 +52,7 @@ class OverwritingRegister(statements.SimulatedRegister):
                 c.update("decisions", p["transaction_id"], p)
             return Result(rowcount=1)
 
-        self._insert = upsert
+        self._insert = Statement(upsert)
 
 
 # Nothing pending is forgotten without a decision.
@@ -78,15 +83,15 @@ def _noting_what_is_wanted(wanted: str, oldest: str | None) -> str:
 class ForgettingRegister(statements.SimulatedRegister):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._newest_finished = lambda c, p: statements._newest_below(c.scan("decisions"), p["horizon"])
-        self._delete = lambda c, p: _delete_below(c, "decisions", p["horizon"])
+        self._newest_finished = Statement(lambda c, p: statements.newest_below(c.scan("decisions"), p["horizon"]))
+        self._delete = Statement(lambda c, p: _delete_below(c, "decisions", p["horizon"]))
 
 
 class ForgettingBranches(statements.SimulatedBranches):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._newest_finished = lambda c, p: statements._newest_below(c.scan("branches"), p["horizon"])
-        self._delete = lambda c, p: _delete_below(c, "branches", p["horizon"])
+        self._newest_finished = Statement(lambda c, p: statements.newest_below(c.scan("branches"), p["horizon"]))
+        self._delete_finished = Statement(lambda c, p: _delete_below(c, "branches", p["horizon"]))
 
 
 def _delete_below(c: Connection, table: str, horizon: str) -> Result:
@@ -96,31 +101,27 @@ def _delete_below(c: Connection, table: str, horizon: str) -> Result:
 
 # A finished branch leaves a marker; horizons refuse what comes later still; numbers follow each other.
 
-_finish, _admit, _save_branch = participant_rules.finish, participant_rules.admit, Branches.save
+_finish, _check_stage = finishing_rules.finish, staging.check_stage
 
 
-def _save_no_marker(self: Branches, connection: Any, branch: Any) -> None:
-    if branch.state is BranchState.FINISHED:
-        connection.changes["branches", branch.transaction_id] = None
-    else:
-        _save_branch(self, connection, branch)
+def _finish_without_a_marker(self: Branches, connection: Any, branches: Collection[Branch]) -> None:
+    self.delete(connection, [branch.transaction_id for branch in branches])
 
 
-def _finish_whatever_is_there(
-    id_: str, branch: Any, horizon: str, operations: Collection[Any], outcome: Outcome, named: int
-) -> Any:
-    return _finish(id_, branch, horizon, list(operations), outcome, min(named, len(operations)))
+def _finish_whatever_is_there(decision: BranchDecision, branch: Any, horizon: str, operations: Collection[Any]) -> Any:
+    count = min(decision.committed_count, len(operations))
+    return _finish(replace(decision, committed_count=count), branch, horizon, list(operations))
 
 
-def _admit_below_the_horizon(branch: Any, horizon: str, known: Any, stage: StageRequest, now: int) -> Any:
-    return _admit(branch, "", known, stage, now)
+def _stage_below_the_horizon(branch: Any, horizon: str, known: Any, stage: StageRequest, now_us: int) -> Any:
+    return _check_stage(branch, "", known, stage, now_us)
 
 
-def _admit_any_number(branch: Any, horizon: str, known: Any, stage: StageRequest, now: int) -> Any:
-    admitted = _admit(branch, horizon, known, stage, now)
-    if admitted is Refusal.OPERATION_OUT_OF_ORDER:
-        return Proceed(replace(branch or participant_rules.fresh(stage), staged=stage.number))
-    return admitted
+def _stage_any_number(branch: Any, horizon: str, known: Any, stage: StageRequest, now_us: int) -> Any:
+    checked = _check_stage(branch, horizon, known, stage, now_us)
+    if checked is Refusal.OPERATION_OUT_OF_ORDER:
+        return Proceed(replace(branch or staging.opened_by(stage), staged=stage.number))
+    return checked
 
 
 # A branch is finished as a whole.
@@ -135,30 +136,30 @@ class KeepsBranches:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._branches, name)
 
-    def save(self, connection: Any, branch: Any) -> None:
-        if branch.outcome is Outcome.COMMITTED:
-            connection.update("branches", branch.transaction_id, {"staged": 0})
-        else:
-            self._branches.save(connection, branch)
+    def finish(self, connection: Any, branches: Collection[Branch]) -> None:
+        for branch in branches:
+            if branch.outcome is Outcome.COMMITTED:
+                connection.update("branches", branch.transaction_id, {"staged": 0})
+            else:
+                self._branches.finish(connection, [branch])
 
 
-def _settle_the_rows_alone(self: recovery.Recovery[Any], transaction_id: str, learnt: Any) -> None:
-    """As a writer or a sweeper would that finishes only what stands in its way; the coordinator does the rest."""
-    store: Any = copy(self._store)
-    store.branches = KeepsBranches(store.branches)
-    alone = recovery.Recovery(self._store, finishing.Finishing(store), self._resolver, self._clock)
-    _settle(alone, transaction_id, learnt)
+def _settle_the_rows_alone(self: recovery.Recovery[Any], store: Any, finisher: Any, *others: Any) -> None:
+    """As a writer would that finishes only what stands in its way; the coordinator does the rest."""
+    alone = copy(store)
+    alone.branches = KeepsBranches(store.branches)
+    _recover(self, store, finishing.BranchFinisher(alone), *others)
 
 
-_settle = recovery.Recovery._finish
+_recover = recovery.Recovery.__init__
 
 
 # Only what is named is applied.
 
 
-def _finish_all(id_: str, branch: Any, horizon: str, operations: Any, outcome: Outcome, named: int) -> Any:
-    committed = outcome is Outcome.COMMITTED and named > 0
-    return _finish(id_, branch, horizon, operations, outcome, len(operations) if committed and operations else named)
+def _finish_all(decision: BranchDecision, branch: Any, horizon: str, operations: Any) -> Any:
+    count = len(operations) if decision.committed_count and operations else decision.committed_count
+    return _finish(replace(decision, committed_count=count), branch, horizon, operations)
 
 
 # A repeated commit names the same operations.
@@ -176,9 +177,9 @@ _judge = coordinator_rules.judge
 class TwoStatementsRows(statements.SimulatedRows[Any]):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        select, select_batch = self._select, self._select_batch
-        self._select = lambda c, p: self._in_two(c, select(c, p))
-        self._select_batch = lambda c, p: self._in_two(c, select_batch(c, p))
+        find, batch = self._find, self._batch
+        self._find = Statement(lambda c, p: self._in_two(c, find.does(c, p)))
+        self._batch = Statement(lambda c, p: self._in_two(c, batch.does(c, p)))
 
     def _in_two(self, c: Connection, result: Result) -> Result:
         """The operations are read afterwards."""
@@ -187,8 +188,8 @@ class TwoStatementsRows(statements.SimulatedRows[Any]):
         joined: list[Columns] = []
         for key, columns in first.items():
             pending = columns["pending_transaction_id"]
-            found = [o for o in statements._operations_of(c, pending) if o["resource"] == key] if pending else []
-            joined.extend(statements._with_operations(columns, found))
+            found = [o for o in statements.operations_of(c, pending) if o["resource"] == key] if pending else []
+            joined.extend(statements.with_operations(columns, found))
         return Result(joined)
 
 
@@ -198,14 +199,14 @@ _visible = reads.Reads._visible
 class ReadBefore:
     """Rows that are not read again."""
 
-    def __init__(self, rows: Collection[Row[Any]]) -> None:
+    def __init__(self, rows: Collection[ResourceRow[Any]]) -> None:
         self._rows = {row.key: row for row in rows}
 
-    def batch(self, connection: Any, keys: Collection[str]) -> list[Row[Any]]:
+    def batch(self, connection: Any, keys: Collection[str]) -> list[ResourceRow[Any]]:
         return [self._rows[key] for key in keys]
 
 
-def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
+def _visible_at_once(self: reads.Reads[Any], rows: Iterable[ResourceRow[Any]]) -> Any:
     """Folds what is learnt into what was read before."""
     kept = list(rows)
     store: Any = copy(self._store)
@@ -215,45 +216,23 @@ def _visible_at_once(self: reads.Reads[Any], rows: Iterable[Row[Any]]) -> Any:
 
 # Writes and look-ups go by claims, and by what is pending of them. That is a conflict, and does not take the value yet.
 
-_claim = writes.Writes._claim
+_claim = unique_keys.claim
 
 
-class HidesOthersClaims:
-    """Claims that say who holds a value, and whether `mine` has a pending change of that, but not whether another
-    transaction has.
-    """
-
-    def __init__(self, claims: UniqueKeys, mine: str | None) -> None:
-        self._claims, self._mine = claims, mine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._claims, name)
-
-    def lock(self, connection: Any, value: str) -> tuple[str | None, str | None]:
-        holder, pending = self._claims.lock(connection, value)
-        return holder, pending if pending == self._mine else None
+def _claim_by_the_holder_alone(resource: str, wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
+    """Without a look at the pending changes of others."""
+    return _claim(resource, wanted, [replace(key, pending_transaction_id=mine) for key in changing], mine)
 
 
-def _claim_by_the_holder_alone(
-    self: writes.Writes[Any], connection: Any, key: str, before: Any, after: Any, stage: Any
-) -> None:
-    store: Any = copy(self._store)
-    store.claims = HidesOthersClaims(store.claims, stage.transaction_id if stage else None)
-    alone = copy(self)
-    alone._store = store
-    _claim(alone, connection, key, before, after, stage)
-
-
-def _claim_or_refuse(self: writes.Writes[Any], *arguments: Any, **named: Any) -> None:
-    try:
-        _claim(self, *arguments, **named)
-    except writes._Blocked:
-        raise EmailTaken from None
+def _claim_or_refuse(resource: str, wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
+    claimed = _claim(resource, wanted, changing, mine)
+    return unique_keys.Taken(changing[0].value) if isinstance(claimed, unique_keys.Pending) else claimed
 
 
 def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
     with self._store.database.read() as connection:
-        return self._store.claims.find(connection, value).holder
+        holder: str | None = self._store.unique_keys.find(connection, value).holder
+        return holder
 
 
 def _join_the_question_under_way(self: CoordinatorResolver) -> None:
@@ -293,21 +272,21 @@ WITHOUT: dict[str, Without] = {
     "FINISHED marker": Without(
         "crowd",
         patches=(
-            (Branches, "save", _save_no_marker),
-            (participant_rules, "finish", _finish_whatever_is_there),
+            (Branches, "finish", _finish_without_a_marker),
+            (finishing_rules, "finish", _finish_whatever_is_there),
         ),
     ),
     "whole-branch finish": Without(
         "crowd",
         patches=(
-            (recovery.Recovery, "_finish", _settle_the_rows_alone),
-            (participant_rules, "finish", _finish_whatever_is_there),
+            (recovery.Recovery, "__init__", _settle_the_rows_alone),
+            (finishing_rules, "finish", _finish_whatever_is_there),
         ),
     ),
-    "horizon for stages": Without("late", patches=_patch(participant_rules, "admit", _admit_below_the_horizon)),
+    "horizon for stages": Without("late", patches=_patch(staging, "check_stage", _stage_below_the_horizon)),
     "horizon at the coordinator": Without("late", patches=_patch(coordinator_rules, "may_insert", lambda *_: True)),
-    "only what is named": Without("careless", patches=_patch(participant_rules, "finish", _finish_all)),
-    "next number only": Without("careless", patches=_patch(participant_rules, "admit", _admit_any_number)),
+    "only what is named": Without("careless", patches=_patch(finishing_rules, "finish", _finish_all)),
+    "next number only": Without("careless", patches=_patch(staging, "check_stage", _stage_any_number)),
     "same operations on a repeated commit": Without(
         "careless", patches=_patch(coordinator_rules, "judge", _judge_by_outcome)
     ),
@@ -334,12 +313,10 @@ WITHOUT: dict[str, Without] = {
         ),
     ),
     "no refusal of what was decided meanwhile": Without(
-        "late", first_seed=150, patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
+        "late", patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
     ),
-    "a pending claim is a conflict": Without(
-        "swaps", patches=_patch(writes.Writes, "_claim", _claim_by_the_holder_alone)
-    ),
-    "a pending claim takes no value yet": Without("swaps", patches=_patch(writes.Writes, "_claim", _claim_or_refuse)),
+    "a pending claim is a conflict": Without("swaps", patches=_patch(unique_keys, "claim", _claim_by_the_holder_alone)),
+    "a pending claim takes no value yet": Without("swaps", patches=_patch(unique_keys, "claim", _claim_or_refuse)),
     "look-ups mind pending claims": Without(
         "swaps", patches=_patch(reads.Reads, "_holder_key", _look_up_the_holder_alone)
     ),

@@ -69,8 +69,6 @@ class Without:
 
     profile: str = ""
     """In which it shows soon."""
-    first_seed: int = 0
-    """From which on it shows soon."""
     locks: frozenset[str] = frozenset()
     patches: tuple[tuple[Any, str, Any], ...] = field(default=(), repr=False)
 

@@ -11,11 +11,11 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.migrations import upgrade
-from handfast.server.transactions.core.model import Decision, Outcome, StageRequest
-from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.core.model import BranchDecision, Decision, Learnt, Outcome, StageRequest
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.transactions.participant.store import Store
 from handfast.server.users import tables
 from handfast.server.users.resources import UserResources
 from handfast.server.users.server import SCHEMA
@@ -45,17 +45,9 @@ class Users:
         self.coordinator = Coordinator()
         self.database = Database(url)
         upgrade(self.database, SCHEMA)
-        self.requests = IdempotencyStore(self.database, tables.requests, clock)
-        self.participant = Participant(
-            "users",
-            self.database,
-            tables.participant,
-            UserResources(),
-            self.requests,
-            self.coordinator,
-            threads=2,
-            clock=clock,
-        )
+        self.requests = IdempotencyStore(self.database, tables.participant.requests, clock)
+        store = Store("users", self.database, tables.participant, UserResources())
+        self.participant = Participant(store, self.requests, self.coordinator, threads=2, clock=clock)
 
     def stage(self, transaction_id: str, user_id: str, number: int = 1, email: str = "") -> None:
         """Stages that there is this user, whatever there is now; without an email it has one of its own."""
@@ -72,8 +64,11 @@ class Users:
             stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse
         )
 
-    def finish(self, transaction_id: str, outcome: Outcome, named: int) -> FinishResult:
-        return self.participant.finishing.finish(transaction_id, outcome, named)
+    def finish(
+        self, transaction_id: str, outcome: Outcome, committed_count: int, *, loss_accepted: bool = False
+    ) -> FinishResult:
+        decision = BranchDecision(transaction_id, outcome, committed_count, loss_accepted)
+        return self.participant.finisher.finish(decision)[transaction_id]
 
     def create(self, *user_ids: str) -> None:
         """Each in a transaction of its own, that is finished."""

@@ -14,7 +14,7 @@ from alembic.operations import Operations
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.ids import new_id
-from handfast.server.transactions.core import participant as rules
+from handfast.server.transactions.core import model as rules
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.transactions.participant.errors import TransactionTooLarge
 from handfast.server.users.tables import participant as tables

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.participant.unique_keys import UniqueKey
+from handfast.server.transactions.core.model import Decision, Outcome, UniqueKey
 from tests.transactions.participants import Users, old_id
 
 
@@ -71,8 +70,8 @@ def test_a_look_up_returns_nobody_who_has_just_lost_the_value(
     users: Users, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Users], None], holder: str | None
 ) -> None:
     users.create("ada", "bob")
-    claims = users.participant.store.claims
-    find, found = claims.find, list[UniqueKey]()
+    unique_keys = users.participant.store.unique_keys
+    find, found = unique_keys.find, list[UniqueKey]()
 
     def find_and_then_lose(connection: object, value: str) -> UniqueKey:
         found.append(find(connection, value))  # type: ignore[arg-type]
@@ -80,6 +79,6 @@ def test_a_look_up_returns_nobody_who_has_just_lost_the_value(
             meanwhile(users)
         return found[-1]
 
-    monkeypatch.setattr(claims, "find", find_and_then_lose)
+    monkeypatch.setattr(unique_keys, "find", find_and_then_lose)
     assert users.holder("ada@example.com") == holder
-    assert [claim.holder for claim in found] == ["ada", holder]
+    assert [key.holder for key in found] == ["ada", holder]

@@ -96,7 +96,7 @@ def test_a_branch_whose_loss_is_accepted_is_free_and_can_be_forgotten(users: Use
     users.stage(new_id(), "ada")  # by whoever is in the way first
     for _ in range(2):
         for id_ in (overcounted, empty):
-            result = users.participant.finishing.finish(id_, Outcome.COMMITTED, 2, loss_accepted=True)
+            result = users.finish(id_, Outcome.COMMITTED, 2, loss_accepted=True)
             assert result is FinishResult.CONFIRMED
     ada = users.participant.get("ada")
     assert ada is not None

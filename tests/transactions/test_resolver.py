@@ -12,7 +12,7 @@ import pytest
 
 from handfast.client import channel
 from handfast.server.chassis.ids import new_id
-from handfast.server.transactions.core.reading import Learnt
+from handfast.server.transactions.core.model import Learnt
 from handfast.server.transactions.participant import circuit, resolver
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.server.transactions.participant.resolver import CoordinatorResolver

@@ -1,21 +1,48 @@
-"""The rules without I/O, as transcripts: what a participant or the coordinator holds, what arrives, what follows."""
+"""The rules without I/O, as transcripts: what a participant or the coordinator holds, what arrives, what follows.
+
+Each class names the rules of docs/atomic-commit.md that it tests, as each function of the core names those it decides.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+import re
 from dataclasses import replace
+from pathlib import Path
+from types import FunctionType
 
 import pytest
 
-from handfast.server.transactions.core import coordinator, participant, pruning, reading
+from handfast.server.transactions import core
+from handfast.server.transactions.core import (
+    conflicts,
+    coordinator,
+    finishing,
+    pruning,
+    reading,
+    staging,
+    unique_keys,
+)
+from handfast.server.transactions.core.finishing import Finish, Unchanged
 from handfast.server.transactions.core.model import (
     Branch,
+    BranchDecision,
     BranchState,
-    ClaimChange,
     Decision,
+    Forgotten,
+    Learnt,
     Operation,
     Outcome,
     StageRequest,
+    UniqueKey,
+    UniqueKeyChange,
 )
+from handfast.server.transactions.core.staging import Proceed, Refusal, Repeat
+
+PAGE = Path(__file__).parents[2] / "docs" / "atomic-commit.md"
+SERVERS = Path(core.__file__).parents[2]
 
 T = "t1"
 DEADLINE = 1000
@@ -34,134 +61,167 @@ def operation(number: int, resource: str = "ada", image: bytes | None = b"image"
     return Operation(T, number, resource, content, image, b"reply")
 
 
-def admit(
-    branch: Branch | None, known: Operation | None, arriving: StageRequest, now: int, horizon: str = ""
-) -> participant.Proceed | participant.Repeat | participant.Refusal:
-    return participant.admit(branch, horizon, known, arriving, now)
+def check(
+    branch: Branch | None, known: Operation | None, arriving: StageRequest, now_us: int, horizon: str = ""
+) -> Proceed | Repeat | Refusal:
+    return staging.check_stage(branch, horizon, known, arriving, now_us)
 
 
 def finish(
-    branch: Branch | None, operations: list[Operation], outcome: Outcome | None, named: int, horizon: str = ""
-) -> participant.Finished | participant.Confirmed | participant.Lost:
-    return participant.finish(T, branch, horizon, operations, outcome, named)
+    branch: Branch | None,
+    operations: list[Operation],
+    outcome: Outcome | None,
+    count: int,
+    horizon: str = "",
+    *,
+    loss_accepted: bool = False,
+) -> Finish | Unchanged:
+    return finishing.finish(BranchDecision(T, outcome, count, loss_accepted), branch, horizon, operations)
 
 
 def close(branch: Branch | None, horizon: str = "") -> Branch:
-    return participant.close(T, branch, horizon)
+    return finishing.close(T, branch, horizon)
 
 
 class TestStaging:
+    """Rule 1, rule 5 for how much is staged, rule 10 for a branch that is gone."""
+
     def test_the_first_operation_opens_the_branch(self) -> None:
-        assert admit(None, None, stage(1), EARLIER) == participant.Proceed(replace(OPEN, staged=1))
+        assert check(None, None, stage(1), EARLIER) == Proceed(replace(OPEN, staged=1))
 
     def test_operations_are_staged_in_their_order_without_gaps(self) -> None:
         one_staged = replace(OPEN, staged=1)
-        assert admit(one_staged, None, stage(2), EARLIER) == participant.Proceed(replace(OPEN, staged=2))
-        assert admit(one_staged, None, stage(3), EARLIER) is participant.Refusal.OPERATION_OUT_OF_ORDER
+        assert check(one_staged, None, stage(2), EARLIER) == Proceed(replace(OPEN, staged=2))
+        assert check(one_staged, None, stage(3), EARLIER) is Refusal.OPERATION_OUT_OF_ORDER
 
     def test_a_repeat_is_answered_as_before_even_after_the_deadline(self) -> None:
         staged = operation(1)
-        assert admit(replace(OPEN, staged=1), staged, stage(1), LATER) == participant.Repeat(staged)
+        assert check(replace(OPEN, staged=1), staged, stage(1), LATER) == Repeat(staged)
 
     def test_the_same_number_with_another_content_is_refused(self) -> None:
         other = stage(1, content=b"b")
-        refusal = admit(replace(OPEN, staged=1), operation(1), other, EARLIER)
-        assert refusal is participant.Refusal.OPERATION_CHANGED
+        refusal = check(replace(OPEN, staged=1), operation(1), other, EARLIER)
+        assert refusal is Refusal.OPERATION_CHANGED
 
     @pytest.mark.parametrize("state", [BranchState.CLOSED, BranchState.FINISHED])
     def test_a_branch_that_is_not_open_takes_nothing_not_even_a_repeat(self, state: BranchState) -> None:
         branch = replace(OPEN, state=state, staged=1)
-        assert admit(branch, operation(1), stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+        assert check(branch, operation(1), stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
 
     def test_nothing_is_staged_after_the_deadline(self) -> None:
-        assert admit(None, None, stage(1), LATER) is participant.Refusal.EXPIRED
+        assert check(None, None, stage(1), LATER) is Refusal.EXPIRED
 
     def test_a_branch_takes_so_many_operations_and_no_more(self) -> None:
         full = replace(OPEN, staged=999)
-        assert isinstance(admit(full, None, stage(1000), EARLIER), participant.Proceed)
+        assert isinstance(check(full, None, stage(1000), EARLIER), Proceed)
         full = replace(OPEN, staged=1000)
-        assert admit(full, None, stage(1001), EARLIER) is participant.Refusal.TOO_LARGE
+        assert check(full, None, stage(1001), EARLIER) is Refusal.TOO_LARGE
 
     def test_a_branch_has_room_for_as_many_bytes_as_the_contract_says(self) -> None:
-        assert participant.has_room(16 * 1024 * 1024)
-        assert not participant.has_room(16 * 1024 * 1024 + 1)
+        assert staging.has_room(16 * 1024 * 1024)
+        assert not staging.has_room(16 * 1024 * 1024 + 1)
 
     def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
-        assert admit(None, None, stage(1), EARLIER, horizon="t2") is participant.Refusal.FORGOTTEN
-        assert admit(None, None, stage(1), EARLIER, horizon="t1") == participant.Proceed(replace(OPEN, staged=1))
-        assert admit(OPEN, None, stage(1), EARLIER, horizon="t2") == participant.Proceed(replace(OPEN, staged=1))
+        assert check(None, None, stage(1), EARLIER, horizon="t2") is Refusal.FORGOTTEN
+        assert check(None, None, stage(1), EARLIER, horizon="t1") == Proceed(replace(OPEN, staged=1))
+        assert check(OPEN, None, stage(1), EARLIER, horizon="t2") == Proceed(replace(OPEN, staged=1))
 
 
-class TestWaiting:
+class TestConflicts:
+    """Rules 2, 6 and 7."""
+
+    def test_a_row_is_free_for_one_transaction_at_a_time(self) -> None:
+        assert conflicts.blocker(None) is conflicts.blocker(None, mine="t1") is None
+        assert conflicts.blocker("t1", mine="t1") is None
+        assert conflicts.blocker("t2", mine="t1") == conflicts.blocker("t2") == "t2"
+
+    @pytest.mark.parametrize("now_us", [EARLIER, LATER])
+    @pytest.mark.parametrize("learnt", [COMMITTED, ABORTED, Forgotten.FORGOTTEN])
+    def test_what_is_decided_is_finished_whatever_the_time(self, learnt: Learnt, now_us: int) -> None:
+        assert conflicts.resolve(OPEN, learnt, now_us) is conflicts.Resolution.FINISH
+
+    def test_that_time_is_up_leads_to_an_attempt_to_abort_and_to_nothing_else(self) -> None:
+        assert conflicts.resolve(OPEN, None, LATER) is conflicts.Resolution.TRY_TO_ABORT
+        assert conflicts.resolve(OPEN, None, DEADLINE) is conflicts.Resolution.LEAVE
+
     def test_only_the_older_waits_for_the_younger_so_nobody_waits_in_a_circle(self) -> None:
-        assert participant.may_wait("t1", "t2")
-        assert not participant.may_wait("t2", "t1")
-        assert not participant.may_wait("t1", "t1")
+        undecided = replace(OPEN, first_attempt="t2")
+        assert conflicts.turn(undecided, "t1") is conflicts.Turn.WAIT
+        assert conflicts.turn(undecided, "t2") is conflicts.Turn.GIVE_WAY
+        assert conflicts.turn(undecided, "t3") is conflicts.Turn.GIVE_WAY
+
+    def test_a_plain_write_counts_as_the_youngest(self) -> None:
+        assert conflicts.turn(OPEN, "") is conflicts.Turn.GIVE_WAY
+
+    @pytest.mark.parametrize("first_attempt", ["", "t1"])
+    def test_what_was_decided_is_in_nobodys_way(self, first_attempt: str) -> None:
+        assert conflicts.turn(None, first_attempt) is conflicts.Turn.TRY_AGAIN
 
 
 class TestFinishing:
+    """Rules 4 and 5, rules 1 and 10 for a branch that is closed or gone."""
+
     def test_what_is_named_is_applied_and_what_is_beyond_is_dropped(self) -> None:
         operations = [operation(1, "ada", b"1"), operation(2, "ada", b"2"), operation(3, "bob", b"3")]
-        finished = finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, named=2)
-        assert isinstance(finished, participant.Finished)
+        finished = finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, count=2)
+        assert isinstance(finished, Finish)
         assert finished.applied == {"ada": b"2"}
         assert finished.dropped == {"bob"}
         assert (finished.branch.state, finished.branch.outcome) == (BranchState.FINISHED, Outcome.COMMITTED)
 
     def test_an_abort_drops_everything(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, named=0)
-        assert isinstance(finished, participant.Finished)
+        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, count=0)
+        assert isinstance(finished, Finish)
         assert not finished.applied
         assert finished.dropped == {"ada"}
 
     def test_a_deletion_is_applied_like_any_change(self) -> None:
-        finished = finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, named=1)
-        assert isinstance(finished, participant.Finished)
+        finished = finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, count=1)
+        assert isinstance(finished, Finish)
         assert finished.applied == {"ada": None}
 
     def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
-        finished = finish(None, [], Outcome.ABORTED, named=0)
-        assert isinstance(finished, participant.Finished)
-        assert admit(finished.branch, None, stage(1), EARLIER) is participant.Refusal.BRANCH_NOT_OPEN
+        finished = finish(None, [], Outcome.ABORTED, count=0)
+        assert isinstance(finished, Finish)
+        assert check(finished.branch, None, stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
 
     def test_a_repeat_confirms(self) -> None:
         done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert finish(done, [], Outcome.COMMITTED, 1) is participant.Confirmed.CONFIRMED
-        assert finish(done, [], Outcome.COMMITTED, 2) is participant.Lost.LOST
+        assert finish(done, [], Outcome.COMMITTED, 1) is Unchanged.FINISHED
+        assert finish(done, [], Outcome.COMMITTED, 2) is Unchanged.LOST
 
     def test_a_committed_operation_that_is_not_held_is_lost_not_confirmed(self) -> None:
-        assert finish(None, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+        assert finish(None, [], Outcome.COMMITTED, count=1) is Unchanged.LOST
 
     def test_a_branch_finished_the_other_way_is_lost_not_confirmed(self) -> None:
         done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
-        assert finish(done, [], Outcome.COMMITTED, named=1) is participant.Lost.LOST
+        assert finish(done, [], Outcome.COMMITTED, count=1) is Unchanged.LOST
 
     def test_what_is_here_is_applied_once_the_loss_of_the_rest_is_accepted(self) -> None:
         branch, operations = replace(OPEN, staged=1), [operation(1)]
-        assert finish(branch, operations, Outcome.COMMITTED, named=2) is participant.Lost.LOST
-        accepted = participant.finish(T, branch, "", operations, Outcome.COMMITTED, named=2, loss_accepted=True)
+        assert finish(branch, operations, Outcome.COMMITTED, count=2) is Unchanged.LOST
+        accepted = finish(branch, operations, Outcome.COMMITTED, count=2, loss_accepted=True)
         done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert accepted == participant.Finished(done, {"ada": b"image"}, frozenset())
-        for outcome, named in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
-            assert finish(done, [], outcome, named) is participant.Lost.LOST
-            confirmed = participant.finish(T, done, "", [], outcome, named, loss_accepted=True)
-            assert confirmed is participant.Confirmed.CONFIRMED
+        assert accepted == Finish(done, {"ada": b"image"}, frozenset(), held=1)
+        for outcome, count in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
+            assert finish(done, [], outcome, count) is Unchanged.LOST
+            assert finish(done, [], outcome, count, loss_accepted=True) is Unchanged.FINISHED
 
     def test_below_the_horizon_a_branch_that_is_not_there_was_finished(self) -> None:
-        assert finish(None, [], Outcome.COMMITTED, named=1, horizon="t2") is participant.Confirmed.CONFIRMED
+        assert finish(None, [], Outcome.COMMITTED, count=1, horizon="t2") is Unchanged.PRUNED
         assert close(None, horizon="t2").state is BranchState.FINISHED
 
     def test_what_the_coordinator_has_forgotten_is_finished_or_was_never_committed(self) -> None:
         done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert finish(done, [], None, named=0) is participant.Confirmed.CONFIRMED
-        finished = finish(replace(OPEN, staged=1), [operation(1)], None, named=0)
-        assert isinstance(finished, participant.Finished)
+        assert finish(done, [], None, count=0) is Unchanged.FINISHED
+        finished = finish(replace(OPEN, staged=1), [operation(1)], None, count=0)
+        assert isinstance(finished, Finish)
         assert finished.dropped == {"ada"}
         assert finished.branch.outcome is Outcome.ABORTED
 
     def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, named=1, horizon="t2")
-        assert isinstance(finished, participant.Finished)
+        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, count=1, horizon="t2")
+        assert isinstance(finished, Finish)
 
     def test_closing_stops_an_open_branch_and_leaves_a_finished_one(self) -> None:
         assert close(OPEN).state is close(None).state is BranchState.CLOSED
@@ -169,8 +229,32 @@ class TestFinishing:
         assert close(done) == done
 
 
+class TestBatches:
+    """Rule 5."""
+
+    @staticmethod
+    def batches(*sizes: tuple[int, int]) -> list[list[int]]:
+        """Which branches go together, by their numbers; each has so many operations, and so many bytes."""
+        decisions = [BranchDecision(str(number), Outcome.COMMITTED, 1) for number, _ in enumerate(sizes)]
+        batches = finishing.batches(decisions, {str(number): size for number, size in enumerate(sizes)})
+        return [[int(each.transaction_id) for each in batch] for batch in batches]
+
+    def test_many_small_branches_go_together(self) -> None:
+        assert self.batches(*[(1, 100)] * 100) == [list(range(100))]
+        assert self.batches(*[(1, 100)] * 101) == [list(range(100)), [100]]
+        assert self.batches(*[(0, 0)] * 101) == [list(range(100)), [100]]
+
+    def test_only_a_branch_alone_holds_more_than_others_can_wait_for(self) -> None:
+        assert self.batches((60, 1), (40, 1), (1, 1)) == [[0, 1], [2]]
+        assert self.batches((1, 1), (1000, 1), (1, 1)) == [[0], [1], [2]]
+        assert self.batches((1, 2**20 - 1), (1, 1), (1, 1), (1, 2**24)) == [[0, 1], [2], [3]]
+
+    def test_of_none_there_is_no_batch(self) -> None:
+        assert self.batches() == []
+
+
 class TestPruning:
-    """Ids stand for times: the smaller, the older."""
+    """Rule 10. Ids stand for times: the smaller, the older."""
 
     def test_nothing_is_forgotten_from_the_oldest_on_that_is_not_done(self) -> None:
         assert pruning.limit("t5", None) == "t5"
@@ -186,27 +270,60 @@ class TestPruning:
         assert not coordinator.may_insert("t1", horizon="t2")
 
 
-class TestUniqueValues:
+class TestUniqueKeys:
+    """Rules 4 and 8."""
+
     SWAP = (
-        ClaimChange(1, "a", None),
-        ClaimChange(1, "x", "ada"),
-        ClaimChange(2, "b", None),
-        ClaimChange(2, "a", "bob"),
-        ClaimChange(3, "x", None),
-        ClaimChange(3, "b", "ada"),
+        UniqueKeyChange(1, "a", None),
+        UniqueKeyChange(1, "x", "ada"),
+        UniqueKeyChange(2, "b", None),
+        UniqueKeyChange(2, "a", "bob"),
+        UniqueKeyChange(3, "x", None),
+        UniqueKeyChange(3, "b", "ada"),
     )
 
     def test_a_swap_within_one_transaction_gives_each_the_others_value(self) -> None:
         holders = {"a": "bob", "b": "ada", "x": None}
-        assert participant.holders_after(self.SWAP, named=3) == holders
-        assert participant.holders_after(reversed(self.SWAP), named=3) == holders
+        assert unique_keys.holders_after(self.SWAP, committed_count=3) == holders
+        assert unique_keys.holders_after(reversed(self.SWAP), committed_count=3) == holders
 
     def test_operations_beyond_the_named_ones_change_no_holder(self) -> None:
-        assert participant.holders_after(self.SWAP, named=1) == {"a": None, "x": "ada"}
-        assert participant.holders_after(self.SWAP, named=0) == {}
+        assert unique_keys.holders_after(self.SWAP, committed_count=1) == {"a": None, "x": "ada"}
+        assert unique_keys.holders_after(self.SWAP, committed_count=0) == {}
+
+    @staticmethod
+    def key(holder: str | None, pending: str | None = None, *holders: str | None, value: str = "a") -> UniqueKey:
+        """A unique value; `holders` is what the operations of the transaction that is pending make of it."""
+        changes = tuple(UniqueKeyChange(number, value, each) for number, each in enumerate(holders, 1))
+        return UniqueKey(value, holder, pending, changes)
+
+    def test_a_value_is_taken_from_nobody_and_given_back_to_nobody(self) -> None:
+        free, held = self.key(None, value="new"), self.key("ada", value="old")
+        assert unique_keys.claim("ada", {"new", "kept"}, [free, held]) == {"new": "ada", "old": None}
+
+    def test_what_another_resource_holds_is_taken(self) -> None:
+        assert unique_keys.claim("ada", {"a"}, [self.key("bob")]) == unique_keys.Taken("a")
+
+    def test_what_another_transaction_is_about_to_change_is_a_conflict_and_not_taken(self) -> None:
+        for holder in (None, "ada", "bob"):
+            key = self.key(holder, "t2", None)
+            for mine in (None, "t1"):
+                assert unique_keys.claim("ada", {"a"}, [key], mine) == unique_keys.Pending("t2")
+                assert unique_keys.claim("ada", set(), [key], mine) == unique_keys.Pending("t2")
+
+    def test_a_transaction_sees_its_own_changes_the_last_of_them_counting(self) -> None:
+        freed, given = self.key("bob", "t1", "cyd", None), self.key(None, "t1", None, "bob")
+        assert unique_keys.claim("ada", {"a"}, [freed], "t1") == {"a": "ada"}
+        assert unique_keys.claim("ada", {"a"}, [given], "t1") == unique_keys.Taken("a")
+        assert unique_keys.claim("bob", set(), [given], "t1") == {"a": None}
+
+    def test_a_value_that_two_had_already_is_left_to_who_holds_it(self) -> None:
+        assert unique_keys.claim("ada", set(), [self.key("bob")]) == {}
 
 
 class TestDeciding:
+    """Rule 3."""
+
     def test_the_first_decision_stands(self) -> None:
         assert coordinator.judge(COMMITTED, standing=COMMITTED) is coordinator.Verdict.AS_ASKED
         assert coordinator.judge(COMMITTED, standing=ABORTED) is coordinator.Verdict.ABORTED_BEFORE
@@ -220,12 +337,14 @@ class TestDeciding:
 
 
 class TestReading:
+    """Rules 7 and 9, rule 8 for who holds a unique value."""
+
     def test_before_the_decision_everybody_sees_the_committed_state(self) -> None:
         assert reading.first_look(None) is reading.Look.COMMITTED
         assert reading.first_look(ABORTED) is reading.Look.COMMITTED
 
-    @pytest.mark.parametrize("learnt", [COMMITTED, reading.Forgotten.FORGOTTEN])
-    def test_a_decision_says_nothing_of_a_row_that_was_read_before_it(self, learnt: reading.Learnt) -> None:
+    @pytest.mark.parametrize("learnt", [COMMITTED, Forgotten.FORGOTTEN])
+    def test_a_decision_says_nothing_of_a_row_that_was_read_before_it(self, learnt: Learnt) -> None:
         assert reading.first_look(learnt) is reading.Look.READ_AGAIN
 
     def test_after_the_decision_everybody_sees_the_last_operation_it_names(self) -> None:
@@ -235,5 +354,47 @@ class TestReading:
         assert reading.second_look(operations, two_named, "preferences") is reading.Look.COMMITTED
 
     def test_a_change_of_a_forgotten_transaction_was_never_committed(self) -> None:
-        look = reading.second_look([operation(1)], reading.Forgotten.FORGOTTEN, "users")
+        look = reading.second_look([operation(1)], Forgotten.FORGOTTEN, "users")
         assert look is reading.Look.COMMITTED
+
+    def test_after_the_decision_everybody_finds_who_holds_a_unique_value_by_it(self) -> None:
+        changes = (UniqueKeyChange(1, "a", "bob"), UniqueKeyChange(2, "a", None))
+        key = UniqueKey("a", "ada", T, changes)
+        for count, holder in ((0, "ada"), (1, "bob"), (2, None)):
+            committed = replace(COMMITTED, branches={"users": count})
+            assert reading.holder_at_second_look(key, committed, "users") == holder
+        assert reading.holder_at_second_look(key, Forgotten.FORGOTTEN, "users") == "ada"
+
+
+class TestFromPageToCodeToTest:
+    def test_every_rule_is_decided_by_the_core_or_is_said_to_live_elsewhere(self) -> None:
+        elsewhere = dict(re.findall(r"^    rule (\d+) +(\S+\.py) ", core.__doc__ or "", re.MULTILINE))
+        assert all((SERVERS / path).is_file() for path in elsewhere.values())
+        decided = {rule for function in functions() for rule in rules_of(function)}
+        assert decided.isdisjoint(elsewhere)
+        assert decided.union(elsewhere) == set(re.findall(r"^(\d+)\. \*\*", PAGE.read_text(), re.MULTILINE))
+
+    def test_every_function_of_the_core_names_its_rule_and_a_test_names_it_too(self) -> None:
+        tested = {
+            rule for name, of_tests in globals().items() if name.startswith("Test") for rule in rules_of(of_tests)
+        }
+        for function in functions():
+            assert rules_of(function), f"{function.__qualname__} names no rule"
+            assert rules_of(function) <= tested, f"no test names the rules of {function.__qualname__}"
+
+
+def functions() -> list[FunctionType]:
+    """Those that the core offers."""
+    modules = [importlib.import_module(f"{core.__name__}.{each.name}") for each in pkgutil.iter_modules(core.__path__)]
+    return [
+        function
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    ]
+
+
+def rules_of(documented: object) -> set[str]:
+    """The rules that a docstring names: `rule 7`, `rules 4 and 8`, `rules 2, 6 and 7`."""
+    lists = re.findall(r"\brules? (\d+(?:(?:, | and )\d+)*)", inspect.getdoc(documented) or "", re.IGNORECASE)
+    return {rule for each in lists for rule in re.findall(r"\d+", each)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import sqlalchemy as sa
-
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.preferences.definitions import from_json, to_json
@@ -22,12 +20,12 @@ class PreferencesResources(ResourceType[Preferences]):
     key = preferences.c.user_id
     message_type = Preferences
 
-    def to_message(self, row: sa.RowMapping) -> Preferences:
+    def to_message(self, row: Any) -> Preferences:
         return Preferences(
-            user_id=row["user_id"],
-            values={key: from_json(value) for key, value in row["values"].items()},
-            update_time=timestamp(row["update_time"]) if row["update_time"] else None,
-            etag=row["etag"],
+            user_id=row.user_id,
+            values={key: from_json(value) for key, value in row.values.items()},
+            update_time=timestamp(row.update_time) if row.update_time else None,
+            etag=row.etag,
         )
 
     def to_columns(self, message: Preferences) -> Mapping[str, Any]:

@@ -125,7 +125,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
         registry=registry,
     )
-    participant.finishing.on_lost.append(lost.inc)
+    participant.finisher.on_lost.append(lost.inc)
     export_clock(registry)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import sqlalchemy as sa
-
 from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.transactions.participant import ResourceType
 from handfast.server.users.emails import email_claim
@@ -20,17 +18,17 @@ class UserResources(ResourceType[User]):
     key = users.c.user_id
     message_type = User
 
-    def to_message(self, row: sa.RowMapping) -> User:
+    def to_message(self, row: Any) -> User:
         return User(
-            user_id=row["user_id"],
-            email=row["email"],
-            display_name=row["display_name"],
-            locale=row["locale"],
-            time_zone=row["time_zone"],
-            labels=row["labels"],
-            create_time=timestamp(row["create_time"]),
-            update_time=timestamp(row["update_time"]),
-            etag=row["etag"],
+            user_id=row.user_id,
+            email=row.email,
+            display_name=row.display_name,
+            locale=row.locale,
+            time_zone=row.time_zone,
+            labels=row.labels,
+            create_time=timestamp(row.create_time),
+            update_time=timestamp(row.update_time),
+            etag=row.etag,
         )
 
     def to_columns(self, message: User) -> Mapping[str, Any]:

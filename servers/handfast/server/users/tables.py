@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from handfast.server.chassis.data import idempotency
 from handfast.server.chassis.data.database import key_text
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 
@@ -26,4 +25,3 @@ users = sa.Table(
     pending_index("users"),
 )
 participant = ParticipantTables.define(metadata)
-requests = idempotency.define(metadata)

@@ -76,6 +76,13 @@ class Statement:
         """
         self.run(connection, **values)
 
+    def send_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> None:
+        """`send` with each of these values, which all have the same names."""
+        if len(each) == 1:
+            self.send(connection, **each[0])
+        else:
+            self.run_each(connection, each)
+
     def run_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> int:
         """Runs it with each of these values, which all have the same names, in one go. Returns how many rows they
         inserted, changed or deleted together."""

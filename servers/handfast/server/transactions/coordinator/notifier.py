@@ -234,7 +234,7 @@ class ParticipantNotifier(threading.Thread):
                 pb.Decision(
                     transaction_id=transaction_id,
                     state=_STATES[decision.outcome],
-                    operation_count=decision.named(self._participant),
+                    operation_count=decision.committed_count(self._participant),
                     loss_accepted=self._participant in decision.loss_accepted,
                 )
                 for transaction_id, decision in due.items()

@@ -17,13 +17,15 @@ class Verdict(enum.Enum):
 
 
 def may_insert(transaction_id: str, horizon: str) -> bool:
-    """Below the horizon a decision may have been pruned, so none is inserted: it could contradict the one that was."""
+    """Rule 10: below the horizon a decision may have been pruned, so none is inserted: it could contradict the one that
+    was.
+    """
     return transaction_id >= horizon
 
 
 def judge(asked: Decision, standing: Decision) -> Verdict:
-    """`standing` is the decision in the register after `asked` was inserted where none was. A repeated commit is
-    answered as the first only if it names the same operations: else the caller would believe that others were
+    """Rule 3: `standing` is the decision in the register after `asked` was inserted where none was. A repeated commit
+    is answered as the first only if it names the same operations: else the caller would believe that others were
     applied.
     """
     if standing.outcome is Outcome.ABORTED:

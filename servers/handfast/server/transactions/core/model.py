@@ -1,4 +1,4 @@
-"""The words of the protocol, as values."""
+"""The words of the protocol, as values. Times are in microseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 MAX_OPERATIONS = 1000
 """How many operations a transaction may have at one participant."""
+MAX_BYTES = 16 * 1024 * 1024
+"""How many bytes the operations of one branch may take, beside MAX_OPERATIONS. A branch is finished in one local
+transaction, and on SQLite nobody else writes meanwhile.
+"""
 
 
 class Outcome(enum.Enum):
@@ -25,38 +29,39 @@ class BranchState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """A staged call, as it arrives. `deadline` is in microseconds since the epoch, by the coordinator's clock.
-    `fingerprint` stands for the method and the request, so that a repeat can be told from another call.
-    `first_attempt` is the id of the transaction's first attempt, which says how old it is.
+    """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
+    and the request, so that a repeat can be told from another call. `first_attempt` is the id of the transaction's
+    first attempt, which says how old it is.
     """
 
     transaction_id: str
     number: int
-    deadline: int
+    deadline_us: int
     first_attempt: str
     fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A staged call, as it is kept: the pending change of one resource. `image` is the resource as it will be, in its
-    owner's encoding; None deletes it. `reply` is what the caller was answered, for a repeat."""
+    """A staged call, as it is kept: the pending change of one resource. `after_image` is the resource as it will be, in
+    its owner's encoding; None deletes it. `reply` is what the caller was answered, for a repeat.
+    """
 
     transaction_id: str
     number: int
     resource: str
     fingerprint: bytes
-    image: bytes | None
+    after_image: bytes | None
     reply: bytes
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return len(self.image or b"") + len(self.reply)
+        return len(self.after_image or b"") + len(self.reply)
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimChange:
+class UniqueKeyChange:
     """What an operation, by its number, makes of a unique value: who holds it from then on, None for nobody."""
 
     number: int
@@ -65,12 +70,24 @@ class ClaimChange:
 
 
 @dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A unique value: who holds it, the transaction that has a pending change of that, and what the operations of that
+    transaction make of it.
+    """
+
+    value: str
+    holder: str | None
+    pending_transaction_id: str | None
+    changes: tuple[UniqueKeyChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Branch:
     """What a transaction has at one participant. `staged` counts its operations, numbered from 1."""
 
     transaction_id: str
     state: BranchState
-    deadline: int
+    deadline_us: int
     first_attempt: str = ""
     staged: int = 0
     outcome: Outcome | None = None
@@ -80,7 +97,8 @@ class Branch:
 class Decision:
     """One row of the coordinator's register. `branches` has, by participant, how many operations are committed;
     where ABORTED, the participants that may hold something, each with 0. `loss_accepted` has the participants that an
-    operator lets finish without what they have lost."""
+    operator lets finish without what they have lost.
+    """
 
     transaction_id: str
     outcome: Outcome
@@ -88,6 +106,36 @@ class Decision:
     abort_reason: str = ""
     loss_accepted: frozenset[str] = frozenset()
 
-    def named(self, participant: str) -> int:
-        """How many operations of this participant the decision commits."""
+    def committed_count(self, participant: str) -> int:
+        """Rule 4: how many operations of this participant the decision commits."""
         return self.branches.get(participant, 0) if self.outcome is Outcome.COMMITTED else 0
+
+
+class Forgotten(enum.Enum):
+    """The coordinator no longer keeps the decision: either it is finished, or nothing of it was committed."""
+
+    FORGOTTEN = enum.auto()
+
+
+Learnt = Decision | Forgotten | None
+"""What the coordinator says of a transaction; None where it is undecided."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchDecision:
+    """A decision as far as it concerns one participant: its operations from 1 to `committed_count` are committed.
+    `outcome` is None where the coordinator has forgotten the transaction. `loss_accepted` says that an operator lets
+    the participant finish without what it has lost.
+    """
+
+    transaction_id: str
+    outcome: Outcome | None
+    committed_count: int
+    loss_accepted: bool = False
+
+    @classmethod
+    def of(cls, transaction_id: str, learnt: Decision | Forgotten, participant: str) -> BranchDecision:
+        if isinstance(learnt, Forgotten):
+            return cls(transaction_id, None, 0)
+        accepted = participant in learnt.loss_accepted
+        return cls(transaction_id, learnt.outcome, learnt.committed_count(participant), accepted)

@@ -1,27 +1,33 @@
 """The library of a service that owns data and takes part in transactions.
 
-    resources.py   what a service says of one kind of resource: its table, and how rows and messages map
-    tables.py      the participant's own tables
-    rows.py        the SQL of resources: rows, each with its pending change
-    branches.py    … of what each transaction has here
-    operations.py  … of the changes that it has staged
-    unique_keys.py … of who holds each unique value
-    store.py       these tables together
-    writes.py      plain and staged writes
-    reads.py       plain reads, which look through a pending change by its decision
-    finishing.py   applies or drops a branch
-    recovery.py    brings a branch to its end when its transaction is decided, or its time is up
-    sweeper.py     does so for what nobody touches, and forgets what is long done
-    resolver.py    asks the coordinator what became of a transaction
-    circuit.py     keeps a coordinator that does not answer from taking all threads
-    service.py     ParticipantService
-    errors.py      why a call is refused for the sake of a transaction
+    server.py         puts a server with a participant together
+    participant.py    what a service's handlers use: write, get, batch, page, holder
+    resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
+
+    writes.py         plain and staged writes
+    reads.py          plain reads, which look through a pending change by its decision
+    finishing.py      applies or drops branches
+    recovery.py       brings a branch to its end when its transaction is decided, or its time is up
+    sweeper.py        does so for what nobody touches, and forgets what is long done
+    service.py        ParticipantService
+
+    store.py          all that a participant has in its database
+    tables.py         the participant's own tables
+    resource_rows.py  the SQL of resources: rows, each with its pending change
+    branches.py       … of what each transaction has here
+    operations.py     … of the changes that it has staged
+    unique_keys.py    … of who holds each unique value
+    migrations.py     steps that create the tables
+
+    resolver.py       asks the coordinator what became of a transaction
+    circuit.py        keeps a coordinator that does not answer from taking all threads
+    errors.py         why a call is refused for the sake of a transaction
 
 A service describes its resources once, and then writes with `Participant.write`, reads with `Participant.get`, and
 need not know whether a call is staged.
 """
 
 from handfast.server.transactions.participant.participant import Participant
-from handfast.server.transactions.participant.resources import ResourceType, Version
+from handfast.server.transactions.participant.resource_type import ResourceType, Version
 
 __all__ = ["Participant", "ResourceType", "Version"]

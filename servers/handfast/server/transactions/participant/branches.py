@@ -2,57 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
 
 
 class Branches:
     def __init__(self, database: Database, table: sa.Table) -> None:
-        is_branch = table.c.transaction_id == sa.bindparam("id_")
-        self._insert = database.insert_new(table)
-        self._select = sa.select(table).where(is_branch)
-        self._lock = self._select.with_for_update()
-        self._update = sa.update(table).where(is_branch)
+        id_ = table.c.transaction_id
+        is_branch, one_of_them = id_ == sa.bindparam("id_"), database.one_of(id_, "ids")
+        self._insert = Statement(database, database.insert_new(table))
+        self._find = Statement(database, sa.select(table).where(is_branch))
+        self._lock = Statement(database, sa.select(table).where(is_branch).with_for_update())
+        self._lock_known = Statement(database, sa.select(table).where(one_of_them).order_by(id_).with_for_update())
+        self._update = Statement(database, sa.update(table).where(is_branch))
+        self._update_all = Statement(database, sa.update(table).where(one_of_them))
+        self._delete = Statement(database, sa.delete(table).where(one_of_them))
+
         unfinished = table.c.state != BranchState.FINISHED.value
-        self._unfinished = (
-            sa.select(table)
-            .where(unfinished, table.c.transaction_id > sa.bindparam("after"))
-            .order_by(table.c.transaction_id)
-            .limit(sa.bindparam("limit_"))
-        )
+        after = id_ > sa.bindparam("after")
+        self._unfinished = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(unfinished)
-        self._oldest_unfinished = sa.select(sa.func.min(table.c.transaction_id)).where(unfinished)
-        below = table.c.transaction_id < sa.bindparam("horizon")
-        finished = sa.not_(unfinished)
-        newest_first = table.c.transaction_id.desc()
-        self._newest_finished = sa.select(table.c.transaction_id).where(below, finished).order_by(newest_first).limit(1)
-        self._delete = sa.delete(table).where(below, finished)
+        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(unfinished)
+        below, finished = id_ < sa.bindparam("horizon"), sa.not_(unfinished)
+        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
+        self._delete_finished = sa.delete(table).where(below, finished)
 
     def find(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
-        row = connection.execute(self._select, {"id_": transaction_id}).one_or_none()
+        row = self._find.first(connection, id_=transaction_id)
         return None if row is None else _branch(row)
 
-    def lock(self, connection: sa.Connection, fresh: Branch) -> Branch | None:
-        """The branch, locked until the local transaction ends. Where there is none, `fresh` is inserted, for the lock,
-        and None returned.
+    def lock(self, connection: sa.Connection, fresh: Branch, *, expected: bool = False) -> Branch | None:
+        """The branch, locked until the local transaction ends. Where there is none, `fresh` is inserted, which keeps
+        others from inserting it, and None returned. Where it is `expected` to be there, that is one statement less.
         """
-        while connection.execute(self._insert, _columns(fresh)).rowcount == 0:
-            if branch := self.lock_known(connection, fresh.transaction_id):
-                return branch
+        if expected and (row := self._lock.first(connection, id_=fresh.transaction_id)) is not None:
+            return _branch(row)
+        while self._insert.run(connection, transaction_id=fresh.transaction_id, **_columns(fresh)) == 0:
+            row = self._lock.first(connection, id_=fresh.transaction_id)
+            if row is not None:
+                return _branch(row)
             # It was pruned between the two.
         return None
 
-    def lock_known(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
-        """The same, inserting nothing: for who expects the branch to be there. None holds nobody off."""
-        row = connection.execute(self._lock, {"id_": transaction_id}).one_or_none()
-        return None if row is None else _branch(row)
+    def lock_known(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, Branch]:
+        """Those of these branches that are there, locked in the order of their ids. A branch that is not there is not
+        locked, and may be inserted by others meanwhile.
+        """
+        return {row.transaction_id: _branch(row) for row in self._lock_known.all(connection, ids=transaction_ids)}
+
+    def set_staged(self, connection: sa.Connection, transaction_id: str, staged: int) -> None:
+        self._update.send(connection, id_=transaction_id, staged=staged)
 
     def save(self, connection: sa.Connection, branch: Branch) -> None:
-        connection.execute(self._update, {"id_": branch.transaction_id, **_columns(branch)})
+        self._update.send(connection, id_=branch.transaction_id, **_columns(branch))
+
+    def finish(self, connection: sa.Connection, branches: Collection[Branch]) -> None:
+        """Stores that these are finished, each with its outcome."""
+        for outcome in Outcome:
+            ids = [branch.transaction_id for branch in branches if branch.outcome is outcome]
+            if ids:
+                state = BranchState.FINISHED.value
+                self._update_all.send(connection, ids=ids, state=state, outcome=outcome.value)
+
+    def delete(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> None:
+        self._delete.send(connection, ids=transaction_ids)
 
     def unfinished(self, connection: sa.Connection, after: str, limit: int) -> list[Branch]:
         """The oldest branches that are not finished, from after the transaction `after` on."""
@@ -72,19 +91,19 @@ class Branches:
 
     def delete_finished(self, connection: sa.Connection, below: str) -> int:
         """Forgets the finished branches below this id. Returns how many."""
-        return connection.execute(self._delete, {"horizon": below}).rowcount
+        return connection.execute(self._delete_finished, {"horizon": below}).rowcount
 
 
-def _branch(row: sa.Row[Any]) -> Branch:
+def _branch(row: Any) -> Branch:
     outcome = Outcome(row.outcome) if row.outcome else None
     return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.first_attempt, row.staged, outcome)
 
 
 def _columns(branch: Branch) -> dict[str, Any]:
+    """All but the key."""
     return {
-        "transaction_id": branch.transaction_id,
         "state": branch.state.value,
-        "deadline": branch.deadline,
+        "deadline": branch.deadline_us,
         "first_attempt": branch.first_attempt,
         "staged": branch.staged,
         "outcome": branch.outcome.value if branch.outcome else None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import Aborted, FailedPrecondition, Unavailable, reason_name
 from handfast.server.transactions import wire
-from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import MAX_OPERATIONS, Branch
-from handfast.server.transactions.core.participant import Refusal
+from handfast.server.transactions.core import model
+from handfast.server.transactions.core.model import Branch
+from handfast.server.transactions.core.staging import Refusal
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 
@@ -55,11 +55,11 @@ class TransactionTooLarge(FailedPrecondition):
 
     def __init__(self, transaction_id: str) -> None:
         message = (
-            f"Transaction {transaction_id} is too large: here it may have up to {MAX_OPERATIONS} operations, whose "
-            f"resources and replies together take up to {rules.MAX_BYTES} bytes."
+            f"Transaction {transaction_id} is too large: here it may have up to {model.MAX_OPERATIONS} operations, "
+            f"whose resources and replies together take up to {model.MAX_BYTES} bytes."
         )
         super().__init__(
-            message, transaction_id=transaction_id, max_operations=MAX_OPERATIONS, max_bytes=rules.MAX_BYTES
+            message, transaction_id=transaction_id, max_operations=model.MAX_OPERATIONS, max_bytes=model.MAX_BYTES
         )
 
 
@@ -68,9 +68,9 @@ class CoordinatorUnavailable(Unavailable):
     retry_after = 0.5
 
 
-def refused(refusal: Refusal, branch: Branch, number: int, now: int) -> FailedPrecondition:
-    """The error of a staged call that the rules do not admit, where `now` is the time by which they judged."""
-    id_, server_time = branch.transaction_id, wire.format_time(now)
+def refused(refusal: Refusal, branch: Branch, number: int, now_us: int) -> FailedPrecondition:
+    """The error of a staged call that the rules refuse, where `now_us` is the time by which they judged."""
+    id_, server_time = branch.transaction_id, wire.format_time(now_us)
     match refusal:
         case Refusal.FORGOTTEN:
             message = f"Transaction {id_} is older than what is remembered here."
@@ -88,6 +88,6 @@ def refused(refusal: Refusal, branch: Branch, number: int, now: int) -> FailedPr
         case Refusal.TOO_LARGE:
             return TransactionTooLarge(id_)
         case Refusal.EXPIRED:
-            late = (now - branch.deadline) / MICROSECONDS_PER_SECOND
+            late = (now_us - branch.deadline_us) / MICROSECONDS_PER_SECOND
             message = f"The deadline of transaction {id_} passed {late:.1f} s ago, by the clock of this server."
             return TransactionExpired(message, transaction_id=id_, server_time=server_time)

@@ -12,13 +12,12 @@ from typing import Generic
 from handfast.server.chassis.errors import DatabaseConflict
 from handfast.server.chassis.requests.paging import read_page
 from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
-from handfast.server.transactions.core.model import Decision
-from handfast.server.transactions.core.participant import holders_after
-from handfast.server.transactions.core.reading import Forgotten, Look, first_look, second_look
+from handfast.server.transactions.core.model import Decision, Forgotten
+from handfast.server.transactions.core.reading import Look, first_look, holder_at_second_look, second_look
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resolver import Resolver
-from handfast.server.transactions.participant.resources import M, Version
-from handfast.server.transactions.participant.rows import Row
+from handfast.server.transactions.participant.resource_rows import ResourceRow
+from handfast.server.transactions.participant.resource_type import M, Version
 from handfast.server.transactions.participant.store import Store
 
 ROUNDS = 50
@@ -32,7 +31,11 @@ class Reads(Generic[M]):
     def get(self, key: str) -> Version[M] | None:
         with self._store.database.read() as connection:
             row = self._store.rows.find(connection, key)
-        return None if row is None else self._visible([row]).get(key)
+        if row is None:
+            return None
+        if row.pending_transaction_id is None:  # as nearly always
+            return None if row.committed is None else Version(row.committed, row.last_transaction_id)
+        return self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
         """What exists of these, by key. Raises ResponseTooLarge where that is more than fits into a reply."""
@@ -74,13 +77,13 @@ class Reads(Generic[M]):
             # It has given the value away since; somebody else may have it.
         raise DatabaseConflict("The value kept changing hands while it was looked up.")
 
-    def _visible(self, rows: Iterable[Row[M]]) -> dict[str, Version[M]]:
+    def _visible(self, rows: Iterable[ResourceRow[M]]) -> dict[str, Version[M]]:
         """What a reader sees of these rows, by key; what does not exist is left out."""
         visible: dict[str, Version[M]] = {}
         known: dict[str, Decision | Forgotten] = {}  # learnt before the rows at hand were read
         for _ in range(ROUNDS):
             again: list[str] = []
-            unknown: dict[str, list[Row[M]]] = {}
+            unknown: dict[str, list[ResourceRow[M]]] = {}
             for row in rows:
                 pending = row.pending_transaction_id
                 if pending is None:
@@ -89,8 +92,7 @@ class Reads(Generic[M]):
                     look = second_look(row.operations, known[pending], self._store.participant)
                     if isinstance(look, Look):
                         self._show(visible, row)
-                    elif look.image is not None:
-                        message = self._store.resources.message_type.FromString(look.image)
+                    elif (message := self._store.message(look.after_image)) is not None:
                         visible[row.key] = Version(message, pending)
                 else:
                     unknown.setdefault(pending, []).append(row)
@@ -110,27 +112,23 @@ class Reads(Generic[M]):
         raise PendingChange(again[0], transaction_id)
 
     @staticmethod
-    def _show(visible: dict[str, Version[M]], row: Row[M]) -> None:
+    def _show(visible: dict[str, Version[M]], row: ResourceRow[M]) -> None:
         if row.committed is not None:
             visible[row.key] = Version(row.committed, row.last_transaction_id)
 
     def _holder_key(self, value: str) -> str | None:
-        """Which resource has a unique value, by its claim, which is read as rows are."""
+        """Which resource has a unique value, which is read as rows are."""
         known: dict[str, Decision | Forgotten] = {}
         for _ in range(ROUNDS):
             with self._store.database.read() as connection:
-                claim = self._store.claims.find(connection, value)
-            pending = claim.pending_transaction_id
+                key = self._store.unique_keys.find(connection, value)
+            pending = key.pending_transaction_id
             if pending is None:
-                return claim.holder
+                return key.holder
             if pending in known:
-                decision = known[pending]
-                if isinstance(decision, Forgotten):
-                    return claim.holder
-                named = decision.named(self._store.participant)
-                return holders_after(claim.changes, named).get(value, claim.holder)
+                return holder_at_second_look(key, known[pending], self._store.participant)
             learnt = self._resolver.ask([pending])[pending]
             if learnt is None or first_look(learnt) is Look.COMMITTED:
-                return claim.holder
+                return key.holder
             known[pending] = learnt
         raise PendingChange("The value", str(pending))

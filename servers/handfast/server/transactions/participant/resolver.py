@@ -14,8 +14,7 @@ from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.transactions import wire
-from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.core.reading import Forgotten, Learnt
+from handfast.server.transactions.core.model import Decision, Forgotten, Learnt, Outcome
 from handfast.server.transactions.participant.circuit import ANSWER_TIMEOUT, Circuit, CircuitOpen
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.transactions.v1 import transactions_pb2 as pb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Generic
 
 import grpc
@@ -10,16 +11,15 @@ import sqlalchemy as sa
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
-from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import Branch, BranchState, Outcome
-from handfast.server.transactions.participant.finishing import FinishResult, log_left_for_later
+from handfast.server.transactions.core import finishing as rules
+from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome
+from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.transactions.participant.participant import Participant
-from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.resource_type import M
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import (
     ParticipantServiceServicer,
@@ -34,13 +34,9 @@ _OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_S
 _RESULTS = {FinishResult.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, FinishResult.LOST: pb.FINISH_RESULT_LOST}
 
 
-class _Pruned(Exception):
-    """Rolls back what was inserted for the lock: the branch was finished, and pruned."""
-
-
 class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     def __init__(self, participant: Participant[M]) -> None:
-        self._store, self._finishing = participant.store, participant.finishing
+        self._store, self._finisher = participant.store, participant.finisher
 
     def FinishTransactions(
         self, request: pb.FinishTransactionsRequest, context: grpc.ServicerContext
@@ -50,23 +46,12 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
             if fields.check_batch(violations, "decisions", ids, MAX_DECISIONS):
                 for index, decision in enumerate(request.decisions):
                     _check_decision(violations, f"decisions[{index}]", decision)
-        results = []
-        for decision in request.decisions:
-            if context.time_remaining() <= 0:
-                break  # nobody waits any more; what is left will be told again
-            try:
-                results.append(self._finish(decision))
-            except Exception as error:
-                if not is_conflict(error):
-                    raise
-                log_left_for_later(decision.transaction_id, error)  # it will be told again, and holds up no other
-        return pb.FinishTransactionsResponse(results=results)
-
-    def _finish(self, decision: pb.Decision) -> pb.FinishedTransaction:
-        outcome = _OUTCOMES[decision.state]
-        named = decision.operation_count if outcome is Outcome.COMMITTED else 0
-        result = self._finishing.finish(decision.transaction_id, outcome, named, decision.loss_accepted)
-        return pb.FinishedTransaction(transaction_id=decision.transaction_id, result=_RESULTS[result])
+        decisions = [_branch_decision(decision) for decision in request.decisions]
+        # What is left when nobody waits any more will be told again.
+        finished = self._finisher.finish_all(decisions, lambda: context.time_remaining() > 0)
+        return pb.FinishTransactionsResponse(
+            results=[pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[result]) for id_, result in finished]
+        )
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:
         self._check(request.transaction_id)
@@ -89,22 +74,19 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
 
     def CloseBranch(self, request: pb.CloseBranchRequest, context: grpc.ServicerContext) -> pb.CloseBranchResponse:
         self._check(request.transaction_id)
-
-        def work(connection: sa.Connection) -> Branch:
-            store, transaction_id = self._store, request.transaction_id
-            branch = store.branches.lock(connection, Branch(transaction_id, BranchState.OPEN, deadline=0))
-            horizon = "" if branch else store.horizon.seen(connection)
-            closed = rules.close(transaction_id, branch, horizon)
-            if branch is None and closed.state is BranchState.FINISHED:
-                raise _Pruned
-            store.branches.save(connection, closed)
-            return closed
-
-        try:
-            branch = self._store.database.write(work)
-        except _Pruned:
-            branch = Branch(request.transaction_id, BranchState.FINISHED, deadline=0)
+        branch = self._store.database.write(partial(self._close, request.transaction_id))
         return pb.CloseBranchResponse(branch=_message(request.transaction_id, branch))
+
+    def _close(self, transaction_id: str, connection: sa.Connection) -> Branch:
+        store = self._store
+        branch = store.branches.lock(connection, rules.unheard_of(transaction_id))
+        horizon = "" if branch else store.horizon.seen(connection)
+        closed = rules.close(transaction_id, branch, horizon)
+        if branch is None and closed.state is BranchState.FINISHED:
+            store.branches.delete(connection, [transaction_id])  # it was inserted for the lock, and has been pruned
+        else:
+            store.branches.save(connection, closed)
+        return closed
 
     @staticmethod
     def _check(transaction_id: str) -> None:
@@ -118,6 +100,12 @@ def _check_decision(violations: Violations, path: str, decision: pb.Decision) ->
         violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
     if decision.operation_count < 0:
         violations.add(f"{path}.operation_count", "must not be negative")
+
+
+def _branch_decision(decision: pb.Decision) -> BranchDecision:
+    outcome = _OUTCOMES[decision.state]
+    count = decision.operation_count if outcome is Outcome.COMMITTED else 0
+    return BranchDecision(decision.transaction_id, outcome, count, decision.loss_accepted)
 
 
 _STATES = {
@@ -134,7 +122,7 @@ def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
     return pb.Branch(
         transaction_id=branch.transaction_id,
         state=_STATES[branch.state],
-        deadline=timestamp(branch.deadline) if branch.deadline else None,
+        deadline=timestamp(branch.deadline_us) if branch.deadline_us else None,
         operation_count=branch.staged,
         outcome=_STATE_OF_OUTCOME[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
     )

@@ -1,9 +1,8 @@
 """What a participant has in its database, table by table.
 
 Nothing in these tables decides: callers load what they need under locks, ask the rules, and save. On PostgreSQL the
-locks are row locks, taken in the order branch, row, claims; on SQLite a local transaction has the whole database.
-
-Each table builds its statements once: building one costs as much as running it.
+locks are row locks, taken in the order branches, rows, unique values; on SQLite a local transaction has the whole
+database.
 """
 
 from __future__ import annotations
@@ -14,22 +13,26 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.operations import Operations
-from handfast.server.transactions.participant.resources import M, ResourceType
-from handfast.server.transactions.participant.rows import ResourceRows
+from handfast.server.transactions.participant.resource_rows import ResourceRows
+from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.tables import ParticipantTables
 from handfast.server.transactions.participant.unique_keys import UniqueKeys
 
 
 class Store(Generic[M]):
-    """`participant` is the name that transactions know the service by."""
+    """`participant` is the name that transactions know the service by, such as `users`."""
 
     def __init__(
         self, participant: str, database: Database, tables: ParticipantTables, resources: ResourceType[M]
     ) -> None:
         self.participant, self.database = participant, database
         self.resources = resources
-        self.rows = ResourceRows(database, resources, tables.operations)
+        self.rows = ResourceRows(database, resources, tables)
         self.branches = Branches(database, tables.branches)
-        self.operations = Operations(tables.operations)
-        self.claims = UniqueKeys(database, tables.claims, tables.claim_changes)
+        self.operations = Operations(database, tables.operations)
+        self.unique_keys = UniqueKeys(database, tables.claims, tables.claim_changes)
         self.horizon = Horizon(tables.horizon)
+
+    def message(self, image: bytes | None) -> M | None:
+        """The resource as an operation leaves it; None where it is deleted."""
+        return None if image is None else self.resources.message_type.FromString(image)

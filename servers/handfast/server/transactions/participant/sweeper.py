@@ -8,33 +8,39 @@ import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
-from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
-from handfast.server.transactions.participant.finishing import log_left_for_later
+from handfast.server.transactions.participant.finishing import BranchFinisher, FinishResult
 from handfast.server.transactions.participant.recovery import Recovery
-from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
-SWEEP_INTERVAL = 1.0
-"""Seconds, on average."""
+SWEEP_INTERVAL_S = 1.0
+"""On average."""
 SWEEPS_PER_PRUNING = 60
 BATCH = 200
-YOUNG = 2 * MICROSECONDS_PER_SECOND
+YOUNG_US = 2 * MICROSECONDS_PER_SECOND
 """A transaction of this age is still on its way; the coordinator will tell."""
-RETENTION = 3600 * MICROSECONDS_PER_SECOND
+RETENTION_US = 3600 * MICROSECONDS_PER_SECOND
 """How long finished branches are kept, so that what comes late is refused one by one."""
 
 _log = structlog.get_logger()
 
 
 class Sweeper(Periodic, Generic[M]):
-    def __init__(self, store: Store[M], recovery: Recovery[M], requests: IdempotencyStore, clock: Clock) -> None:
-        super().__init__("sweeper", self._round, SWEEP_INTERVAL)
-        self._store, self._recovery = store, recovery
+    def __init__(
+        self,
+        store: Store[M],
+        finisher: BranchFinisher[M],
+        recovery: Recovery[M],
+        requests: IdempotencyStore,
+        clock: Clock,
+    ) -> None:
+        super().__init__("sweeper", self._round, SWEEP_INTERVAL_S)
+        self._store, self._finisher, self._recovery = store, finisher, recovery
         self._requests, self._clock = requests, clock
         self._rounds = 0
         self._lost = Lost()
@@ -46,7 +52,7 @@ class Sweeper(Periodic, Generic[M]):
             _log.warning("the coordinator does not answer; trying again", error=error)
             return
         if self._rounds % SWEEPS_PER_PRUNING == 0:
-            self.prune(self._clock() - RETENTION)
+            self.prune(self._clock() - RETENTION_US)
         self._rounds += 1
 
     def sweep(self) -> None:
@@ -54,11 +60,11 @@ class Sweeper(Periodic, Generic[M]):
         an operator can do something, it tries less and less often.
         """
         unfinished = set[str]()
-        after, settled_before = "", id_at(self._clock() - YOUNG)
+        after, swept_before = "", id_at(self._clock() - YOUNG_US)
         while not self.stopping:
             with self._store.database.read() as connection:
                 branches = self._store.branches.unfinished(connection, after, BATCH)
-            old = [branch for branch in branches if branch.transaction_id < settled_before]
+            old = [branch for branch in branches if branch.transaction_id < swept_before]
             unfinished.update(branch.transaction_id for branch in old)
             due = [branch for branch in old if not self._lost.waits(branch.transaction_id)]
             if due:
@@ -69,35 +75,17 @@ class Sweeper(Periodic, Generic[M]):
             after = old[-1].transaction_id
 
     def _settle(self, branches: list[Branch]) -> None:
-        try:
-            self._recovery.settle_all(branches)
-        except Exception as error:
-            if not _concerns_one(error):
-                raise
-            for branch in branches:  # one by one, so that it holds up no other
-                if not self.stopping:
-                    self._settle_one(branch)
+        decisions = self._recovery.decisions(branches)
+        for transaction_id, result in self._finisher.finish_all(decisions, lambda: not self.stopping):
+            if result is FinishResult.LOST:
+                pause = self._lost.put_off(transaction_id)
+                error = CommittedChangeLost(transaction_id)
+                _log.error(str(error), transaction_id=transaction_id, tried_again_after_seconds=pause)
 
-    def _settle_one(self, branch: Branch) -> None:
-        try:
-            self._recovery.settle_all([branch])
-        except CommittedChangeLost as error:
-            pause = self._lost.put_off(branch.transaction_id)
-            _log.error(str(error), transaction_id=branch.transaction_id, tried_again_after_seconds=pause)
-        except Exception as error:
-            if not _concerns_one(error):
-                raise
-            log_left_for_later(branch.transaction_id, error)
-
-    def prune(self, before: int) -> int:
+    def prune(self, before_us: int) -> int:
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
         far as the rules let it, and the answers of request ids whose time is up. Returns how many branches.
         """
-        store = self._store
+        store, wanted = self._store, id_at(before_us)
         self._requests.prune()
-        return store.database.write(lambda connection: store.horizon.prune(connection, store.branches, id_at(before)))
-
-
-def _concerns_one(error: Exception) -> bool:
-    """Whether others can be settled all the same."""
-    return isinstance(error, CommittedChangeLost) or is_conflict(error)
+        return store.database.write(lambda connection: store.horizon.prune(connection, store.branches, wanted))

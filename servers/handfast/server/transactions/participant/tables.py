@@ -3,8 +3,9 @@
     branches       what each transaction has here
     operations     the pending changes
     claims         who holds each unique value; no unique index stands on a column that can change
-    claim_changes  what the pending changes make of them
+    claim_changes  what the pending changes make of unique values
     horizon        one row: the transaction id below which branches have been pruned
+    requests       the replies of plain writes that had a request id
 
 A table of resources has the columns of `resource_columns` after its own.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from handfast.server.chassis.data import idempotency
 from handfast.server.transactions import horizon
 
 KEY_LENGTH = 64
@@ -30,6 +32,7 @@ class ParticipantTables:
     claims: sa.Table
     claim_changes: sa.Table
     horizon: sa.Table
+    requests: sa.Table
 
     @classmethod
     def define(cls, metadata: sa.MetaData) -> ParticipantTables:
@@ -72,7 +75,7 @@ class ParticipantTables:
             sa.Column("number", sa.Integer, primary_key=True),
             sa.Column("holder", sa.String(KEY_LENGTH)),
         )
-        return cls(branches, operations, claims, claim_changes, horizon.define(metadata))
+        return cls(branches, operations, claims, claim_changes, horizon.define(metadata), idempotency.define(metadata))
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:

@@ -3,6 +3,9 @@
 A write is a function from the state before to the state after and the reply; it validates against the state before,
 and raises a domain error to refuse. A plain write applies it at once. A staged one stores it beside the committed
 row; the next operation of the same transaction builds upon it.
+
+Both are units of work (Percival and Gregory, "Architecture Patterns with Python"): one call loads what it needs under
+locks, asks the rules, and stores, in one local transaction. As that may have to run again, it does nothing else.
 """
 
 from __future__ import annotations
@@ -23,33 +26,103 @@ from handfast.server.chassis.data.idempotency import IdempotencyStore, Identifie
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
-from handfast.server.transactions.core import participant as rules
-from handfast.server.transactions.core.model import ClaimChange, Operation, StageRequest
+from handfast.server.transactions.core import conflicts, staging, unique_keys
+from handfast.server.transactions.core.model import Operation, StageRequest
 from handfast.server.transactions.crash_points import reached
-from handfast.server.transactions.participant.errors import (
-    PendingChange,
-    TransactionTooLarge,
-    refused,
-)
+from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
 from handfast.server.transactions.participant.recovery import Recovery
-from handfast.server.transactions.participant.resources import M
+from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
 
-# In seconds.
-FIRST_PAUSE, LAST_PAUSE = 0.005, 0.1
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
+"""How long an older transaction waits before it tries again; longer each time."""
 
 Change = Callable[[M | None], tuple[M | None, Reply]]
 """From the state before (None where there is no such resource) to the state after (None deletes it) and the reply."""
 
 
-class _Blocked(Exception):
-    """Another transaction has a pending change of what a write needs."""
+class Blocked(Exception):
+    """Another transaction has a pending change of what a write needs. The local transaction is rolled back."""
 
-    def __init__(self, resource: str, transaction_id: str) -> None:
-        self.resource, self.transaction_id = resource, transaction_id
+    def __init__(self, what: str, transaction_id: str) -> None:
+        self.what, self.transaction_id = what, transaction_id
+
+
+class PlainWrite(Generic[M, Reply]):
+    """Applies a change of one resource at once. Raises what the change raises, and Blocked."""
+
+    def __init__(self, store: Store[M], key: str, change: Change[M, Reply]) -> None:
+        self._store, self._key, self._change = store, key, change
+
+    def __call__(self, connection: sa.Connection) -> Reply:
+        store, key = self._store, self._key
+        row = store.rows.lock(connection, key)
+        _check_free(key, row.pending_transaction_id)
+        after, reply = self._change(row.committed)
+        holders = _claim(store, connection, key, row.committed, after)
+        store.rows.save(connection, [(key, after, row.last_transaction_id)])
+        store.unique_keys.save(connection, holders)
+        return reply
+
+
+class StagedWrite(Generic[M, Reply]):
+    """Stores a change of one resource as the next operation of a transaction. Raises what the change raises, what the
+    rules refuse, and Blocked.
+    """
+
+    def __init__(
+        self,
+        store: Store[M],
+        stage: StageRequest,
+        key: str,
+        change: Change[M, Reply],
+        reply_type: type[Reply],
+        clock: Clock,
+    ) -> None:
+        self._store, self._stage, self._key = store, stage, key
+        self._change, self._reply_type, self._clock = change, reply_type, clock
+
+    def __call__(self, connection: sa.Connection) -> Reply:
+        store, stage, key, id_ = self._store, self._stage, self._key, self._stage.transaction_id
+        first = replace(staging.opened_by(stage), staged=1)
+        branch = store.branches.lock(connection, first, expected=stage.number > 1)
+        known = None
+        if branch is not None and stage.number <= branch.staged:
+            known = store.operations.find(connection, id_, stage.number)
+        row, horizon = store.rows.lock_with_horizon(connection, key)
+
+        now_us = self._clock()
+        match staging.check_stage(branch, horizon, known, stage, now_us):
+            case staging.Refusal() as refusal:
+                raise refused(refusal, branch or staging.opened_by(stage), stage.number, now_us)
+            case staging.Repeat(operation):
+                return self._reply_type.FromString(operation.reply)
+        _check_free(key, row.pending_transaction_id, mine=id_)
+        before = row.committed
+        if row.pending_transaction_id == id_:
+            before = store.message(store.operations.last_image(connection, id_, key))
+        after, reply = self._change(before)
+        holders = _claim(store, connection, key, before, after, mine=id_)
+        image = None if after is None else after.SerializeToString()
+        operation = Operation(id_, stage.number, key, stage.fingerprint, image, reply.SerializeToString())
+        bytes_so_far = operation.size
+        if stage.number > 1:
+            bytes_so_far += store.operations.bytes_up_to(connection, id_, stage.number - 1)
+        if not staging.has_room(bytes_so_far):
+            raise TransactionTooLarge(id_)
+
+        store.operations.add(connection, operation, bytes_so_far)
+        store.unique_keys.change(connection, id_, stage.number, holders)
+        if row.pending_transaction_id is None:
+            store.rows.mark(connection, key, id_)
+        if branch is not None:  # else it was inserted with this operation
+            store.branches.set_staged(connection, id_, stage.number)
+        check_active()
+        reached("participant.staging")
+        return reply
 
 
 class Writes(Generic[M]):
@@ -61,20 +134,14 @@ class Writes(Generic[M]):
         self._store, self._requests = store, requests
         self._recovery, self._clock = recovery, clock
         self._room = threading.BoundedSemaphore(waiting)
+        self.on_met: list[Callable[[bool], None]] = []
+        """Called each time that a write has met another transaction's change, with whether that was decided."""
 
     def plain(
         self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
-        def work(connection: sa.Connection) -> Reply:
-            row = self._store.rows.lock(connection, key)
-            if row.pending_transaction_id is not None:
-                raise _Blocked(key, row.pending_transaction_id)
-            after, reply = change(row.committed)
-            self._claim(connection, key, row.committed, after, stage=None)
-            self._store.rows.save(connection, {key: after}, last_transaction_id=row.last_transaction_id)
-            return reply
-
-        return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
+        write = PlainWrite(self._store, key, change)
+        return self._unblocked(lambda: self._requests.once(method, request, reply_type, write))
 
     def stage(
         self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
@@ -82,109 +149,31 @@ class Writes(Generic[M]):
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
         check_minted(stage.transaction_id, self._clock())
-        if stage.deadline > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
+        if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
             raise InvalidMetadata(
                 f"{wire.DEADLINE} lies further ahead than any transaction may take.", key=wire.DEADLINE
             )
-
-        def work(connection: sa.Connection) -> Reply:
-            store, transaction_id = self._store, stage.transaction_id
-            first = replace(rules.fresh(stage), staged=1)
-            branch = store.branches.lock(connection, first)
-            horizon = "" if branch else store.horizon.seen(connection)
-            known = None
-            if branch and stage.number <= branch.staged:
-                known = store.operations.find(connection, transaction_id, stage.number)
-            now = self._clock()
-            admitted = rules.admit(branch, horizon, known, stage, now)
-            if isinstance(admitted, rules.Refusal):
-                raise refused(admitted, branch or rules.fresh(stage), stage.number, now)
-            if isinstance(admitted, rules.Repeat):
-                return reply_type.FromString(admitted.operation.reply)
-
-            row = store.rows.lock(connection, key)
-            if row.pending_transaction_id not in (None, transaction_id):
-                raise _Blocked(key, row.pending_transaction_id)
-            before = row.committed if row.pending_transaction_id is None else self._own_state(connection, stage, key)
-            after, reply = change(before)
-            self._claim(connection, key, before, after, stage)
-            image = None if after is None else after.SerializeToString()
-            operation = Operation(
-                transaction_id, stage.number, key, stage.fingerprint, image, reply.SerializeToString()
-            )
-            self._add(connection, operation)
-            store.rows.mark(connection, key, transaction_id)
-            if admitted.branch != first:  # which is stored already
-                store.branches.save(connection, admitted.branch)
-            check_active()
-            reached("participant.staging")
-            return reply
-
-        reply = self._unblocked(lambda: self._store.database.write(work), age=stage.first_attempt)
+        write = StagedWrite(self._store, stage, key, change, reply_type, self._clock)
+        reply = self._unblocked(lambda: self._store.database.write(write), stage.first_attempt)
         reached("participant.staged")
         return reply
 
-    def _add(self, connection: sa.Connection, operation: Operation) -> None:
-        """Stores an operation after those before it, where there is room for it."""
-        operations, id_ = self._store.operations, operation.transaction_id
-        before = operations.bytes_up_to(connection, id_, operation.number - 1) if operation.number > 1 else 0
-        bytes_so_far = before + operation.size
-        if not rules.has_room(bytes_so_far):
-            raise TransactionTooLarge(id_)
-        operations.add(connection, operation, bytes_so_far)
-
-    def _own_state(self, connection: sa.Connection, stage: StageRequest, key: str) -> M | None:
-        """A resource as the transaction itself sees it that has a pending change of it."""
-        image = self._store.operations.last_image(connection, stage.transaction_id, key)
-        return None if image is None else self._store.resources.message_type.FromString(image)
-
-    def _claim(
-        self,
-        connection: sa.Connection,
-        key: str,
-        before: M | None,
-        after: M | None,
-        stage: StageRequest | None,
-    ) -> None:
-        """Takes the unique values that the write gives the resource, and frees those that it takes away; only so in the
-        transaction's eyes where it is staged."""
-        store, resources = self._store, self._store.resources
-        mine = stage.transaction_id if stage else None
-        old = resources.unique_values(before) if before is not None else frozenset()
-        new = resources.unique_values(after) if after is not None else frozenset()
-        for value in sorted(old ^ new):  # in one order, or two writes that swap values would deadlock
-            holder, pending = store.claims.lock(connection, value)
-            if pending is not None and pending != mine:
-                raise _Blocked(f"A unique value of {key}", pending)
-            if pending is not None:
-                holder = store.claims.holder_within(connection, pending, value)
-            if holder not in (None, key):
-                if value in new:
-                    raise resources.taken(value)
-                continue  # it was never this one's: two had it already when it became unique
-            next_holder = key if value in new else None
-            if stage:
-                change = ClaimChange(stage.number, value, next_holder)
-                store.claims.change(connection, stage.transaction_id, change)
-            else:
-                store.claims.save(connection, {value: next_holder})
-
-    def _unblocked(self, attempt: Callable[[], Result], age: str = "") -> Result:
-        """Tries until nothing stands in the way. What is decided, is finished; for what is undecided, only an older
-        transaction waits (wait-die: Rosenkrantz, Stearns and Lewis, 1978), so that none wait for each other. A plain
-        write, whose `age` is empty, counts as the youngest. Raises PendingChange.
+    def _unblocked(self, attempt: Callable[[], Result], first_attempt: str = "") -> Result:
+        """Tries until nothing stands in the way, or somebody does that this write gives way to (rule 7). Raises
+        PendingChange.
         """
-        seconds = FIRST_PAUSE
+        seconds = FIRST_PAUSE_S
         while True:
             try:
                 return attempt()
-            except _Blocked as blocked:
+            except Blocked as blocked:
                 undecided = self._recovery.settle(blocked.transaction_id)
-                if undecided is not None:
-                    older = age and rules.may_wait(age, undecided.first_attempt)
-                    if not older or not self._pause(seconds):
-                        raise PendingChange(blocked.resource, blocked.transaction_id) from None
-            seconds = min(2 * seconds, LAST_PAUSE)
+                for notify in self.on_met:
+                    notify(undecided is None)
+                turn = conflicts.turn(undecided, first_attempt)
+                if turn is conflicts.Turn.GIVE_WAY or (turn is conflicts.Turn.WAIT and not self._pause(seconds)):
+                    raise PendingChange(blocked.what, blocked.transaction_id) from None
+            seconds = min(2 * seconds, LAST_PAUSE_S)
 
     def _pause(self, seconds: float) -> bool:
         """Waits a little. Returns False where there is no time left to wait, or no room: those who wait must not take
@@ -200,3 +189,30 @@ class Writes(Generic[M]):
         finally:
             self._room.release()
         return True
+
+
+def _check_free(what: str, pending_transaction_id: str | None, mine: str | None = None) -> None:
+    other = conflicts.blocker(pending_transaction_id, mine)
+    if other is not None:
+        raise Blocked(what, other)
+
+
+def _claim(
+    store: Store[M], connection: sa.Connection, key: str, before: M | None, after: M | None, mine: str | None = None
+) -> dict[str, str | None]:
+    """Who holds each unique value that the write gives the resource or takes away from it; None frees it. The values
+    are locked.
+    """
+    resources = store.resources
+    old = frozenset[str]() if before is None else resources.unique_values(before)
+    new = frozenset[str]() if after is None else resources.unique_values(after)
+    if old == new:
+        return {}
+    changing = store.unique_keys.lock(connection, old ^ new, mine)
+    match unique_keys.claim(key, new, changing, mine):
+        case unique_keys.Pending(transaction_id):
+            raise Blocked(f"A unique value of {key}", transaction_id)
+        case unique_keys.Taken(value):
+            raise resources.taken(value)
+        case holders:
+            return holders

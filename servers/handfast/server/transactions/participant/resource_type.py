@@ -22,14 +22,20 @@ class Version(Generic[M]):
 
 class ResourceType(Generic[M]):
     """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
-    message as callers see it. A subclass sets the attributes and says how a row and a message map.
+    message as callers see it. A subclass sets the attributes and says how a row and a message map:
+
+        class UserResources(ResourceType[User]):
+            table = users
+            key = users.c.user_id
+            message_type = User
     """
 
     table: sa.Table
     key: sa.Column[str]
     message_type: type[M]
 
-    def to_message(self, row: sa.RowMapping) -> M:
+    def to_message(self, row: Any) -> M:
+        """`row` has the columns of the table as attributes: `row.email`."""
         raise NotImplementedError
 
     def to_columns(self, message: M) -> Mapping[str, Any]:

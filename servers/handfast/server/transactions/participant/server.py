@@ -1,0 +1,54 @@
+"""Puts a server together that owns data and takes part in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from handfast.client import channel
+from handfast.server.chassis.data.idempotency import IdempotencyStore
+from handfast.server.chassis.data.migrations import database_check, open_database
+from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.server import Server, Service
+from handfast.server.process.settings import DatabaseSettings
+from handfast.server.transactions.metrics import export_participant
+from handfast.server.transactions.participant.participant import Participant
+from handfast.server.transactions.participant.resolver import CoordinatorResolver
+from handfast.server.transactions.participant.resource_type import M, ResourceType
+from handfast.server.transactions.participant.service import participant_service
+from handfast.server.transactions.participant.store import Store
+from handfast.server.transactions.participant.tables import ParticipantTables
+from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+
+
+def participant_server(
+    settings: DatabaseSettings,
+    coordinator_address: str,
+    schema: Schema,
+    tables: ParticipantTables,
+    resources: ResourceType[M],
+    service: Callable[[Participant[M]], Service],
+) -> Server:
+    """A server with one service of its own and ParticipantService. `service` makes the former of the participant that
+    it is given; transactions know the participant by the owner of the `schema`. The server opens its database, asks the
+    coordinator at `coordinator_address`, sweeps in the background, exports the metrics of its branches, and at the end
+    closes what it has opened. Raises StartError where the database cannot be used.
+    """
+    database = open_database(settings, schema)
+    coordinator = channel(coordinator_address)
+    participant = Participant(
+        Store(schema.owner, database, tables, resources),
+        IdempotencyStore(database, tables.requests),
+        CoordinatorResolver(TransactionServiceStub(coordinator), threads=settings.threads),
+        threads=settings.threads,
+    )
+    own = service(participant)
+    server = Server(
+        settings,
+        domain=own.domain,
+        services=(own, participant_service(participant, own.domain)),
+        checks=(database_check(database, schema),),
+        background=(participant.sweeper,),
+        on_close=(coordinator.close, database.close),
+    )
+    export_participant(server.metrics.registry, participant)
+    return server

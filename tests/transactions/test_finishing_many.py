@@ -1,0 +1,165 @@
+"""Branches are finished many at once by statements for many rows, and each ends as it would alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from handfast.server.chassis.data.statements import Statement
+from handfast.server.transactions.core import finishing as rules
+from handfast.server.transactions.core.model import BranchDecision, Outcome
+from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.users.tables import participant as tables
+from handfast.server.users.tables import users as users_table
+from tests.transactions.participants import Users, old_id
+
+OLD = 5000
+"""Seconds since the first of these transactions began."""
+
+
+def committed(id_: str, count: int, *, loss_accepted: bool = False) -> BranchDecision:
+    return BranchDecision(id_, Outcome.COMMITTED, count, loss_accepted)
+
+
+def aborted(id_: str) -> BranchDecision:
+    return BranchDecision(id_, Outcome.ABORTED, 0)
+
+
+def staged(users: Users, name: str, first: int) -> tuple[list[BranchDecision], list[FinishResult]]:
+    """Transactions of every kind, and what each is confirmed with. All their users have names that begin with
+    `name`; their ids are those of `first` seconds ago and later.
+    """
+    users.create(*(f"{name}-{each}" for each in ("ada", "bob", "cyd", "dee", "eve")))
+    ids = [old_id(first - number) for number in range(12)]
+    users.stage(ids[0], f"{name}-ada")
+    users.stage(ids[1], f"{name}-bob")
+    users.stage(ids[2], f"{name}-created")
+    users.stage(ids[3], f"{name}-never-created")
+    users.stage_deletion(ids[4], f"{name}-cyd", 1)
+    users.stage(ids[5], f"{name}-dee", 1, email=f"{name}-1@example.com")
+    users.stage(ids[5], f"{name}-dee", 2, email=f"{name}-2@example.com")
+    users.stage(ids[5], f"{name}-unnamed", 3)
+    users.stage(ids[6], f"{name}-eve", 1, email=f"{name}-3@example.com")
+    users.stage(ids[9], f"{name}-finished")
+    users.finish(ids[9], Outcome.COMMITTED, 1)
+    users.stage(ids[10], f"{name}-lost")
+    users.stage(ids[11], f"{name}-loss-accepted")
+    decisions = [
+        committed(ids[0], 1),
+        aborted(ids[1]),
+        committed(ids[2], 1),
+        aborted(ids[3]),
+        committed(ids[4], 1),
+        committed(ids[5], 2),
+        aborted(ids[6]),
+        aborted(ids[7]),  # of which nothing was staged
+        committed(ids[8], 1),
+        committed(ids[9], 1),
+        committed(ids[10], 2),
+        committed(ids[11], 2, loss_accepted=True),
+    ]
+    lost = {8, 10}
+    return decisions, [FinishResult.LOST if n in lost else FinishResult.CONFIRMED for n in range(len(decisions))]
+
+
+def stored(users: Users, name: str, decisions: list[BranchDecision]) -> dict[str, list[tuple[Any, ...]]]:
+    """All that the database has of these transactions and users, without the names that tell two sets apart."""
+    numbers = {decision.transaction_id: number for number, decision in enumerate(decisions)}
+
+    def shown(value: object) -> object:
+        if isinstance(value, str):
+            return numbers.get(value, value.replace(name, "…"))
+        return value
+
+    stored = {}
+    with users.database.read() as connection:
+        for table in (tables.branches, tables.operations, tables.claims, tables.claim_changes, users_table):
+            volatile = {"deadline", "first_attempt", "image", "reply", "last_transaction_id"}
+            columns = [column for column in table.c if column.name not in volatile]
+            rows = connection.execute(sa.select(*columns)).all()
+            of_these = [row for row in rows if any(isinstance(v, str) and (v in numbers or name in v) for v in row)]
+            stored[table.name] = sorted((tuple(map(shown, row)) for row in of_these), key=repr)
+    return stored
+
+
+def test_each_ends_as_it_would_alone(users: Users) -> None:
+    together, expected = staged(users, "joint", OLD)
+    alone, _ = staged(users, "alone", OLD - 100)
+    assert list(users.participant.finisher.finish(*together).values()) == expected
+    assert [users.participant.finisher.finish(each)[each.transaction_id] for each in alone] == expected
+    assert stored(users, "joint", together) == stored(users, "alone", alone)
+    assert users.participant.get("joint-created") is not None
+    assert users.participant.get("joint-cyd") is users.participant.get("joint-never-created") is None
+    assert [users.holder(f"joint-{n}@example.com") for n in (1, 2, 3)] == [None, "joint-dee", None]
+    repeated = users.participant.finisher.finish(*together)
+    assert list(repeated.values()) == expected
+
+
+def test_what_is_forgotten_is_confirmed_among_others(users: Users) -> None:
+    forgotten, at_hand = old_id(OLD), old_id(60)
+    users.stage(forgotten, "ada")
+    users.finish(forgotten, Outcome.COMMITTED, 1)
+    users.participant.sweeper.prune(0)
+    assert users.branches() == 1
+    users.participant.sweeper.prune(10**18)
+    users.stage(at_hand, "bob")
+    results = users.participant.finisher.finish(committed(forgotten, 1), committed(at_hand, 1))
+    assert set(results.values()) == {FinishResult.CONFIRMED}
+    assert users.branches() == 1
+
+
+def statements(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int:
+    """How many statements are executed by it, one for many rows counting as one."""
+    count = 0
+    for name in ("all", "run", "run_each"):
+        do: Any = getattr(Statement, name)
+
+        def counted(self: Statement, *arguments: Any, do: Any = do, **values: Any) -> Any:
+            nonlocal count
+            count += 1
+            return do(self, *arguments, **values)
+
+        monkeypatch.setattr(Statement, name, counted)
+    act()
+    monkeypatch.undo()
+    return count
+
+
+def test_many_take_as_many_statements_as_few(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(count: int, first: int) -> int:
+        ids = [old_id(first - number) for number in range(count)]
+        for id_ in ids:
+            users.stage(id_, f"user-{id_}")
+        decisions = [committed(id_, 1) if number % 2 else aborted(id_) for number, id_ in enumerate(ids)]
+        return statements(monkeypatch, lambda: users.participant.finisher.finish(*decisions))
+
+    assert work(40, OLD) == work(4, OLD - 100)
+
+
+def test_a_batch_that_fails_is_finished_one_by_one(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [old_id(60 - number) for number in range(3)]
+    for number, id_ in enumerate(ids):
+        users.stage(id_, f"user-{number}")
+    finish = rules.finish
+
+    def fail(decision: BranchDecision, *others: Any) -> Any:
+        if decision.transaction_id == ids[1]:
+            raise ValueError("cannot be finished")
+        return finish(decision, *others)
+
+    monkeypatch.setattr(rules, "finish", fail)
+    results = users.participant.finisher.finish_all([committed(id_, 1) for id_ in ids], lambda: True)
+    assert next(results) == (ids[0], FinishResult.CONFIRMED)
+    with pytest.raises(ValueError, match="cannot be finished"):
+        next(results)
+    assert [users.participant.get(f"user-{number}") is not None for number in range(3)] == [True, False, False]
+
+
+def test_nothing_more_is_finished_once_nobody_waits(users: Users) -> None:
+    decisions = [aborted(old_id(3600 - number)) for number in range(rules.BATCH_OPERATIONS + 1)]
+    answers = iter([True, False])
+    results = list(users.participant.finisher.finish_all(decisions, lambda: next(answers)))
+    assert [id_ for id_, _ in results] == [each.transaction_id for each in decisions[:-1]]
