@@ -9,6 +9,7 @@
     handfast_losses_accepted_total                        how often an operator let one finish without what it lost
     handfast_clock_seconds                                what the server's clock says
     handfast_committed_changes_lost_total                 how often a participant found that it lost a committed change
+    handfast_pending_changes_met_total{state}             how often a write met another's change, decided or undecided
 
 What is in doubt is looked up in the database when it is scraped, so every replica on that database says the same.
 """
@@ -126,6 +127,14 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         registry=registry,
     )
     participant.finisher.on_lost.append(lost.inc)
+    met = Counter(
+        "handfast_pending_changes_met",
+        "Times that a write met a change of another transaction that is not finished here, decided or not.",
+        ("state",),
+        registry=registry,
+    )
+    decided, undecided = met.labels("decided"), met.labels("undecided")
+    participant.writes.on_met.append(lambda is_decided: (decided if is_decided else undecided).inc())
     export_clock(registry)
 
 
