@@ -22,7 +22,8 @@ from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
-from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt
+from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt, export_participant
+from handfast.server.transactions.participant.errors import PendingChange
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest
@@ -30,6 +31,7 @@ from tests.cli.processes import Process
 from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction
+from tests.transactions.participants import Users, old_id
 
 USERS, PREFERENCES, ACCOUNTS = 100, 101, 102
 """Where their metrics are, from the first port on."""
@@ -107,6 +109,26 @@ def test_a_participant_counts_what_it_finds_lost_and_nothing_else(running: Proce
         assert lost() == before
         assert finish(pb.TRANSACTION_STATE_COMMITTED, 1) == pb.FINISH_RESULT_LOST
         assert lost() == before + 1
+
+
+def test_a_participant_counts_what_writes_meet_by_whether_it_is_decided(users: Users) -> None:
+    registry = CollectorRegistry()
+    export_participant(registry, users.participant)
+
+    def met() -> list[float | None]:
+        name = "handfast_pending_changes_met_total"
+        return [registry.get_sample_value(name, {"state": state}) for state in ("decided", "undecided")]
+
+    users.create("ada")
+    assert met() == [0, 0]
+    first, second = old_id(60), old_id(50)
+    users.stage(first, "ada")
+    with pytest.raises(PendingChange):
+        users.stage(second, "ada")
+    assert met() == [0, 1]
+    users.coordinator.decisions[first] = Decision(first, Outcome.COMMITTED, {"users": 1})
+    users.stage(second, "ada")
+    assert met() == [1, 1]
 
 
 class Counted:
