@@ -67,7 +67,16 @@ class Report:
         return "\n".join(lines)
 
 
-def crash(database: str, *, folder: Path, kills: int, seconds: float, clients: int, seed: str) -> Report:
+def crash(
+    database: str,
+    *,
+    folder: Path,
+    kills: int,
+    seconds: float,
+    clients: int,
+    seed: str,
+    longest_pause: float = LONGEST_PAUSE,
+) -> Report:
     """Runs until so many processes have been killed, or the time is up; then lets it settle, and checks."""
     world, history, stopping = World(), list[Event](), threading.Event()
     chance = random.Random(seed)
@@ -83,7 +92,7 @@ def crash(database: str, *, folder: Path, kills: int, seconds: float, clients: i
         for _ in _until(kills, seconds, target, history):
             if chance.random() < PATIENCE:
                 target.wait_until_up()
-            time.sleep(chance.uniform(0, LONGEST_PAUSE))
+            time.sleep(chance.uniform(0, longest_pause))
             target.kill(next(victims))
         stopping.set()
         target.kill_all()

@@ -17,7 +17,7 @@ from tests.eventually import PATIENCE
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("database", DATABASES)
 def test_clients_of_a_suite_that_is_killed_see_nothing_wrong(database: str, tmp_path: Path) -> None:
-    report = crash(database, folder=tmp_path, kills=8, seconds=4, clients=6, seed=database)
+    report = crash(database, folder=tmp_path, kills=6, seconds=4, clients=6, seed=database, longest_pause=1)
     print(report)
     assert not report.violations
     assert not report.stuck(PATIENCE)  # how soon it is free, `make crash` says
