@@ -20,6 +20,7 @@ from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.server.accounts.server import build
 from handfast.server.chassis import clock
 from handfast.server.chassis.server import Server
+from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator import coordinator
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, User
@@ -47,7 +48,7 @@ def suite(addresses: dict[str, str], skew: Skew, tmp_path: Path) -> Iterator[Sui
     settings = SuiteSettings(
         name="accounts",
         listen="127.0.0.1:0",
-        database_url=f"sqlite:///{tmp_path}/transactions.sqlite3",
+        database_url=sqlite_url(tmp_path / "transactions.sqlite3"),
         users_address=addresses["users"],
         preferences_address=addresses["preferences"],
         grace=0.5,

@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from handfast.server.cli.ports import free_first_port
+from handfast.server.process.settings import sqlite_url
 from tests.cli.processes import Process
 from tests.eventually import PATIENCE
 
@@ -28,7 +29,7 @@ def test_a_request_that_is_huge_when_decompressed_costs_no_memory(
     start: Callable[..., Process], tmp_path: Path, compression: grpc.Compression
 ) -> None:
     address = f"127.0.0.1:{free_first_port()}"
-    server = start("serve", "users", "--database-url", f"sqlite:///{tmp_path}/users.sqlite3", "--listen", address)
+    server = start("serve", "users", "--database-url", sqlite_url(tmp_path / "users.sqlite3"), "--listen", address)
     with grpc.insecure_channel(address) as channel:
         call: Any = channel.unary_unary(GET_USER)
         with pytest.raises(grpc.RpcError) as small:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database, DatabaseError, execute_each, key_text
 from handfast.server.chassis.errors import DatabaseUnavailable
+from handfast.server.process.settings import sqlite_url
 from tests.databases.postgresql import PostgreSQL
 from tests.eventually import PATIENCE
 
@@ -35,7 +36,7 @@ def database(new_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(f"sqlite:///{tmp_path}/new.sqlite3", connections=2)) as database:
+    with closing(Database(sqlite_url(tmp_path / "new.sqlite3"), connections=2)) as database:
         yield database
 
 

@@ -26,6 +26,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
+from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions import wire
 from handfast.server.users import resources, service, tables
@@ -115,7 +116,7 @@ def serving(url: str, coordinator: str = NOBODY) -> Iterator[Users]:
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[str]:
     """The address of one to whom all transactions are undecided."""
-    url = f"sqlite:///{tmp_path}/transactions.sqlite3"
+    url = sqlite_url(tmp_path / "transactions.sqlite3")
     server = accounts.build(SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, grace=0.5))
     server.start()
     yield server.address

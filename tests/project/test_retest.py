@@ -75,11 +75,14 @@ def test_crashes_alone():
     raise RuntimeError("once")
 """
 
+# The others that are installed take most of the time in which pytest starts.
+ONE_PLUGIN = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_reportlog.plugin"}
+
 
 def retest(folder: Path, *tests: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_it.py").write_text(CHANCE + "".join(tests))
-    return run(sys.executable, ROOT / "tools" / "retest.py", *arguments, cwd=folder)
+    return run(sys.executable, ROOT / "tools" / "retest.py", *arguments, cwd=folder, **ONE_PLUGIN)
 
 
 def flaky(printed: str) -> list[str]:

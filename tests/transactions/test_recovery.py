@@ -42,7 +42,7 @@ def test_what_a_client_that_died_left_is_rolled_back_after_its_deadline(
     client: Suite, addresses: dict[str, str]
 ) -> None:
     ada = create_user(client)
-    tx = Transaction(client, timeout_seconds=4)
+    tx = Transaction(client, timeout_seconds=2)
     tx.stage("users", client.users.DeleteUser, DeleteUserRequest(user_id=ada.user_id))
     with channel(addresses["users"]) as to_users:
         stub = ParticipantServiceStub(to_users)
