@@ -18,7 +18,7 @@ from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
 from tests import http2
 
-from .conftest import Running
+from .conftest import Running, StartServer
 
 
 def test_metadata_that_is_no_utf_8_does_not_show(running: Running, log: io.BytesIO) -> None:
@@ -146,6 +146,20 @@ def test_a_name_that_somebody_made_up_is_cut(running: Running, part: str) -> Non
     assert len(line[f"grpc.{part}"]) == 200
     assert names["method"].startswith(line["grpc.method"])
     assert names["service"].startswith(line["grpc.service"])
+
+
+def test_an_id_with_quotes_and_backslashes_is_logged_as_it_is(running: Running) -> None:
+    request_id = '"id"\\n{}'
+    running.get_user(lambda *_: users_pb2.GetUserResponse(), metadata=(("x-request-id", request_id),))
+    assert running.call_log(request_id)["grpc.code"] == "OK"
+
+
+def test_calls_below_the_level_of_the_log_leave_no_line(start: StartServer) -> None:
+    quiet = start(log_level="warning")
+    quiet.get_user(lambda *_: users_pb2.GetUserResponse(), metadata=(("x-request-id", "quiet"),))
+    failure = quiet.failure(lambda *_: None, metadata=(("x-request-id", "loud"),))
+    assert quiet.call_log(failure.request_id)["level"] == "error"
+    assert quiet.log_lines("quiet") == []
 
 
 def test_a_log_is_set_up_once(log: io.BytesIO, writer: LogWriter) -> None:

@@ -125,7 +125,12 @@ class Server:
         self._draining = ([main_pool], own_pools, [REFUSALS])
         self._limiter = limiter = Limiter({main_pool, *(method.pool for method in (*methods.values(), unknown))})
         export_limiter(limiter, self.metrics.registry)
-        on_end = (limiter.release, self.canceller.end, self.metrics.ended, CallLog().ended)
+        on_end = (
+            limiter.release,
+            self.canceller.end,
+            self.metrics.ended,
+            CallLog(settings.name, settings.log_level).ended,
+        )
         self._executor = CallExecutor(self.canceller, on_end)
         layer = CallLayer(
             methods,

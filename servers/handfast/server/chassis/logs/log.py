@@ -16,14 +16,15 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Mapping, MutableMapping
-from datetime import UTC, datetime
+from json.encoder import encode_basestring
 from typing import Any, BinaryIO
 
 import grpc
 import structlog
 
-from handfast.server.chassis.call import Call, serving
+from handfast.server.chassis.call import Call, Method, serving
 from handfast.server.chassis.logs.tracebacks import described
 from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import LogWriter
@@ -56,6 +57,7 @@ LEVELS = {
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 _MAX_NAME = 200  # an unknown method can have any name
+_writer: LogWriter | None = None  # once it is configured
 
 
 @functools.cache
@@ -63,13 +65,14 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
     """Sends all that structlog and `logging` log in this process to `stream`, stderr by default. Where it does so
     already, nothing changes.
     """
-    writer = LogWriter(stream or sys.stderr.buffer)
+    global _writer
+    _writer = writer = LogWriter(stream or sys.stderr.buffer)
     atexit.register(writer.flush)
 
     def render(_logger: object, level_name: str, event: MutableMapping[str, Any]) -> bytes:
         call = serving()
         line: dict[str, Any] = {
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": _now(),
             "level": level_name,
             "event": "",  # so that it stands here
             "service": service,
@@ -102,28 +105,61 @@ def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 class CallLog:
-    """Logs each call as it ends."""
+    """Logs each call of the server `service` as it ends, from `level` on, such as `info`.
 
-    def __init__(self) -> None:
-        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    Most lines of a log are these. So what all calls of a method have in common is written once, and the lines do not
+    pass through structlog: 2 microseconds a line, not 9.
+    """
+
+    def __init__(self, service: str, level: str) -> None:
+        self._service = service
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+        self._heads: dict[tuple[Method, grpc.StatusCode], str] = {}
 
     def ended(self, call: Call) -> None:
         code = call.code
         assert code is not None
-        service, _, method = call.path.removeprefix("/").rpartition("/")
-        self._log.log(
-            LEVELS[code],
-            "call",
-            **{
-                "grpc.service": service[:_MAX_NAME],
-                "grpc.method": method[:_MAX_NAME],
-                "grpc.code": GO_NAMES[code],
-                "grpc.time_ms": round(call.seconds * 1000, 3),
-                **_ids(call),
-                "peer": call.peer,
-                **call.log,
-            },
+        level = LEVELS[code]
+        if level < self._level:
+            return
+        key = call.method, code
+        # Unknown methods have one `Method` for all of their paths.
+        head = self._heads.get(key) if call.path == call.method.path else self._head(call.path, code)
+        if head is None:
+            head = self._heads[key] = self._head(call.path, code)
+        trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
+        more = f", {_encode({name: loggable(value) for name, value in call.log.items()})[1:-1]}" if call.log else ""
+        line = (
+            f'{{"timestamp": "{_now()}", {head}, "grpc.time_ms": {call.seconds * 1000:.3f}, '
+            f'"request_id": {encode_basestring(call.request_id)}{trace}, "peer": {encode_basestring(call.peer)}{more}}}'
         )
+        if _writer is None:
+            structlog.get_logger().log(level, line)
+        else:
+            _writer.write(line.encode(errors="backslashreplace"))
+
+    def _head(self, path: str, code: grpc.StatusCode) -> str:
+        service, _, method = path.removeprefix("/").rpartition("/")
+        head = {
+            "level": logging.getLevelName(LEVELS[code]).lower(),
+            "event": "call",
+            "service": self._service,
+            "grpc.service": service[:_MAX_NAME],
+            "grpc.method": method[:_MAX_NAME],
+            "grpc.code": GO_NAMES[code],
+        }
+        return _encode(head)[1:-1]
+
+
+def _now() -> str:
+    """RFC 3339 in UTC, with milliseconds."""
+    now = time.time()
+    return f"{_second(int(now))}.{int(now % 1 * 1000):03}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
 
 
 def _ids(call: Call) -> dict[str, str]:
