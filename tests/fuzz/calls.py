@@ -61,7 +61,7 @@ def send(channel: grpc.Channel, call: Call) -> Outcome:
         for reply in stream:
             replies.append(reply)
             if call.held:
-                request_id = _request_id(stream.initial_metadata())
+                request_id = _request_id((*stream.initial_metadata(), *call.metadata))  # trailers never come
                 stream.cancel()
                 return Outcome(grpc.StatusCode.CANCELLED, "", None, replies, request_id, ())
     except grpc.RpcError:

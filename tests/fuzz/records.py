@@ -15,6 +15,7 @@ from tests.fuzz.calls import Call, Outcome
 Counts = Counter[tuple[str, ...]]
 _SAMPLE = re.compile(r"^grpc_server_(started|handled)_total\{(.*)\} (\S+)$", re.MULTILINE)
 _MAX_NAME = 200
+_UNIQUE = (32, 36)  # characters of ids that a server or this client made
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -29,7 +30,7 @@ class Seen:
     def note(self, server: str, call: Call, outcome: Outcome) -> None:
         code = GO_NAMES[outcome.code]
         self.endings[code] += 1
-        if len(outcome.request_id) == 36:  # else it is one that other calls have, too
+        if len(outcome.request_id) in _UNIQUE:  # else it is one that other calls have, too
             self.codes[server, outcome.request_id, as_logged(call.path)] = code
 
 
