@@ -51,6 +51,9 @@ MET = {
     "an email is taken": r"answers .*ALREADY_EXISTS: .*email",
     "an email has a pending change": r"answers .*ABORTED: A unique value of",
     "one transaction changes several rows of a participant": r"commits users\.rows u1: .*\n.*commits users\.rows u2: ",
+    "several branches are finished in one local transaction": (
+        r"commits users\.branches T\d+: .*FINISHED.*\n.*commits users\.branches T\d+: .*FINISHED"
+    ),
     "a list shows users": r"answers ListUsers #\d+: OK users",
     "an account is read": r"answers GetAccount #\d+: OK",
     "a write waits for a younger transaction": r"users-\d +waits",

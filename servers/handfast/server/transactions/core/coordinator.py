@@ -8,7 +8,7 @@ from handfast.server.transactions.core.model import Decision, Outcome
 
 
 class Verdict(enum.Enum):
-    """What the one who asked for a decision is told, by the decision that stands."""
+    """How a decision that was asked for compares with the one that stands."""
 
     AS_ASKED = enum.auto()
     COMMITTED_BEFORE = enum.auto()

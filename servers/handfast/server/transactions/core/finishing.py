@@ -52,8 +52,8 @@ def finish(
     if branch.state is BranchState.FINISHED:
         if decision.outcome is None or decision.loss_accepted:
             return Unchanged.FINISHED
-        as_told = decision.outcome is branch.outcome and count <= branch.staged
-        return Unchanged.FINISHED if as_told else Unchanged.LOST
+        as_decided = decision.outcome is branch.outcome and count <= branch.staged
+        return Unchanged.FINISHED if as_decided else Unchanged.LOST
     if len(operations) < count and not decision.loss_accepted:
         return Unchanged.LOST
     applied = final_images(operations, count)

@@ -30,7 +30,7 @@ class BranchState(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class StageRequest:
     """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
-    and the request, so that a repeat can be told from another call. `first_attempt` is the id of the transaction's
+    and the request, so that a repeat differs from another call. `first_attempt` is the id of the transaction's
     first attempt, which says how old it is.
     """
 

@@ -20,7 +20,7 @@ from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
-NO_LONGER_KNOWN = "a committed transaction is told again that is no longer known here, whatever was staged of it"
+NO_LONGER_KNOWN = "a commit came again of a transaction that is no longer known here, whatever was staged of it"
 LEFT_FOR_LATER = "a branch is not finished yet, as others hold what it needs"
 
 _log = structlog.get_logger()

@@ -39,8 +39,14 @@ class Participant(Generic[M]):
         self._reads = Reads(store, resolver)
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
-        """Applies `change` to one resource, or stages it where the call being served carries a transaction. Raises
-        what `change` raises, with nothing written; PendingChange where another transaction has an undecided change.
+        """Applies `change` to the resource with this key, or stages it where the call being served carries a
+        transaction. `change` is a function from the resource before (None where there is none) to the resource after
+        (None deletes it) and the reply; it may be called more than once, and must do nothing else. A repeat of
+        `request.request_id` is answered as the first call was.
+
+        Raises what `change` raises, with nothing written; what `ResourceType.taken` returns, where another resource
+        holds a unique value; PendingChange, where another transaction has an undecided change; CommittedChangeLost;
+        CoordinatorUnavailable; and for a staged call what the rules refuse (`errors.py`).
         """
         call = current()
         stage = wire.parse_stage_request(call.metadata, call.method.path, request)
@@ -52,17 +58,24 @@ class Participant(Generic[M]):
         return reply
 
     def get(self, key: str) -> Version[M] | None:
-        """The resource with this key as it is now; None where there is none."""
+        """The resource with this key as it is now; None where there is none. A change that is committed and not
+        finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable.
+        """
         return self._reads.get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
-        """What exists of these, by key."""
+        """What exists of these, by key, read as `get` does, with one question to the coordinator. Raises
+        ResponseTooLarge where that is more than fits into a reply.
+        """
         return self._reads.batch(keys)
 
     def page(self, after: str, limit: int) -> tuple[list[M], str]:
-        """See `Reads.page`."""
+        """The first `limit` resources whose keys are greater than `after`, in the order of their keys, or as many as
+        fit into a reply; and the key to go on after, empty at the end. There can be fewer though more follow: what is
+        about to be created takes a place.
+        """
         return self._reads.page(after, limit)
 
     def holder(self, value: str) -> M | None:
-        """The resource that has a unique value."""
+        """The resource that holds a unique value now; None where none does."""
         return self._reads.holder(value)

@@ -25,6 +25,8 @@ ROUNDS = 50
 
 
 class Reads(Generic[M]):
+    """`Participant` says what each of them returns."""
+
     def __init__(self, store: Store[M], resolver: Resolver) -> None:
         self._store, self._resolver = store, resolver
 
@@ -38,7 +40,6 @@ class Reads(Generic[M]):
         return self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
-        """What exists of these, by key. Raises ResponseTooLarge where that is more than fits into a reply."""
         found: dict[str, Version[M]] = {}
         room = ReplyRoom()
         for start in range(0, len(keys), PIECE):
@@ -51,11 +52,6 @@ class Reads(Generic[M]):
         return found
 
     def page(self, after: str, limit: int) -> tuple[list[M], str]:
-        """Resources with greater keys in their order, at most `limit`, and the key to go on after (empty at the end).
-        There can be fewer though more follow: as many as fit into a reply, and what is about to be created takes a
-        place.
-        """
-
         def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
             with self._store.database.read() as connection:
                 rows = self._store.rows.page(connection, after, count + 1)
@@ -66,7 +62,6 @@ class Reads(Generic[M]):
         return read_page(read, after, limit)
 
     def holder(self, value: str) -> M | None:
-        """The resource that has a unique value, acknowledged changes included."""
         for _ in range(ROUNDS):
             key = self._holder_key(value)
             if key is None:

@@ -26,7 +26,7 @@ class Resolver(Protocol):
         """What is known of each transaction. Raises CoordinatorUnavailable."""
 
     def abort(self, transaction_id: str) -> Learnt:
-        """Aborts a transaction unless it is decided, and tells how it is decided. Raises CoordinatorUnavailable."""
+        """Aborts a transaction unless it is decided. Returns how it is decided then. Raises CoordinatorUnavailable."""
 
 
 class _Asker:
@@ -35,7 +35,7 @@ class _Asker:
     def __init__(self, transaction_ids: Collection[str]) -> None:
         self.transaction_ids = frozenset(transaction_ids)
         self.propagated = PROPAGATED.get()
-        self.told = Event()
+        self.answered = Event()
         self.answer: dict[str, Learnt] = {}
 
 
@@ -61,7 +61,7 @@ class CoordinatorResolver:
                 with self._lock:
                     self._next.append(asker)
                 self._ask_next()
-                _wait(asker.told, seconds)
+                _wait(asker.answered, seconds)
         except CircuitOpen:
             pass
         finally:
@@ -74,12 +74,12 @@ class CoordinatorResolver:
 
     def abort(self, transaction_id: str) -> Learnt:
         request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason="TRANSACTION_EXPIRED")
-        told = Event()
+        answered = Event()
         try:
             with self._circuit.waiting() as seconds:
                 future = self._send(self._stub.RollbackTransaction, request, PROPAGATED.get())
-                future.add_done_callback(lambda _: told.set())
-                _wait(told, seconds)
+                future.add_done_callback(lambda _: answered.set())
+                _wait(answered, seconds)
                 if future.done():
                     return learnt(future.result().transaction)
         except FailedPrecondition:
@@ -100,21 +100,21 @@ class CoordinatorResolver:
         try:
             future = self._send(self._stub.BatchGetTransactions, request, askers[0].propagated)
         except BaseException:
-            self._tell({})
+            self._wake({})
             raise
-        future.add_done_callback(self._told)
+        future.add_done_callback(self._on_answer)
 
-    def _told(self, future: Any) -> None:
+    def _on_answer(self, future: Any) -> None:
         answer: dict[str, Learnt] = {}
         try:
             answer = {each.transaction_id: learnt(each) for each in future.result().transactions}
         except (ServiceError, grpc.FutureCancelledError):
             pass
         finally:
-            self._tell(answer)  # whatever came, or nobody could ask again
+            self._wake(answer)  # whatever came, or nobody could ask again
         self._ask_next()
 
-    def _tell(self, answer: dict[str, Learnt]) -> None:
+    def _wake(self, answer: dict[str, Learnt]) -> None:
         """Wakes those whose question was answered; or all, where nobody answers."""
         with self._lock:
             askers, self._asking = self._asking, ()
@@ -122,7 +122,7 @@ class CoordinatorResolver:
                 askers, self._next = [*askers, *self._next], []
         for asker in askers:
             asker.answer = answer
-            asker.told.set()
+            asker.answered.set()
 
     def _send(self, method: Any, request: Any, propagated: Propagated) -> Any:
         """Sends a question. It outlasts the call that sends it, as others may wait for its answer."""

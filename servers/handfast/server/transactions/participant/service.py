@@ -47,7 +47,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
                 for index, decision in enumerate(request.decisions):
                     _check_decision(violations, f"decisions[{index}]", decision)
         decisions = [_branch_decision(decision) for decision in request.decisions]
-        # What is left when nobody waits any more will be told again.
+        # What is left when nobody waits any more, the coordinator sends again.
         finished = self._finisher.finish_all(decisions, lambda: context.time_remaining() > 0)
         return pb.FinishTransactionsResponse(
             results=[pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[result]) for id_, result in finished]
