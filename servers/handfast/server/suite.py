@@ -1,4 +1,4 @@
-"""What the suite's own servers are told beyond what any server is."""
+"""Settings of the suite's own servers, beside those of any server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handfast.server.process.settings import DatabaseSettings
+
+FIRST_PORT = 50051
 
 
 def _address(server: str, port: int) -> Any:
@@ -16,11 +18,11 @@ def _address(server: str, port: int) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteSettings(DatabaseSettings):
-    """Settings of a server of the suite: it has a database, and is told where the others are."""
+    """Settings of a server of the suite: it has a database, and knows where the others are."""
 
-    users_address: str = _address("users", 50051)
-    preferences_address: str = _address("preferences", 50052)
-    accounts_address: str = _address("accounts", 50053)
+    users_address: str = _address("users", FIRST_PORT)
+    preferences_address: str = _address("preferences", FIRST_PORT + 1)
+    accounts_address: str = _address("accounts", FIRST_PORT + 2)
 
     def __post_init__(self) -> None:
         super().__post_init__()

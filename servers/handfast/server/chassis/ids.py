@@ -1,5 +1,7 @@
-"""Ids that sort by when they were minted: UUIDv7 (RFC 9562), with the milliseconds of the clock, and within one
-millisecond a counter in the random bits (section 6.2, method 2).
+"""Ids that sort by when they were minted, and etags.
+
+Ids are UUIDv7 (RFC 9562), with the milliseconds of the clock, and within one millisecond a counter in the random bits
+(section 6.2, method 2).
 
 No id is ahead of the clock, at whatever rate, and a clock that was ahead and is set right is followed at once: others
 refuse what comes from the future. So ids sort as they were minted for as long as the clock does not go back. Libraries
@@ -41,3 +43,10 @@ class Ids:
 
 new_id = Ids().mint
 """Mints an id of this process."""
+
+ETAG_LENGTH = 16
+
+
+def new_etag() -> str:
+    """An etag that no other version of a resource has: ETAG_LENGTH hexadecimal digits."""
+    return secrets.token_hex(ETAG_LENGTH // 2)

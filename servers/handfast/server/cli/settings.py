@@ -7,10 +7,10 @@ from typing import Any
 
 from handfast.server.process.flags import Setting, read_settings, settings_of, whole_number
 from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET
+from handfast.server.suite import FIRST_PORT as FIRST_PORT
 from handfast.server.suite import SuiteSettings
 
 SERVERS = ("users", "preferences", "accounts")
-FIRST_PORT = 50051
 HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
 DATA_DIR = "./handfast-data"
 

@@ -4,18 +4,23 @@ the reply.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesResponse
 from handfast.server.chassis.clock import Clock, timestamp
-from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.ids import new_etag
+from handfast.server.chassis.requests.fields import check_count
 from handfast.server.preferences.errors import PreferencesChanged
 from handfast.server.preferences.resources import never_set
 
 NOT_UPDATED = ("user_id", "update_time", "etag", "defaults")
 MAX_VALUES = 256
-ETAG_BYTES = 8
+
+
+def check_value_count(violations: Violations, count: int) -> bool:
+    """Returns whether a user may have `count` preferences."""
+    return check_count(violations, "preferences.values", count, MAX_VALUES)
 
 
 def update(
@@ -35,10 +40,9 @@ def update(
         for each in [key] if key else asked.values:
             if each in asked.values:
                 after.values[each].CopyFrom(asked.values[each])
-    if len(after.values) > MAX_VALUES:
-        rule = f"must have up to {MAX_VALUES} entries, not {len(after.values)}"
-        raise InvalidFields([Violation("preferences.values", rule)])
+    with Violations.collect() as violations:
+        check_value_count(violations, len(after.values))
     if after.values != (before or never_set(asked.user_id)).values:
         after.update_time.CopyFrom(timestamp(clock()))
-        after.etag = secrets.token_hex(ETAG_BYTES)
+        after.etag = new_etag()
     return after, UpdatePreferencesResponse(preferences=after)

@@ -10,14 +10,13 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.preferences.changes import MAX_VALUES, NOT_UPDATED
+from handfast.server.preferences.changes import NOT_UPDATED, check_value_count
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
+from handfast.server.preferences.tables import MAX_DESCRIPTION
 from handfast.server.preferences.values import check_type, check_value
 
-MAX_DESCRIPTION = 1000
 MAX_ALLOWED_VALUES = 100
-MAX_BATCH = 1000
 DEFINITIONS = "definitions"  # what page tokens are of
 
 
@@ -28,7 +27,7 @@ def get(request: pb.GetPreferencesRequest) -> None:
 
 def batch_get(request: pb.BatchGetPreferencesRequest) -> None:
     with Violations.collect() as violations:
-        if fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH):
+        if fields.check_batch(violations, "user_ids", request.user_ids):
             for index, user_id in enumerate(request.user_ids):
                 fields.check_id(violations, f"user_ids[{index}]", user_id)
 
@@ -48,9 +47,8 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
         )
         named = {path.partition(".")[2] for path in paths}
         keys = set(values) if "values" in paths else named & values.keys()
-        if len(keys) > MAX_VALUES:  # whatever they are: no database takes any number of keys in one statement
-            violations.add("preferences.values", f"must have up to {MAX_VALUES} entries, not {len(keys)}")
-        else:
+        # Before anything else: no database takes any number of keys in one statement.
+        if check_value_count(violations, len(keys)):
             _check_defined(violations, {key: values[key] for key in sorted(keys)}, definitions)
         fields.check_request_id(violations, request.request_id)
     return paths
@@ -87,9 +85,8 @@ def _check_defined(violations: Violations, values: Mapping[str, Value], definiti
 
 
 def _check_values(violations: Violations, definition: pb.PreferenceDefinition) -> None:
-    if len(definition.allowed_values) > MAX_ALLOWED_VALUES:
-        rule = f"must have up to {MAX_ALLOWED_VALUES} entries, not {len(definition.allowed_values)}"
-        violations.add("definition.allowed_values", rule)
+    count = len(definition.allowed_values)
+    if not fields.check_count(violations, "definition.allowed_values", count, MAX_ALLOWED_VALUES):
         return
     is_list = definition.type == pb.PREFERENCE_TYPE_STRING_LIST
     each_type = pb.PREFERENCE_TYPE_STRING if is_list else definition.type

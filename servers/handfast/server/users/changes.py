@@ -4,18 +4,23 @@ reply.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from handfast.server.chassis.clock import Clock, timestamp
-from handfast.server.chassis.errors import InvalidFields, Violation
+from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.ids import new_etag
+from handfast.server.chassis.requests.fields import check_count
 from handfast.server.users.errors import UserAlreadyExists, UserChanged, UserNotFound
 from handfast.users.v1.users_pb2 import CreateUserResponse, DeleteUserResponse, UpdateUserResponse, User
 
 SCALARS = ("email", "display_name", "locale", "time_zone")
 NOT_UPDATED = ("user_id", "create_time", "update_time", "etag")
 MAX_LABELS = 64
-ETAG_BYTES = 8
+
+
+def check_label_count(violations: Violations, user: User) -> bool:
+    """Returns whether `user` has as few labels as a user may have."""
+    return check_count(violations, "user.labels", len(user.labels), MAX_LABELS)
 
 
 def create(before: User | None, asked: User, user_id: str, clock: Clock) -> tuple[User, CreateUserResponse]:
@@ -45,10 +50,8 @@ def update(before: User | None, asked: User, paths: Sequence[str], clock: Clock)
                 after.labels.pop(key, None)
         else:
             setattr(after, path, getattr(asked, path))
-    if len(after.labels) > MAX_LABELS:
-        raise InvalidFields(
-            [Violation("user.labels", f"must have up to {MAX_LABELS} entries, not {len(after.labels)}")]
-        )
+    with Violations.collect() as violations:
+        check_label_count(violations, after)
     if after != user:
         _stamp(after, clock)
     return after, UpdateUserResponse(user=after)
@@ -68,4 +71,4 @@ def _unchanged(before: User | None, user_id: str, etag: str) -> User:
 
 def _stamp(user: User, clock: Clock) -> None:
     user.update_time.CopyFrom(timestamp(clock()))
-    user.etag = secrets.token_hex(ETAG_BYTES)
+    user.etag = new_etag()

@@ -9,15 +9,12 @@ from email_validator import EmailNotValidError, validate_email
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.users.changes import MAX_LABELS, NOT_UPDATED, SCALARS
+from handfast.server.users.changes import NOT_UPDATED, SCALARS, check_label_count
 from handfast.server.users.languages import is_language_tag
+from handfast.server.users.tables import MAX_DISPLAY_NAME, MAX_EMAIL, MAX_LOCALE
 from handfast.users.v1 import users_pb2 as pb
 
-MAX_EMAIL = 254
-MAX_DISPLAY_NAME = 200
-MAX_LOCALE = 100
 MAX_LABEL = 256
-MAX_BATCH = 1000
 USERS = "users"  # what page tokens are of
 
 # Of the package and not of this machine, so that all servers take the same.
@@ -73,7 +70,7 @@ def lookup(request: pb.LookupUserRequest) -> None:
 
 def batch_get(request: pb.BatchGetUsersRequest) -> None:
     with Violations.collect() as violations:
-        if fields.check_batch(violations, "user_ids", request.user_ids, MAX_BATCH):
+        if fields.check_batch(violations, "user_ids", request.user_ids):
             for index, user_id in enumerate(request.user_ids):
                 fields.check_id(violations, f"user_ids[{index}]", user_id)
 
@@ -95,9 +92,8 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
             fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
         case "locale":
             if user.locale and not (len(user.locale) <= MAX_LOCALE and is_language_tag(user.locale)):
-                violations.add(
-                    "user.locale", "must be a BCP 47 language tag of up to 100 characters such as pt-BR, or empty"
-                )
+                rule = f"must be a BCP 47 language tag of up to {MAX_LOCALE} characters such as pt-BR, or empty"
+                violations.add("user.locale", rule)
         case "time_zone":
             if user.time_zone and user.time_zone not in _TIME_ZONES:
                 violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
@@ -119,8 +115,7 @@ def _check_email(violations: Violations, field: str, email: str) -> None:
 
 def _check_labels(violations: Violations, user: pb.User, only: str) -> None:
     """Checks one label, or all where `only` is empty."""
-    if not only and len(user.labels) > MAX_LABELS:
-        violations.add("user.labels", f"must have up to {MAX_LABELS} entries, not {len(user.labels)}")
+    if not only and not check_label_count(violations, user):
         return
     for key in [only] if only else sorted(user.labels):
         if (only and key not in user.labels) or not fields.check_key(violations, "user.labels", key):

@@ -93,9 +93,7 @@ class IdempotencyStore:
             if stored is None:
                 raise
             if stored.fingerprint != digest:
-                raise RequestIdReused(
-                    f"request_id {request.request_id} was used for another request.", request_id=request.request_id
-                ) from None
+                raise RequestIdReused(request.request_id) from None
             return reply_type.FromString(stored.reply)
 
     def prune(self) -> None:

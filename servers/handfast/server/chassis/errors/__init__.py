@@ -217,6 +217,9 @@ class RequestIdReused(InvalidArgument):
 
     reason = reason_name(Reason, Reason.REASON_REQUEST_ID_REUSED)
 
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request_id {request_id} was used for another request.", request_id=request_id)
+
 
 class DuplicateValue(AlreadyExists):
     """A value that must be unique is taken, and the service did not look before: the database says so."""

@@ -20,6 +20,9 @@ LIMIT = 7 * 1024
 """Bytes of metadata that an error has at most, counted as HTTP/2 does (RFC 9113, 6.5.2). The rest of the 8 KiB is for
 what gRPC and proxies add."""
 
+ENTRY_BYTES = 32
+"""Bytes that HTTP/2 counts for each entry of metadata beside its key and value."""
+
 MAX_MESSAGE = 512
 """Bytes of a message. gRPC percent-encodes them, which makes up to three of one, and sends them in the details, too."""
 
@@ -29,7 +32,6 @@ _MAX_VALUES = 1024  # bytes of all values
 _MAX_DETAILS = 2560  # bytes of all values and violations, and of what else a peer sent
 _FRAME = 12  # bytes that a value, a violation or a detail takes beside its texts, at most
 _LEFT_OUT = 48  # bytes of the violation that says how many are left out
-_ENTRY = 32  # bytes that HTTP/2 counts for each entry of metadata beside its key and value
 _OTHER_ENTRIES = 320  # bytes of status, request id and keys
 _OURS = ("handfast-", "grpc-")
 
@@ -130,7 +132,7 @@ def cut(text: str, limit: int) -> str:
 
 def _size(trailer: tuple[str, str | bytes]) -> int:
     key, value = trailer
-    return _ENTRY + len(key) + (_base64(len(value)) if key.endswith("-bin") else len(value))
+    return ENTRY_BYTES + len(key) + (_base64(len(value)) if key.endswith("-bin") else len(value))
 
 
 def _base64(size: int) -> int:

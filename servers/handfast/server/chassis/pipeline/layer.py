@@ -30,6 +30,7 @@ from handfast.server.chassis.errors import (
     UnparsableRequest,
 )
 from handfast.server.chassis.errors.ending import end_with, unknown_method
+from handfast.server.chassis.errors.status import ENTRY_BYTES
 from handfast.server.chassis.pipeline.pools import Limiter
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
@@ -38,7 +39,6 @@ DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 METADATA_LIMIT = 16 * 1024
 """Bytes that a call's metadata may have, as HTTP/2 counts them (RFC 9113, 6.5.2): key, value, and 32 for each entry.
 The baggage of W3C has up to 8 KiB."""
-_ENTRY = 32
 
 _TRANSACTION_KEYS = frozenset(
     {"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline", "handfast-first-attempt"}
@@ -263,4 +263,4 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
 
 def metadata_size(entries: Any) -> int:
     """Bytes that the entries, pairs of a key and a value, have as HTTP/2 counts them (RFC 9113, 6.5.2)."""
-    return sum(map(len, chain.from_iterable(entries))) + _ENTRY * len(entries)
+    return sum(map(len, chain.from_iterable(entries))) + ENTRY_BYTES * len(entries)

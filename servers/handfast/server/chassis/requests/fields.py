@@ -13,11 +13,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import Violations
 
-_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+MAX_ID = 64
+_ID = re.compile(rf"[a-z0-9]([a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
 _KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 MAX_KEY = 63
 MAX_PATHS = 1000
+MAX_BATCH = 1000
+"""How many resources a call may read at once."""
 NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
@@ -30,7 +33,7 @@ def check_id(violations: Violations, field: str, value: str) -> None:
         violations.add(field, "is required")
     elif not is_id(value):
         violations.add(
-            field, "must be 1 to 64 lower-case letters, digits and hyphens, with a letter or digit at either end"
+            field, f"must be 1 to {MAX_ID} lower-case letters, digits and hyphens, with a letter or digit at either end"
         )
 
 
@@ -65,7 +68,14 @@ def check_text(violations: Violations, field: str, value: str, longest: int) -> 
         violations.add(field, "must not have control characters")
 
 
-def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int) -> bool:
+def check_count(violations: Violations, field: str, count: int, most: int) -> bool:
+    """Returns whether the field, a list or a map with `count` entries, has as few as it may have."""
+    if count > most:
+        violations.add(field, f"must have up to {most} entries, not {count}")
+    return count <= most
+
+
+def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int = MAX_BATCH) -> bool:
     """Returns whether the entries are to be checked one by one: not where there are too many, as a request has room for
     millions, and the time that they take would be that of all callers.
     """

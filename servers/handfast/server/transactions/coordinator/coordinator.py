@@ -225,9 +225,7 @@ def _abort(decision: Decision, reason: str) -> Decision:
 def _as_answered(call: Call, answer: StoredReply, digest: bytes, reply_type: type[Reply]) -> Reply:
     """What the first call with this request id was answered."""
     if answer.fingerprint != digest:
-        raise RequestIdReused(
-            f"request_id {answer.request_id} was used for another request.", request_id=answer.request_id
-        )
+        raise RequestIdReused(answer.request_id)
     call.log["transaction_id"] = answer.transaction_id
     if answer.failure is not None:
         status = Status.FromString(answer.failure)
