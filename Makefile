@@ -12,6 +12,7 @@ BIN       := .venv/bin
 INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
 MUTATOR   := .venv-mutate/.installed
+BENCH     := .venv-bench/.installed
 GRPCURL   := .tools/bin/grpcurl
 GHZ       := .tools/bin/ghz
 PROMTOOL  := .tools/bin/promtool
@@ -46,8 +47,19 @@ up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--f
 demo: $(INSTALLED) ## watch changes commit everywhere or nowhere (ARGS='--first-port 6000')
 	@exec $(BIN)/handfast demo $(ARGS)
 
-bench: $(INSTALLED) ## measure side by side what things cost (ARGS='--rounds 3')
-	$(BIN)/python -m benchmarks.atomic_update $(ARGS)
+bench: $(BENCH) ## measure side by side what things cost (QUICK=1 for a first impression, ARGS='cost --only get-user')
+	.venv-bench/bin/python -m benchmarks $(if $(QUICK),--quick,$(if $(ARGS),,--write)) $(ARGS)
+
+# grpc-server-kit asks for Python 3.12; benchmarks/peers/kit.py does with 3.11.
+$(BENCH): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+	    --editable '.[server,types]' --group dev --group bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python \
+	    grpc-server-kit
+	@touch $@
 
 overload: $(INSTALLED) ## ask ten times more of the servers than they can do, and see what is left (ARGS='--rounds 1')
 	$(BIN)/python -m benchmarks.overload $(ARGS)

@@ -8,9 +8,9 @@ harness.py         how two sides are compared: in turns, round by round
 calls.py           servers as sides: callers, CPU time, no call may fail
 place.py           where sides are started: databases, suites, peers, each on its processors
 fill.py            databases that are full from the start
-report.py          tables
-wire.py            calls for a tenth of what a gRPC client costs
-atomic_update.py   an update of both services that commits everywhere or nowhere, against two that may not
+report.py          tables and a chart
+results.md         what `make bench` wrote last
+wire.py, http1.py  calls for a tenth of what a client costs
 overload.py        what is left of a server when far more is asked of it than it can do
 overload_go.py     the same, with grpc-go callers
 

@@ -12,22 +12,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from google.protobuf.message import Message
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness import Turn
+from benchmarks.http1 import Http1
 from benchmarks.wire import Wire
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a server, and the request of the nth call."""
+    """What is called: its path in the servers' metrics, how to connect so many callers, and the request of the nth
+    call.
+    """
 
-    address: str
     path: str
-    request: Callable[[int], Message]
+    connect: Callable[[int], Wire | Http1]
+    request: Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -47,39 +49,43 @@ class Calls:
     """A side: one call of each method, all at the same time, counts as one call."""
 
     def __init__(self, methods: Sequence[Method], servers: Servers) -> None:
-        self._methods, self._servers = methods, servers
+        self.methods, self.servers = methods, servers
         self._numbers = itertools.count()
 
     def turn(self, callers: int, seconds: float) -> Turn:
-        counted_before = handled(self._servers.metrics_urls)
-        cpu_before, began = cpu_seconds(self._servers.pids), time.perf_counter()
+        counted_before = handled(self.servers.metrics_urls)
+        cpu_before, began = cpu_seconds(self.servers.pids), time.perf_counter()
         times = list(self._call(callers, began + seconds))
         elapsed = time.perf_counter() - began
-        _until(lambda: not self._servers.unfinished(), "the servers do not finish what the calls have begun")
-        cpu = cpu_seconds(self._servers.pids) - cpu_before
+        _until(lambda: not self.servers.unfinished(), "the servers do not finish what the calls have begun")
+        cpu = cpu_seconds(self.servers.pids) - cpu_before
         self._check(counted_before, len(times))
         return Turn(len(times), elapsed, statistics.median(times) * 1000, cpu)
 
     def _call(self, callers: int, end: float) -> Iterator[float]:
         """Gives how many seconds each call took."""
         with ExitStack() as stack:
-            wires = [stack.enter_context(closing(Wire(each.address, each.path, callers))) for each in self._methods]
+            wires = [stack.enter_context(closing(each.connect(callers))) for each in self.methods]
             began, missing = [0.0] * callers, [0] * callers
 
             def begin(caller: int) -> None:
                 number = next(self._numbers)
                 began[caller], missing[caller] = time.perf_counter(), len(wires)
-                for wire, method in zip(wires, self._methods, strict=True):
-                    if not wire.call(method.request(number).SerializeToString(), caller):
+                for wire, method in zip(wires, self.methods, strict=True):
+                    if not wire.call(method.request(number), caller):
                         raise CallsFailed("there is no room for so many calls")
 
             for caller in range(callers):
                 begin(caller)
+            last = time.perf_counter()
             while any(missing):
+                if time.perf_counter() > last + _PATIENCE_S:
+                    raise CallsFailed("calls are not answered")
                 for wire in wires:
                     for ended in wire.ended(0 if len(wires) > 1 else 1):
                         if ended.code != "OK":
                             raise CallsFailed(ended.code)
+                        last = time.perf_counter()
                         missing[ended.caller] -= 1
                         if not missing[ended.caller]:
                             now = time.perf_counter()
@@ -93,14 +99,14 @@ class Calls:
 
     def _check(self, before: Counter[tuple[str, str]], calls: int) -> None:
         """By the servers' own metrics no call of any method failed, and these were counted."""
-        if not self._servers.metrics_urls:
+        if not self.servers.metrics_urls:
             return
 
         def all_counted() -> bool:
-            since = handled(self._servers.metrics_urls) - before
+            since = handled(self.servers.metrics_urls) - before
             if failed := {key: count for key, count in since.items() if key[1] != "OK"}:
                 raise CallsFailed(f"by the servers' metrics: {failed}")
-            return all(since[method.path, "OK"] == calls for method in self._methods)
+            return all(since[method.path, "OK"] == calls for method in self.methods)
 
         _until(all_counted, f"the servers' metrics do not show {calls} calls")
 
@@ -120,9 +126,11 @@ def handled(metrics_urls: Iterable[str]) -> Counter[tuple[str, str]]:
         with urllib.request.urlopen(url) as response:
             families = text_string_to_metric_families(response.read().decode())
         for sample in (sample for family in families for sample in family.samples):
+            labels = sample.labels
             if sample.name == "grpc_server_handled_total":
-                method = f"/{sample.labels['grpc_service']}/{sample.labels['grpc_method']}"
-                count[method, sample.labels["grpc_code"]] += int(sample.value)
+                count[f"/{labels['grpc_service']}/{labels['grpc_method']}", labels["grpc_code"]] += int(sample.value)
+            elif sample.name == "http_requests_total":
+                count[labels["handler"], "OK" if labels["status"] == "2xx" else labels["status"]] += int(sample.value)
     return count
 
 

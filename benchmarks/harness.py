@@ -60,20 +60,6 @@ class Figure(Enum):
 
 
 @dataclass(frozen=True)
-class Goal:
-    """The ratio to reach: at most so much, or at least."""
-
-    ratio: float
-    at_most: bool = True
-
-    def reached(self, ratio: float) -> bool:
-        return ratio <= self.ratio if self.at_most else ratio >= self.ratio
-
-    def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.ratio:g}"
-
-
-@dataclass(frozen=True)
 class Effort:
     """How long a row is measured: after a turn of each side that does not count, `rounds` of turns of `seconds`."""
 
@@ -108,6 +94,29 @@ class Result:
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """Of the CPU times of a call; None where they are not measured."""
+        if not all(each.beside.cpu_seconds for each in self.rounds):
+            return None
+        return statistics.median(each.side.cpu_us / each.beside.cpu_us for each in self.rounds)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to reach: at most so much, or at least, of the ratio, or of the side's own figure where it is `absolute`."""
+
+    value: float
+    at_most: bool = True
+    absolute: bool = False
+
+    def reached(self, result: Result) -> bool:
+        found = result.side if self.absolute else result.ratio
+        return found <= self.value if self.at_most else found >= self.value
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.value:,g}"
 
 
 def compare(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,8 +47,22 @@ class Suite:
 
 @dataclass(frozen=True)
 class Peer:
-    pid: int
-    address: str
+    """A process of a peer that is ready: what it printed to say so, and its ends of two pipes."""
+
+    popen: subprocess.Popen[str]
+    printed: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def address(self) -> str:
+        return self.printed[0]
+
+    @property
+    def metrics_urls(self) -> tuple[str, ...]:
+        return self.printed[1:]
 
 
 class Place:
@@ -70,51 +86,61 @@ class Place:
     @cached_property
     def postgresql(self) -> PostgreSQL:
         with running_on(self.callers_on):
-            return self._stack.enter_context(postgresql())
+            server = self._stack.enter_context(postgresql())
+            server.execute("ALTER SYSTEM SET max_prepared_transactions = 100", "ALTER SYSTEM SET max_connections = 500")
+            server.stop()
+            server.start()
+            return server
 
     def suite(self, users: int = USERS, finished: int = 0) -> Suite:
         """With so many users, and so many transactions that have finished."""
         if (users, finished) not in self._suites:
-            folder = self._folder / f"suite-{len(self._suites)}"
-            folder.mkdir()
-            urls = self._new_databases(folder)
-            environment = {f"HANDFAST_{name.upper()}_DATABASE_URL": url for name, url in urls.items()}
+            folder = self.new_folder()
+            urls = self.new_databases(folder)
             with running_on(self._servers_on):
-                process = self._stack.enter_context(suite_up(folder, environment))
+                process = self._stack.enter_context(suite_up(folder, variables(urls)))
             fill.users(urls, users)
             fill.finished_transactions(urls, finished)
             self._suites[users, finished] = Suite(process, urls, users)
         return self._suites[users, finished]
 
-    def _new_databases(self, folder: Path) -> dict[str, str]:
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._folder))
+
+    def new_databases(self, folder: Path) -> dict[str, str]:
+        """The URLs, by name, of databases that a suite may make its own."""
         if self.engine == "sqlite":
             return {name: sqlite_url(folder / f"{name}.sqlite3") for name in DATABASES}
-        names = {name: f"{name}_{len(self._suites)}" for name in DATABASES}
+        names = {name: f"{name}_{uuid.uuid4().hex}" for name in DATABASES}
         self.postgresql.execute(*(f"CREATE DATABASE {name}" for name in names.values()))
         return {name: self.postgresql.url(database) for name, database in names.items()}
 
     def peer(self, module: str, *arguments: str) -> Peer:
-        """A module of `benchmarks.peers` that runs as a server and prints its address when it is ready."""
-        with running_on(self._servers_on):
+        """A module of `benchmarks.peers`, as a process. Raises RuntimeError where it does not start."""
+        with running_on(self._servers_on), (self._folder / f"{module}.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"benchmarks.peers.{module}", *arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=(self._folder / f"{module}.log").open("a"),
+                stderr=log,
                 text=True,
             )
         self._stack.callback(_stop, process)
         assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        if not address:
+        if not (printed := process.stdout.readline().split()):
             raise RuntimeError(f"{module} did not start:\n{(self._folder / f'{module}.log').read_text()}")
-        return Peer(process.pid, address)
+        return Peer(process, tuple(printed))
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:
     process.kill()
     with process:
         pass
+
+
+def variables(database_urls: Mapping[str, str]) -> dict[str, str]:
+    """As the suite's environment."""
+    return {f"HANDFAST_{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks import sides
 from benchmarks.harness import Figure, Goal, Side
@@ -15,13 +16,15 @@ Start = Callable[[Place], Side]
 
 @dataclass(frozen=True)
 class Row:
-    """`name` is for the command line, `title` for the table. The two sides are functions of `sides.py`, whose
-    docstrings say what they are. `figure` is what is compared, `callers` is how many call at a time, and `pinned` says
-    that servers share one processor and callers have another.
+    """`name` is for the command line, `title` and `beside_title` are for the table. The two sides are functions of
+    `sides.py`, whose docstrings say what they are. `figure` is what is compared, `callers` is how many call at a time,
+    and `pinned` says that servers share one processor and callers have another. A first impression does without what
+    is not `quick`.
     """
 
     name: str
     title: str
+    beside_title: str
     side: Start
     beside: Start
     figure: Figure
@@ -29,10 +32,63 @@ class Row:
     callers: int = 8
     pinned: bool = True
     engines: tuple[str, ...] = (SQLITE, POSTGRESQL)
+    quick: bool = True
+
+
+MILLION = 10**6
 
 
 def _cost(name: str, title: str, side: Start, echoes: float) -> Row:
-    return Row(name, title, side, sides.echo, Figure.CPU, Goal(echoes))
+    return Row(name, title, "an echo", side, sides.echo, Figure.CPU, at_most(echoes))
+
+
+def at_most(ratio: float) -> Goal:
+    return Goal(ratio)
+
+
+def at_least(ratio: float) -> Goal:
+    return Goal(ratio, at_most=False)
+
+
+_SAME_UPDATES = "the same updates without the guarantee"
+_EMPTY = "an empty method on the chassis"
+
+
+def _beside_facade(name: str, figure: Figure, goal: Goal, callers: int) -> Row:
+    side, beside = sides.atomic_update, sides.facade
+    return Row(name, "UpdateUserAndPreferences", _SAME_UPDATES, side, beside, figure, goal, callers, pinned=False)
+
+
+def _beside_fastapi(name: str, title: str, side: Start, beside: Callable[..., Side]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            f"{name}-fastapi-{kind}",
+            title,
+            f"FastAPI, {kind}",
+            side,
+            partial(beside, kind=kind),
+            Figure.RATE,
+            at_least(2),
+        )
+        for kind in ("sync", "async")
+    )
+
+
+def _growth(name: str, what: str, least: int, side: Callable[[int], Start]) -> tuple[Row, ...]:
+    def row(count: int) -> Row:
+        title, beside_title = f"UpdateUserAndPreferences with {count:,} {what}", f"with {least:,}"
+        many, few, quick = side(count), side(least), count < MILLION
+        return Row(f"{name}-{count}", title, beside_title, many, few, Figure.CPU, at_most(1.15), quick=quick)
+
+    return tuple(row(count) for count in (10**4, MILLION))
+
+
+def _with_users(count: int) -> Start:
+    return partial(sides.atomic_update, users=count)
+
+
+def _with_finished(count: int) -> Start:
+    return partial(sides.atomic_update, finished=count)
 
 
 TABLES = {
@@ -42,5 +98,92 @@ TABLES = {
         _cost("two-updates", "UpdateUser and UpdatePreferences, two calls", sides.two_updates, 7),
         _cost("atomic-update", "UpdateUserAndPreferences, finishing included", sides.atomic_update, 20),
     ),
+    "guarantee": (
+        _beside_facade("throughput", Figure.RATE, at_least(0.7), callers=8),
+        _beside_facade("latency", Figure.TIME, at_most(1.6), callers=1),
+    ),
+    "peers": (
+        Row(
+            "get-user-bare",
+            "GetUser",
+            "the same query on bare grpc.server",
+            sides.get_user,
+            sides.get_user_bare,
+            Figure.RATE,
+            at_least(0.9),
+        ),
+        Row(
+            "empty-bare",
+            _EMPTY,
+            "on bare grpc.server",
+            sides.empty_chassis,
+            sides.empty_bare,
+            Figure.CPU,
+            at_most(1.4),
+            engines=(SQLITE,),
+        ),
+        Row(
+            "empty-kit",
+            _EMPTY,
+            "on grpc-server-kit",
+            sides.empty_chassis,
+            sides.empty_kit,
+            Figure.CPU,
+            at_most(0.55),
+            engines=(SQLITE,),
+        ),
+        *_beside_fastapi("get-user", "GetUser", sides.get_user, sides.get_user_fastapi),
+        *_beside_fastapi("update-user", "UpdateUser", sides.update_user, sides.update_user_fastapi),
+        Row(
+            "two-phase",
+            "UpdateUserAndPreferences",
+            "PREPARE TRANSACTION in one process",
+            sides.atomic_update,
+            sides.two_phase,
+            Figure.RATE,
+            at_least(0.7),
+            pinned=False,
+            engines=(POSTGRESQL,),
+        ),
+        Row(
+            "dbos",
+            "UpdateUserAndPreferences",
+            "a DBOS workflow in one process",
+            sides.atomic_update,
+            sides.dbos,
+            Figure.RATE,
+            at_least(3),
+            pinned=False,
+            engines=(POSTGRESQL,),
+        ),
+    ),
+    "growth": (
+        *_growth("finished", "finished transactions", 100, _with_finished),
+        *_growth("users", "users", 1000, _with_users),
+    ),
+    "start": (
+        Row(
+            "import",
+            "import handfast.client",
+            "import grpc",
+            sides.import_client,
+            sides.import_grpc,
+            Figure.TIME,
+            at_most(1.5),
+            pinned=False,
+            engines=(SQLITE,),
+        ),
+        Row(
+            "up",
+            "handfast up, to ready",
+            "three bare servers",
+            sides.suite_start,
+            sides.bare_start,
+            Figure.TIME,
+            Goal(3000, absolute=True),
+            pinned=False,
+            engines=(SQLITE,),
+        ),
+    ),
 }
-"""Rows by table. `cost` is in echoes: the CPU time of a bare `grpc.server` that answers with a constant message."""
+"""Rows by table. An echo is the answer of a bare `grpc.server` with a constant message."""

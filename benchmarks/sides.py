@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from functools import partial
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
-from benchmarks.calls import Calls, Method, Servers
-from benchmarks.harness import Side
-from benchmarks.place import Place, Suite, count
+from benchmarks import fill, http1
+from benchmarks.calls import Calls, Method, Servers, cpu_seconds
+from benchmarks.harness import Side, Turn
+from benchmarks.http1 import Http1
+from benchmarks.peers import database
+from benchmarks.place import USERS, Peer, Place, Suite, count, variables
+from benchmarks.wire import Wire
 from handfast.accounts.v1.accounts_pb2 import UpdateUserAndPreferencesRequest
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
+from tests.cli.processes import suite_up
 
 _GET_USER = "/handfast.users.v1.UserService/GetUser"
 _UPDATE_USER = "/handfast.users.v1.UserService/UpdateUser"
 _UPDATE_PREFERENCES = "/handfast.preferences.v1.PreferencesService/UpdatePreferences"
 _UPDATE_BOTH = "/handfast.accounts.v1.AccountService/UpdateUserAndPreferences"
-_THEMES = ("dark", "light")
 
 
-def echo(place: Place) -> Side:
-    """Bare `grpc.server`, which answers GetUser with a constant message."""
-    peer = place.peer("echo")
-    method = Method(peer.address, _GET_USER, lambda number: GetUserRequest(user_id="user-10000000"))
-    return Calls([method], Servers([peer.pid]))
+# The suite
 
 
 def get_user(place: Place) -> Side:
@@ -50,19 +56,198 @@ def two_updates(place: Place) -> Side:
     return Calls(methods, _servers(suite, "users", "preferences"))
 
 
-def atomic_update(place: Place) -> Side:
-    """UpdateUserAndPreferences of the suite; counted are all three servers, until every transaction is finished."""
-    return _atomic_update(place.suite())
-
-
-def _atomic_update(suite: Suite) -> Side:
+def atomic_update(place: Place, users: int = USERS, finished: int = 0) -> Side:
+    """UpdateUserAndPreferences of the suite, which has so many users and finished transactions; counted are all three
+    servers, until every transaction is finished.
+    """
+    suite = place.suite(users, finished)
     unfinished = count(suite.database_urls["transactions"], "SELECT count(*) FROM decisions WHERE finish_time IS NULL")
     methods = [_method(suite, "accounts", _UPDATE_BOTH, _update_both)]
     return Calls(methods, _servers(suite, "users", "preferences", "accounts", unfinished=unfinished))
 
 
+# Other servers
+
+
+def echo(place: Place) -> Side:
+    """Bare `grpc.server`, which answers GetUser with a constant message."""
+    return _constant(place.peer("bare", "echo"))
+
+
+def empty_bare(place: Place) -> Side:
+    """Bare `grpc.server`, which answers with an empty message."""
+    return _constant(place.peer("bare", "empty"))
+
+
+def empty_chassis(place: Place) -> Side:
+    """The chassis, which answers with an empty message."""
+    return _constant(place.peer("chassis"))
+
+
+def empty_kit(place: Place) -> Side:
+    """grpc-server-kit, which answers with an empty message."""
+    return _constant(place.peer("kit"))
+
+
+def _constant(peer: Peer) -> Side:
+    method = _rpc(peer.address, _GET_USER, lambda number: GetUserRequest(user_id=fill.user_id(0)))
+    return Calls([method], Servers([peer.pid], peer.metrics_urls))
+
+
+def get_user_bare(place: Place) -> Side:
+    """Bare `grpc.server`, which reads the user with SQLAlchemy Core from the suite's own database."""
+    suite = place.suite()
+    peer = place.peer("bare", "get-user", suite.database_urls["users"])
+    method = _rpc(peer.address, _GET_USER, lambda number: _get_user(suite.user_id(number), number))
+    return Calls([method], Servers([peer.pid]))
+
+
+def get_user_fastapi(place: Place, kind: str) -> Side:
+    """FastAPI, which reads the user from the suite's own database; `kind` is sync or async."""
+    return _fastapi(place, kind, lambda user_id, number: http1.request("GET", f"/users/{user_id}"))
+
+
+def update_user_fastapi(place: Place, kind: str) -> Side:
+    """FastAPI, which updates the user in the suite's own database; `kind` is sync or async."""
+
+    def request(user_id: str, number: int) -> bytes:
+        return http1.request("PATCH", f"/users/{user_id}", json.dumps({"display_name": f"Ada {number}"}).encode())
+
+    return _fastapi(place, kind, request)
+
+
+def _fastapi(place: Place, kind: str, request: Callable[[str, int], bytes]) -> Side:
+    suite = place.suite()
+    peer = place.peer("fastapi_app", kind, suite.database_urls["users"])
+    method = Method("/users/{user_id}", partial(Http1, peer.address), lambda n: request(suite.user_id(n), n))
+    return Calls([method], Servers([peer.pid], peer.metrics_urls))
+
+
+def facade(place: Place) -> Side:
+    """A server on the chassis that makes both updates, by the suite's servers, without the guarantee; counted are all
+    three.
+    """
+    suite = place.suite()
+    peer = place.peer("facade", suite.address("users"), suite.address("preferences"))
+    both = _servers(suite, "users", "preferences")
+    method = _rpc(peer.address, _UPDATE_BOTH, lambda number: _update_both(suite.user_id(number), number))
+    return Calls([method], Servers([*both.pids, peer.pid], [*both.metrics_urls, *peer.metrics_urls]))
+
+
+# Processes without a server
+
+
+def two_phase(place: Place) -> Side:
+    """PREPARE TRANSACTION on the suite's own databases, and a log of decisions."""
+    return _in_process(place, "two_phase")
+
+
+def dbos(place: Place) -> Side:
+    """A DBOS workflow that updates the suite's own databases."""
+    return _in_process(place, "dbos_app")
+
+
+def _in_process(place: Place, module: str) -> Side:
+    urls = place.suite().database_urls
+    return InProcess(place.peer(module, *(urls[name] for name in ("users", "preferences", "transactions"))))
+
+
+class InProcess:
+    """Talks with `peers/in_process.py`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def turn(self, callers: int, seconds: float) -> Turn:
+        stdin, stdout = self._peer.popen.stdin, self._peer.popen.stdout
+        assert stdin is not None
+        assert stdout is not None
+        cpu_before, began = cpu_seconds([self._peer.pid]), time.perf_counter()
+        print(callers, seconds, file=stdin, flush=True)
+        times = json.loads(stdout.readline())
+        elapsed, cpu = time.perf_counter() - began, cpu_seconds([self._peer.pid]) - cpu_before
+        return Turn(len(times), elapsed, statistics.median(times) * 1000, cpu)
+
+
+# Starting
+
+
+def import_client(place: Place) -> Side:
+    """A process that imports `handfast.client` and ends."""
+    return Import("handfast.client")
+
+
+def import_grpc(place: Place) -> Side:
+    """A process that imports `grpc` and ends."""
+    return Import("grpc")
+
+
+class Import:
+    def __init__(self, module: str) -> None:
+        self._command = [sys.executable, "-c", f"import {module}"]
+
+    def turn(self, callers: int, seconds: float) -> Turn:
+        began = time.perf_counter()
+        subprocess.run(self._command, check=True)
+        elapsed = time.perf_counter() - began
+        return Turn(1, elapsed, elapsed * 1000, 0)
+
+
+def suite_start(place: Place) -> Side:
+    """`handfast up` with databases that are there, until it says `ready`."""
+    return Start(place)
+
+
+class Start:
+    def __init__(self, place: Place) -> None:
+        self._folder = place.new_folder()
+        self._environment = variables(place.new_databases(self._folder))
+
+    def turn(self, callers: int, seconds: float) -> Turn:
+        began = time.perf_counter()
+        with suite_up(self._folder, self._environment):
+            elapsed = time.perf_counter() - began
+        return Turn(1, elapsed, elapsed * 1000, 0)
+
+
+def bare_start(place: Place) -> Side:
+    """Three bare `grpc.server` that read users, started at the same time, until all are ready."""
+    return BareStart(place)
+
+
+class BareStart:
+    def __init__(self, place: Place) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers.bare",
+            "get-user",
+            place.suite().database_urls["users"],
+        ]
+
+    def turn(self, callers: int, seconds: float) -> Turn:
+        began = time.perf_counter()
+        servers = [subprocess.Popen(self._command, stdout=subprocess.PIPE) for _ in range(3)]
+        for server in servers:
+            assert server.stdout is not None
+            assert server.stdout.readline()
+        elapsed = time.perf_counter() - began
+        for server in servers:
+            server.kill()
+            with server:
+                pass
+        return Turn(1, elapsed, elapsed * 1000, 0)
+
+
+# Calls
+
+
 def _method(suite: Suite, server: str, path: str, request: Callable[[str, int], Message]) -> Method:
-    return Method(suite.address(server), path, lambda number: request(suite.user_id(number), number))
+    return _rpc(suite.address(server), path, lambda number: request(suite.user_id(number), number))
+
+
+def _rpc(address: str, path: str, request: Callable[[int], Message]) -> Method:
+    return Method(path, partial(Wire, address, path), lambda number: request(number).SerializeToString())
 
 
 def _servers(suite: Suite, *names: str, unfinished: Callable[[], int] = lambda: 0) -> Servers:
@@ -91,4 +276,4 @@ def _user(user_id: str, number: int) -> User:
 
 
 def _preferences(user_id: str, number: int) -> Preferences:
-    return Preferences(user_id=user_id, values={"theme": Value(string_value=_THEMES[number // 1000 % 2])})
+    return Preferences(user_id=user_id, values={"theme": Value(string_value=database.theme(number))})

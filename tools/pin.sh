@@ -11,7 +11,9 @@ trap 'rm -rf "$scratch"' EXIT
 pip="$scratch/bin/python -m pip"
 
 $pip install --quiet --upgrade pip
-$pip install --quiet hatchling editables --editable '.[server,types]' --group dev
+$pip install --quiet hatchling editables --editable '.[server,types]' --group dev --group bench
+# Asks for Python 3.12; benchmarks/peers/kit.py does with 3.11.
+$pip install --quiet --no-deps --ignore-requires-python grpc-server-kit
 {
     echo "# Versions known to work together; \`make pins\` writes this file, \`make install\` and the tests use it."
     $pip freeze --all --exclude-editable | grep -v '^setuptools=='

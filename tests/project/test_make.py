@@ -18,7 +18,7 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 10, 13, "final", 0)
 """
 
 
-@pytest.mark.parametrize("target", ["install", "up", "test", "generate", "pins"])
+@pytest.mark.parametrize("target", ["install", "up", "bench", "test", "generate", "pins"])
 def test_a_python_that_is_too_old_is_told_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
