@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +104,19 @@ class Started:
 
 
 @contextmanager
-def new_bench(folder: Path, log: io.BytesIO, writer: LogWriter, grace: float = 0.2) -> Iterator[Bench]:
+def new_bench(
+    folder: Path,
+    log: io.BytesIO,
+    writer: LogWriter,
+    grace: float = 0.2,
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
+) -> Iterator[Bench]:
     with closing(Database(sqlite_url(folder / "test.sqlite3"))) as database:
         database.check()  # makes the file
         scripted = Scripted(database)
         settings = ServerSettings(name="test", listen="127.0.0.1:0", threads=THREADS, queue=QUEUE, grace=grace)
-        server = Server(settings, domain="handfast.test", services=[scripted_service(scripted)])
+        services = [scripted_service(scripted)]
+        server = Server(settings, domain="handfast.test", services=services, interceptors=interceptors)
         server.start()
         bench = Bench(server, scripted, log, writer)
         yield bench
@@ -244,9 +251,10 @@ def increase(before: dict[str, float], after: dict[str, float]) -> dict[str, flo
     return {name: after[name] - before[name] for name in after if after[name] != before[name]}
 
 
-def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end: Ends) -> None:
+def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end: Ends, prefix: str = "") -> None:
+    """The request id of the call is made of `prefix`, case and kind; no other call of these tests may have it."""
     labels = UNKNOWN if case == "an unknown method" else labels_of(kind)
-    id_ = f"{case} {kind}".replace(" ", "-")
+    id_ = f"{prefix}{case} {kind}".replace(" ", "-")
     before = bench.records(labels)
     assert end(bench, kind, id_) is expected
     line = bench.call_log(id_)

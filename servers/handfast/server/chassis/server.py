@@ -139,7 +139,7 @@ class Server:
             self.canceller,
             refusal(limiter),
             self.metrics.started,
-            asks_each_time=bool(interceptors),
+            interceptors,
         )
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has

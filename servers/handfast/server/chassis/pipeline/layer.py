@@ -11,12 +11,13 @@ over, is seen by the caller alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Never
 
 import grpc
+import grpc_interceptor
 from google.protobuf.message import Message
 
 from handfast.client.propagation import CURRENT
@@ -59,8 +60,7 @@ class CallLayer(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
     `refusal` serves what `limiter` refuses. `on_start` is told of the method of each call; it runs on the thread that
-    takes calls from grpcio, so it must be quick. Where there are other interceptors inside, `asks_each_time` lets them
-    look at each call; else what serves a method is put together once.
+    takes calls from grpcio, so it must be quick. `interceptors` are those inside of this layer.
     """
 
     def __init__(
@@ -71,13 +71,14 @@ class CallLayer(grpc.ServerInterceptor):
         canceller: Canceller,
         refusal: Handler,
         on_start: Callable[[Method], None],
-        *,
-        asks_each_time: bool = False,
+        interceptors: Sequence[grpc.ServerInterceptor] = (),
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
     ) -> None:
         self._methods, self._unknown = methods, unknown
         self._limiter, self._canceller, self._refusal, self._on_start = limiter, canceller, refusal, on_start
-        self._asks_each_time, self._message_limit = asks_each_time, message_limit
+        self._message_limit = message_limit
+        # What serves a method is put together once, unless an interceptor wants to choose for each call.
+        self._keeps_handlers = all(map(_looks_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}
 
     def intercept_service(
@@ -98,7 +99,7 @@ class CallLayer(grpc.ServerInterceptor):
         if handler is None:
             handler = self._around(_inner_handler(continuation, handler_call_details), method)
             # Anybody can make up names without end, so of methods that do not exist none is kept.
-            if not self._asks_each_time and method is not self._unknown:
+            if self._keeps_handlers and method is not self._unknown:
                 self._handlers[path] = handler
         return handler
 
@@ -207,19 +208,25 @@ class CallLayer(grpc.ServerInterceptor):
         return serialize
 
 
+def _looks_when_served(interceptor: grpc.ServerInterceptor) -> bool:
+    """Whether it looks at calls in the thread that serves them, and does the same around each call of a method."""
+    by_default = grpc_interceptor.ServerInterceptor.intercept_service
+    return getattr(type(interceptor), "intercept_service", None) is by_default
+
+
 def _inner_handler(
     continuation: Callable[[grpc.HandlerCallDetails], Handler], details: grpc.HandlerCallDetails
 ) -> Handler:
     """What serves the call inside of this layer. There is always one, or the call would end uncounted."""
     try:
         handler = continuation(details)
-    except Exception as error:  # of an interceptor: what it raises is told to the caller as if the handler had
+    except BaseException as error:  # of an interceptor; the caller is told as if the handler had raised it
         return grpc.stream_stream_rpc_method_handler(partial(_raise, error))
     # Streaming both ways answers any caller: it reads nothing, and ends the call.
     return handler or grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
 
-def _raise(error: Exception, _requests: object, _context: object) -> Never:
+def _raise(error: BaseException, _requests: object, _context: object) -> Never:
     raise error
 
 
