@@ -156,8 +156,8 @@ class CoordinatorServer(Server):
         }
         notifier = DecisionNotifier(decisions, stubs)
         suite: Any = SuiteOfStubs(self.world, self.process)
-        turns: Any = NoTurns()
-        coordinator = Coordinator(decisions, replies, notifier, turns, self.clock)
+        locks: Any = NoLocks()
+        coordinator = Coordinator(decisions, replies, notifier, locks, self.clock)
         self.serve("AccountService", AccountServicer(suite, coordinator))
         self.serve(
             "TransactionService", TransactionServicer(decisions, replies, notifier, Holdings(stubs, room=4), self.clock)
@@ -175,10 +175,10 @@ class CoordinatorServer(Server):
         self._decisions.prune(id_at(before))
 
 
-class NoTurns:
+class NoLocks:
     """Stands for `KeyedLock`, on which nothing rests: without it, more meet."""
 
-    def of(self, resource: str) -> AbstractContextManager[None]:
+    def holding(self, resource: str) -> AbstractContextManager[None]:
         return nullcontext()
 
 

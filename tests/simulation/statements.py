@@ -14,6 +14,7 @@ from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
+from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
@@ -309,7 +310,16 @@ class SimulatedRegister(DecisionStore):
             found = [row["transaction_id"] for row in c.scan("decisions") if below(row)]
             return Result(rowcount=sum(c.delete("decisions", each, below) for each in found))
 
-        self._insert: Any = _insert_new("decisions", "transaction_id", {"loss_accepted": None})
+        def insert_unless_forgotten(c: Connection, p: Columns) -> Result:
+            c.lock("horizon", 0, shared=True)
+            horizon = c.get("horizon", 0)
+            assert horizon is not None
+            if not coordinator_rules.may_insert(p["transaction_id"], horizon["transaction_id"]):
+                return Result()
+            return insert.does(c, p)
+
+        insert = _insert_new("decisions", "transaction_id", {"loss_accepted": None})
+        self._insert: Any = Statement(insert_unless_forgotten)
         self._find: Any = Statement(found)
         self._unfinished: Any = Statement(lambda c, p: _smallest(unfinished(c), p["after"], p["limit_"]))
 

@@ -78,14 +78,14 @@ def test_an_account_call_that_waits_for_its_turn(canceller: Canceller) -> None:
     turns = KeyedLock(waiting=1)
 
     def wait() -> None:
-        with turns.of("ada"):
+        with turns.holding("ada"):
             pytest.fail("somebody else has the turn")
 
-    with turns.of("ada"):
+    with turns.holding("ada"):
         for _ in range(TIMES):
             interrupted(canceller, wait, lambda: turns._locks["ada"].waiting == 1)
             assert turns.waiting == 0
-    with turns.of("ada"):
+    with turns.holding("ada"):
         pass
 
 

@@ -25,7 +25,7 @@ def queued(pool: ThreadPoolExecutor, limited: KeyedLock, resource: str, act: Cal
     waited = lock.waiting
 
     def take() -> None:
-        with limited.of(resource):
+        with limited.holding(resource):
             act()
 
     future = pool.submit(take)
@@ -35,7 +35,7 @@ def queued(pool: ThreadPoolExecutor, limited: KeyedLock, resource: str, act: Cal
 
 def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPoolExecutor) -> None:
     limited, order = KeyedLock(waiting=8), list[int]()
-    with limited.of("ada"):
+    with limited.holding("ada"):
         waiting = [queued(pool, limited, "ada", lambda number=number: order.append(number)) for number in range(5)]  # type: ignore[misc]
         assert order == []
     for each in waiting:
@@ -46,30 +46,30 @@ def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPo
 
 def test_those_of_another_resource_do_not_wait() -> None:
     limited = KeyedLock(waiting=1)
-    with limited.of("ada"), limited.of("grace"):
+    with limited.holding("ada"), limited.holding("grace"):
         assert limited.waiting == 0
 
 
 def test_an_error_within_a_turn_is_not_taken_for_a_turn_that_did_not_come() -> None:
     limited = KeyedLock(waiting=1)
-    with pytest.raises(TimeoutError), limited.of("ada"):
+    with pytest.raises(TimeoutError), limited.holding("ada"):
         raise TimeoutError("of something else")
 
 
 def test_an_empty_name_waits_for_nobody() -> None:
     limited = KeyedLock(waiting=1)
-    with limited.of(""), limited.of(""):
+    with limited.holding(""), limited.holding(""):
         assert limited.waiting == 0
 
 
 def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> None:
     limited, done = KeyedLock(waiting=2), threading.Semaphore(0)
-    with limited.of("ada"), limited.of("grace"):
+    with limited.holding("ada"), limited.holding("grace"):
         waiting = [queued(pool, limited, resource, done.release) for resource in ("ada", "grace")]
-        with pytest.raises(TooManyChanges) as refused, limited.of("ada"):
+        with pytest.raises(TooManyChanges) as refused, limited.holding("ada"):
             pass
         assert refused.value.retry_after
-        with limited.of("alan"):  # for which nobody has to wait
+        with limited.holding("alan"):  # for which nobody has to wait
             pass
     for each in waiting:
         each.result(10)
@@ -78,19 +78,19 @@ def test_only_so_many_wait_whatever_they_wait_for(pool: ThreadPoolExecutor) -> N
 
 
 def test_who_waits_too_long_is_refused_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyed_lock, "PATIENCE", 0.01)
+    monkeypatch.setattr(keyed_lock, "PATIENCE_SECONDS", 0.01)
     limited = KeyedLock(waiting=8)
-    with limited.of("ada"):
-        with pytest.raises(TooManyChanges), limited.of("ada"):
+    with limited.holding("ada"):
+        with pytest.raises(TooManyChanges), limited.holding("ada"):
             pass
         assert limited.waiting == 0
-    with limited.of("ada"):
+    with limited.holding("ada"):
         pass
 
 
 def test_who_fails_lets_the_next_one_have_its_turn() -> None:
     limited = KeyedLock(waiting=8)
-    with pytest.raises(ZeroDivisionError), limited.of("ada"):
+    with pytest.raises(ZeroDivisionError), limited.holding("ada"):
         raise ZeroDivisionError
-    with limited.of("ada"):
+    with limited.holding("ada"):
         pass

@@ -46,28 +46,28 @@ def build(settings: SuiteSettings) -> Server:
     channels = {name: channel(address) for name, address in addresses.items()}
 
     metrics = CoordinatorMetrics(REASONS)
-    register = DecisionStore(database, tables.coordinator, observers=(metrics,))
-    answers = ReplyStore(database, tables.coordinator.answers)
+    decisions = DecisionStore(database, tables.coordinator, observers=(metrics,))
+    replies = ReplyStore(database, tables.coordinator.answers)
     participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
-    finisher = DecisionNotifier(register, participants)
+    notifier = DecisionNotifier(decisions, participants)
     holdings = Holdings(participants, room=POOL.threads // 2)
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
         AccountServicer(
-            suite, Coordinator(register, answers, finisher, KeyedLock(waiting=max(1, settings.threads // 2)))
+            suite, Coordinator(decisions, replies, notifier, KeyedLock(waiting=max(1, settings.threads // 2)))
         ),
         DOMAIN,
     )
     server = Server(
         settings,
         domain=DOMAIN,
-        services=(service, transaction_service(TransactionServicer(register, answers, finisher, holdings))),
+        services=(service, transaction_service(TransactionServicer(decisions, replies, notifier, holdings))),
         checks=(database_check(database, SCHEMA),),
-        background=(finisher, Pruner(register, answers)),
+        background=(notifier, Pruner(decisions, replies)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
     metrics.register(server.metrics.registry)
-    count_decisions_in_doubt(server.metrics.registry, register)
-    export_lost(server.metrics.registry, finisher)
+    count_decisions_in_doubt(server.metrics.registry, decisions)
+    export_lost(server.metrics.registry, notifier)
     return server

@@ -31,7 +31,7 @@ class AccountServicer(AccountServiceServicer):
         user_id = request.user.user_id or new_id()
         return self._coordinator.run(
             request,
-            _turn_of(user_id),
+            _lock_of(user_id),
             lambda: changes.create(self._suite, request, user_id),
             lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
             pb.CreateAccountResponse,
@@ -49,7 +49,7 @@ class AccountServicer(AccountServiceServicer):
         faults = validation.update(request)
         return self._coordinator.run(
             request,
-            _turn_of(request.user.user_id),
+            _lock_of(request.user.user_id),
             lambda: changes.update(self._suite, request),
             lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
             pb.UpdateUserAndPreferencesResponse,
@@ -72,11 +72,11 @@ class AccountServicer(AccountServiceServicer):
             deleted.user.CopyFrom(replies[0].user)
             return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
 
-        return self._coordinator.run(request, _turn_of(request.user_id), plan, compose, pb.DeleteAccountResponse)
+        return self._coordinator.run(request, _lock_of(request.user_id), plan, compose, pb.DeleteAccountResponse)
 
 
-def _turn_of(user_id: str) -> str:
-    """What changes of this account wait for: nothing where it cannot be one."""
+def _lock_of(user_id: str) -> str:
+    """The resource whose changes run one after the other; empty where it cannot be an account."""
     return user_id if fields.is_id(user_id) else ""
 
 

@@ -43,7 +43,7 @@ _log = structlog.get_logger()
 
 
 class CoordinatorMetrics:
-    """Observes a register of decisions. `reasons` are the enums of reasons that are counted by name; all others, which
+    """Observes decisions. `reasons` are the enums of reasons that are counted by name; all others, which
     callers are free to invent, count as `other`.
     """
 
@@ -73,39 +73,39 @@ class CoordinatorMetrics:
             registry.register(metric)
         export_clock(registry)
 
-    def decided(self, recorded: DecisionRow) -> None:
-        decision = recorded.decision
+    def decided(self, row: DecisionRow) -> None:
+        decision = row.decision
         reason = ""
         if decision.outcome is Outcome.ABORTED:
             reason = decision.abort_reason if decision.abort_reason in self._reasons else OTHER
         self._decided.labels(_label(decision.outcome), reason).inc()
         minted = wire.minted_at(decision.transaction_id)
-        self._decide_seconds.labels(_label(decision.outcome)).observe(_seconds(minted, recorded.decide_time))
+        self._decide_seconds.labels(_label(decision.outcome)).observe(_seconds(minted, row.decide_time))
 
-    def finished(self, recorded: DecisionRow) -> None:
-        assert recorded.finish_time is not None
-        seconds = _seconds(recorded.decide_time, recorded.finish_time)
-        self._finish_seconds.labels(_label(recorded.decision.outcome)).observe(seconds)
+    def finished(self, row: DecisionRow) -> None:
+        assert row.finish_time is not None
+        seconds = _seconds(row.decide_time, row.finish_time)
+        self._finish_seconds.labels(_label(row.decision.outcome)).observe(seconds)
 
     def loss_accepted(self) -> None:
         self._losses_accepted.inc()
 
 
-def export_lost(registry: CollectorRegistry, finisher: DecisionNotifier) -> None:
+def export_lost(registry: CollectorRegistry, notifier: DecisionNotifier) -> None:
     """Shows how many decisions some participant cannot follow."""
     text = "Decisions that some participant cannot follow, for what it has lost."
-    Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: finisher.lost)
+    Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
 
 
-def count_decisions_in_doubt(registry: CollectorRegistry, register: DecisionStore, clock: Clock = now) -> None:
+def count_decisions_in_doubt(registry: CollectorRegistry, decisions: DecisionStore, clock: Clock = now) -> None:
     """Shows how many decisions some participant has not confirmed, and how old the oldest of them is."""
     text = "Decisions that some participant has not confirmed."
 
     def oldest() -> str | None:
-        with register.database.read() as connection:
-            return register.oldest_unfinished(connection)
+        with decisions.database.read() as connection:
+            return decisions.oldest_unfinished(connection)
 
-    _in_doubt(registry, text, register.count_unfinished, oldest, clock)
+    _in_doubt(registry, text, decisions.count_unfinished, oldest, clock)
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:

@@ -2,11 +2,11 @@
 
 coordinator.py     a change across services from start to decision: what an account call runs
 keyed_lock.py      lets changes of the same resource go one after the other
-staging.py         sends the staged calls side by side, and makes one error of what was refused
+staging.py         sends the staged calls side by side, and makes one error of the refusals
 holdings.py        asks participants whether they hold what is committed by hand
 decision_store.py  the decisions in their table
-reply_store.py     the answers of account calls, kept for repeats of a request id
-notifier.py        tells participants what was decided, in the background and in batches
+reply_store.py     the replies of account calls, kept for repeats of a request id
+notifier.py        notifies participants of what was decided, in the background and in batches
 pruner.py          forgets what is long done
 service.py         TransactionService
 tables.py          the tables

@@ -1,6 +1,6 @@
 """A change across services, from start to decision: what an account call runs.
 
-It is two durable writes one after the other before the reply: the stages, side by side, and the decision. The
+It takes two durable writes, one after the other, before the reply: the stages, side by side, and the decision. The
 participants finish afterwards.
 """
 
@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -39,7 +40,7 @@ from handfast.server.transactions.coordinator.errors import (
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
-from handfast.server.transactions.coordinator.staging import RETRY_AFTER, PlannedCall, stage
+from handfast.server.transactions.coordinator.staging import RETRY_AFTER_SECONDS, PlannedCall, stage
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.crash_points import reached
@@ -47,16 +48,16 @@ from handfast.transactions.v1.reasons_pb2 import Reason
 
 Reply = TypeVar("Reply", bound=Message)
 
-TIMEOUT = 5 * MICROSECONDS_PER_SECOND
+TIMEOUT_US = 5 * MICROSECONDS_PER_SECOND
 """For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
 FORGOTTEN = TransactionForgotten.reason
 PENDING_CHANGE = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
 ATTEMPTS = 10
-PAUSE = 0.02
-"""Seconds before the second attempt at the most; each further one may pause longer by as much."""
-ENOUGH_TIME = 1.0
-"""Seconds that must be left for another attempt."""
+PAUSE_SECONDS = 0.02
+"""Before the second attempt at the most; each further one may pause longer by as much."""
+ENOUGH_SECONDS = 1.0
+"""That must be left for another attempt."""
 FINAL = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -72,17 +73,24 @@ _FINAL_CODES = frozenset(code.value[0] for code in FINAL)
 _log = structlog.get_logger()
 
 
+class _AnsweredBefore(Exception):
+    """Another call with the same request id was answered first, so the transaction of this one is aborted."""
+
+    def __init__(self, reply: StoredReply) -> None:
+        self.reply = reply
+
+
 class Coordinator:
     def __init__(
         self,
-        register: DecisionStore,
-        answers: ReplyStore,
-        finisher: DecisionNotifier,
-        turns: KeyedLock,
+        decisions: DecisionStore,
+        replies: ReplyStore,
+        notifier: DecisionNotifier,
+        locks: KeyedLock,
         clock: Clock = now,
     ) -> None:
-        self._register, self._answers, self._finisher = register, answers, finisher
-        self._turns, self._clock = turns, clock
+        self._decisions, self._replies, self._notifier = decisions, replies, notifier
+        self._locks, self._clock = locks, clock
 
     def run(
         self,
@@ -93,72 +101,79 @@ class Coordinator:
         reply_type: type[Reply],
         faults: Sequence[Violation] = (),
     ) -> Reply:
-        """Stages the calls of `plan`, one for each participant, and commits them all or none. `compose` makes the
-        reply of their replies and the transaction id. Changes of the same `resource` take turns. `faults` that were
-        found in the request already are refused together with what the participants find. A repeat of a request id is
-        answered as the first call was; as repeats are rare, that it is one shows only at the decision.
+        """Stages the calls of `plan`, one for each participant, and commits all of them or none.
 
-        Raises what a participant refused, as it put it; TransactionAborted, with a delay, where somebody rolled the
+        `compose` makes the reply from the replies of the participants and the transaction id. Changes of the same
+        `resource` run one after the other. `faults` that were found in the request already are refused together with
+        what the participants find. A repeat of a request id is answered as the first call was; as repeats are rare,
+        it is recognized only at the decision.
+
+        Raises what a participant refused, in its words; TransactionAborted, with a delay, where somebody rolled the
         transaction back meanwhile; TooManyChanges; TransactionOutcomeUnknown where the decision could not be
         established.
         """
-        with self._turns.of(resource):
-            return self._run(request, plan, compose, reply_type, faults)
-
-    def _run(
-        self,
-        request: Identified,
-        plan: Callable[[], Sequence[PlannedCall]],
-        compose: Callable[[Sequence[Any], str], Reply],
-        reply_type: type[Reply],
-        faults: Sequence[Violation],
-    ) -> Reply:
         call = current()
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request)
         first_attempt = ""
-        for attempt in itertools.count(1):
-            calls = plan()
-            transaction_id = new_id()
-            first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
-            call.log["transaction_id"] = transaction_id
-            staged = stage(transaction_id, self._clock() + TIMEOUT, calls, faults, first_attempt, self._clock)
-            answer = StoredReply(method, request.request_id, digest, transaction_id)
-            commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
-            if staged.error is None or not _makes_way(staged.error) or not _has_time(call, attempt):
-                break
-            # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make way.
-            standing = self._roll_back(commit, staged.error, answer)
-            self._finisher.wake()
-            if isinstance(standing, StoredReply):
-                return _as_answered(call, standing, digest, reply_type)
-            sleep(random.uniform(0, PAUSE * attempt))
-        error = staged.error
-        try:
-            if error is None:
-                # From here on it may be committed, so a caller that loses the reply should know its name.
-                call.send_initial_metadata((wire.TRANSACTION_ID, transaction_id))
-                reached("coordinator.staged")
+        with self._locks.holding(resource):
+            for attempt in itertools.count(1):
+                calls = plan()
+                transaction_id = call.log["transaction_id"] = new_id()
+                first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
+                answer = StoredReply(method, request.request_id, digest, transaction_id)
                 try:
-                    reply = compose(staged.replies, transaction_id)
-                    standing = self._decide(commit, replace(answer, reply=reply.SerializeToString()))
-                    reached("coordinator.decided")
-                except Exception as failed:
-                    error = failed
-            if error is not None:
-                standing = self._roll_back(commit, error, answer)
-        finally:
-            self._finisher.wake()
-        if isinstance(standing, StoredReply):
-            return _as_answered(call, standing, digest, reply_type)
-        if standing.outcome is Outcome.COMMITTED:
-            return reply
-        call.add_trailer(wire.TRANSACTION_ID, transaction_id)
-        raise error or TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
+                    result = self._attempt(call, calls, compose, faults, answer, first_attempt)
+                except _AnsweredBefore as before:
+                    return _as_answered(call, before.reply, digest, reply_type)
+                if not isinstance(result, Exception):
+                    return result
+                if not (_makes_way(result) and _has_time(call, attempt)):
+                    call.add_trailer(wire.TRANSACTION_ID, transaction_id)
+                    raise result
+                # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
+                # way for it.
+                sleep(random.uniform(0, PAUSE_SECONDS * attempt))
+        raise AssertionError("the loop ends by a return or an error")
 
-    def _roll_back(self, commit: Decision, error: Exception, answer: StoredReply) -> StoredReply | Decision:
-        """Aborts for `error`, before the caller hears of it. Where the error came from the database, `commit` may be
-        stored all the same: the register can be written once, so who aborts learns.
+    def _attempt(
+        self,
+        call: Call,
+        calls: Sequence[PlannedCall],
+        compose: Callable[[Sequence[Any], str], Reply],
+        faults: Sequence[Violation],
+        answer: StoredReply,
+        first_attempt: str,
+    ) -> Reply | Exception:
+        """One transaction. Returns the reply of a committed one, or the error for which it was aborted. `answer` names
+        the request and the transaction."""
+        transaction_id, deadline_us = answer.transaction_id, self._clock() + TIMEOUT_US
+        commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+        staged = stage(transaction_id, deadline_us, calls, faults, first_attempt, self._clock)
+        error = staged.error
+        if error is None:
+            try:
+                return self._commit(call, commit, answer, compose(staged.replies, transaction_id))
+            except _AnsweredBefore:
+                raise
+            except Exception as failed:
+                error = failed
+        standing = self._abort(commit, answer, error)
+        if standing.outcome is Outcome.COMMITTED:  # the database failed only after it had stored the decision
+            return compose(staged.replies, transaction_id)
+        return error
+
+    def _commit(self, call: Call, commit: Decision, answer: StoredReply, reply: Reply) -> Reply:
+        # From here on it may be committed, so a caller that loses the reply should know its name.
+        call.send_initial_metadata((wire.TRANSACTION_ID, commit.transaction_id))
+        reached("coordinator.staged")
+        self._decide(commit, replace(answer, reply=reply.SerializeToString()))
+        reached("coordinator.decided")
+        return reply
+
+    def _abort(self, commit: Decision, answer: StoredReply, error: Exception) -> Decision:
+        """Aborts for `error`, before the caller hears of it, and returns the decision that stands: where the error came
+        from the database, that can be `commit`, since a decision is written once.
         """
         if isinstance(error, SQLAlchemyError):
             _log.error(
@@ -167,45 +182,55 @@ class Coordinator:
         failure = _final_failure(error, current())
         try:
             with shield():
-                return self._decide(_abort(commit, _reason(error)), replace(answer, failure=failure))
+                return self._decide(_aborted(commit, _reason(error)), replace(answer, failure=failure))
+        except _AnsweredBefore:
+            raise
         except Exception as second:
             if isinstance(error, SQLAlchemyError):
                 raise TransactionOutcomeUnknown(commit.transaction_id) from second
             if answer.request_id and failure is not None:
-                raise  # told as final though it is not kept, it could be followed by a repeat that commits
+                raise  # reported as final though it is not stored, it could be followed by a repeat that commits
             raise error from second
 
-    def _decide(self, decision: Decision, answer: StoredReply) -> StoredReply | Decision:
-        """Makes the decision durable, together with the answer. Returns the decision that stands; or where another call
-        with the same request id was answered first, that answer.
+    def _decide(self, decision: Decision, answer: StoredReply) -> Decision:
+        """Makes the decision durable, together with the answer, and returns the decision that stands. Raises
+        _AnsweredBefore, and TransactionAborted where a commit comes after an abort.
         """
-        given, recorded = self._register.database.write(lambda connection: self._insert(connection, decision, answer))
-        self._register.observe(recorded)
-        return given
+        insert = partial(self._insert, decision=decision, answer=answer)
+        try:
+            earlier, row = self._decisions.database.write(insert)
+        finally:
+            self._notifier.wake()
+        self._decisions.observe(row)
+        if earlier is not None:
+            raise _AnsweredBefore(earlier)
+        return row.decision
 
     def _insert(
         self, connection: sa.Connection, decision: Decision, answer: StoredReply
-    ) -> tuple[StoredReply | Decision, DecisionRow]:
+    ) -> tuple[StoredReply | None, DecisionRow]:
+        """In a local transaction: inserts the answer and the decision. Where another call with the same request id was
+        answered first, returns its answer, and aborts."""
         if answer.request_id:
-            first = self._answers.insert(connection, answer) if answer.final else None
-            first = first or self._answers.look(connection, answer)
-            if first is not None and first is not answer:
-                return first, self._standing(connection, _abort(decision, REPEATED))
-        recorded = self._standing(connection, decision)
-        if rules.judge(decision, recorded.decision) is rules.Verdict.ABORTED_BEFORE:
-            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER)  # and its answer goes, too
+            earlier = self._replies.insert(connection, answer)
+            if earlier is not None:
+                return earlier, self._standing(connection, _aborted(decision, REPEATED))
+        row = self._standing(connection, decision)
+        if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
+            # Which takes the answer back, too.
+            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
         if decision.outcome is Outcome.COMMITTED:
             check_active()
-        return recorded.decision, recorded
+        return None, row
 
     def _standing(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
         """The decision that stands once this one is inserted where none is."""
         try:
-            return self._register.insert(connection, decision)
+            return self._decisions.insert(connection, decision)
         except TransactionForgotten:
             # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
-            now = self._clock()
-            return DecisionRow(_abort(decision, FORGOTTEN), now, now)
+            now_us = self._clock()
+            return DecisionRow(_aborted(decision, FORGOTTEN), now_us, now_us)
 
 
 def _makes_way(error: Exception) -> bool:
@@ -214,11 +239,11 @@ def _makes_way(error: Exception) -> bool:
 
 def _has_time(call: Call, attempt: int) -> bool:
     remaining = call.remaining()
-    return attempt < ATTEMPTS and (remaining is None or remaining > ENOUGH_TIME)
+    return attempt < ATTEMPTS and (remaining is None or remaining > ENOUGH_SECONDS)
 
 
-def _abort(decision: Decision, reason: str) -> Decision:
-    """Instead of `decision`."""
+def _aborted(decision: Decision, reason: str) -> Decision:
+    """The same transaction, aborted."""
     return Decision(decision.transaction_id, Outcome.ABORTED, dict.fromkeys(decision.branches, 0), reason)
 
 

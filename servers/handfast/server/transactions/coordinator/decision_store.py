@@ -1,4 +1,4 @@
-"""The decisions in their table: a write-once register (rule 3).
+"""The decisions in their table, each of which is written once (rule 3).
 
 The primary key decides: the first insert of a transaction wins, and who loses reads the winner by a separate statement.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -14,9 +15,9 @@ import structlog
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.statements import Row, Statement
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
-from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import Horizon
 
@@ -34,12 +35,12 @@ class DecisionRow:
 
 
 class Observer(Protocol):
-    """Is told once of each decision that is made here, marked as finished, or let finish with a loss. It should be
-    quick."""
+    """Hears once of each decision that is made here, marked as finished, or let finish with a loss, after that is
+    committed. It should be quick."""
 
-    def decided(self, recorded: DecisionRow) -> None: ...
+    def decided(self, row: DecisionRow) -> None: ...
 
-    def finished(self, recorded: DecisionRow) -> None: ...
+    def finished(self, row: DecisionRow) -> None: ...
 
     def loss_accepted(self) -> None: ...
 
@@ -51,70 +52,71 @@ class DecisionStore:
     def __init__(
         self, database: Database, tables: CoordinatorTables, clock: Clock = now, observers: Sequence[Observer] = ()
     ) -> None:
-        table = tables.decisions
+        table, id_ = tables.decisions, tables.decisions.c.transaction_id
+        finished = table.c.finish_time.is_not(None)
+        is_id = id_ == sa.bindparam("id_")
+        below = id_ < sa.bindparam("horizon")
         self.database, self._observers = database, observers
         self._table, self._clock = table, clock
-        self._insert = database.insert_new(table)
-        self._find = sa.select(table).where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)))
-        self._unfinished = (
+        self.horizon = Horizon(tables.horizon)
+        self._insert = Statement(database, _insert_unless_forgotten(database, tables))
+        self._find = Statement(database, sa.select(table).where(database.one_of(id_, "ids")))
+        self._unfinished = Statement(
+            database,
             sa.select(table)
-            .where(table.c.finish_time.is_(None), table.c.transaction_id > sa.bindparam("after"))
-            .order_by(table.c.transaction_id)
-            .limit(sa.bindparam("limit_"))
+            .where(sa.not_(finished), id_ > sa.bindparam("after"))
+            .order_by(id_)
+            .limit(sa.bindparam("limit_")),
         )
-        self._mark_finished = (
-            sa.update(table)
-            .where(table.c.transaction_id.in_(sa.bindparam("ids", expanding=True)), table.c.finish_time.is_(None))
-            .returning(table)
+        self._mark_finished = Statement(
+            database,
+            sa.update(table).where(database.one_of(id_, "ids"), sa.not_(finished)).returning(*table.columns),
         )
-        is_id = table.c.transaction_id == sa.bindparam("id_")
         self._lock = sa.select(table).where(is_id).with_for_update()
         self._accept_loss = sa.update(table).where(is_id)
-        self.horizon = Horizon(tables.horizon)
-        finished = table.c.finish_time.is_not(None)
         self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
-        self._oldest_unfinished = sa.select(sa.func.min(table.c.transaction_id)).where(sa.not_(finished))
-        below = table.c.transaction_id < sa.bindparam("horizon")
-        newest_first = table.c.transaction_id.desc()
-        self._newest_finished = sa.select(table.c.transaction_id).where(below, finished).order_by(newest_first).limit(1)
+        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(sa.not_(finished))
+        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
         self._delete = sa.delete(table).where(below, finished)
 
     def insert(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
         """Inserts a decision where there is none. Returns the one that stands. Raises TransactionForgotten below the
         horizon. Once the local transaction has committed, `observe` is to be called.
         """
-        if not rules.may_insert(decision.transaction_id, self.horizon.held(connection)):
-            raise TransactionForgotten(decision.transaction_id)
         decide_time = self._clock()
-        finish_time = None if decision.branches else decide_time
-        values = {
-            "transaction_id": decision.transaction_id,
-            "outcome": decision.outcome.value,
-            "branches": dict(decision.branches),
-            "abort_reason": decision.abort_reason,
-            "decide_time": decide_time,
-            "finish_time": finish_time,
-        }
-        if connection.execute(self._insert, values).rowcount == 1:
-            return DecisionRow(decision, decide_time, finish_time, inserted=True)
-        return _recorded(connection.execute(self._find, {"ids": [decision.transaction_id]}).one())
+        row = DecisionRow(decision, decide_time, None if decision.branches else decide_time, inserted=True)
+        inserted = self._insert.run(
+            connection,
+            transaction_id=decision.transaction_id,
+            outcome=decision.outcome.value,
+            branches=dict(decision.branches),
+            abort_reason=decision.abort_reason,
+            decide_time=row.decide_time,
+            finish_time=row.finish_time,
+        )
+        if inserted:
+            return row
+        standing = self._find.first(connection, ids=[decision.transaction_id])
+        if standing is None:
+            raise TransactionForgotten(decision.transaction_id)
+        return _decision_row(standing)
 
     def decide(self, decision: Decision) -> DecisionRow:
         """`insert` in a local transaction of its own."""
-        recorded = self.database.write(lambda connection: self.insert(connection, decision))
-        self.observe(recorded)
-        return recorded
+        row = self.database.write(partial(self.insert, decision=decision))
+        self.observe(row)
+        return row
 
-    def observe(self, recorded: DecisionRow) -> None:
-        """Tells the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
-        for observer in self._observers if recorded.inserted else ():
-            observer.decided(recorded)
+    def observe(self, row: DecisionRow) -> None:
+        """Calls the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
+        for observer in self._observers if row.inserted else ():
+            observer.decided(row)
 
     def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, DecisionRow], str]:
         """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
         with self.database.read() as connection:
-            found = connection.execute(self._find, {"ids": list(transaction_ids)}).all()
-            return {row.transaction_id: _recorded(row) for row in found}, self.horizon.seen(connection)
+            found = self._find.all(connection, ids=list(transaction_ids))
+            return {row.transaction_id: _decision_row(row) for row in found}, self.horizon.seen(connection)
 
     def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[DecisionRow]:
         """The newest first, from before the transaction `start` on; of those that are `unfinished` the oldest first,
@@ -128,41 +130,44 @@ class DecisionStore:
             query = query.where(self._table.c.finish_time.is_(None))
         if outcome is not None:
             query = query.where(self._table.c.outcome == outcome.value)
-        return list(self._read(query, {}).values())
+        with self.database.read() as connection:
+            return [_decision_row(row) for row in connection.execute(query)]
 
     def unfinished(self, after: str, limit: int) -> list[Decision]:
         """The oldest decisions that some participant has not confirmed, from after the transaction `after` on."""
-        found = self._read(self._unfinished, {"after": after, "limit_": limit})
-        return [recorded.decision for recorded in found.values()]
+        with self.database.read() as connection:
+            return [_decision_row(row).decision for row in self._unfinished.all(connection, after=after, limit_=limit)]
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
         """What another replica has marked already stays as it is."""
-        finished = {"ids": list(transaction_ids), "finish_time": self._clock()}
-        marked = self.database.write(lambda connection: connection.execute(self._mark_finished, finished).all())
-        for row in marked:
+        mark = partial(self._mark_finished.all, ids=list(transaction_ids), finish_time=self._clock())
+        for row in self.database.write(mark):
             for observer in self._observers:
-                observer.finished(_recorded(row))
+                observer.finished(_decision_row(row))
 
     def accept_loss(self, transaction_id: str, participants: Collection[str]) -> DecisionRow | None:
         """Lets these finish a transaction without what they have lost of it. Returns the decision with their names;
         None where there is none any more.
         """
-
-        def work(connection: sa.Connection) -> tuple[DecisionRow | None, list[str]]:
-            row = connection.execute(self._lock, {"id_": transaction_id}).one_or_none()
-            if row is None:
-                return None, []
-            before = row.loss_accepted or []
-            new = [name for name in sorted(participants) if name not in before]
-            connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*before, *new]})
-            return _recorded(connection.execute(self._find, {"ids": [transaction_id]}).one()), new
-
-        recorded, new = self.database.write(work)
+        row, new = self.database.write(
+            partial(self._accept, transaction_id=transaction_id, participants=sorted(participants))
+        )
         for participant in new:
             _log.warning("a loss was accepted", transaction_id=transaction_id, participant=participant)
             for observer in self._observers:
                 observer.loss_accepted()
-        return recorded
+        return row
+
+    def _accept(
+        self, connection: sa.Connection, transaction_id: str, participants: Sequence[str]
+    ) -> tuple[DecisionRow | None, Sequence[str]]:
+        before = connection.execute(self._lock, {"id_": transaction_id}).one_or_none()
+        if before is None:
+            return None, []
+        accepted = before.loss_accepted or []
+        new = [name for name in participants if name not in accepted]
+        connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*accepted, *new]})
+        return _decision_row(self._find.first(connection, ids=[transaction_id])), new
 
     def count_unfinished(self) -> int:
         with self.database.read() as connection:
@@ -170,8 +175,7 @@ class DecisionStore:
 
     def prune(self, wanted: str) -> int:
         """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
-
-        return self.database.write(lambda connection: self.horizon.prune(connection, self, wanted))
+        return self.database.write(partial(self.horizon.prune, records=self, wanted=wanted))
 
     def oldest_unfinished(self, connection: sa.Connection) -> str | None:
         oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
@@ -184,12 +188,18 @@ class DecisionStore:
     def delete_finished(self, connection: sa.Connection, below: str) -> int:
         return connection.execute(self._delete, {"horizon": below}).rowcount
 
-    def _read(self, query: sa.Select[Any], parameters: dict[str, Any]) -> dict[str, DecisionRow]:
-        with self.database.read() as connection:
-            return {row.transaction_id: _recorded(row) for row in connection.execute(query, parameters)}
+
+def _insert_unless_forgotten(database: Database, tables: CoordinatorTables) -> Any:
+    """Inserts a decision where there is none, at the horizon or above it (`may_insert`, rule 10), which nobody advances
+    until the local transaction ends."""
+    columns = [column for column in tables.decisions.columns if column.name != "loss_accepted"]
+    horizon = tables.horizon.c.transaction_id
+    values = sa.select(*(sa.bindparam(column.name, type_=column.type) for column in columns))
+    allowed = values.select_from(tables.horizon).where(horizon <= sa.bindparam("transaction_id"))
+    return database.insert_new(tables.decisions).from_select(columns, allowed.with_for_update(read=True))
 
 
-def _recorded(row: sa.Row[Any]) -> DecisionRow:
+def _decision_row(row: Row) -> DecisionRow:
     loss_accepted = frozenset(row.loss_accepted or ())
     decision = Decision(row.transaction_id, Outcome(row.outcome), row.branches, row.abort_reason, loss_accepted)
     return DecisionRow(decision, row.decide_time, row.finish_time)

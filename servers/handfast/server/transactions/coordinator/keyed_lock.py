@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 
-PATIENCE = 5.0
-"""Seconds to wait at the most."""
+PATIENCE_SECONDS = 5.0
+"""To wait at the most."""
 
 
 class KeyedLock:
@@ -33,15 +33,15 @@ class KeyedLock:
         return sum(self._calls.values()) - len(self._calls)
 
     @contextmanager
-    def of(self, resource: str) -> Iterator[None]:
-        """Waits for its turn, in the order of arrival; an empty name has none to wait for. Raises TooManyChanges where
-        too many wait already, or when it takes too long."""
+    def holding(self, resource: str) -> Iterator[None]:
+        """Holds the lock of the resource; those who wait get it in the order in which they came. An empty name has no
+        lock. Raises TooManyChanges where too many wait already, or when it takes too long."""
         if not resource:
             yield
             return
         lock = self._enter(resource)
         try:
-            with lock.holding(PATIENCE):
+            with lock.holding(PATIENCE_SECONDS):
                 yield
         except TurnTimeout:
             raise TooManyChanges(resource) from None

@@ -1,4 +1,4 @@
-"""Forgets decisions that are finished everywhere, and answers whose time is up."""
+"""Forgets decisions that are finished everywhere, and replies whose time is up."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from handfast.server.transactions.coordinator.decision_store import DecisionStor
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.horizon import id_at
 
-INTERVAL = 60.0
-"""Seconds, on average."""
-RETENTION = 24 * 3600 * MICROSECONDS_PER_SECOND
+INTERVAL_SECONDS = 60.0
+"""On average."""
+RETENTION_US = 24 * 3600 * MICROSECONDS_PER_SECOND
 """How long operators and callers can ask what became of a transaction."""
 
 
 class Pruner(Periodic):
-    def __init__(self, register: DecisionStore, answers: ReplyStore, clock: Clock = now) -> None:
-        super().__init__("pruner", self._prune, INTERVAL)
-        self._register, self._answers, self._clock = register, answers, clock
+    def __init__(self, decisions: DecisionStore, replies: ReplyStore, clock: Clock = now) -> None:
+        super().__init__("pruner", self._prune, INTERVAL_SECONDS)
+        self._decisions, self._replies, self._clock = decisions, replies, clock
 
     def _prune(self) -> None:
-        self._register.prune(id_at(self._clock() - RETENTION))
-        self._answers.prune()
+        self._decisions.prune(id_at(self._clock() - RETENTION_US))
+        self._replies.prune()

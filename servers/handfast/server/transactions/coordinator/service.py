@@ -1,4 +1,4 @@
-"""TransactionService: begins, decides and tells."""
+"""TransactionService: begins and decides transactions, and says what was decided."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ _OUTCOMES = {state: outcome for outcome, state in _STATES.items()}
 class TransactionServicer(TransactionServiceServicer):
     def __init__(
         self,
-        register: DecisionStore,
-        answers: ReplyStore,
-        finisher: DecisionNotifier,
+        decisions: DecisionStore,
+        replies: ReplyStore,
+        notifier: DecisionNotifier,
         holdings: Holdings,
         clock: Clock = now,
     ) -> None:
-        self._register, self._answers, self._finisher = register, answers, finisher
+        self._decisions, self._replies, self._notifier = decisions, replies, notifier
         self._holdings, self._clock = holdings, clock
 
     def BeginTransaction(
@@ -101,7 +101,7 @@ class TransactionServicer(TransactionServiceServicer):
         return self._find([transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED
 
     def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
-        if branch.participant not in self._finisher.participants:
+        if branch.participant not in self._notifier.participants:
             violations.add(f"{path}.participant", "is no participant that this coordinator knows")
         if not 1 <= branch.operation_count <= MAX_OPERATIONS:
             violations.add(f"{path}.operation_count", f"must be from 1 to {MAX_OPERATIONS}")
@@ -113,14 +113,14 @@ class TransactionServicer(TransactionServiceServicer):
             wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
             if request.abort_reason:
                 fields.check_reason(violations, "abort_reason", request.abort_reason, MAX_ABORT_REASON)
-        # Who holds something is not known here, so all are told.
-        participants = dict.fromkeys(self._finisher.participants, 0)
+        # Who holds something is not known here, so all are notified.
+        participants = dict.fromkeys(self._notifier.participants, 0)
         decision = Decision(request.transaction_id, Outcome.ABORTED, participants, request.abort_reason)
         return pb.RollbackTransactionResponse(transaction=self._decide(decision))
 
     def _decide(self, decision: Decision) -> pb.Transaction:
         check_minted(decision.transaction_id, self._clock())
-        standing = self._register.decide(decision)
+        standing = self._decisions.decide(decision)
         reached("coordinator.decided")
         match rules.judge(decision, standing.decision):
             case rules.Verdict.ABORTED_BEFORE:
@@ -130,7 +130,7 @@ class TransactionServicer(TransactionServiceServicer):
             case rules.Verdict.COMMITTED_OTHERWISE:
                 raise CommitChanged(decision.transaction_id, standing.decision.branches)
             case rules.Verdict.AS_ASKED:
-                self._finisher.wake()
+                self._notifier.wake()
                 return _message(standing)
 
     def AcceptLoss(self, request: pb.AcceptLossRequest, context: grpc.ServicerContext) -> pb.AcceptLossResponse:
@@ -138,7 +138,7 @@ class TransactionServicer(TransactionServiceServicer):
         with Violations.collect() as violations:
             wire.check_transaction_id(violations, "transaction_id", transaction_id)
             fields.check_batch(violations, "participants", request.participants, MAX_BRANCHES)
-        found, _ = self._register.find([transaction_id])
+        found, _ = self._decisions.find([transaction_id])
         if transaction_id not in found:
             state = pb.TransactionState.Name(self._find([transaction_id])[0].state)
             raise TransactionNotDecided(transaction_id, state.removeprefix("TRANSACTION_STATE_"))
@@ -146,9 +146,9 @@ class TransactionServicer(TransactionServiceServicer):
             for index, participant in enumerate(request.participants):
                 if participant not in found[transaction_id].decision.branches:
                     violations.add(f"participants[{index}]", "has no part in what was decided")
-        recorded = self._register.accept_loss(transaction_id, request.participants)
-        self._finisher.wake(everything=True)
-        return pb.AcceptLossResponse(transaction=_message(recorded or found[transaction_id]))
+        row = self._decisions.accept_loss(transaction_id, request.participants)
+        self._notifier.wake(everything=True)
+        return pb.AcceptLossResponse(transaction=_message(row or found[transaction_id]))
 
     def GetTransaction(
         self, request: pb.GetTransactionRequest, context: grpc.ServicerContext
@@ -166,10 +166,10 @@ class TransactionServicer(TransactionServiceServicer):
             else:
                 wire.check_transaction_id(violations, "transaction_id", transaction_id)
         if request.request_id:
-            answer = self._answers.find(request.method, request.request_id)
-            if answer is None:
+            reply = self._replies.find(request.method, request.request_id)
+            if reply is None:
                 raise NoTransactionOfRequest(request.request_id)
-            transaction_id = answer.transaction_id
+            transaction_id = reply.transaction_id
         return pb.GetTransactionResponse(transaction=self._find([transaction_id])[0])
 
     def BatchGetTransactions(
@@ -183,7 +183,7 @@ class TransactionServicer(TransactionServiceServicer):
 
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
         """One for each id."""
-        found, horizon = self._register.find(transaction_ids)
+        found, horizon = self._decisions.find(transaction_ids)
 
         def message(transaction_id: str) -> pb.Transaction:
             if transaction_id in found:
@@ -204,16 +204,16 @@ class TransactionServicer(TransactionServiceServicer):
             start = page_start(violations, request.page_token, list_name)
             if outcome is None and request.state != pb.TRANSACTION_STATE_UNSPECIFIED:
                 violations.add("state", "must be COMMITTED, ABORTED or unspecified")
-        found = self._register.page(start, size + 1, outcome, unfinished=request.unfinished)
+        found = self._decisions.page(start, size + 1, outcome, unfinished=request.unfinished)
         page = found[:size]
         next_start = page[-1].decision.transaction_id if len(found) > size else ""
         return pb.ListTransactionsResponse(
-            transactions=[_message(recorded) for recorded in page], next_page_token=page_token(list_name, next_start)
+            transactions=[_message(row) for row in page], next_page_token=page_token(list_name, next_start)
         )
 
 
-def _message(recorded: DecisionRow) -> pb.Transaction:
-    decision = recorded.decision
+def _message(row: DecisionRow) -> pb.Transaction:
+    decision = row.decision
     committed = decision.outcome is Outcome.COMMITTED
     return pb.Transaction(
         transaction_id=decision.transaction_id,
@@ -223,8 +223,8 @@ def _message(recorded: DecisionRow) -> pb.Transaction:
             for participant, count in sorted(decision.branches.items())
             if committed
         ],
-        decide_time=timestamp(recorded.decide_time),
-        finish_time=None if recorded.finish_time is None else timestamp(recorded.finish_time),
+        decide_time=timestamp(row.decide_time),
+        finish_time=None if row.finish_time is None else timestamp(row.finish_time),
         abort_reason=decision.abort_reason,
         loss_accepted=sorted(decision.loss_accepted),
     )

@@ -23,8 +23,7 @@ from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
 from handfast.transactions.v1.reasons_pb2 import Reason
 
-RETRY_AFTER = 0.05
-"""Seconds."""
+RETRY_AFTER_SECONDS = 0.05
 _ABOUT_THE_TRANSACTION = frozenset(
     reason_name(Reason, value)
     for value in (
@@ -35,8 +34,8 @@ _ABOUT_THE_TRANSACTION = frozenset(
     )
 )
 
-_FAR_AHEAD = wire.CLOCK_SKEW // 2
-"""Microseconds by which a participant's clock may be ahead before it is to blame for what expires there: with less, it
+_FAR_AHEAD_US = wire.CLOCK_SKEW // 2
+"""By how much a participant's clock may be ahead before it is to blame for what expires there: with less, it
 was the call that took its time.
 """
 
@@ -68,25 +67,25 @@ class Staged:
 
 def stage(
     transaction_id: str,
-    deadline: int,
+    deadline_us: int,
     calls: Sequence[PlannedCall],
     faults: Sequence[Violation] = (),
     first_attempt: str = "",
     clock: Clock = now,
 ) -> Staged:
     """Each participant has one call, so each is operation 1 of its branch. With `faults` of the request it always ends
-    in an error, which has what the participants find as well. `deadline` is by the `clock`.
+    in an error, which has what the participants find as well. `deadline_us` is by the `clock`.
     """
-    metadata = wire.stage_metadata(transaction_id, 1, deadline, first_attempt)
-    waiting = [_sent(call, metadata) for call in calls]
+    metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
+    futures = [_sent(call, metadata) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []
-    for call, future in zip(calls, waiting, strict=True):
+    for call, future in zip(calls, futures, strict=True):
         try:
             replies.append(_reply(call, future))
         except ServiceError as error:
             if error.reason in _ABOUT_THE_TRANSACTION:
-                refused.append(_not_in_time(error, call.participant, transaction_id, deadline, clock()))
+                refused.append(_not_in_time(error, call.participant, transaction_id, deadline_us, clock()))
             else:
                 refused.append(_in_the_callers_words(error, call))
         except DomainError as error:  # not staged, or nobody waits for this call any more
@@ -127,22 +126,24 @@ def _one_error(refused: Sequence[Exception], faults: Sequence[Violation]) -> Exc
     return first
 
 
-def _not_in_time(error: ServiceError, participant: str, transaction_id: str, deadline: int, now: int) -> Exception:
+def _not_in_time(
+    error: ServiceError, participant: str, transaction_id: str, deadline_us: int, now_us: int
+) -> Exception:
     """That the transaction did not come through in time is not the request's fault, and another one may. But not while
     the clocks are so far apart that its time is up before it begins, or seems to be yet to come.
     """
     if server_time := error.metadata.get("server_time"):
-        ahead = wire.parse_time(server_time) - now
+        ahead = wire.parse_time(server_time) - now_us
         match error.reason:
             case "TRANSACTION_FROM_FUTURE":
                 apart = True
             case "TRANSACTION_EXPIRED":
-                apart = now < deadline and ahead > _FAR_AHEAD
+                apart = now_us < deadline_us and ahead > _FAR_AHEAD_US
             case _:
                 apart = abs(ahead) > wire.CLOCK_SKEW
         if apart:
             return ClockSkew(participant, ahead)
-    return TransactionAborted(transaction_id, retry_after=RETRY_AFTER)
+    return TransactionAborted(transaction_id, retry_after=RETRY_AFTER_SECONDS)
 
 
 def _in_the_callers_words(error: ServiceError, call: PlannedCall) -> Exception:

@@ -1,6 +1,6 @@
 """The tables of the coordinator.
 
-decisions   the write-once register: one row for each decided transaction
+decisions   one row for each decided transaction, which is written once
 horizon     one row: the transaction id below which decisions have been pruned
 answers     what an account call with a request id was answered, a final failure included
 """
