@@ -95,7 +95,7 @@ def test_a_clock_that_is_a_little_ahead_is_not_blamed_for_a_call_that_took_its_t
     skew.seconds = -1.0
     with monkeypatch.context() as patch:
         patch.setattr(
-            coordinator, "TIMEOUT", clock.MICROSECONDS_PER_SECOND // 2
+            coordinator, "TIMEOUT_US", clock.MICROSECONDS_PER_SECOND // 2
         )  # what is left for a stage that is late
         with pytest.raises(Aborted) as refused:
             suite.accounts.CreateAccount(request)
@@ -117,7 +117,7 @@ def test_a_call_that_runs_again_after_its_clock_was_set_back_comes_through(
         older.rollback()
 
     monkeypatch.setattr(coordinator, "sleep", set_back)
-    monkeypatch.setattr(coordinator, "TIMEOUT", 60 * clock.MICROSECONDS_PER_SECOND)
+    monkeypatch.setattr(coordinator, "TIMEOUT_US", 60 * clock.MICROSECONDS_PER_SECOND)
     request = UpdateUserAndPreferencesRequest(
         user=User(user_id=created.user.user_id, display_name="again"),
         user_update_mask=FieldMask(paths=["display_name"]),

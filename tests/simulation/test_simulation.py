@@ -15,7 +15,7 @@ from tests.simulation.world import run_seed, transcript_of
 
 SEEDS = 40
 """Of each profile."""
-ENOUGH = 200
+ENOUGH = 1000
 """Seeds within which a rule that is left out must be missed; a few are enough, for most."""
 
 pytestmark = pytest.mark.timeout(600)  # it computes all the time, so a busy machine makes it slow

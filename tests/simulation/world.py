@@ -372,7 +372,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
     *((module, "new_id", _mint) for module in (coordinator, service)),
     *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),
-    (coordinator, "TIMEOUT", ACCOUNT_TIMEOUT),
+    (coordinator, "TIMEOUT_US", ACCOUNT_TIMEOUT),
 )
 
 
