@@ -32,9 +32,9 @@ class Refusal(enum.Enum):
     TOO_LARGE = enum.auto()
 
 
-def opened_by(stage: StageRequest) -> Branch:
-    """Rule 1: the branch that the first staged call of a transaction opens, before that call is stored."""
-    return Branch(stage.transaction_id, BranchState.OPEN, stage.deadline_us, stage.first_attempt)
+def opened_by(stage: StageRequest, staged: int = 0) -> Branch:
+    """Rule 1: the branch that the first staged call of a transaction opens; `staged` is 1 once that call is stored."""
+    return Branch(stage.transaction_id, BranchState.OPEN, stage.deadline_us, stage.first_attempt, staged)
 
 
 def check_stage(

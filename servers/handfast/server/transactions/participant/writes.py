@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -87,8 +86,7 @@ class StagedWrite(Generic[M, Reply]):
 
     def __call__(self, connection: sa.Connection) -> Reply:
         store, stage, key, id_ = self._store, self._stage, self._key, self._stage.transaction_id
-        first = replace(staging.opened_by(stage), staged=1)
-        branch = store.branches.lock(connection, first, expected=stage.number > 1)
+        branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=stage.number > 1)
         known = None
         if branch is not None and stage.number <= branch.staged:
             known = store.operations.find(connection, id_, stage.number)
