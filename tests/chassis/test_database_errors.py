@@ -141,21 +141,28 @@ def test_the_log_has_the_text_of_the_driver_without_the_values_that_it_quotes(
         assert raised[0].orig.diag.constraint_name in said
 
 
+@pytest.mark.parametrize(
+    ("sql", "value", "driver_error"),
+    [
+        ("SELECT CAST(CAST(:value AS text) AS integer)", f'1"{SECRET}"\n{SECRET}', "InvalidTextRepresentation"),
+        ("INSERT INTO children VALUES (:value)", f"{SECRET} of nobody", "ForeignKeyViolation"),
+    ],
+    ids=["in the message", "in the detail"],
+)
 def test_the_log_has_no_quoted_value_either_of_a_cause_or_with_quotation_marks_in_it(
-    running: Running, engines: dict[str, sa.Engine]
+    running: Running, engines: dict[str, sa.Engine], sql: str, value: str, driver_error: str
 ) -> None:
     def provoke(engine: sa.Engine) -> None:
         try:
             with engine.connect() as connection:
-                cast = sa.text("SELECT CAST(CAST(:shoe_size AS text) AS integer)")
-                connection.execute(cast, {"shoe_size": f'1"{SECRET}"\n{SECRET}'})
-        except sa.exc.DataError as error:
+                connection.execute(sa.text(sql), {"value": value})
+        except sa.exc.DBAPIError as error:
             raise LookupError("no shoe") from error
 
     failure = running.failure(failing(engines["postgresql"], provoke, []))
     exception = running.call_log(failure.request_id)["exception"]
     assert SECRET not in exception
-    assert "InvalidTextRepresentation" in exception
+    assert driver_error in exception
     assert "LookupError: no shoe" in exception
 
 

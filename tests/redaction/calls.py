@@ -3,61 +3,44 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from handfast.client import ServiceError, Suite
-from handfast.users.v1.users_pb2 import CreateUserRequest, User
+from handfast.users.v1.users_pb2 import CreateUserRequest, LookupUserRequest, User
 from tests.people import new_id
-from tests.redaction import contracts, samples
-from tests.redaction.samples import Sample
+from tests.redaction import contracts
+from tests.redaction.samples import Sample, fill, invalid, valid
 from tests.redaction.serve import CARELESS, WAYS
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 QUOTING = "quote"
 """The careless handler whose error tells callers what they sent, as no real one does."""
 
-
-@dataclass(frozen=True)
-class Case:
-    """A method that can be sent a field with personal data."""
-
-    method: MethodDescriptor
-    path: contracts.Path
-    field: FieldDescriptor
-
-    def __str__(self) -> str:
-        return f"{self.method.name} {'.'.join(self.path)}"
-
-    @property
-    def creates(self) -> bool:
-        return self.method.name.startswith("Create")
-
-    @property
-    def reads(self) -> bool:
-        return self.method.name.startswith(("Get", "Lookup", "BatchGet", "List"))
-
-
-CASES = [
-    Case(method, path, field)
-    for method in contracts.METHODS
-    for path, field in contracts.marked_paths(method.input_type)
-]
+METHODS = [method for method in contracts.METHODS if list(contracts.marked_fields(method.input_type))]
+"""Those that can be sent a field with personal data."""
 
 
 @dataclass
 class Sent:
     """One call: what was in it, and how it ended."""
 
+    method: str
     way: str
     request_id: str
     sample: Sample
     error: ServiceError | None
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        return self.error.status if self.error else grpc.StatusCode.OK
 
 
 @dataclass
@@ -65,7 +48,7 @@ class Printed:
     """All that the suite printed, and what it was sent."""
 
     database: str
-    calls: dict[str, list[Sent]] = field(default_factory=dict)
+    calls: list[Sent] = field(default_factory=list)
     log: str = ""
     metrics: str = ""
 
@@ -75,86 +58,76 @@ class Printed:
 
 
 class Caller:
-    """Sends each case in all ways; each call fails or succeeds as that way should."""
+    """Calls each method in all ways; each call fails or succeeds as that way should."""
 
     def __init__(self, suite: Suite, printed: Printed) -> None:
         self._suite, self._printed = suite, printed
 
-    def call(self, case: Case) -> None:
-        """Sends it in all ways but one, for which the database has to be prepared."""
-        self.succeed(case)
-        self.be_invalid(case)
-        self.conflict(case)
-        self.meet_careless_handlers(case)
-
-    def succeed(self, case: Case) -> None:
-        sample = Sample()
-        request = self._request(case, sample, samples.valid(sample, case.field))
-        assert self._send(case, "succeed", request, sample) is None
-        if case.creates:
-            assert self._code(case, "again", request, sample) is grpc.StatusCode.ALREADY_EXISTS
-            other = new_id()
-            for path in samples.places(case.method.input_type, "user_id"):
-                samples.put(request, path, other)
-            assert self._code(case, "email taken", request, sample) is grpc.StatusCode.ALREADY_EXISTS
-
-    def be_invalid(self, case: Case) -> None:
-        sample = Sample()
-        request = self._request(case, sample, samples.invalid(sample, case.field))
-        assert self._code(case, "be invalid", request, sample) is grpc.StatusCode.INVALID_ARGUMENT
-
-    def conflict(self, case: Case) -> None:
-        sample = Sample()
-        request = self._request(case, sample, samples.valid(sample, case.field), exists=not case.reads)
-        for path in samples.places(case.method.input_type, "etag"):
-            samples.put(request, path, "stale")
-        if not case.creates:  # which were sent again instead
-            code = self._code(case, "conflict", request, sample)
-            assert code is (grpc.StatusCode.NOT_FOUND if case.reads else grpc.StatusCode.ABORTED)
-
-    def meet_careless_handlers(self, case: Case) -> None:
+    def call(self, method: MethodDescriptor) -> None:
+        """Calls it in all ways but one, for which the database has to be prepared."""
+        creates = method.name.startswith("Create")
+        request, sample = self._request(method)
+        self._send(method, "succeed", request, sample, grpc.StatusCode.OK)
+        if creates:
+            self._send(method, "again", request, sample, grpc.StatusCode.ALREADY_EXISTS)
+            fill(request, None, {"user_id": new_id()})
+            self._send(method, "email taken", request, sample, grpc.StatusCode.ALREADY_EXISTS)
+        request, sample = self._request(method, invalid)
+        self._send(method, "be invalid", request, sample, grpc.StatusCode.INVALID_ARGUMENT)
+        if _reads(method):
+            request, sample = self._request(method, exists=False)
+            self._send(method, "find nothing", request, sample, grpc.StatusCode.NOT_FOUND)
+        elif not creates:
+            request, sample = self._request(method, etag="stale")
+            self._send(method, "conflict", request, sample, grpc.StatusCode.ABORTED)
         for way in WAYS:
-            sample = Sample()
-            request = self._request(case, sample, samples.valid(sample, case.field))
-            error = self._send(case, way, request, sample, careless=way)
-            expected = {"fail": grpc.StatusCode.INTERNAL, "quote": grpc.StatusCode.INVALID_ARGUMENT}.get(way)
-            assert (error.status if error else None) is expected, error
+            request, sample = self._request(method)
+            expected = {"fail": grpc.StatusCode.INTERNAL, QUOTING: grpc.StatusCode.INVALID_ARGUMENT}
+            self._send(method, way, request, sample, expected.get(way, grpc.StatusCode.OK), careless=way)
 
-    def be_refused_by_the_database(self, case: Case) -> None:
-        if not case.reads:
-            sample = Sample()
-            request = self._request(case, sample, samples.valid(sample, case.field), exists=False)
-            assert self._send(case, "be refused", request, sample) is not None
+    def be_refused_by_the_database(self, method: MethodDescriptor) -> None:
+        if not _reads(method):
+            self._send(method, "be refused", *self._request(method, exists=False))
 
-    def _request(self, case: Case, sample: Sample, value: Any, *, exists: bool = True) -> Any:
+    def _request(
+        self,
+        method: MethodDescriptor,
+        make: Callable[[Sample, FieldDescriptor], Any] = valid,
+        *,
+        exists: bool = True,
+        etag: str = "",
+    ) -> tuple[Message, Sample]:
         """A request of a user of its own, who `exists` where the call is about one."""
-        request = GetMessageClass(case.method.input_type)()
+        request, sample = GetMessageClass(method.input_type)(), Sample()
         user = User(user_id=new_id(), email=f"{sample.word()}@example.com")
-        for path in samples.places(case.method.input_type, "user_id"):
-            samples.put(request, path, user.user_id)
-        if case.creates:
-            for path in samples.places(case.method.input_type, "email"):
-                samples.put(request, path, user.email)
-        samples.put(request, case.path, value)
-        if exists and not case.creates:
-            if case.reads and isinstance(value, str) and "@example.com" in value:
-                user.email = value
+        fill(request, partial(make, sample), {"user_id": user.user_id, "etag": etag})
+        if exists and not method.name.startswith("Create"):
+            if isinstance(request, LookupUserRequest) and make is valid:
+                user.email = request.email
             self._suite.users.CreateUser(CreateUserRequest(user=user))
-        return request
+        return request, sample
 
-    def _code(self, case: Case, way: str, request: Any, sample: Sample) -> grpc.StatusCode | None:
-        error = self._send(case, way, request, sample)
-        return error.status if error else None
-
-    def _send(self, case: Case, way: str, request: Any, sample: Sample, careless: str = "") -> ServiceError | None:
-        stub = getattr(self._suite, case.method.full_name.split(".")[1])
-        request_id = f"{case} {way}".replace(" ", "-")
+    def _send(
+        self,
+        method: MethodDescriptor,
+        way: str,
+        request: Message,
+        sample: Sample,
+        expected: grpc.StatusCode | None = None,
+        careless: str = "",
+    ) -> None:
+        stub = getattr(self._suite, method.full_name.split(".")[1])
+        request_id = f"{method.full_name} {way}".replace(" ", "-")
         metadata = [("x-request-id", request_id), ("traceparent", TRACEPARENT)]
         metadata += [(CARELESS, careless)] * bool(careless)
-        error = None
+        sent = Sent(method.name, way, request_id, sample, None)
         try:
-            getattr(stub, case.method.name)(request, metadata=metadata)
-        except ServiceError as raised:
-            error = raised
-        self._printed.calls.setdefault(str(case), []).append(Sent(way, request_id, sample, error))
-        return error
+            getattr(stub, method.name)(request, metadata=metadata)
+        except ServiceError as error:
+            sent.error = error
+        self._printed.calls.append(sent)
+        assert sent.code is expected if expected else sent.error, (method.name, way, sent.error)
+
+
+def _reads(method: MethodDescriptor) -> bool:
+    return method.name.startswith(("Get", "Lookup", "BatchGet", "List"))

@@ -20,7 +20,7 @@ from tests.cli.processes import CLEAN, Process, stop_process
 from tests.databases.postgresql import DATABASES, postgresql
 from tests.project.commands import ROOT
 from tests.redaction import samples
-from tests.redaction.calls import CASES, Caller, Printed
+from tests.redaction.calls import METHODS, Caller, Printed
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -38,11 +38,11 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             definition = PreferenceDefinition(key=key, type=kind)
             suite.preferences.CreatePreferenceDefinition(CreatePreferenceDefinitionRequest(definition=definition))
         caller = Caller(suite, printed)
-        with ThreadPoolExecutor(len(CASES)) as threads:
-            list(threads.map(caller.call, CASES))
+        with ThreadPoolExecutor(len(METHODS)) as threads:
+            list(threads.map(caller.call, METHODS))
             for url in urls.values():
                 refuse_all(url)
-            list(threads.map(caller.be_refused_by_the_database, CASES))
+            list(threads.map(caller.be_refused_by_the_database, METHODS))
         printed.metrics = "".join(scraped(process))
     printed.log = process.stderr
     return printed

@@ -11,7 +11,6 @@ from handfast.server.chassis.logs.redaction import is_marked
 from tests.project.commands import ROOT
 
 GENERATED = ROOT / "generated"
-Path = tuple[str, ...]
 
 
 def _files() -> Iterator[FileDescriptor]:
@@ -48,11 +47,11 @@ def leaves(message: Descriptor) -> Iterator[FieldDescriptor]:
     return (field for field in message.fields if not is_ours(field.message_type))
 
 
-def marked_paths(message: Descriptor) -> Iterator[tuple[Path, FieldDescriptor]]:
-    """Every marked field that a message can carry, at any depth, by its path."""
+def marked_fields(message: Descriptor) -> Iterator[FieldDescriptor]:
+    """Every marked field that a message can carry, at any depth."""
     for field in message.fields:
         if is_marked(field):
-            yield (field.name,), field
+            yield field
         elif is_ours(field.message_type):
             assert field.message_type is not None
-            yield from (((field.name, *path), inner) for path, inner in marked_paths(field.message_type))
+            yield from marked_fields(field.message_type)

@@ -1,20 +1,21 @@
-"""Values that nobody else has, for each field that carries personal data."""
+"""Requests full of values that nobody else has, in each field that carries personal data."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1 import preferences_pb2
-from tests.redaction.contracts import Path, is_entry, is_ours
+from handfast.server.chassis.logs.redaction import is_marked
+from tests.redaction.contracts import is_entry, is_ours
 
 NOTE, NUMBER, LIST = "redaction_note", "redaction_number", "redaction_list"
 """Preferences that take anything of their type."""
@@ -67,7 +68,7 @@ def _preferences(sample: Sample) -> dict[str, Value]:
 
 
 def _mask(sample: Sample) -> FieldMask:
-    return FieldMask(paths=[f"labels.{sample.key()}"])
+    return FieldMask(paths=["email", "display_name", "locale", "time_zone", "labels", f"labels.{sample.key()}"])
 
 
 VALID: dict[str, Callable[[Sample], Any]] = {
@@ -94,35 +95,37 @@ def invalid(sample: Sample, field: FieldDescriptor) -> Any:
     if field.message_type is None:
         return long
     if field.message_type.full_name == FieldMask.DESCRIPTOR.full_name:
-        return FieldMask(paths=[sample.key(), f"labels.{sample.key()} and more"])
+        return FieldMask(paths=[*_mask(sample).paths, sample.key(), f"labels.{sample.key()} and more"])
     assert is_entry(field.message_type), f"{field.full_name}: what is no rule for this type?"
     if field.message_type.fields_by_name["value"].message_type is None:
         return {sample.key(): long, f"{sample.key()} and more": sample.word()}
     return {sample.key(): Value(string_value=sample.word()), NUMBER: Value(string_value=sample.word())}
 
 
-def put(message: Message, path: Path, value: Any) -> None:
-    """Sets the field at `path`."""
-    for name in path[:-1]:
-        message = getattr(message, name)
-    target = getattr(message, path[-1])
-    if isinstance(target, str):
-        setattr(message, path[-1], value)
-    elif isinstance(target, Message):
-        target.CopyFrom(value)
-    else:
-        for key, each in value.items():
-            if isinstance(each, Message):
-                target[key].CopyFrom(each)
-            else:
-                target[key] = each
+def fill(request: Message, make: Callable[[FieldDescriptor], Any] | None, ids: Mapping[str, str]) -> None:
+    """Sets all marked fields of `request`, at any depth, to what `make` gives, and those named in `ids`."""
+    for message, each in _leaves(request):
+        if each.name in ids:
+            setattr(message, each.name, ids[each.name])
+        elif make is None or not is_marked(each):
+            continue
+        elif each.message_type is None:
+            setattr(message, each.name, make(each))
+        elif not is_entry(each.message_type):
+            getattr(message, each.name).CopyFrom(make(each))
+        else:
+            target = getattr(message, each.name)
+            for key, value in make(each).items():
+                if isinstance(value, Message):
+                    target[key].CopyFrom(value)
+                else:
+                    target[key] = value
 
 
-def places(message: Descriptor, name: str) -> Iterator[Path]:
-    """The paths of all fields of this name that `message` can carry."""
-    for each in message.fields:
-        if each.name == name:
-            yield (name,)
-        elif is_ours(each.message_type):
-            assert each.message_type is not None
-            yield from ((each.name, *path) for path in places(each.message_type, name))
+def _leaves(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
+    descriptor: Any = message.DESCRIPTOR  # whose stubs know two classes of descriptors
+    for each in descriptor.fields:
+        if is_ours(each.message_type):
+            yield from _leaves(getattr(message, each.name))
+        else:
+            yield message, each
