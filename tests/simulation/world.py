@@ -18,15 +18,13 @@ from sqlalchemy.exc import DBAPIError
 
 from handfast.client import propagation
 from handfast.client.errors import ServiceError
-from handfast.server.chassis import call
+from handfast.server.chassis import call, ids
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
-from handfast.server.preferences import changes as preferences_changes
 from handfast.server.transactions import lost
 from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, service
 from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, writes
 from handfast.server.transactions.participant.errors import CommittedChangeLost
-from handfast.server.users import changes as users_changes
 from tests.simulation.clients import Client
 from tests.simulation.engine import Changes, Engine
 from tests.simulation.network import Network
@@ -369,7 +367,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     (resolver, "Event", VirtualEvent),
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, writes)),
     *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
-    *((module, "secrets", SeededSecrets) for module in (users_changes, preferences_changes)),
+    (ids, "secrets", SeededSecrets),
     *((module, "new_id", _mint) for module in (coordinator, service)),
     *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),
     (coordinator, "TIMEOUT_US", ACCOUNT_TIMEOUT),
