@@ -12,11 +12,10 @@ import pytest
 
 from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, DeleteAccountRequest
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
-from handfast.client import Aborted, NotFound, Suite
+from handfast.client import Aborted, NotFound, Suite, transaction_metadata
 from handfast.client.errors import service_error
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
 from handfast.server.chassis.data import database as databases
-from handfast.server.transactions import wire
 from handfast.transactions.v1.transactions_pb2 import RollbackTransactionRequest
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import StartAccounts, StartServer, create_account, text, update
@@ -85,7 +84,9 @@ def test_a_call_that_was_rolled_back_by_another_says_so_and_its_answer_is_not_ke
     def roll_back(metadata: Metadata) -> None:
         preferences.after.clear()
         suite.transactions.RollbackTransaction(
-            RollbackTransactionRequest(transaction_id=str(metadata[wire.TRANSACTION_ID]), abort_reason="TEST")
+            RollbackTransactionRequest(
+                transaction_id=str(metadata[transaction_metadata.TRANSACTION_ID]), abort_reason="TEST"
+            )
         )
 
     preferences.after["UpdatePreferences"] = roll_back
@@ -114,9 +115,9 @@ def test_a_call_that_makes_way_keeps_its_age(
     preferences.before["UpdatePreferences"] = see
     wanted = update(User(user_id=user_id, display_name="Ada"), Preferences(values={"theme": text("system")}))
     reply = accounts_with(address).accounts.UpdateUserAndPreferences(wanted)
-    ids = [str(attempt[wire.TRANSACTION_ID]) for attempt in attempts]
+    ids = [str(attempt[transaction_metadata.TRANSACTION_ID]) for attempt in attempts]
     assert len(set(ids)) == len(ids) >= 3
-    assert {attempt[wire.FIRST_ATTEMPT] for attempt in attempts} == {ids[0]}
+    assert {attempt[transaction_metadata.FIRST_ATTEMPT] for attempt in attempts} == {ids[0]}
     assert reply.transaction_id == ids[-1]
 
 

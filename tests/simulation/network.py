@@ -15,12 +15,12 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from handfast.accounts.v1 import accounts_pb2
+from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
 from handfast.preferences.v1 import preferences_pb2
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.requests.fingerprint import fingerprint
-from handfast.server.transactions import wire
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
@@ -169,12 +169,12 @@ class Network:
         world, faults = self._world, self._world.faults
         self._count += 1
         name = f"{method.name} #{self._count}"
-        transaction_id = metadata.get(wire.TRANSACTION_ID)
+        transaction_id = metadata.get(transaction_metadata.TRANSACTION_ID)
         if transaction_id:
-            name += f" (operation {metadata[wire.OPERATION]} of {transaction_id})"
+            name += f" (operation {metadata[transaction_metadata.OPERATION]} of {transaction_id})"
         future = Future(world, caller, name)
         if transaction_id:
-            number = int(metadata[wire.OPERATION])
+            number = int(metadata[transaction_metadata.OPERATION])
             world.oracle.sent(transaction_id, replicas, number, fingerprint(method.path, request), request)
         if world.transcript.on:
             world.log(caller.name, f"sends {name} to {replicas}: {in_words(request)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handfast.client import Suite
+from handfast.client import Suite, transaction_metadata
 from handfast.server.accounts import tables
 from handfast.server.chassis.data.database import Database
 from handfast.server.transactions import wire
@@ -30,7 +30,7 @@ class Transaction:
     def stage(self, participant: str, method: Any, request: Any) -> Any:
         number = self.counts.get(participant, 0) + 1
         reply, call = method.with_call(request, metadata=self.metadata(number))
-        assert (wire.STAGED_TRAILER, participant) in [(key, value) for key, value in call.trailing_metadata()]
+        assert (transaction_metadata.STAGED, participant) in [(key, value) for key, value in call.trailing_metadata()]
         self.counts[participant] = number
         return reply
 

@@ -8,7 +8,15 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
-from handfast.client import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Suite
+from handfast.client import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Suite,
+    transaction_metadata,
+)
 from handfast.preferences.v1.preferences_pb2 import (
     CreatePreferenceDefinitionRequest,
     GetPreferencesRequest,
@@ -206,7 +214,15 @@ class TestOperations:
             client.users.UpdateUser(rename("ada", "one"), metadata=tuple(metadata.items()))
         assert (refused.value.reason, refused.value.metadata) == ("INVALID_METADATA", {"key": key})
 
-    @pytest.mark.parametrize("key", [wire.TRANSACTION_ID, wire.OPERATION, wire.DEADLINE, wire.FIRST_ATTEMPT])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            transaction_metadata.TRANSACTION_ID,
+            transaction_metadata.OPERATION,
+            transaction_metadata.DEADLINE,
+            transaction_metadata.FIRST_ATTEMPT,
+        ],
+    )
     def test_with_metadata_that_comes_twice_are_refused_by_its_key(self, client: Suite, key: str) -> None:
         ada = create_user(client, display_name="Ada")
         once = Transaction(client).metadata(1)
@@ -221,12 +237,14 @@ class TestOperations:
         ada = create_user(client, display_name="Ada")
         with pytest.raises(InvalidArgument) as refused:
             client.users.UpdateUser(
-                rename(ada.user_id, "one"), metadata=((wire.FIRST_ATTEMPT, Transaction(client).id),)
+                rename(ada.user_id, "one"), metadata=((transaction_metadata.FIRST_ATTEMPT, Transaction(client).id),)
             )
-        assert refused.value.metadata == {"key": wire.TRANSACTION_ID}
+        assert refused.value.metadata == {"key": transaction_metadata.TRANSACTION_ID}
         assert get(client, ada.user_id) == ada
 
-    @pytest.mark.parametrize("missing", [wire.TRANSACTION_ID, wire.OPERATION, wire.DEADLINE])
+    @pytest.mark.parametrize(
+        "missing", [transaction_metadata.TRANSACTION_ID, transaction_metadata.OPERATION, transaction_metadata.DEADLINE]
+    )
     def test_with_part_of_the_metadata_only_are_refused_rather_than_applied(self, client: Suite, missing: str) -> None:
         ada = create_user(client, display_name="Ada")
         metadata = tuple((key, value) for key, value in Transaction(client).metadata(1) if key != missing)
@@ -246,7 +264,7 @@ class TestOperations:
         metadata = wire.stage_metadata(Transaction(client).id, 1, deadline)
         with pytest.raises(InvalidArgument) as refused:
             client.users.UpdateUser(rename(create_user(client).user_id, "one"), metadata=metadata)
-        assert refused.value.metadata == {"key": wire.DEADLINE}
+        assert refused.value.metadata == {"key": transaction_metadata.DEADLINE}
 
 
 class TestOtherWriters:

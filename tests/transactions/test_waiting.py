@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from handfast.client import Aborted, InvalidArgument, Suite
+from handfast.client import Aborted, InvalidArgument, Suite, transaction_metadata
 from handfast.server.transactions import wire
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.people import create_user
@@ -72,4 +72,4 @@ def test_nobody_can_claim_to_be_older_than_a_later_first_attempt(client: Suite) 
     metadata = wire.stage_metadata(tx.id, 1, tx.begun.deadline.ToMicroseconds(), later.id)
     with pytest.raises(InvalidArgument) as refused:
         client.users.UpdateUser(rename("ada", "x"), metadata=metadata)
-    assert refused.value.metadata == {"key": wire.FIRST_ATTEMPT}
+    assert refused.value.metadata == {"key": transaction_metadata.FIRST_ATTEMPT}

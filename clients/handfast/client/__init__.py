@@ -13,20 +13,21 @@ Such a channel gives each call a deadline and a request id, repeats it on UNAVAI
 that safe, raises typed errors, and gives up a connection that goes silent for another. It needs nothing for a new
 method or service: `SomeStub(channel("host:50051"))`.
 
-suite.py             `connect`, `Suite`: the suite's own services
-channel.py           `channel`: the same for any address
-errors.py            `ServiceError` and its subclasses, one for each status code
-aio/                 `connect`, `Suite` and `channel` for asyncio
-propagation.py       what servers hand on to the calls they make: request id, trace, deadline
+suite.py                 `connect`, `Suite`: the suite's own services
+channel.py               `channel`: the same for any address
+errors.py                `ServiceError` and its subclasses, one for each status code
+aio/                     `connect`, `Suite` and `channel` for asyncio
+propagation.py           what servers hand on to the calls they make: request id, trace, deadline
+transaction_metadata.py  the metadata keys of calls within a transaction
 
 and behind them
-addresses.py         where the services are
-arguments.py         what may be given with a channel or a call
-methods.py           what happens to each call on its way out
-options.py           how gRPC is set up: retries, signs of life, proxies
-multicallables.py    what `stub.Method` is on a synchronous channel
-failed_call.py       an error as a call that is over, which interceptors look at
-calls.py             what a synchronous call gives back before it is over
+addresses.py             where the services are
+arguments.py             what may be given with a channel or a call
+methods.py               what happens to each call on its way out
+options.py               how gRPC is set up: retries, signs of life, proxies
+multicallables.py        what `stub.Method` is on a synchronous channel
+failed_call.py           an error as a call that is over, which interceptors look at
+calls.py                 what a synchronous call gives back before it is over
 """
 
 from handfast.client.channel import channel

@@ -19,9 +19,9 @@ from google.protobuf.message_factory import GetMessageClass
 from handfast.client.arguments import check_call_timeout, check_metadata
 from handfast.client.errors import DeadlineExceeded
 from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
+from handfast.client.transaction_metadata import TRANSACTION_ID
 
 Serializer: TypeAlias = Callable[[Any], bytes] | None
-TRANSACTION_ID_KEY = "handfast-transaction-id"
 
 
 class Outgoing(NamedTuple):
@@ -93,7 +93,7 @@ class Method:
             raise DeadlineExceeded("No time is left for this call", request_id=str(request_id))
 
         # A staged call is identified by the number of its operation, and refuses a request id.
-        staged = TRANSACTION_ID_KEY in keys
+        staged = TRANSACTION_ID in keys
         if self.takes_request_id and not staged and not request.request_id:
             identified = type(request)()
             identified.CopyFrom(request)

@@ -17,6 +17,7 @@ from handfast.accounts.v1.accounts_pb2 import (
     UpdateUserAndPreferencesRequest,
 )
 from handfast.client import NotFound, ServiceError, Suite
+from handfast.client.transaction_metadata import TRANSACTION_ID
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences
 from handfast.users.v1.users_pb2 import GetUserRequest, User
 
@@ -146,7 +147,7 @@ def _theme(theme: str) -> Preferences:
 
 
 def _transaction_id(error: ServiceError) -> str:
-    return next((str(value) for key, value in error.trailing_metadata() if key == "handfast-transaction-id"), "")
+    return next((str(value) for key, value in error.trailing_metadata() if key == TRANSACTION_ID), "")
 
 
 def _step(title: str) -> None:

@@ -21,6 +21,7 @@ import grpc_interceptor
 from google.protobuf.message import Message
 
 from handfast.client.propagation import CURRENT
+from handfast.client.transaction_metadata import STAGE_KEYS
 from handfast.server.chassis.call import Call, Method, current
 from handfast.server.chassis.cancellation import Canceller, check_active
 from handfast.server.chassis.errors import (
@@ -41,9 +42,6 @@ METADATA_LIMIT = 16 * 1024
 """Bytes that a call's metadata may have, as HTTP/2 counts them (RFC 9113, 6.5.2): key, value, and 32 for each entry.
 The baggage of W3C has up to 8 KiB."""
 
-_TRANSACTION_KEYS = frozenset(
-    {"handfast-transaction-id", "handfast-operation", "handfast-transaction-deadline", "handfast-first-attempt"}
-)
 
 Read = Callable[[Call, Any], Any]
 Behavior = Callable[[Any, grpc.ServicerContext], Any]
@@ -261,10 +259,10 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
             f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
         )
     # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
-    if method.refuses_transactions and not _TRANSACTION_KEYS.isdisjoint(call.metadata):
+    if method.refuses_transactions and not STAGE_KEYS.isdisjoint(call.metadata):
         name = call.path.removeprefix("/")
         raise NotStageable(f"{name} does not take part in transactions.", method=name)
-    for key in sorted(_TRANSACTION_KEYS & call.repeated):
+    for key in sorted(STAGE_KEYS & call.repeated):
         raise InvalidMetadata(f"{key} came more than once.", key=key)
 
 

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from sqlalchemy.exc import SQLAlchemyError
 
+from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.cancellation import check_active, shield, sleep
@@ -30,7 +31,6 @@ from handfast.server.chassis.errors import DomainError, RequestIdReused, Violati
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests.fingerprint import fingerprint
-from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import (
     TransactionAborted,
@@ -129,7 +129,7 @@ class Coordinator:
                 if not isinstance(result, Exception):
                     return result
                 if not (_makes_way(result) and _has_time(call, attempt)):
-                    call.add_trailer(wire.TRANSACTION_ID, transaction_id)
+                    call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
                     raise result
                 # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
                 # way for it.
@@ -165,7 +165,7 @@ class Coordinator:
 
     def _commit(self, call: Call, commit: Decision, answer: StoredReply, reply: Reply) -> Reply:
         # From here on it may be committed, so a caller that loses the reply should know its name.
-        call.send_initial_metadata((wire.TRANSACTION_ID, commit.transaction_id))
+        call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, commit.transaction_id))
         reached("coordinator.staged")
         self._decide(commit, replace(answer, reply=reply.SerializeToString()))
         reached("coordinator.decided")
@@ -254,9 +254,9 @@ def _as_answered(call: Call, answer: StoredReply, digest: bytes, reply_type: typ
     call.log["transaction_id"] = answer.transaction_id
     if answer.failure is not None:
         status = Status.FromString(answer.failure)
-        call.add_trailer(wire.TRANSACTION_ID, answer.transaction_id)
+        call.add_trailer(transaction_metadata.TRANSACTION_ID, answer.transaction_id)
         raise ServiceError(status.message, status_proto=status)
-    call.send_initial_metadata((wire.TRANSACTION_ID, answer.transaction_id))
+    call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, answer.transaction_id))
     return reply_type.FromString(answer.reply or b"")
 
 

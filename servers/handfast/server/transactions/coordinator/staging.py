@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
+from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.chassis.clock import Clock, now
@@ -109,7 +110,9 @@ def _reply(call: PlannedCall, future: Any) -> Any:
     if isinstance(future, ServiceError):
         raise future
     reply = wait_for(future)
-    if (wire.STAGED_TRAILER, call.participant) not in ((key, value) for key, value in future.trailing_metadata()):
+    if (transaction_metadata.STAGED, call.participant) not in (
+        (key, value) for key, value in future.trailing_metadata()
+    ):
         raise NotStaged(call.participant)
     return reply
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
@@ -54,7 +55,7 @@ class Participant(Generic[M]):
             return self.writes.plain(call.method.path, request, key, change, reply_type)
         call.log["transaction_id"] = stage.transaction_id
         reply = self.writes.stage(stage, request, key, change, reply_type)
-        call.add_trailer(wire.STAGED_TRAILER, self.store.participant)
+        call.add_trailer(transaction_metadata.STAGED, self.store.participant)
         return reply
 
     def get(self, key: str) -> Version[M] | None:

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
 from handfast.server.chassis.cancellation import check_active, sleep
 from handfast.server.chassis.clock import Clock
@@ -149,7 +150,8 @@ class Writes(Generic[M]):
         check_minted(stage.transaction_id, self._clock())
         if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
             raise InvalidMetadata(
-                f"{wire.DEADLINE} lies further ahead than any transaction may take.", key=wire.DEADLINE
+                f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
+                key=transaction_metadata.DEADLINE,
             )
         write = StagedWrite(self._store, stage, key, change, reply_type, self._clock)
         reply = self._unblocked(lambda: self._store.database.write(write), stage.first_attempt)

@@ -1,0 +1,10 @@
+"""The metadata keys of calls within a transaction, for clients and servers alike (docs/atomic-commit.md explains them)."""
+
+TRANSACTION_ID = "handfast-transaction-id"
+OPERATION = "handfast-operation"
+DEADLINE = "handfast-transaction-deadline"
+FIRST_ATTEMPT = "handfast-first-attempt"
+STAGE_KEYS = frozenset({TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT})
+"""What comes with a call that is to be staged."""
+STAGED = "handfast-staged"
+"""A trailer: the participant that has staged the call."""
