@@ -1,4 +1,4 @@
-"""The metadata keys of calls within a transaction, for clients and servers alike (docs/atomic-commit.md explains them)."""
+"""The metadata keys of calls within a transaction, for clients and servers. docs/atomic-commit.md explains them."""
 
 TRANSACTION_ID = "handfast-transaction-id"
 OPERATION = "handfast-operation"
