@@ -1,4 +1,4 @@
-"""Finds what a failure of a database is to the caller in `errors/table.py`."""
+"""Looks up, in `errors/table.py`, the domain error that a failure of a database becomes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is
 
 
 def database_error(error: BaseException, call: Call) -> DomainError | None:
-    """The domain error that `error`, of SQLAlchemy or a driver, amounts to; None where it is a bug, or something else
-    altogether."""
+    """The domain error that `error`, an exception of SQLAlchemy or of a driver, becomes. None where the table does not
+    have it, as it is a bug or no failure of a database."""
     failure = failure_of(error)
     if failure is None:
         return None
@@ -28,18 +28,19 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether others kept what a local transaction needed, such as the lock of a row. That says nothing of the next."""
+    """Whether a local transaction failed over what another one holds, such as the lock of a row. The next attempt may
+    succeed."""
     failure = failure_of(error)
     return isinstance(error, DatabaseConflict) or (failure is not None and failure.error is DatabaseConflict)
 
 
 def failure_of(error: BaseException) -> DatabaseFailure | None:
-    """Its row of the table."""
+    """The row of the table that has `error`; None where no row has it."""
     return next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
 
 
 def _keys(error: BaseException) -> Iterator[str | int]:
-    """What `error` may stand under in the table, the most telling first."""
+    """The keys by which the table may have `error`, the most specific first."""
     driver = getattr(error, "orig", error)
     sqlstate, sqlite_code = _sqlstate(driver), getattr(driver, "sqlite_errorcode", None)
     if sqlstate is not None:

@@ -1,4 +1,4 @@
-"""Ends a call with an error: the one way in which what a handler or an interceptor raises gets to the caller."""
+"""Ends a call with an error. Whatever a handler or an interceptor raises reaches the caller through here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from handfast.server.chassis.errors.status import trailers_beside
 
 
 def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) -> Never:
-    """Ends the call as `mapping.py` says of `error`. Always raises: that is how grpcio ends a call early. The request
-    id is added to the trailers when the handler ends, as in every call."""
+    """Ends the call with the status that `mapping.py` makes of `error`. Always raises, since that is how grpcio ends a
+    call early. The request id is added to the trailers when the handler ends, as in every call."""
     code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
     if type(error) is grpc.RpcError or (type(error) is Exception and not error.args and code is not None):
         raise error  # grpcio's own: the caller left in the middle of a stream, or somebody called `context.abort`
@@ -29,5 +29,6 @@ def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) ->
 
 
 def unknown_method(call: Call) -> UnknownMethod:
+    """The error for a call of a method that the server does not have."""
     name = call.path.removeprefix("/")
     return UnknownMethod(f"This server has no method {name!r}.", method=name)

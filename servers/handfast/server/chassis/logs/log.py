@@ -1,11 +1,7 @@
 """The log: JSON, one object a line, on stderr.
 
-Every call leaves one line, `"event": "call"`. Lines that are logged beneath a handler carry its request id, and its
-trace id where the caller sent a trace.
-
-Personal data stays out. The chassis logs nothing of requests, replies and metadata but ids. Of what others log,
-messages lose the fields that contracts mark (`values.py`), texts lose the values of such fields of the request at
-hand (`redaction.py`), and exceptions are cleaned, too (`tracebacks.py`).
+Every call leaves one line, `"event": "call"`. Lines that a handler logs have the request id of its call, and the trace
+id where the caller sent a trace. `docs/observability.md` lists the fields, and says which personal data is kept out.
 """
 
 from __future__ import annotations
@@ -30,30 +26,13 @@ from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 
-# As go-grpc-middleware has it (DefaultServerCodeToLevel).
-_INFO = frozenset(
-    {
-        grpc.StatusCode.OK,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.UNAUTHENTICATED,
-    }
-)
-_ERROR = frozenset(
-    {
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
+_INFO = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED")
+_ERROR = ("UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS")
 LEVELS = {
-    code: logging.INFO if code in _INFO else logging.ERROR if code in _ERROR else logging.WARNING
+    code: logging.INFO if code.name in _INFO else logging.ERROR if code.name in _ERROR else logging.WARNING
     for code in grpc.StatusCode
 }
-"""The level of a call's line, by the code that its caller saw."""
+"""The level of a call's line by the code that its caller saw, as in go-grpc-middleware (DefaultServerCodeToLevel)."""
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 _MAX_NAME = 200  # an unknown method can have any name
@@ -62,8 +41,10 @@ _writer: LogWriter | None = None  # once it is configured
 
 @functools.cache
 def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWriter:
-    """Sends all that structlog and `logging` log in this process to `stream`, stderr by default. Where it does so
-    already, nothing changes.
+    """Has structlog and `logging` write to `stream`, by default stderr, for all of this process.
+
+    `service` is the name that lines have, and `level` the lowest that is written, such as `info`. Called again with the
+    same arguments, it changes nothing. Returns the writer, whose `flush` waits for the lines that are not out yet.
     """
     global _writer
     _writer = writer = LogWriter(stream or sys.stderr.buffer)
@@ -99,7 +80,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
 
 
 def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
-    """As `threading.excepthook`: what ends a thread is logged like all else, where Python would print it as it is."""
+    """For `threading.excepthook`: logs the exception that ended a thread. Python would print it, personal data too."""
     name = None if ended.thread is None else ended.thread.name
     structlog.get_logger().critical("a thread ended", thread=name, exc_info=ended.exc_value)
 
@@ -117,6 +98,7 @@ class CallLog:
         self._heads: dict[tuple[Method, grpc.StatusCode], str] = {}
 
     def ended(self, call: Call) -> None:
+        """Writes the line of `call`, which is closed."""
         code = call.code
         assert code is not None
         level = LEVELS[code]
@@ -163,9 +145,9 @@ def _second(epoch_s: int) -> str:
 
 
 def _ids(call: Call) -> dict[str, str]:
-    """What the lines of one call have in common, here and at peers. The trace is named as OpenTelemetry does:
-    https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/. It has no `span_id` beside it, as the
-    span that the caller sent is not the server's own."""
+    """What all lines about a call have in common, here and at peers. OpenTelemetry names the field of the trace:
+    https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/. There is no `span_id`, as the span in
+    `traceparent` is the caller's."""
     ids = {"request_id": call.request_id}
     if (trace_id := call.trace_id) is not None:
         ids["trace_id"] = trace_id
@@ -173,14 +155,14 @@ def _ids(call: Call) -> dict[str, str]:
 
 
 class _Lines:
-    """What structlog calls a logger: takes rendered lines, whatever their level."""
+    """The logger that structlog gives rendered lines to, whatever their level."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 class _ToStructlog(logging.Handler):
-    """What libraries log by `logging` comes out in the same shape."""
+    """Passes on to structlog what libraries log by `logging`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger()
@@ -193,7 +175,7 @@ def _shows_no_metadata(record: logging.LogRecord) -> bool:
 
 
 def _text_of(record: logging.LogRecord) -> str:
-    """The record's message, as `getMessage` makes it, but of what may be printed."""
+    """The record's message, as `getMessage` makes it, without personal data of its arguments."""
     text, args = str(loggable(record.msg)), record.args
     if not args:
         return text
@@ -209,7 +191,7 @@ def _argument(value: object) -> object:
 
 
 def _exception(exc_info: Any) -> BaseException | None:
-    """Of whatever `exc_info=` was given: an exception, a tuple of `sys.exc_info()`, or True."""
+    """The exception that `exc_info=` stands for: itself, a tuple of `sys.exc_info()`, or True for the current one."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     if exc_info and not isinstance(exc_info, BaseException):

@@ -1,4 +1,4 @@
-"""Writes lines from a thread of its own: a pipe that nobody empties must not hold up calls."""
+"""Writes lines of the log from a thread of its own, so that a pipe which nobody reads holds up no call."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from collections import deque
 from typing import BinaryIO
 
 _MAX_WAITING = 10_000
-_LOOK_EVERY = 0.002
+_LOOK_EVERY = 0.002  # seconds
 _GATHER = 0.02  # seconds; one write for many lines costs a busy server far less than one each
 
 
 class LogWriter:
-    """Lines come out within some 20 ms. When too many wait, further ones are dropped, and a line says how many."""
+    """Writes lines to `stream` within some 20 ms. While 10,000 wait, further ones are dropped; a line says how many.
+
+    `thread` is the id that the system gives the thread that writes.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -27,6 +30,7 @@ class LogWriter:
         self.thread = thread.native_id or 0
 
     def write(self, line: bytes) -> None:
+        """Hands over one line, without its end. Never waits."""
         if len(self._lines) >= _MAX_WAITING:
             self._dropped += 1
             return
