@@ -163,3 +163,14 @@ def test_nothing_more_is_finished_once_nobody_waits(users: Users) -> None:
     answers = iter([True, False])
     results = list(users.participant.finisher.finish_all(decisions, lambda: next(answers)))
     assert [id_ for id_, _ in results] == [each.transaction_id for each in decisions[:-1]]
+
+
+def test_a_write_that_cannot_go_on_keeps_none_of_the_values_that_the_other_transaction_needs(users: Users) -> None:
+    users.create("ada")
+    pending = old_id(60)
+    users.stage(pending, "ada", email="middle@example.com")
+    unique_keys = users.participant.store.unique_keys
+    values = [f"email:{name}@example.com" for name in ("after", "middle", "zenith")]
+    with users.database.engine.begin() as connection:
+        locked = unique_keys.lock(connection, values, None)
+    assert [(key.value, key.pending_transaction_id) for key in locked] == [(values[0], None), (values[1], pending)]

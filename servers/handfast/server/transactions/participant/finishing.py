@@ -117,8 +117,9 @@ class BranchFinisher(Generic[M]):
     def finish_all(
         self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
     ) -> Iterator[tuple[str, FinishResult]]:
-        """Finishes these branches, many in each local transaction, as long as `go_on` says so. A branch that needs what
-        others keep for themselves is left out, and holds up no other.
+        """Finishes these branches, many in each local transaction, as long as `go_on` says so. Where a local
+        transaction fails, its branches are finished one by one; one that needs what others keep for themselves is left
+        out, and holds up no other.
         """
         sizes: dict[str, tuple[int, int]] = {}
         if len(decisions) > 1:
@@ -131,20 +132,12 @@ class BranchFinisher(Generic[M]):
                 yield from self.finish(*batch).items()
             except Exception as error:
                 if len(batch) > 1:
-                    yield from self._one_by_one(batch, go_on)
-                elif not _left_for_later(batch[0], error):
-                    raise
-
-    def _one_by_one(
-        self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
-    ) -> Iterator[tuple[str, FinishResult]]:
-        for decision in decisions:
-            if not go_on():
-                return
-            try:
-                yield from self.finish(decision).items()
-            except Exception as error:
-                if not _left_for_later(decision, error):
+                    for decision in batch:
+                        yield from self.finish_all([decision], go_on)
+                elif is_conflict(error):
+                    id_ = batch[0].transaction_id
+                    _log.warning(LEFT_FOR_LATER, transaction_id=id_, **cause_for_log(error))
+                else:
                     raise
 
     def _result(self, decision: BranchDecision, verdict: Finish | Unchanged) -> FinishResult:
@@ -160,11 +153,3 @@ class BranchFinisher(Generic[M]):
                 _log.warning(LOSS_ACCEPTED, transaction_id=id_, committed=count, applied=held)
         reached("participant.finished")
         return FinishResult.CONFIRMED
-
-
-def _left_for_later(decision: BranchDecision, error: Exception) -> bool:
-    """Whether the branch can be finished another time, which is logged."""
-    if not is_conflict(error):
-        return False
-    _log.warning(LEFT_FOR_LATER, transaction_id=decision.transaction_id, **cause_for_log(error))
-    return True

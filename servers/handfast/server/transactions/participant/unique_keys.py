@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
+from handfast.server.transactions.core.conflicts import blocker
 from handfast.server.transactions.core.model import UniqueKey, UniqueKeyChange
 
 
@@ -46,9 +47,16 @@ class UniqueKeys:
 
     def lock(self, connection: sa.Connection, values: Iterable[str], mine: str | None) -> list[UniqueKey]:
         """These values, locked until the local transaction ends; in one order, or two writes that swap values would be
-        in a deadlock. Only what the transaction `mine` makes of a value is read with it.
+        in a deadlock. The last is the first of which another transaction than `mine` has a pending change: a write
+        cannot go on then, and must not keep what that transaction needs. Only what `mine` makes of a value is read with
+        it.
         """
-        return [self._lock_one(connection, value, mine) for value in sorted(values)]
+        locked = []
+        for value in sorted(values):
+            locked.append(self._lock_one(connection, value, mine))
+            if blocker(locked[-1].pending_transaction_id, mine) is not None:
+                break
+        return locked
 
     def _lock_one(self, connection: sa.Connection, value: str, mine: str | None) -> UniqueKey:
         while self._insert.run(connection, value=value) == 0:
