@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from handfast.client import DeadlineExceeded, aio, channel
+from handfast.client.methods import new_uuid
 from handfast.client.propagation import CURRENT, Propagated, propagating
 from handfast.transactions.v1.transactions_pb2 import GetTransactionRequest
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
@@ -123,3 +124,11 @@ def test_without_time_left_no_call_is_made(send: Any, backend: Backend) -> None:
 
 def test_without_anything_handed_on_there_is_no_trace(send: Any) -> None:
     assert "traceparent" not in send(GetUserRequest()).metadata
+
+
+def test_ids_that_are_made_for_calls_are_random_uuids() -> None:
+    ids = [new_uuid() for _ in range(1000)]
+    parsed = [uuid.UUID(each) for each in ids]
+    assert len(set(ids)) == len(ids)
+    assert [str(each) for each in parsed] == ids
+    assert {(each.version, each.variant) for each in parsed} == {(4, uuid.RFC_4122)}

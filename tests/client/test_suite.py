@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -103,3 +105,12 @@ def test_a_channel_tells_when_it_is_ready(backend: Backend) -> None:
             assert opened.get_state() is grpc.ChannelConnectivity.READY
 
     asyncio.run(ready())
+
+
+def test_a_program_that_calls_one_service_loads_no_stubs_of_the_others() -> None:
+    script = (
+        "import sys, handfast.client, handfast.users.v1.users_pb2_grpc\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('handfast.') and name.endswith('_pb2_grpc')))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert printed.split() == ["handfast.users.v1.users_pb2_grpc"]

@@ -13,7 +13,6 @@ MAX_TIMEOUT = 1_000_000_000  # seconds; gRPC takes what is much longer for over
 
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests
 _KEY = re.compile(r"[0-9a-z_.-]+")
-_TEXT = re.compile(r"[ -~]*")
 
 
 def check_timeout(timeout: float) -> float:
@@ -67,11 +66,15 @@ def _entry(entry: Any) -> tuple[str, str | bytes]:
             raise TypeError(f"metadata: the value of {key!r} must be bytes, not {_type_of(value)}")
     elif not isinstance(value, str | bytes):
         raise TypeError(f"metadata: the value of {key!r} must be a str, not {_type_of(value)}")
-    elif not _TEXT.fullmatch(value if isinstance(value, str) else value.decode("latin-1")):
+    elif not _is_printable_ascii(value if isinstance(value, str) else value.decode("latin-1")):
         raise ValueError(
             f"metadata: the value of {key!r} must be of printable ASCII; anything else is bytes, under a key in -bin"
         )
     return key, value
+
+
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _type_of(value: object) -> str:

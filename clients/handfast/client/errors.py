@@ -35,7 +35,6 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from handfast.client.failed_call import FailedCall
 
@@ -233,6 +232,8 @@ def _told(error: grpc.RpcError, what: str) -> Any:
 def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
     if not hasattr(error, "trailing_metadata"):
         return None
+    from grpc_status import rpc_status  # only now, as most calls succeed
+
     try:
         status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]
     except (ValueError, DecodeError):  # something on the way changed the status: what gRPC itself says counts

@@ -5,7 +5,7 @@ What depends on the method alone is read from its contract once, when a stub is 
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -80,7 +80,7 @@ class Method:
 
         request_id = keys.get(REQUEST_ID_KEY)
         if request_id is None:
-            request_id = propagated.request_id or str(uuid.uuid4())
+            request_id = propagated.request_id or new_uuid()
             given += ((REQUEST_ID_KEY, request_id),)
         if propagated.traceparent is not None and TRACEPARENT_KEY not in keys:
             given += ((TRACEPARENT_KEY, propagated.traceparent),)
@@ -97,13 +97,21 @@ class Method:
         if self.takes_request_id and not staged and not request.request_id:
             identified = type(request)()
             identified.CopyFrom(request)
-            identified.request_id = str(uuid.uuid4())
+            identified.request_id = new_uuid()
             request = identified
         return Outgoing(request, timeout, given, str(request_id), retry=self.idempotent or staged)
 
 
 # There is no one request to fill in, and the messages already sent cannot be sent again.
 CLIENT_STREAMING = Method("", idempotent=False, takes_request_id=False, default_timeout=None)
+
+
+def new_uuid() -> str:
+    """A random UUID (RFC 9562, version 4), for a quarter of what `uuid.uuid4` costs, and without its import."""
+    digits = os.urandom(16).hex()
+    return (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+    )
 
 
 def _has_request_id(descriptor: MethodDescriptor) -> bool:

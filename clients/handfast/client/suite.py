@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
-from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
 from handfast.client.addresses import resolve_address
 from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, channel
-from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
-from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
-from handfast.users.v1.users_pb2_grpc import UserServiceStub
+
+if TYPE_CHECKING:
+    from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+    from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
+    from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+    from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
 
 class Suite:
@@ -23,6 +26,12 @@ class Suite:
     transactions: TransactionServiceStub
 
     def __init__(self, users: grpc.Channel, preferences: grpc.Channel, accounts: grpc.Channel) -> None:
+        # Imported only now: a program that calls other services than these needs no stubs of them.
+        from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+        from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
+        from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+        from handfast.users.v1.users_pb2_grpc import UserServiceStub
+
         self._channels = (users, preferences, accounts)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
