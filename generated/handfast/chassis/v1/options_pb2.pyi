@@ -7,8 +7,7 @@ that any service can answer with.
 Limits that hold for every method: a request or reply has up to 4 MiB, and a page of a list ends before that. A
 unary call whose caller sets no deadline is given 30 seconds. The metadata `x-request-id`, 1 to 128 visible ASCII
 characters, names the call in logs and errors, here and in the services that this one calls; where it is missing,
-malformed or repeated, one is made. It comes back in the initial metadata of a reply and in the trailing metadata of an
-error.
+malformed or repeated, one is made. It comes back in the trailing metadata of each reply and each error.
 
 Fields that are marked `debug_redact` carry personal data. No server prints them, and no error quotes their values;
 keys of maps and paths of masks that break a rule are told to the caller who sent them.
