@@ -23,7 +23,7 @@ from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from tests.accounts.accounts import StartAccounts, StartServer
 from tests.cli.processes import Process, suite_up
-from tests.databases.postgresql import postgresql
+from tests.databases.postgresql import PostgreSQL, postgresql
 
 # A proxy of the environment is for what is elsewhere. Our client knows that; urllib and bare channels are told.
 _DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost", "127.0.0.1", "::1"]))
@@ -44,6 +44,13 @@ def canceller() -> Iterator[Canceller]:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels that are made from now on take 0.4 s for all their attempts, not 3.3 s."""
     monkeypatch.setattr(options, "LONGEST_PAUSE", options.FIRST_PAUSE)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL that tests share, each with databases of its own in it."""
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

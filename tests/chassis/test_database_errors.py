@@ -18,7 +18,7 @@ from handfast.server.chassis.call import current
 from handfast.server.chassis.errors.table import DATABASE_FAILURES
 from handfast.server.process.settings import sqlite_url
 from handfast.users.v1 import users_pb2
-from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.databases.postgresql import PostgreSQL
 from tests.eventually import eventually
 
 from .conftest import Failure, Running
@@ -40,10 +40,10 @@ LATE = Told(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sa.Engine]]:
+def engines(server: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sa.Engine]]:
     folder = tmp_path_factory.mktemp("errors")
+    server.execute("CREATE DATABASE errors")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(postgresql())
         engines = {"postgresql": postgresql_engine(server), "sqlite": sqlite_engine(folder)}
         for engine in engines.values():
             stack.callback(engine.dispose)
@@ -54,7 +54,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sa.E
 
 
 def postgresql_engine(server: PostgreSQL) -> sa.Engine:
-    return sa.create_engine(server.url("postgres"), hide_parameters=True)
+    return sa.create_engine(server.url("errors"), hide_parameters=True)
 
 
 def sqlite_engine(folder: Path) -> sa.Engine:

@@ -10,22 +10,18 @@ import pytest
 from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
-from tests.databases.fresh import fresh_database
-from tests.databases.postgresql import postgresql
+from handfast.server.process.settings import sqlite_url
+from tests.databases.postgresql import PostgreSQL
 from tests.transactions.participants import Users
-
-
-@pytest.fixture(scope="session")
-def postgresql_urls() -> Iterator[dict[str, str]]:
-    with postgresql() as server:
-        yield server.create_databases()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a database that nobody has used."""
-    urls = request.getfixturevalue("postgresql_urls") if request.param == "postgresql" else {}
-    return fresh_database(urls, tmp_path)
+    """Of an empty database."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "new.sqlite3")
+    server: PostgreSQL = request.getfixturevalue("server")
+    return server.emptied()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,16 +13,16 @@ from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.participant.service import ParticipantServicer
 from handfast.server.users.tables import users as table
 from handfast.transactions.v1 import transactions_pb2 as pb
-from tests.databases.fresh import fresh_database
+from tests.databases.postgresql import PostgreSQL
 from tests.transactions.participants import Users, old_id
 
 IDS = [old_id(60), old_id(55), old_id(50)]
 
 
 @pytest.fixture
-def users(postgresql_urls: dict[str, str], tmp_path: Path) -> Iterator[Users]:
+def users(server: PostgreSQL) -> Iterator[Users]:
     """Three users that were committed and are not applied yet; the first of them is locked."""
-    url = fresh_database(postgresql_urls, tmp_path)
+    url = server.emptied()
     users = Users(sa.make_url(url).update_query_dict({"options": "-c lock_timeout=50"}).render_as_string(False))
     users.create("user-0")
     for number, id_ in enumerate(IDS):
