@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from handfast.server.transactions.crash_points import POINTS
+from handfast.server.chassis.data import group_commit
+from handfast.server.transactions import crash_points
 from tests.crashes.clients import Client
 from tests.crashes.history import Ending, Event, Violation, check
 from tests.crashes.settled import Freed, time_to_free
@@ -112,9 +113,9 @@ def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
 
 
 def _times() -> Iterator[tuple[str, tuple[int, int]]]:
-    """Participants finish far more often than anything else happens."""
-    for point in POINTS:
-        yield point, RARELY if point.startswith("participant.") else OFTEN
+    """Participants finish, and databases commit, far more often than anything else happens."""
+    for point in (*crash_points.POINTS, *group_commit.POINTS):
+        yield point, RARELY if point.startswith(("participant.", "group.")) else OFTEN
 
 
 def _victims(target: Suite, chance: random.Random) -> Iterator[str]:

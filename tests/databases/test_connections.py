@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis import DatabaseSettings, open_database
+from handfast.server.chassis.data import database as databases
+from handfast.server.chassis.data.database import Database
 from handfast.server.process.settings import sqlite_url
 from handfast.server.users.server import SCHEMA
+from tests.eventually import PATIENCE, eventually
 
 
 def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background_work(
@@ -23,3 +28,39 @@ def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background
         for _ in range(settings.threads + 1):  # one too many would wait, and fail in the end
             connection = stack.enter_context(database.read())
             assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_connection_is_kept_from_read_to_read_and_from_write_to_write(new_url: str) -> None:
+    with closing(Database(new_url, connections=2)) as database:
+        kept = []
+        for _ in "123":
+            with database.read() as connection:
+                connection.execute(sa.text("SELECT 1")).one()
+                kept.append(connection)
+        assert len(set(map(id, kept))) == 1
+
+        def work(connection: sa.Connection) -> sa.Connection:
+            connection.execute(sa.text("SELECT 1")).one()
+            return connection
+
+        kept = [database.write(work) for _ in "123"]
+        assert len(set(map(id, kept))) == 1
+
+
+def test_one_that_waits_for_a_connection_has_the_next_that_is_given_back_or_is_told_that_there_is_none(
+    new_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Database(new_url, connections=1)) as database, ThreadPoolExecutor(1) as pool:
+
+        def read() -> int:
+            with database.read() as connection:
+                return int(connection.execute(sa.text("SELECT 1")).scalar_one())
+
+        with database.read():
+            waiting = pool.submit(read)
+            assert eventually(lambda: database._kept._waiting == 1)
+        assert waiting.result(PATIENCE) == 1
+        monkeypatch.setattr(databases, "PATIENCE_S", 0.01)
+        with database.read(), pytest.raises(sa.exc.TimeoutError):
+            read()
+        assert read() == 1

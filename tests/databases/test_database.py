@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -15,10 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database, DatabaseError, execute_each, key_text
-from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.process.settings import sqlite_url
 from tests.databases.postgresql import PostgreSQL
-from tests.eventually import PATIENCE
 
 NOTES = sa.Table("notes", sa.MetaData(), sa.Column("key", key_text(20), primary_key=True))
 LINES = sa.Table(
@@ -111,9 +107,12 @@ def test_sqlite_writes_what_survives_a_power_cut_and_does_not_write_while_it_rea
         sqlite.probe(sa.insert(NOTES).values(key="a").returning(NOTES.c.key))  # type: ignore[arg-type]
 
 
-def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(sqlite: Database) -> None:
+def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(databases, "BUSY_S", 0.01)
     with closing(Database(sqlite.name)) as other:
-        event.listen(other.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 1"))
 
         def begin_another(_connection: sa.Connection) -> None:
             with pytest.raises(DBAPIError, match="locked"):
@@ -122,24 +121,14 @@ def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(sqlite: Databas
         sqlite.write(begin_another)
 
 
-def test_a_write_that_has_to_wait_too_long_says_to_come_again(
-    sqlite: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.05)
-    entered, leave = threading.Event(), threading.Event()
+def test_a_write_within_the_work_of_another_is_refused(database: Database) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(NOTES), {"key": "outer"})
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            database.write(not_begun)
 
-    def hold(_connection: sa.Connection) -> None:
-        entered.set()
-        leave.wait(PATIENCE)
-
-    with ThreadPoolExecutor(1) as pool:
-        holding = pool.submit(sqlite.write, hold)
-        assert entered.wait(PATIENCE)
-        with pytest.raises(DatabaseUnavailable):
-            sqlite.write(not_begun)
-        leave.set()
-        holding.result(PATIENCE)
-    sqlite.write(lambda _connection: None)
+    database.write(work)
+    assert keys(database) == ["outer"]
 
 
 def test_sqlite_that_would_lose_commits_is_refused(sqlite: Database) -> None:

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.postgresql import Session
 from handfast.server.chassis.errors import DatabaseConflict
 from tests.databases.postgresql import PostgreSQL
 from tests.eventually import PATIENCE
@@ -45,7 +45,7 @@ def values(database: Database) -> list[int]:
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_one_whose_connection_is_lost_at_its_commit_is_not_run_again(
-    counters: Database, server: PostgreSQL, committed: bool
+    counters: Database, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     runs = []
 
@@ -53,15 +53,17 @@ def test_one_whose_connection_is_lost_at_its_commit_is_not_run_again(
         runs.append(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
         add(connection, "a")
 
-    @event.listens_for(counters.engine, "commit")
-    def lose(connection: sa.Connection) -> None:
+    def lose(session: Session, connection: sa.Connection) -> None:
         if committed:
-            connection.connection.driver_connection.execute("COMMIT AND CHAIN")  # type: ignore[union-attr]
+            connection.exec_driver_sql("COMMIT AND CHAIN")
         server.execute(f"SELECT pg_terminate_backend({runs[-1]}, 5000)")
+        commit(session, connection)
 
+    commit = Session.commit
+    monkeypatch.setattr(Session, "commit", lose)
     with pytest.raises(DBAPIError):
         counters.write(work)
-    event.remove(counters.engine, "commit", lose)
+    monkeypatch.undo()
     assert len(runs) == 1
     assert values(counters) == [int(committed), 0]
     counters.write(work)  # on another connection

@@ -146,8 +146,9 @@ def test_a_file_that_is_put_back_serves_again(users: Users) -> None:
 def test_while_a_disk_is_full_health_says_so_and_no_longer(users: Users) -> None:
     def allow(pages: int) -> None:
         # As many as it has at least: then each page more is one too many, as on a full disk.
-        with users.database.engine.connect() as connection:
-            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        users.database.write(
+            lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar_one()
+        )
 
     assert users.create("ada") is OK
     allow(1)

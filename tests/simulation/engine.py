@@ -13,8 +13,9 @@ gone then.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -295,8 +296,13 @@ class SimulatedDatabase(Database):
 
     def __init__(self, engine: Engine) -> None:
         self.dialect = "postgresql" if engine.by_row else "sqlite"
-        self._writer = self._reader = engine  # type: ignore[assignment]
-        self._turn = self._file = None
+        self._simulated, self._file, self._here = engine, None, threading.local()
 
-    def _cancel_scope(self, connection: Any) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def read(self) -> Iterator[Any]:
+        with self._simulated.connect() as connection:
+            yield connection
+
+    def _transact(self, work: Callable[[Any], Any]) -> Any:
+        with self._simulated.begin() as connection:
+            return work(connection)

@@ -3,6 +3,8 @@
 HANDFAST_CRASH_AT names a point, or several with commas between them. `coordinator.staged` dies when the point is first
 reached, `coordinator.staged:3` at the third time, and `coordinator.staged:1-50` at a time that each process draws for
 itself. Without that variable a point costs one look at an empty dictionary.
+
+Each package has points of its own, which begin with words of its own, such as `coordinator`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ VARIABLE = "HANDFAST_CRASH_AT"
 
 
 class CrashPoints:
-    """The `points` that a package has. Raises ValueError where HANDFAST_CRASH_AT names something else."""
+    """The `points` that a package has. Raises ValueError where HANDFAST_CRASH_AT has another that begins as they do."""
 
     def __init__(self, points: Collection[str]) -> None:
         self._lock = threading.Lock()
@@ -41,8 +43,11 @@ class CrashPoints:
 def armed(setting: str, points: Collection[str]) -> dict[str, int]:
     """How many times each point is still to be reached. Raises ValueError for what is no such point or time."""
     left = {}
+    own = {point.partition(".")[0] for point in points}
     for each in filter(None, setting.split(",")):
         point, _, times = each.partition(":")
+        if point.partition(".")[0] not in own:
+            continue
         first, _, last = (times or "1").partition("-")
         if point not in points or not 0 < int(first) <= int(last or first):
             raise ValueError(f"{VARIABLE}: {each!r} is no point to crash at")

@@ -1,26 +1,29 @@
 """One service's database: SQLite by file, or PostgreSQL by URL, through SQLAlchemy Core.
 
-Reads are single statements in autocommit. Writes are local transactions: on SQLite they begin IMMEDIATE on the one
-connection that may write, so writers queue in the process rather than spin on the file's lock; on PostgreSQL they are
-READ COMMITTED and take row locks. Either way they run again after a serialization failure or a deadlock, and after
-nothing else.
+Reads are single statements in autocommit. Writes are local transactions: on SQLite one connection writes, and commits
+all that wait together (`group_commit.py`); on PostgreSQL they are READ COMMITTED and take row locks. Either way they
+run again after a serialization failure or a deadlock, and after nothing else.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 
-from handfast.server.chassis.cancellation import cancel_scope, sleep
-from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
-from handfast.server.chassis.data.postgresql import cancellable, postgresql_engine, writing
-from handfast.server.chassis.data.sqlite import FULL, SqliteFile
+from handfast.server.chassis.cancellation import cancel_scope, check_active, sleep
+from handfast.server.chassis.data.group_commit import GroupCommit
+from handfast.server.chassis.data.kept_connections import KeptConnections, begun
+from handfast.server.chassis.data.postgresql import Session, cancellable, is_idle, migrating, postgresql_engine
+from handfast.server.chassis.data.sqlite import FULL, SqliteFile, beginning, close_cursors
+from handfast.server.chassis.data.statements import SESSION
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.errors.database import failure_of
 from handfast.server.process.settings import sqlite_file, without_password
@@ -29,13 +32,10 @@ Result = TypeVar("Result")
 
 SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
-POOL_TIMEOUT = 5.0
-
-_POOL = {
-    "max_overflow": 0,
-    "pool_timeout": POOL_TIMEOUT,
-    "hide_parameters": True,  # errors are logged, and parameters may be personal data
-}
+PATIENCE_S = 5.0
+"""Seconds to wait for a connection, or for the turn to write, at the most."""
+BUSY_S = 0.1
+"""Seconds that SQLite waits by itself for another process that writes; nothing can cancel that."""
 
 
 class DatabaseError(Exception):
@@ -61,48 +61,58 @@ class Database:
 
     def __init__(self, url: str, *, connections: int = 16, must_exist: bool = False) -> None:
         self.name = without_password(url)
-        self._file: SqliteFile | None = None
-        self._turn: FairLock | None = None
         self.dialect = url.partition(":")[0].partition("+")[0]
+        self._file: SqliteFile | None = None
+        self._writes: GroupCommit | None = None
+        self._here = threading.local()
         if self.dialect == "sqlite":
             try:
-                self._file = file = SqliteFile(sqlite_file(url), must_exist=must_exist, busy_timeout=POOL_TIMEOUT)
+                self._file = file = SqliteFile(sqlite_file(url), must_exist=must_exist, busy_timeout_s=BUSY_S)
             except ValueError as error:
                 raise DatabaseError(f"the database URL {error}") from None
-            self._writer = file.engine(read_only=False, poolclass=QueuePool, pool_size=1, **_POOL)
-            self._reader = file.engine(read_only=True, poolclass=QueuePool, pool_size=connections, **_POOL)
-            self._prober = file.engine(read_only=True, poolclass=NullPool, hide_parameters=True)
-            self._turn = FairLock()
+            writer = file.engine(read_only=False)
+            self.engine = beginning(writer)
+            """The engine of transactions that SQLAlchemy begins and commits, for migrations."""
+            self._writes = GroupCommit(partial(begun, writer), close_cursors, file.check, PATIENCE_S)
+            self._kept = KeptConnections(file.engine(read_only=True), connections, close_cursors)
+            self._prober = file.engine(read_only=True)
         elif self.dialect == "postgresql":
-            engine, prober = (postgresql_engine(_parsed(url), pool_size=size, **_POOL) for size in (connections, 1))
-            self._writer = writing(engine)
-            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
-            self._prober = prober.execution_options(isolation_level="AUTOCOMMIT")
+            engine = postgresql_engine(_parsed(url), poolclass=NullPool)
+            self.engine = migrating(engine)
+            self._kept = KeptConnections(engine, connections, is_idle)
+            self._prober = postgresql_engine(_parsed(url), pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
         else:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
-        with self._reader.connect() as connection, self._cancel_scope(connection):
-            try:
+        connection = self._kept.take(PATIENCE_S)
+        try:
+            with self._cancel_scope(connection):
                 yield connection
-            except DBAPIError as error:
-                self._note_damage(error)
-                raise
+        except DBAPIError as error:
+            self._note_damage(error)
+            raise
+        finally:
+            self._kept.give_back(connection)
         self._check_file()
 
     def write(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
-        to another. `work` must not call other services: it holds locks. Raises DatabaseConflict when it keeps losing.
+        to another.
+
+        `work` may run several times, so what it does besides its statements must not count. It must not call other
+        services, as it holds locks, and not `write` itself, which raises RuntimeError.
+
+        Raises what `work` raises; DatabaseConflict when it keeps losing; DatabaseUnavailable when others take too long;
+        DBAPIError where the database fails; and as `check_active` does where the call being served is over.
         """
+        if getattr(self._here, "working", False):
+            raise RuntimeError("a write within the work of another would wait for itself")
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                with self._one_at_a_time(), self._writer.begin() as connection, self._cancel_scope(connection):
-                    result = work(connection)
-                # Now it is committed, which is not interrupted.
-                self._check_file()  # or it may have been committed where nobody will find it
-                return result
+                return self._transact(work)
             except DBAPIError as error:
                 if not _lost_to_another(error):
                     self._note_damage(error)
@@ -111,6 +121,32 @@ class Database:
                     raise
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def _transact(self, work: Callable[[sa.Connection], Result]) -> Result:
+        if self._writes is not None:
+            return self._writes.write(partial(self._run, work))
+        connection = self._kept.take(PATIENCE_S)
+        session: Session = connection.info[SESSION]
+        try:
+            session.begin()
+            result = self._run(work, connection)
+            session.commit(connection)
+            return result
+        except BaseException:
+            session.roll_back()
+            raise
+        finally:
+            self._kept.give_back(connection)
+
+    def _run(self, work: Callable[[sa.Connection], Result], connection: sa.Connection) -> Result:
+        self._here.working = True
+        try:
+            with self._cancel_scope(connection):
+                result = work(connection)
+                check_active()
+                return result
+        finally:
+            self._here.working = False
 
     def _check_file(self) -> None:
         if self._file is not None:
@@ -121,20 +157,9 @@ class Database:
             self._file.note_damage(error)
 
     def _cancel_scope(self, connection: sa.Connection) -> AbstractContextManager[None]:
-        """While the call being served is over, the connection's statements fail."""
+        """When the call being served is over, the connection's statements fail."""
         driver: Any = connection.connection.driver_connection
         return cancel_scope(driver.interrupt) if self.dialect == "sqlite" else cancellable(driver)
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if self._turn is None:
-            yield
-            return
-        try:
-            with self._turn.holding(POOL_TIMEOUT):
-                yield
-        except TurnTimeout:
-            raise DatabaseUnavailable("Other writes took too long.") from None
 
     def insert_new(self, table: sa.Table) -> Any:
         """`INSERT … ON CONFLICT DO NOTHING`; its row count tells whether it inserted."""
@@ -184,7 +209,7 @@ class Database:
         if self._file is not None and self._file.must_exist and not self._file.path.exists():
             raise DatabaseError(f"there is no {self.name}, and it must exist: was it removed?")
         try:
-            with self._writer.connect() as connection:
+            with self.engine.connect() as connection:
                 if self.dialect == "postgresql":
                     for setting in ("fsync", "synchronous_commit"):
                         value = connection.exec_driver_sql(f"SHOW {setting}").scalar_one()
@@ -196,14 +221,11 @@ class Database:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise DatabaseError(f"cannot open {self.name}: {one_line(cause)}") from error
 
-    @property
-    def engine(self) -> sa.Engine:
-        """The engine that writes, for migrations."""
-        return self._writer
-
     def close(self) -> None:
-        self._writer.dispose()
-        self._reader.dispose()
+        if self._writes is not None:
+            self._writes.close()
+        self._kept.close()
+        self.engine.dispose()
         self._prober.dispose()
         if self._file is not None:
             self._file.close()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 import structlog
+from psycopg.pq import TransactionStatus
 from sqlalchemy import event
 
 from handfast.server.chassis.cancellation import cancel_scope
+from handfast.server.chassis.data.statements import SESSION, as_sqlalchemy
 from handfast.server.chassis.logs.tracebacks import in_one_line
 
 CANCEL_TIMEOUT = 1.0
@@ -35,7 +38,10 @@ _SET_IN_SESSION = (
     + ", ".join(f"('{name}', '{value}')" for name, value in TIMEOUTS.items())
     + ") AS timeouts (name, value) USING (name) WHERE source <> 'client'"
 )
-_SET_IN_TRANSACTION = "; ".join(f"SET LOCAL {name} = {value}" for name, value in TIMEOUTS.items())
+_SET_IN_TRANSACTION = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items()
+)
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _POOLED = "pooled"
 
 _log = structlog.get_logger()
@@ -49,28 +55,37 @@ def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
     """
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
-        isolation_level="READ COMMITTED",
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,  # errors are logged, and parameters may be personal data
         connect_args={name: value for name, value in CONNECTION.items() if name not in url.query},
         **options,
     )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
-        connection.autocommit = True
+        connection.autocommit = True  # as SQLAlchemy believes it to be
         (session,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        record.info[_POOLED] = session != connection.info.backend_pid  # a pooler makes up the number that it tells
-        if record.info[_POOLED]:
+        pooled = session != connection.info.backend_pid  # a pooler makes up the number that it tells
+        if pooled:
             connection.prepare_threshold = None
         else:
             connection.execute(_SET_IN_SESSION)
-        connection.autocommit = False
+        record.info[_POOLED] = pooled
+        record.info[SESSION] = Session(connection, pooled)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def flush(connection: sa.Connection, *_: Any) -> None:
+        try:
+            connection.info[SESSION].flush()
+        except psycopg.Error as error:
+            raise as_sqlalchemy(connection, error, None) from error
 
     return engine
 
 
-def writing(engine: sa.Engine) -> sa.Engine:
-    """The same engine for local transactions."""
-    engine = engine.execution_options()
+def migrating(engine: sa.Engine) -> sa.Engine:
+    """The same engine for transactions that SQLAlchemy begins and commits."""
+    engine = engine.execution_options(isolation_level="READ COMMITTED")
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -78,6 +93,75 @@ def writing(engine: sa.Engine) -> sa.Engine:
             connection.exec_driver_sql(_SET_IN_TRANSACTION)
 
     return engine
+
+
+class Session:
+    """Runs statements on one connection in as few round trips as there can be: BEGIN and what is `sent` travel with the
+    next statement that somebody waits for, or with COMMIT (pipeline mode of libpq).
+    """
+
+    def __init__(self, driver: psycopg.Connection[Any], pooled: bool) -> None:
+        self._driver = driver
+        self._first = [(_BEGIN, None), (_SET_IN_TRANSACTION, None)] if pooled else [(_BEGIN, None)]
+        self._unsent: list[tuple[str, Any]] = []
+
+    def begin(self) -> None:
+        self._unsent = self._first.copy()
+
+    def send(self, sql: str, parameters: Any) -> None:
+        self._unsent.append((sql, parameters))
+
+    def execute(self, sql: str, parameters: Any = None) -> psycopg.Cursor[Any]:
+        if not self._unsent:
+            return self._driver.execute(sql, parameters)
+        with self._driver.pipeline():
+            self._send()
+            return self._driver.execute(sql, parameters)
+
+    def executemany(self, sql: str, each: Sequence[Any]) -> psycopg.Cursor[Any]:
+        cursor = self._driver.cursor()
+        with self._driver.pipeline():
+            self._send()
+            cursor.executemany(sql, each)
+        return cursor
+
+    def flush(self) -> None:
+        if self._unsent:
+            with self._driver.pipeline():
+                self._send()
+
+    def commit(self, connection: sa.Connection) -> None:
+        """Raises DBAPIError; also where the work hid an error, after which PostgreSQL only rolls back."""
+        if self._unsent == self._first:  # nothing was done
+            self._unsent.clear()
+            return
+        try:
+            if self.execute("COMMIT").statusmessage != "COMMIT":
+                raise psycopg.errors.InFailedSqlTransaction("the transaction had failed, and was rolled back")
+        except psycopg.Error as error:
+            raise as_sqlalchemy(connection, error, "COMMIT") from error
+
+    def roll_back(self) -> None:
+        """Where that fails, the connection is not idle, and so not used again."""
+        self._unsent.clear()
+        if not self.idle:
+            with suppress(psycopg.Error):
+                self._driver.execute("ROLLBACK")
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is in no transaction, and alive as far as is known."""
+        return self._driver.pgconn.transaction_status == TransactionStatus.IDLE
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for sql, parameters in unsent:
+            self._driver.execute(sql, parameters)
+
+
+def is_idle(connection: sa.Connection) -> bool:
+    session: Session = connection.info[SESSION]
+    return session.idle
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
 
 FULL = 2
 """PRAGMA synchronous = FULL."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CURSORS = "cursors"
 _Identity = tuple[int, int] | None
 
 
@@ -30,30 +32,29 @@ class SqliteFile:
     damage = ""
     """What SQLite said of it, once it found it damaged."""
 
-    def __init__(self, path: Path, *, must_exist: bool, busy_timeout: float) -> None:
+    def __init__(self, path: Path, *, must_exist: bool, busy_timeout_s: float) -> None:
         self.path = path
         self.must_exist = must_exist
-        self._busy_timeout = busy_timeout
+        self._busy_timeout_s = busy_timeout_s
         real = os.path.realpath(path)  # where SQLite has the other two, if `path` is a link
         self._files = (str(path), f"{real}-wal", f"{real}-shm")
         self._opening = threading.Lock()
         self._kept: sqlite3.Connection | None = None
         self._opened: dict[str, _Identity] = {}
 
-    def engine(self, *, read_only: bool, **options: Any) -> sa.Engine:
-        """Connections in autocommit, or those whose transactions begin IMMEDIATE."""
-        engine = sa.create_engine("sqlite://", creator=self.connect, **options)
-        if read_only:
+    def engine(self, *, read_only: bool) -> sa.Engine:
+        """Connections in autocommit. Cursors that SQLAlchemy opens on them are remembered, for `close_cursors`."""
+        engine = sa.create_engine("sqlite://", creator=self.connect, poolclass=NullPool, hide_parameters=True)
 
-            @event.listens_for(engine, "connect")
-            def configure(connection: Any, _record: object) -> None:
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, record: Any) -> None:
+            record.info[_CURSORS] = []
+            if read_only:
                 connection.execute("PRAGMA query_only = ON")
 
-        else:
-
-            @event.listens_for(engine, "begin")
-            def begin(connection: sa.Connection) -> None:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        @event.listens_for(engine, "after_cursor_execute")
+        def remember(connection: sa.Connection, cursor: Any, *_: Any) -> None:
+            connection.info[_CURSORS].append(cursor)
 
         return engine
 
@@ -98,13 +99,35 @@ class SqliteFile:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=self._busy_timeout, check_same_thread=False
+            f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=self._busy_timeout_s, check_same_thread=False
         )
         connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+
+def close_cursors(connection: sa.Connection) -> bool:
+    """Closes what was executed and not read to its end. It would hold up a COMMIT, and have all later reads of the
+    connection see what was there when it began.
+    """
+    cursors = connection.info[_CURSORS]
+    for cursor in cursors:
+        cursor.close()
+    cursors.clear()
+    return True
+
+
+def beginning(engine: sa.Engine) -> sa.Engine:
+    """The same engine for transactions that SQLAlchemy begins, IMMEDIATE, and commits."""
+    engine = engine.execution_options()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
 
 
 def _identity(path: str) -> _Identity:

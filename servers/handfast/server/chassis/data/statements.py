@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Row = Any
 """A named tuple: values by name of the column and by position; `_asdict()` for a dictionary."""
+SESSION = "session"
+"""Where `Connection.info` has what runs statements in place of the driver."""
 Core = sa.Select[*tuple[Any, ...]] | UpdateBase
 """A SELECT, or an INSERT, UPDATE or DELETE, which may return rows."""
 
@@ -52,9 +54,9 @@ class Statement:
         """Its rows."""
         form = self._form(connection, values)
         try:
-            return form.rows(_driver(connection).execute(form.sql, form.parameters(values)).fetchall())
+            return form.rows(_runner(connection).execute(form.sql, form.parameters(values)).fetchall())
         except form.driver_error as error:
-            form.fail(connection, error)
+            raise as_sqlalchemy(connection, error, form.sql) from error
 
     def first(self, connection: sa.Connection, /, **values: Any) -> Row | None:
         """Its first row; None where there is none."""
@@ -65,16 +67,21 @@ class Statement:
         """How many rows it inserted, changed or deleted."""
         form = self._form(connection, values)
         try:
-            count: int = _driver(connection).execute(form.sql, form.parameters(values)).rowcount
+            count: int = _runner(connection).execute(form.sql, form.parameters(values)).rowcount
             return count
         except form.driver_error as error:
-            form.fail(connection, error)
+            raise as_sqlalchemy(connection, error, form.sql) from error
 
     def send(self, connection: sa.Connection, /, **values: Any) -> None:
         """Runs it at the latest with the next statement of the local transaction, or with its COMMIT, in the same round
         trip to the database. Its error comes from there. For a `write` only, where nobody needs the number of rows.
         """
-        self.run(connection, **values)
+        session = connection.info.get(SESSION)
+        if session is None:
+            self.run(connection, **values)
+        else:
+            form = self._form(connection, values)
+            session.send(form.sql, form.parameters(values))
 
     def send_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> None:
         """`send` with each of these values, which all have the same names."""
@@ -86,19 +93,15 @@ class Statement:
     def run_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> int:
         """Runs it with each of these values, which all have the same names, in one go. Returns how many rows they
         inserted, changed or deleted together."""
-        if not each:
-            return 0
+        if len(each) <= 1:
+            return self.run(connection, **each[0]) if each else 0
         form = self._form(connection, each[0])
         parameters = [form.parameters(dict(values)) for values in each]
-        cursor = _driver(connection).cursor()
         try:
-            cursor.executemany(form.sql, parameters)
-            count: int = cursor.rowcount
+            count: int = _runner(connection).executemany(form.sql, parameters).rowcount
             return count
         except form.driver_error as error:
-            form.fail(connection, error)
-        finally:
-            cursor.close()
+            raise as_sqlalchemy(connection, error, form.sql) from error
 
     def _form(self, connection: sa.Connection, values: Mapping[str, Any]) -> _Form:
         names = tuple(values)
@@ -108,8 +111,9 @@ class Statement:
         return form
 
 
-def _driver(connection: sa.Connection) -> Any:
-    return connection.connection.driver_connection
+def _runner(connection: sa.Connection) -> Any:
+    """What runs SQL: the driver, or the session that is kept for it. Returns a cursor."""
+    return connection.info.get(SESSION) or connection.connection.driver_connection
 
 
 class _Form:
@@ -128,7 +132,6 @@ class _Form:
         defaults: list[tuple[str, Any]] = [
             (column.key, column.onupdate if compiled.isupdate else column.default) for column in prefetched
         ]
-        self._dialect = dialect
         self.sql = state.statement
         self.driver_error = dialect.dbapi.Error  # type: ignore[union-attr]
         self._constants = {name: state.parameters[name] for name in binds if name not in names}
@@ -167,19 +170,23 @@ class _Form:
             rows.append(self._row._make(row))
         return rows
 
-    def fail(self, connection: sa.Connection, error: Exception) -> NoReturn:
-        """Raises the error as SQLAlchemy does."""
-        dialect, broken = self._dialect, False
-        if not connection.invalidated:
-            broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
-            if broken:
-                connection.invalidate(error)
-        raise DBAPIError.instance(
-            self.sql,
-            None,
-            error,
-            self.driver_error,
-            hide_parameters=True,
-            connection_invalidated=broken,
-            dialect=dialect,
-        ) from error
+
+def as_sqlalchemy(connection: sa.Connection, error: BaseException, sql: str | None) -> DBAPIError:
+    """What SQLAlchemy makes of an error of the driver, without the values. A broken connection is not used again."""
+    orig = error.orig if isinstance(error, DBAPIError) else error
+    dialect, broken = connection.dialect, False
+    if not connection.invalidated:
+        broken = dialect.is_disconnect(orig, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
+        if broken:
+            connection.invalidate(orig)
+    found = DBAPIError.instance(
+        sql,
+        None,
+        orig,  # type: ignore[arg-type]
+        dialect.dbapi.Error,  # type: ignore[union-attr]
+        hide_parameters=True,
+        connection_invalidated=broken,
+        dialect=dialect,
+    )
+    assert isinstance(found, DBAPIError), orig
+    return found

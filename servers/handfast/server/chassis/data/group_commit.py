@@ -1,0 +1,318 @@
+"""Writes of SQLite, which lets one connection write at a time: all that wait are committed together (group commit:
+DeWitt et al., 1984).
+
+Whoever finds nobody writing leads: it runs its own work and those of all that wait in one transaction, then hands the
+lead to the first that came meanwhile. So there is no thread to start or to stop, and none to hand a lone write to. A
+work is in one of these states, and leaves the queue under one lock:
+
+    waiting     in the queue, in the order of arrival; its call's end or its own patience takes it out
+    begun       taken out by a leader; from here on only the database ends it
+    leading     taken out to lead the next group
+    done        it has its result or its error, and its caller is told
+
+The leader says BEGIN IMMEDIATE, runs each work in its caller's context, all but the first in a savepoint of its own,
+and says COMMIT. Nobody is told anything before, as a refusal, too, may come from what a neighbour has changed. What can
+fail:
+
+    a work raises                      its savepoint is rolled back, and its neighbours stay; the first has none before
+                                       it, so all is rolled back, and it is told without a COMMIT
+    it ends the whole transaction, as  nothing of the group has happened: it gets its error, its neighbours run again,
+    an interrupt or a full disk may    each alone
+    COMMIT, the transaction is open    all is rolled back, and each runs again alone; one that is alone gets the error
+    COMMIT, the transaction is gone    unknown (rule 11): all get the error, whatever else they were to get
+    SAVEPOINT or RELEASE               all is rolled back, and each runs again alone
+    ROLLBACK, or BEGIN as an older     the connection is closed, and what comes next opens another
+    read is still open
+    BEGIN, as another process writes   the leader tries again until its patience ends, then the next one leads; those
+                                       that wait lose their patience meanwhile
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from handfast.server.chassis.cancellation import cancel_scope, check_active
+from handfast.server.chassis.crash_points import CrashPoints
+from handfast.server.chassis.data.statements import as_sqlalchemy
+from handfast.server.chassis.errors import DatabaseUnavailable, DomainError
+
+Result = TypeVar("Result")
+Work = Callable[[sa.Connection], Any]
+
+POINTS = {
+    "group.committing": "the works of a group are done; they are not committed",
+    "group.committed": "they are committed; no caller has been answered",
+}
+reached = CrashPoints(POINTS).reached
+
+MOST_WORKS = 64
+"""How many works a group has at the most."""
+LONGEST_S = 0.010
+"""Seconds after which a group takes no further work."""
+
+
+class GroupCommit:
+    """Runs works on a connection that `connect` opens and that is kept. As far as SQLAlchemy knows it is in one
+    transaction for good; BEGIN and COMMIT go to the driver.
+
+    `reset` is called after each work, and closes the cursors that it left open: they would hold up COMMIT, or have
+    later reads see what was there before. `check` is called after each COMMIT, before anybody is told, and raises
+    DBAPIError where what was committed will not be found. `observe` is told how many works a group had, and how many
+    seconds it took.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sa.Connection],
+        reset: Callable[[sa.Connection], object],
+        check: Callable[[], None],
+        patience_s: float,
+    ) -> None:
+        self._connect, self._reset, self._check = connect, reset, check
+        self._patience_s = patience_s
+        self._guard = threading.Lock()
+        self._led = self._closed = False
+        self._waiting: deque[_Write] = deque()
+        self._connection: sa.Connection | None = None
+        self.observe: Callable[[int, float], None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many works wait."""
+        return len(self._waiting)
+
+    def write(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Runs `work`, perhaps twice, and returns once it is committed.
+
+        Raises what `work` raises, DBAPIError where the database fails, DatabaseUnavailable where others take too long,
+        and as `check_active` does when the call being served is over.
+        """
+        write = _Write(work)
+        with self._guard:
+            write.leads = not self._led
+            if write.leads:
+                self._led = True
+            else:
+                self._waiting.append(write)
+        if not write.leads:
+            self._wait(write)
+        if write.leads:
+            self._lead(write)
+        result: Result = write.outcome()
+        return result
+
+    def close(self) -> None:
+        """Closes the connection, once nobody writes. What is written afterwards opens another."""
+        with self._guard:
+            self._closed = self._led
+            if self._led:
+                return
+            self._led = True
+        self._discard()
+        self._hand_over()
+
+    def _wait(self, write: _Write) -> None:
+        """Until it is done, or is to lead."""
+        with suppress(DomainError), cancel_scope(write.wake):
+            write.sleep(self._patience_s)
+        with self._guard:
+            left = write in self._waiting
+            if left:
+                self._waiting.remove(write)
+        if left:
+            check_active()
+            raise DatabaseUnavailable("Other writes took too long.")
+        while not (write.done or write.leads):
+            write.sleep()
+
+    def _hand_over(self) -> None:
+        """Lets the first that waits lead."""
+        with self._guard:
+            following = self._waiting.popleft() if self._waiting else None
+            self._led = following is not None
+        if following is not None:
+            following.leads = True
+            following.wake()
+
+    def _lead(self, leader: _Write) -> None:
+        group = [leader]
+        try:
+            for write in self._commit_group(group):
+                self._commit_group([write], alone=True)
+        except BaseException as error:  # of this thread, as no work's is raised here
+            self._discard()
+            for write in group:
+                if not write.done:
+                    write.finish(error)
+            raise
+        finally:
+            if self._closed:
+                self._closed = False
+                self._discard()
+            self._hand_over()
+            for write in group[1:]:
+                write.wake()
+
+    def _commit_group(self, group: list[_Write], *, alone: bool = False) -> list[_Write]:
+        """Commits the write that is in the group, with those that wait, which are added to it. Returns those that have
+        to run again; the others are done.
+        """
+        began_monotonic_s = time.monotonic()
+        first = group[0]
+        try:
+            connection = self._begin(first)
+        except Exception as error:
+            first.finish(error)
+            return []
+        driver = _driver(connection)
+        self._run(first, connection)
+        if not driver.in_transaction:
+            self._end(first, connection)
+            return []
+        if first.error is not None:
+            first.done = True
+            self._roll_back(driver)
+            return []
+        try:
+            while not alone and len(group) < MOST_WORKS and time.monotonic() - began_monotonic_s < LONGEST_S:
+                with self._guard:
+                    if not self._waiting:
+                        break
+                    write = self._waiting.popleft()
+                group.append(write)
+                driver.execute("SAVEPOINT work")
+                self._run(write, connection)
+                if not driver.in_transaction:
+                    self._end(write, connection)
+                    return group[:-1]
+                if write.error is not None:
+                    driver.execute("ROLLBACK TO work")
+                driver.execute("RELEASE work")
+        except sqlite3.Error:
+            self._roll_back(driver)
+            return group
+        return self._commit(group, connection, began_monotonic_s)
+
+    def _begin(self, write: _Write) -> sa.Connection:
+        """Tries as long as the write has patience: its time runs from its arrival, as that of those that wait does, or
+        groups would wait one after the other."""
+        while True:
+            write.check_active()
+            if self._connection is None:
+                self._connection = self._connect()
+            try:
+                _driver(self._connection).execute("BEGIN IMMEDIATE")
+                return self._connection
+            except sqlite3.Error as error:
+                failure = as_sqlalchemy(self._connection, error, "BEGIN IMMEDIATE")
+                code = getattr(error, "sqlite_errorcode", 0)
+                if code != sqlite3.SQLITE_BUSY:
+                    self._discard()
+                late = time.monotonic() - write.arrived_monotonic_s >= self._patience_s
+                if late or code & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise failure from error
+
+    def _run(self, write: _Write, connection: sa.Connection) -> None:
+        write.run(connection)
+        self._reset(connection)
+
+    def _commit(self, group: list[_Write], connection: sa.Connection, began_monotonic_s: float) -> list[_Write]:
+        driver = _driver(connection)
+        reached("group.committing")
+        try:
+            driver.execute("COMMIT")
+            reached("group.committed")
+            self._check()
+        except (sqlite3.Error, DBAPIError) as error:
+            undone = driver.in_transaction
+            failures = [as_sqlalchemy(connection, error, "COMMIT") for _ in group]  # each thread raises one of its own
+            self._roll_back(driver)
+            if undone and len(group) > 1:
+                return group
+            for write, failure in zip(group, failures, strict=True):
+                write.finish(failure)
+            return []
+        for write in group:
+            write.finish(write.error)
+        if self.observe is not None:
+            self.observe(len(group), time.monotonic() - began_monotonic_s)
+        return []
+
+    def _end(self, culprit: _Write, connection: sa.Connection) -> None:
+        """For a work that ended the transaction."""
+        if culprit.error is not None:
+            culprit.done = True
+            return
+        hidden = sqlite3.OperationalError("the transaction was rolled back, and the work went on")
+        culprit.finish(as_sqlalchemy(connection, hidden, None))
+        self._discard()  # it may have been the work that ended it, by means of SQLAlchemy
+
+    def _roll_back(self, driver: Any) -> None:
+        if not driver.in_transaction:
+            return
+        try:
+            driver.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._discard()
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+class _Write:
+    """One work on its way."""
+
+    def __init__(self, work: Work) -> None:
+        self.arrived_monotonic_s = time.monotonic()
+        self.leads = self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._work, self._context = work, copy_context()
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def check_active(self) -> None:
+        self._context.run(check_active)
+
+    def run(self, connection: sa.Connection) -> None:
+        """In its caller's context."""
+        self.result = self.error = None
+        try:
+            self.result = self._context.run(self._work, connection)
+        except BaseException as error:
+            self.error = error
+
+    def finish(self, error: BaseException | None) -> None:
+        self.error, self.done = error, True
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is awake
+            self._asleep.release()
+
+    def sleep(self, seconds: float = -1) -> None:
+        self._asleep.acquire(timeout=seconds)
+
+    def outcome(self) -> Any:
+        if self.error is None:
+            return self.result
+        try:
+            raise self.error
+        finally:
+            self.error = None  # which refers to this frame
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
