@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ResourceClosedError
 
-from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool, serving
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data import group_commit
@@ -185,11 +185,11 @@ def test_after_a_work_that_ends_the_transaction_its_neighbours_run_again_each_al
 def test_an_interrupt_in_a_change_ends_its_own_work_alone(
     database: Database, writes: GroupCommit, canceller: Canceller
 ) -> None:
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
     canceller.begin(call)
 
     def cancelled(connection: sa.Connection) -> None:
-        assert CURRENT.get() is call  # it runs in its caller's context
+        assert serving() is call  # it runs in its caller's context
         canceller.interrupt(call)
         connection.exec_driver_sql(f"UPDATE notes SET content = ({FOREVER})")
 
@@ -438,7 +438,7 @@ def test_a_write_that_has_to_wait_too_long_says_to_come_again(
 def test_a_call_that_is_over_leaves_the_queue_and_its_work_does_not_run(
     database: Database, writes: GroupCommit, canceller: Canceller
 ) -> None:
-    call = Call.received(METHOD, METHOD.path, ())
+    call = Call(METHOD, METHOD.path)
     canceller.begin(call)
     context = copy_context()
     context.run(CURRENT.set, call)
