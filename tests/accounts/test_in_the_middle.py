@@ -60,7 +60,7 @@ def test_a_refusal_that_could_not_be_kept_is_not_told_as_final(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr(databases, "PATIENCE_S", 0.1)
     taken = create_user(client)
     request = CreateAccountRequest(user=User(email=taken.email), request_id=new_id())
     server = accounts_server_with(addresses["preferences"])

@@ -41,9 +41,8 @@ def work_of(database: Database, act: Callable[[], object]) -> tuple[int, int]:
         return 0
 
     if database.dialect == "sqlite":
-        with database.engine.connect() as connection:  # the only one that writes
-            driver: Any = connection.connection.driver_connection
-            driver.set_progress_handler(count_step, 1)
+        driver: Any = database.write(lambda connection: connection.connection.driver_connection)  # all writes have this
+        driver.set_progress_handler(count_step, 1)
     before = sys.getprofile()
     sys.setprofile(count_call)
     try:

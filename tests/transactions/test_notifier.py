@@ -88,7 +88,7 @@ class ConfirmingOne(Confirming):
 
 @pytest.fixture
 def decisions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
-    monkeypatch.setattr(databases, "POOL_TIMEOUT", 0.1)
+    monkeypatch.setattr(databases, "PATIENCE_S", 0.1)
     monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.05)
     database = Database(database_url)
     upgrade(database, SCHEMA)
