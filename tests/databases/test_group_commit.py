@@ -32,6 +32,12 @@ METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 Work = Callable[[sa.Connection], Any]
 
 
+@pytest.fixture(autouse=True)
+def long_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who come while the first work runs belong to its group, however long that takes."""
+    monkeypatch.setattr(group_commit, "LONGEST_S", PATIENCE)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     with closing(Database(f"sqlite:///{tmp_path}/new.sqlite3", connections=2)) as database:
@@ -470,7 +476,6 @@ def test_a_database_that_is_closed_while_works_wait_has_them_done(
 def test_a_group_ends_after_so_many_works(
     database: Database, together: Any, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "LONGEST_S", PATIENCE)
     monkeypatch.setattr(group_commit, "MOST_WORKS", 3)
     assert results(together(*map(insert, "abcde"))) == list("abcde")
     assert groups == [3, 2]
