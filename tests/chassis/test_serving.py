@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from handfast.server.chassis import Server, ServerSettings, serve
+from handfast.server.chassis import Server, ServerSettings, StartError, serve, serving
 from handfast.server.process.flags import read_settings
 
 
@@ -86,3 +86,16 @@ def test_a_flag_that_there_is_not_is_told_with_the_usage(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert told.startswith("Usage: ")
     assert told.endswith("Error: No such option '--pacience'. Did you mean '--patience'?\n")
+
+
+def test_the_log_is_configured_before_the_server_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    configured: list[object] = []
+
+    def build(settings: PostageSettings) -> Server:
+        assert configured == [("postage", "info")]
+        raise StartError("that is enough")
+
+    monkeypatch.setattr(serving, "when_asked_to_stop", lambda stop: None)
+    monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *values: configured.append(values))
+    assert serve(build, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--carrier", "us"]) == 2
+    assert configured

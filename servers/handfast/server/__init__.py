@@ -2,7 +2,7 @@
 
 users/  preferences/  accounts/   one folder a server, with the same file names in each
 transactions/                     atomic commit between them: the rules, the participant, the coordinator
-suite.py                          what these servers are told beyond what any server is
+suite.py                          the settings of these servers, beyond those of any server
 chassis/                          what every server is built on
 process/                          a server as a process: settings, signals, readiness
 cli/                              the `handfast` command

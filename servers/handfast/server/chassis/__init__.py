@@ -5,7 +5,7 @@ That is all; `examples/postage` does it in less than 40 lines, and `docs/chassis
 can be imported from this package, and stays here though the files below may change:
 
     serve                                       runs a server as a command: flags, environment, signals
-    ServerSettings, DatabaseSettings            what a server is told; subclass them for settings of your own
+    ServerSettings, DatabaseSettings            the settings of a server; subclass them for your own
     Server, Service, Pool                       what is served, by which threads
     Check, Background, Periodic                 what readiness asks; work beside the calls
     DomainError and its kinds, reason_name      what handlers raise

@@ -9,42 +9,52 @@ from typing import TypeVar
 
 import click
 
+from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server, StartError
 from handfast.server.process.command import CONTEXT, Failure, run, setting_options
 from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import ServerSettings, SettingsError
 from handfast.server.process.stopping import when_asked_to_stop
 
-Told = TypeVar("Told", bound=ServerSettings)
+Settings = TypeVar("Settings", bound=ServerSettings)
 
 
 def serve(
-    build: Callable[[Told], Server],
-    settings: type[Told],
+    build: Callable[[Settings], Server],
+    settings: type[Settings],
     *,
     name: str,
     listen: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Serves what `build` makes of the settings, until SIGTERM, SIGINT or SIGHUP, then drains. For a process's main
-    thread.
+    """Runs the server that `build` makes of its settings, until SIGTERM, SIGINT or SIGHUP; then lets calls in flight
+    end. Call it on the main thread of a process.
 
-    Flags and environment say what the settings are: `--listen` or `HANDFAST_<NAME>_LISTEN`, `--threads` or
-    `HANDFAST_THREADS`, and so on for each field. It listens on `listen` unless it is told otherwise.
+    The values of `settings` come from flags and from the environment: `--listen` or `HANDFAST_<NAME>_LISTEN`,
+    `--threads` or `HANDFAST_THREADS`, and so on for each field. `listen` is the default of the first, as `HOST:PORT`.
+    `argv` are the flags, by default those of the process.
 
-    Returns the exit status. What it expects to go wrong, a setting that breaks its rule or a StartError, is one line on
-    stderr and status 2; a flag that there is not, status 2 and how to use the command.
+    Returns the exit status: 0 after a signal; 2, with one line on stderr, after a setting that breaks its rule or a
+    StartError; 2, with the usage, after an unknown flag.
     """
 
     def command(**flags: str | None) -> None:
         stop = threading.Event()
         try:
-            told = read_settings(settings, name, listen, flags, os.environ)
+            values = read_settings(settings, name, listen, flags, os.environ)
             when_asked_to_stop(stop.set)
-            build(told).run(stop)
+            build_and_run(build, values, stop)
         except (SettingsError, StartError) as error:
             raise Failure(f"{name}: {error}") from error
 
     options = setting_options(name, settings_of(settings, listen))
     purpose = f"Run the {name} server."
     return run(click.Command(name, CONTEXT, callback=command, params=options, help=purpose), argv)
+
+
+def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:
+    """Runs the server that `build` makes of `settings`, until `stop` is set. Raises StartError. The log is configured
+    first, since `build` may upgrade a database, and logs what it does there.
+    """
+    log.configure(settings.name, settings.log_level)
+    build(settings).run(stop)

@@ -9,12 +9,12 @@
     data_dir.py     the folder of the SQLite files, for one suite at a time
     temporary.py    a suite for `handfast demo`, which itself is in examples/demo
     transactions.py `handfast transactions`: lists, shows and resolves them
-    inquiry.py      what the coordinator and the participants say of transactions
-    reports.py      the same in words, tables and JSON
-    addresses.py    where a suite is, as `demo` and `transactions` are told it
+    inquiry.py      asks the coordinator and the participants about transactions
+    reports.py      shows their answers in words, tables and JSON
+    addresses.py    the addresses of a suite, from flags and variables
     ports.py        which ports can be listened on
     installed.py    whether all is installed that the servers need
-    errors.py       the failure that is told in one line
+    errors.py       the failure that is explained in one line
 
 `commands`, `up` and what they import stay free of gRPC and SQLAlchemy, so that help and the supervisor start at once.
 """

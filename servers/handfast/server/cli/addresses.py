@@ -1,4 +1,4 @@
-"""Where a suite is, as `demo` and `transactions` are told it."""
+"""The addresses of a suite, from the flags and variables of `transactions`."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def kept(folder: Path) -> Iterator[None]:
 
 
 def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
-    """Raises CommandError where a file is gone that was noted as made: a server would begin with an empty one, and who
-    asks it would be told that there never was anything.
+    """Raises CommandError where a file is gone that was noted as made: its server would begin with an empty one, and
+    answer as if there never had been any data.
     """
     made = _made(folder)
     if gone := [name for name in names if name in made and not (folder / name).exists()]:

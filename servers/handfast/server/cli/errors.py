@@ -1,7 +1,7 @@
-"""The failure that is told in one line."""
+"""The failure of a command that is explained in one line."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A failure that its reader can act on: printed as one line on stderr, exit status 2, no traceback."""
+    """A failure that the user can act on: printed as one line on stderr, with exit status 2 and no traceback."""

@@ -18,16 +18,14 @@ def run(name: str, flags: Mapping[str, Any]) -> int:
     stop = threading.Event()
     when_asked_to_stop(stop.set)
 
-    # Imported only now: a mistake in the settings is told at once, and a signal meanwhile is not lost. The server
-    # is imported by name, so that its process never loads another's code.
-    from handfast.server.chassis.logs import log
-    from handfast.server.chassis.server import Server, StartError
+    # Imported only now, so that a mistake in the settings is reported at once, and a signal meanwhile is not lost. The
+    # server is imported by its name, so that a process never loads the code of another server.
+    from handfast.server.chassis.server import StartError
+    from handfast.server.chassis.serving import build_and_run
 
-    log.configure(settings.name, settings.log_level)  # before the database is upgraded, which has things to tell
-    module = importlib.import_module(f"handfast.server.{settings.name}.server")
+    module = importlib.import_module(f"handfast.server.{name}.server")
     try:
-        server: Server = module.build(settings)
-        server.run(stop)
+        build_and_run(module.build, settings, stop)
     except StartError as error:
         raise CommandError(str(error)) from error
     return 0

@@ -1,9 +1,9 @@
 """`handfast transactions`: lists decided transactions and those in doubt, shows one, and resolves one.
 
-To resolve is no decision of its own: what is undecided is rolled back at the coordinator, as after its deadline, and
-whatever stands there is carried out. Participants are told of a commit only, since that shows that they and the
-coordinator belong together; were they of different suites, by a mistake in an address, telling them of a rollback would
-drop what their own coordinator may have committed.
+`resolve` makes no decision of its own. A transaction that is undecided is rolled back at the coordinator, as it would
+be after its deadline; then the decision that stands there is carried out. Only a commit is sent to the participants
+from here, since its operations show that they and the coordinator belong together. If a mistake in an address made them
+parts of different suites, a rollback sent to them would drop what their own coordinator may have committed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
         )
     if not case.finished:
         raise CommandError(
-            f"a participant of the coordinator did not confirm within {arguments['timeout']:g} s; it is told again"
+            f"a participant did not confirm to the coordinator within {arguments['timeout']:g} s; it goes on trying"
         )
 
 

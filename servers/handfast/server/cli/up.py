@@ -52,7 +52,7 @@ def run(flags: Mapping[str, Any]) -> int:
         raise SettingsError("up", "data_dir", str(error)) from None
 
     environment = _environment(data_dir, first_port, values)
-    # Read here as the children will read it, so that a mistake is told once and before anything runs.
+    # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
     suite = [read_server_settings(server, {}, environment) for server in SERVERS]
     from_environment = [variable for variable in map(_database_variable, SERVERS) if os.environ.get(variable)]
     files = [_file(server) for server in SERVERS if _database_variable(server) not in from_environment]
@@ -79,7 +79,7 @@ def run(flags: Mapping[str, Any]) -> int:
 
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {environment_variable("up", "database_must_exist"): "true"}
-"""What servers are told besides when they are restarted: by then they have made their databases."""
+"""What is added to the environment of a server that is restarted: by then it has made its database."""
 
 
 def _database_variable(server: str) -> str:
@@ -91,8 +91,9 @@ def _file(server: str) -> str:
 
 
 def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) -> dict[str, str]:
-    """What the servers are told; by environment, since a flag would show a database password to every user of the
-    machine. A database or a processor that the environment names already, stays."""
+    """The settings of the servers, as environment variables: a flag would show a database password to every user of the
+    machine. Databases and processors that the environment sets already are kept.
+    """
     environment = dict(os.environ)
     processors = [environment_variable(server, "processor") for server in SERVERS]
     environment |= zip(processors, spread([environment.get(processor, "") for processor in processors]), strict=True)

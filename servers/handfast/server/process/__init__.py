@@ -1,11 +1,11 @@
-"""A server as a process: what it is told, and what it tells whoever started it.
+"""A server as a process: its settings, its signals, and what it reports to the process that started it.
 
-    settings.py     what any server is told when it starts
-    flags.py        flags and environment, read once, into validated settings
-    command.py      the command line: settings as options of click, and how a command ends
-    stopping.py     what asks a process to stop: a signal, or the end of its supervisor
-    processors.py   which processors it may use, and keeping its Python on one
-    notify.py       that it is ready, or stops
+    settings.py     the settings that every server has
+    flags.py        reads flags and environment variables into validated settings
+    command.py      settings as options of a click command, and the exit status of a command
+    stopping.py     stops a process on a signal, or when its supervisor ends
+    processors.py   which processors a process may use, and how its Python is kept on one of them
+    notify.py       reports to a supervisor or to systemd that the process is ready, or stops
 
 Nothing here imports gRPC or SQLAlchemy, so that help and a supervisor start at once.
 """

@@ -1,4 +1,4 @@
-"""A command line that is told in click: its settings as options, and how it ends."""
+"""A command line made with click: its settings as options, and its exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handfast.server.process.flags import Setting, yes_or_no
 from handfast.server.process.settings import environment_variable, flag
 
 MISTAKE = 2
-"""The exit status after a mistake that its user can mend, of which one line on stderr tells."""
+"""The exit status after a mistake that the user can correct, which one line on stderr explains."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C: 128 and the number of the signal."""
 CONTEXT: dict[str, Any] = {
@@ -57,6 +57,7 @@ class SettingOption(click.Option):
 
 
 def setting_options(server: str, settings: Sequence[Setting]) -> list[click.Parameter]:
+    """The settings of a server, or of a command that is named in its place, as options of a click command."""
     return [SettingOption(server, setting) for setting in settings]
 
 

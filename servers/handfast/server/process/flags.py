@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, shown
 
-Told = TypeVar("Told", bound=ServerSettings)
+Settings = TypeVar("Settings", bound=ServerSettings)
 
 
 def _text(value: str) -> str:
@@ -49,8 +49,11 @@ _KINDS: dict[type, tuple[Callable[[str], object], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of a command. `default` is for the help; None says that the setting is required. `metavar` stands for
-    the value in the help, and says of which kind it is.
+    """One setting of a command.
+
+    `default` is the text that the help shows; None means that the setting is required. `parse` makes a value of the
+    text of a flag or variable, and raises ValueError with the rule that the text breaks. `metavar` stands for the value
+    in the help, such as NUMBER.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Setting:
 
 
 def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
-    """The settings that a server of this kind takes, which listens on `listen` unless it is told otherwise."""
+    """The settings of a server, from the fields of its class `kind`; `listen` is the default of its address."""
     types = get_type_hints(kind)
     settings = []
     for field in dataclasses.fields(kind):
@@ -75,7 +78,7 @@ def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
 
 
 def _shown(default: object) -> str | None:
-    """A default as one would write it; None where there is none."""
+    """A default as it would be typed; None where there is none."""
     match default:
         case dataclasses.MISSING:
             return None
@@ -89,7 +92,7 @@ def _shown(default: object) -> str | None:
 def read(
     server: str, settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The values of those settings that are given, parsed. An empty variable counts as not given.
+    """The parsed values of the settings that are given, by name. An empty variable counts as not given.
 
     Raises SettingsError for a value that does not parse, and for a required setting that is missing.
     """
@@ -109,9 +112,10 @@ def read(
 
 
 def read_settings(
-    kind: type[Told], server: str, listen: str, flags: Mapping[str, Any], environment: Mapping[str, str]
-) -> Told:
-    """Settings of the server of this name, which listens on `listen` unless it is told otherwise. Raises
-    SettingsError."""
+    kind: type[Settings], server: str, listen: str, flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> Settings:
+    """The settings of the server `server`, as an object of the class `kind`; `listen` is the default of its address.
+    Raises SettingsError.
+    """
     values = {"listen": listen, **read(server, settings_of(kind, listen), flags, environment)}
     return kind(name=server, **values)

@@ -1,4 +1,4 @@
-"""Tells whoever started this process how it is doing: a supervisor on its stdin, systemd by sd_notify(3)."""
+"""Reports the state of this process to what started it: to a supervisor on stdin, to systemd by sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from handfast.server.process.stopping import is_supervised
 
 READY = "READY=1"
-"""The state of a process that serves."""
+"""The state of a process that serves calls."""
 
 
 def notify(state: str) -> None:

@@ -20,14 +20,14 @@ def usable_processors() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def spread(told: Sequence[str]) -> list[str]:
-    """A processor for each server. `told` says which ones are told theirs already, and has an empty text for the
-    others: these get one of their own that nobody is told. Those for which there is none left go where there is room:
-    two that share one would wait for each other while another idles.
+def spread(configured: Sequence[str]) -> list[str]:
+    """The processor of each server. `configured` has one text for each: the processor that is set for it, or an empty
+    text. A server with an empty text gets a processor that no other has. Where none is left it gets ANY: two servers
+    that were kept on one processor would wait for each other while another processor is idle.
     """
     usable = usable_processors()
-    free = iter([str(number) for number in usable if str(number) not in told] if len(usable) > 1 else [])
-    return [processor or next(free, ANY) for processor in told]
+    free = iter([str(number) for number in usable if str(number) not in configured] if len(usable) > 1 else [])
+    return [processor or next(free, ANY) for processor in configured]
 
 
 def keep_to(processor: str, thread: int = 0) -> None:

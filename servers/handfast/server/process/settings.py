@@ -1,8 +1,7 @@
-"""What a server is told when it starts: one validated, immutable object.
+"""The settings of a server: one immutable object, validated when it is made.
 
-`flags.py` reads flags and environment into it; a test constructs it directly.
-Every setting has a flag and an environment variable, named by one rule (`flag`, `environment_variable`), so that
-an error can name both.
+`flags.py` makes it from flags and environment variables; a test makes it directly. Every setting has a flag and a
+variable, whose names follow from its own by one rule (`flag`, `environment_variable`), so an error can name both.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_PORT = 65535
 MAX_AGE = 2_000_000
 """Seconds; gRPC counts milliseconds in 31 bits."""
 
-# These differ from server to server, so their variables carry the server's name. All else is told to all alike.
+# These differ from server to server, so their variables carry the server's name. All others are the same for all.
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
 # https://grpc.github.io/grpc/core/md_doc_naming.html
 _GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
@@ -58,19 +57,21 @@ def database_name(server: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What any server is told.
+    """The settings that every server has.
 
-    `listen` and `metrics_listen` are `HOST:PORT`, an IPv6 host in brackets, port 0 for any free one;
-    `metrics_listen` left empty is the same host on `listen`'s port + 100. `threads` answer calls; `queue` is
-    how many may wait for one before further ones are refused; `stream_idle_timeout` is how many seconds one may keep a
-    thread waiting for its caller; `grace` is the time in seconds that
-    calls in flight get to end when the server stops. `max_connection_age` and `max_connection_age_grace` are those of
-    gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md) in seconds; an age of 0 is none.
-    `processor` is the number of the one that all Python of this server runs on, or `any`.
+    listen, metrics_listen      `HOST:PORT`, an IPv6 host in brackets, port 0 for any free port; `metrics_listen` left
+                                empty is the host of `listen` and its port + 100
+    threads                     how many calls are answered at a time
+    queue                       how many calls may wait for a thread; further ones are refused
+    grace                       seconds that calls in flight get to end when the server stops
+    stream_idle_timeout         seconds that a call may keep a thread waiting for its caller
+    max_connection_age,         those of gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md),
+    max_connection_age_grace    in seconds; an age of 0 means that connections never grow too old
+    processor                   the number of the processor that all Python of this server runs on, or `any`
 
-    A field with a `help` in its metadata is a setting, with a flag and a variable; a `metavar` stands for its value in
-    the help. So a subclass adds settings by adding fields (of type str, int, float in seconds, or bool), and their
-    rules by extending `__post_init__`.
+    A subclass adds settings by adding fields of type str, int, float (in seconds) or bool. A field is a setting, with a
+    flag and a variable, where its metadata has a `help`; a `metavar` there stands for the value in the help. A subclass
+    adds rules by extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
@@ -171,7 +172,11 @@ class ServerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSettings(ServerSettings):
-    """What a server with a database of its own is told."""
+    """The settings of a server with a database of its own.
+
+    `database_url` is `sqlite:///FILE`, percent-encoded, or a URL of PostgreSQL. With `database_must_exist` a server
+    refuses to start on a database that is absent or empty.
+    """
 
     database_url: str = field(
         repr=False,  # may hold a password
@@ -202,7 +207,7 @@ class DatabaseSettings(ServerSettings):
 
 
 def without_password(database_url: str) -> str:
-    """The URL as it may be shown: without a password, and of its parameters only those that say where the data is."""
+    """The URL without its password, and with no parameters but those that say where the data is: fit to be printed."""
     # What counts as the password is what SQLAlchemy's make_url takes for it.
     place, _, parameters = re.sub(r"^([\w+]+://[^:/]*):[^@]*@", r"\1@", database_url).partition("?")
     kept = [each for each in parameters.split("&") if each.partition("=")[0] in ("host", "port", "options")]
@@ -210,7 +215,7 @@ def without_password(database_url: str) -> str:
 
 
 def shown(number: float) -> str:
-    """`number` with all its digits, as one would write it."""
+    """`number` as it would be typed: with all its digits, and without `.0` at the end."""
     return str(number).removesuffix(".0")
 
 
