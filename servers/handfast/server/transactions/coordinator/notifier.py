@@ -176,10 +176,13 @@ class ParticipantNotifier(threading.Thread):
                 return
 
     def _gather(self) -> bool:
-        """Waits until a batch is full, or some time after the first decision. Returns whether to stop."""
+        """Waits until a batch is full, or some time after the first decision. Returns whether to stop. All notifiers
+        go on at the same times, since those of one transaction then mark it as finished together with many others.
+        """
         with self._woken:
             self._woken.wait_for(lambda: self._new_decisions or self._stopping, LOOK_AGAIN)
-            self._woken.wait_for(lambda: self._new_decisions >= BATCH or self._stopping, GATHER)
+            until_next_time = GATHER - time.monotonic() % GATHER
+            self._woken.wait_for(lambda: self._new_decisions >= BATCH or self._stopping, until_next_time)
             self._new_decisions = 0
             return self._stopping
 
