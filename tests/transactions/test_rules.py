@@ -135,27 +135,22 @@ class TestConflicts:
         assert conflicts.blocker("t1", mine="t1") is None
         assert conflicts.blocker("t2", mine="t1") == conflicts.blocker("t2") == "t2"
 
-    @pytest.mark.parametrize("now_us", [EARLIER, LATER])
-    @pytest.mark.parametrize("learnt", [COMMITTED, ABORTED, Forgotten.FORGOTTEN])
-    def test_what_is_decided_is_finished_whatever_the_time(self, learnt: Learnt, now_us: int) -> None:
-        assert conflicts.resolve(OPEN, learnt, now_us) is conflicts.Resolution.FINISH
+    def test_that_time_is_up_leads_to_an_attempt_to_abort_where_nothing_is_decided(self) -> None:
+        assert conflicts.may_abort(OPEN, None, LATER)
+        assert not conflicts.may_abort(OPEN, None, DEADLINE)
 
-    def test_that_time_is_up_leads_to_an_attempt_to_abort_and_to_nothing_else(self) -> None:
-        assert conflicts.resolve(OPEN, None, LATER) is conflicts.Resolution.TRY_TO_ABORT
-        assert conflicts.resolve(OPEN, None, DEADLINE) is conflicts.Resolution.LEAVE
+    @pytest.mark.parametrize("learnt", [COMMITTED, ABORTED, Forgotten.FORGOTTEN])
+    def test_what_is_decided_is_not_aborted_whatever_the_time(self, learnt: Learnt) -> None:
+        assert not conflicts.may_abort(OPEN, learnt, LATER)
 
     def test_only_the_older_waits_for_the_younger_so_nobody_waits_in_a_circle(self) -> None:
         undecided = replace(OPEN, first_attempt="t2")
-        assert conflicts.turn(undecided, "t1") is conflicts.Turn.WAIT
-        assert conflicts.turn(undecided, "t2") is conflicts.Turn.GIVE_WAY
-        assert conflicts.turn(undecided, "t3") is conflicts.Turn.GIVE_WAY
+        assert conflicts.may_wait(undecided, "t1")
+        assert not conflicts.may_wait(undecided, "t2")
+        assert not conflicts.may_wait(undecided, "t3")
 
     def test_a_plain_write_counts_as_the_youngest(self) -> None:
-        assert conflicts.turn(OPEN, "") is conflicts.Turn.GIVE_WAY
-
-    @pytest.mark.parametrize("first_attempt", ["", "t1"])
-    def test_what_was_decided_is_in_nobodys_way(self, first_attempt: str) -> None:
-        assert conflicts.turn(None, first_attempt) is conflicts.Turn.TRY_AGAIN
+        assert not conflicts.may_wait(OPEN, "")
 
 
 class TestFinishing:

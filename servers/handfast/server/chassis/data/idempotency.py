@@ -7,15 +7,17 @@ sent again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from handfast.server.chassis.cancellation import check_active, shield
+from handfast.server.chassis.cancellation import shield
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseConflict, RequestIdReused
 from handfast.server.chassis.requests.fingerprint import fingerprint
 
@@ -57,13 +59,16 @@ class IdempotencyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         columns = table.c
-        self._insert = database.insert_new(table)
-        self._find = sa.select(columns.fingerprint, columns.reply).where(
-            columns.caller == sa.bindparam("caller"),
-            columns.method == sa.bindparam("method"),
-            columns.request_id == sa.bindparam("request_id"),
+        self._insert = Statement(database, database.insert_new(table))
+        self._find = Statement(
+            database,
+            sa.select(columns.fingerprint, columns.reply).where(
+                columns.caller == sa.bindparam("caller"),
+                columns.method == sa.bindparam("method"),
+                columns.request_id == sa.bindparam("request_id"),
+            ),
         )
-        self._delete = sa.delete(table).where(columns.create_time < sa.bindparam("before"))
+        self._delete = Statement(database, sa.delete(table).where(columns.create_time < sa.bindparam("before")))
 
     def once(
         self, method: str, request: Identified, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
@@ -71,36 +76,33 @@ class IdempotencyStore:
         """Does `work` in a local transaction, or answers as the request's first call was answered. Raises
         RequestIdReused where that was another request. Without a request id it just does the work.
         """
+        if not request.request_id:
+            return self._database.write(work)
         identity = {"caller": ANYBODY, "method": method, "request_id": request.request_id}
-        digest = fingerprint(method, request) if request.request_id else b""
-
-        def transaction(connection: sa.Connection) -> Reply:
-            reply = work(connection)
-            check_active()
-            if request.request_id:
-                answer = {"fingerprint": digest, "reply": reply.SerializeToString(), "create_time": self._clock()}
-                if connection.execute(self._insert, identity | answer).rowcount == 0:
-                    raise _AnsweredBefore(f"request_id {request.request_id} is being answered; ask again.")
-            return reply
-
+        digest = fingerprint(method, request)
         try:
-            return self._database.write(transaction)
+            return self._database.write(partial(self._answer, work, {**identity, "fingerprint": digest}))
         except Exception:
             # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
             # the first call made, so that call's answer comes before it.
-            with shield():
-                stored = self._answer(identity) if request.request_id else None
+            with shield(), self._database.read() as connection:
+                stored = self._find.first(connection, **identity)
             if stored is None:
                 raise
             if stored.fingerprint != digest:
                 raise RequestIdReused(request.request_id) from None
             return reply_type.FromString(stored.reply)
 
+    def _answer(
+        self, work: Callable[[sa.Connection], Reply], answer: Mapping[str, Any], connection: sa.Connection
+    ) -> Reply:
+        """Does the work and stores its reply, in one local transaction."""
+        reply = work(connection)
+        stored = {**answer, "reply": reply.SerializeToString(), "create_time": self._clock()}
+        if self._insert.run(connection, **stored) == 0:
+            raise _AnsweredBefore(f"request_id {answer['request_id']} is being answered; ask again.")
+        return reply
+
     def prune(self) -> None:
         """Forgets answers whose time is up."""
-        before = {"before": self._clock() - KEPT}
-        self._database.write(lambda connection: connection.execute(self._delete, before))
-
-    def _answer(self, identity: dict[str, str]) -> Any:
-        with self._database.read() as connection:
-            return connection.execute(self._find, identity).one_or_none()
+        self._database.write(partial(self._delete.run, before=self._clock() - KEPT))

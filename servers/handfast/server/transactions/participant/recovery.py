@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Generic
 
 from handfast.server.chassis.clock import Clock
-from handfast.server.transactions.core.conflicts import Resolution, resolve
+from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.model import Branch, BranchDecision
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.transactions.participant.finishing import BranchFinisher, FinishResult
@@ -44,7 +44,7 @@ class Recovery(Generic[M]):
         for branch in branches:
             id_ = branch.transaction_id
             learnt = answers[id_]
-            if resolve(branch, learnt, self._clock()) is Resolution.TRY_TO_ABORT:
+            if may_abort(branch, learnt, self._clock()):
                 learnt = self._resolver.abort(id_)
             if learnt is not None:
                 decisions.append(BranchDecision.of(id_, learnt, self._store.participant))

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
-from handfast.server.chassis.cancellation import check_active, sleep
+from handfast.server.chassis.cancellation import sleep
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
@@ -119,7 +119,6 @@ class StagedWrite(Generic[M, Reply]):
             store.rows.mark(connection, key, id_)
         if branch is not None:  # else it was inserted with this operation
             store.branches.set_staged(connection, id_, stage.number)
-        check_active()
         reached("participant.staging")
         return reply
 
@@ -170,9 +169,10 @@ class Writes(Generic[M]):
                 undecided = self._recovery.settle(blocked.transaction_id)
                 for notify in self.on_met:
                     notify(undecided is None)
-                turn = conflicts.turn(undecided, first_attempt)
-                if turn is conflicts.Turn.GIVE_WAY or (turn is conflicts.Turn.WAIT and not self._pause(seconds)):
-                    raise PendingChange(blocked.what, blocked.transaction_id) from None
+                if undecided is not None:
+                    waits = conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)
+                    if not waits:
+                        raise PendingChange(blocked.what, blocked.transaction_id) from None
             seconds = min(2 * seconds, LAST_PAUSE_S)
 
     def _pause(self, seconds: float) -> bool:
