@@ -364,8 +364,12 @@ class SimulatedRequests(IdempotencyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("requests", {})
         self._database, self._clock = SimulatedDatabase(engine), clock
-        self._insert: Any = Statement(
-            lambda c, p: Result(rowcount=int(c.insert("requests", (p["method"], p["request_id"]), dict(p))))
-        )
+
+        def insert(c: Connection, p: Columns) -> Result:
+            if not c.insert("requests", (p["method"], p["request_id"]), dict(p)):
+                raise failure("the request has a reply", UNIQUE_VIOLATION)
+            return Result(rowcount=1)
+
+        self._insert: Any = Statement(insert)
         self._find: Any = Statement(lambda c, p: _one(c.get("requests", (p["method"], p["request_id"]))))
         self._delete: Any = Statement(lambda c, p: Result())  # no simulation lasts as long as they are kept

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.idempotency import ANYBODY, KEPT
+from handfast.server.chassis.data.idempotency import ANYBODY, KEPT_US
 from handfast.server.chassis.data.statements import Statement
 
 
@@ -77,7 +77,7 @@ class ReplyStore:
 
     def prune(self) -> None:
         """Forgets replies whose time is up."""
-        before = {"before": self._clock() - KEPT}
+        before = {"before": self._clock() - KEPT_US}
         self._database.write(lambda connection: connection.execute(self._delete, before).rowcount)
 
     def _find(self, connection: sa.Connection, method: str, request_id: str) -> StoredReply | None:
