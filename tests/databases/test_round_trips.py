@@ -1,0 +1,154 @@
+"""How often a server waits for PostgreSQL, so that nobody adds a round trip unseen."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from handfast.server.accounts import tables
+from handfast.server.accounts.server import SCHEMA
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.ids import new_id
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.core.model import BranchDecision, Decision, Outcome
+from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
+from tests.databases.postgresql import PostgreSQL
+from tests.transactions.participants import Users
+
+ROUND_TRIPS = {
+    "GetUser": 1,
+    "UpdateUser": 2,
+    "UpdateUser with a request id": 2,
+    "a stage": 3,
+    "a stage that takes an email": 5,
+    "a decision": 2,
+    "10 decisions marked as finished": 2,
+    "10 branches finished": 5,
+}
+"""Of each. BEGIN travels with the first statement, COMMIT with what nobody waits for."""
+WARM = 12
+"""Times after which the driver has prepared what it prepares."""
+
+
+class Proxy(threading.Thread):
+    """Stands between a database and its server, and counts how often the one waits for the other."""
+
+    def __init__(self, folder: Path, server: PostgreSQL) -> None:
+        super().__init__(daemon=True)
+        self.round_trips = 0
+        self._server = f"{server.socket_folder}/.s.PGSQL.5432"
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(folder / ".s.PGSQL.5432"))
+        self._listening.listen()
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError):  # it was closed
+            while True:
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def url(self, url: str) -> str:
+        """The same database, through this."""
+        folder = str(Path(self._listening.getsockname()).parent)
+        return sa.make_url(url).update_query_dict({"host": folder}).render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _forward(self, client: socket.socket) -> None:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self._server)
+        asked = False
+        with client, server, suppress(OSError):
+            while True:
+                # The server's answer first: what the client says while there is one belongs to the next round.
+                ready, _, _ = select.select([server, client], [], [])
+                source = server if server in ready else client
+                received = source.recv(2**16)
+                if not received:
+                    return
+                if source is client and not asked:
+                    self.round_trips += 1
+                asked = source is client
+                (server if source is client else client).sendall(received)
+
+
+@pytest.fixture
+def proxy(server: PostgreSQL) -> Iterator[Proxy]:
+    with tempfile.TemporaryDirectory(prefix="handfast-") as folder, closing(Proxy(Path(folder), server)) as proxy:
+        yield proxy
+
+
+class Calls:
+    """What is counted. Each is made of what is to be there before, and of what is done then."""
+
+    def __init__(self, users: Users, decisions: DecisionStore) -> None:
+        self._users, self._decisions, self._numbers = users, decisions, itertools.count()
+        users.create("ada")
+        self.calls: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+            "GetUser": (lambda: "ada", users.participant.get),
+            "UpdateUser": (str, self.update),
+            "UpdateUser with a request id": (new_id, self.update),
+            "a stage": (self.new_user, lambda user_id: users.stage(new_id(), user_id)),
+            "a stage that takes an email": (self.new_name, lambda user_id: users.stage(new_id(), user_id)),
+            "a decision": (new_id, self.decide),
+            "10 decisions marked as finished": (lambda: [self.decide(new_id()) for _ in range(10)], self.mark_finished),
+            "10 branches finished": (lambda: [self.staged() for _ in range(10)], self.finish),
+        }
+
+    def new_name(self) -> str:
+        return f"user-{next(self._numbers)}"
+
+    def new_user(self) -> str:
+        user_id = self.new_name()
+        self._users.create(user_id)
+        return user_id
+
+    def update(self, request_id: str) -> None:
+        after = User(user_id="ada", email="ada@example.com", display_name=self.new_name())
+        request, reply = UpdateUserRequest(request_id=request_id), UpdateUserResponse()
+        writes = self._users.participant.writes
+        writes.plain("Update", request, "ada", lambda before: (after, reply), UpdateUserResponse)
+
+    def staged(self) -> BranchDecision:
+        transaction_id = new_id()
+        self._users.stage(transaction_id, self.new_user())
+        return BranchDecision(transaction_id, Outcome.COMMITTED, 1)
+
+    def finish(self, decisions: list[BranchDecision]) -> None:
+        self._users.participant.finisher.finish(*decisions)
+
+    def decide(self, transaction_id: str) -> str:
+        self._decisions.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
+        return transaction_id
+
+    def mark_finished(self, transaction_ids: list[str]) -> None:
+        self._decisions.mark_finished(transaction_ids)
+
+
+def test_what_servers_do_waits_for_postgresql_as_often_as_the_table_says(
+    server: PostgreSQL, empty_database: str, proxy: Proxy
+) -> None:
+    users, accounts = Users(proxy.url(server.emptied())), Database(proxy.url(server.url(empty_database)))
+    with closing(users.database), closing(accounts):
+        upgrade(accounts, SCHEMA)
+        found = {}
+        for name, (prepare, do) in Calls(users, DecisionStore(accounts, tables.coordinator)).calls.items():
+            for _ in range(WARM):
+                do(prepare())
+            prepared, before = prepare(), proxy.round_trips
+            do(prepared)
+            found[name] = proxy.round_trips - before
+        assert found == ROUND_TRIPS
