@@ -4,11 +4,11 @@ which users exist.
     server.py       puts the server together
     service.py      PreferencesService: requests in, responses out
     validation.py   the rules of a request, all violations at once
-    values.py       which values a definition takes
-    changes.py      what a write does to preferences, as functions of the preferences before
+    values.py       whether a value is one that its definition allows
+    changes.py      what a write makes of preferences
     definitions.py  the definitions in their table
     resources.py    preferences as rows and as messages
     tables.py       the tables
-    errors.py       why a call is refused
-    migrations/     how the tables came to be
+    errors.py       the errors of PreferencesService
+    migrations/     the revisions of the tables (Alembic)
 """

@@ -1,5 +1,5 @@
-"""What a write does to preferences: from the preferences before (None where they were never set) to those after and
-the reply.
+"""What a write makes of preferences. It takes them as they were, None where they were never set, and returns them as
+they will be, and the reply.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why PreferencesService refuses a call; each is a value of `handfast.preferences.v1.Reason`."""
+"""The errors of PreferencesService. The reason of each is a value of `handfast.preferences.v1.Reason`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PreferencesService: checks a request, has the participant or the definitions read or write, answers."""
+"""PreferencesService: each method checks its request, has the participant or the definitions act, and replies."""
 
 from __future__ import annotations
 

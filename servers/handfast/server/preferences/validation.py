@@ -1,4 +1,4 @@
-"""The rules of each request of PreferencesService: every violation at once (InvalidFields), by the field's path."""
+"""Checks the requests of PreferencesService. A check raises InvalidFields, with all violations by their fields."""
 
 from __future__ import annotations
 

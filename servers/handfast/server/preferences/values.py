@@ -1,4 +1,4 @@
-"""Which values a definition takes."""
+"""Whether a value is one that its definition allows."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def check_value(violations: Violations, field: str, value: Value, definition: Pr
 
 
 def check_type(violations: Violations, field: str, value: Value, wanted: PreferenceType.ValueType) -> bool:
+    """Returns whether a value has the type `wanted` and is small enough."""
     if value.ByteSize() > MAX_VALUE_BYTES:
         violations.add(field, f"must take up to {MAX_VALUE_BYTES} bytes, not {value.ByteSize()}")
         return False

@@ -3,11 +3,11 @@
 server.py       puts the server together
 service.py      UserService: requests in, responses out
 validation.py   the rules of a request, all violations at once
-languages.py    what is a language tag
-emails.py       which emails are the same
-changes.py      what a write does to a user, as functions of the user before
-resources.py    users as rows and as messages, and what is unique about them
+languages.py    whether a text is a language tag
+emails.py       whether two emails are the same
+changes.py      what a write makes of a user
+resources.py    users as rows and as messages, and their unique values
 tables.py       the tables
-errors.py       why a call is refused
-migrations/     how the tables came to be
+errors.py       the errors of UserService
+migrations/     the revisions of the tables (Alembic)
 """

@@ -1,5 +1,5 @@
-"""What a write does to a user: functions from the user before (None where there is none) to the user after and the
-reply.
+"""What a write makes of a user. Each function takes the user as it was, None where there was none, and returns the user
+as it will be, None where it is deleted, and the reply. It raises an error of `errors.py` where the write is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which emails are the same, and so belong to one user."""
+"""Whether two emails are the same, so that only one user may have them."""
 
 from __future__ import annotations
 

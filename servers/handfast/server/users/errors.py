@@ -1,4 +1,4 @@
-"""Why UserService refuses a call; each is a value of `handfast.users.v1.Reason`."""
+"""The errors of UserService. The reason of each is a value of `handfast.users.v1.Reason`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a language tag, by langcodes."""
+"""Whether a text is a language tag, by langcodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users as rows and as messages, and what is unique about them."""
+"""Users as rows and as messages, and their unique values."""
 
 from __future__ import annotations
 

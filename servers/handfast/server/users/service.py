@@ -1,4 +1,4 @@
-"""UserService: checks a request, has the participant read or write, answers."""
+"""UserService: each method checks its request, has the participant read or write, and replies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What every server has for those who run it, beside the log and the metrics.
 
 health.py       grpc.health.v1
-readiness.py    lets it follow what the server cannot do without
-periodic.py     work that is done again and again beside the calls
-reflection.py   grpc.reflection, by which grpcurl learns the contracts
+readiness.py    turns health off while a database is away, and on again
+periodic.py     repeats a piece of background work
+reflection.py   grpc.reflection, from which grpcurl learns the contracts
 """

@@ -41,9 +41,9 @@ class UnknownService(NotFound):
 
 
 class Health(HealthServicer):
-    """Knows the server as a whole, under the empty name, and each service. Starts as NOT_SERVING.
+    """The status of the server as a whole, under the empty name, and of each service. All begin as NOT_SERVING.
 
-    A Watch ends when the server stops: it would use up the time that calls in flight have to end.
+    A Watch ends when the server stops; otherwise it would use up the time that calls in flight have to end.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -65,7 +65,7 @@ class Health(HealthServicer):
         return response(statuses={name: HealthCheckResponse(status=each) for name, each in self._statuses.items()})
 
     def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:
-        """Tells how things are, and again when that has changed. Who reads slowly misses what did not last."""
+        """Sends the present status, and each one that follows. A watcher that reads slowly misses those in between."""
         watcher = Outlet(context)
         with self._lock:  # or news could come before what was before it
             watcher.send(self._news(request.service))
@@ -89,7 +89,7 @@ class Health(HealthServicer):
         self._turn(HealthCheckResponse.NOT_SERVING)
 
     def stop(self) -> None:
-        """Turns everything NOT_SERVING for good, and lets the watches end once they were told."""
+        """Turns everything NOT_SERVING for good, and ends each watch once that news has been sent."""
         self._turn(HealthCheckResponse.NOT_SERVING, for_good=True)
 
     def _forget(self, watcher: Outlet) -> None:

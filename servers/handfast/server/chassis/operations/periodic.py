@@ -1,4 +1,4 @@
-"""Work that is done again and again beside the calls."""
+"""Background work that is repeated while the server runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ _log = structlog.get_logger()
 
 
 class Periodic:
-    """Does `work` about every so many seconds, in a thread of its own, between `start` and `stop`. A round that fails
-    is logged, and the next one comes all the same. `name` is for logs and for the thread. It starts once.
+    """Calls `work` again and again between `start` and `stop`, in a thread of its own, with pauses of 0.5 to
+    1.5 times `every` seconds. A round that raises is logged, and the next one follows. `name` is the name of the
+    thread, and of the task in the log. It can be started once.
     """
 
     def __init__(self, name: str, work: Callable[[], None], every: float) -> None:
@@ -25,14 +26,14 @@ class Periodic:
 
     @property
     def stopping(self) -> bool:
-        """Whether it is to stop: what a long round may look at."""
+        """Whether `stop` was called; a long round should look at this."""
         return self._stopping.is_set()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Waits for a round under way, up to `timeout` seconds; not for one that calls this itself."""
+        """Ends the work, and waits up to `timeout` seconds for a round under way, unless that round calls this."""
         self._stopping.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)

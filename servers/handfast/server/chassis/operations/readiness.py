@@ -1,7 +1,7 @@
-"""Lets health follow what the server cannot do without, such as its database.
+"""Turns the health of a server off while something that it needs, such as its database, is away.
 
-A check raises when what it looks at is not there. While one does, or does not come back in time, health says
-NOT_SERVING, so that load balancers turn to other replicas. Calls are served all the same: a check may be wrong.
+A check raises when what it looks at is away. While a check raises, or does not return in time, health says NOT_SERVING,
+so that load balancers send calls to other replicas. Calls that come nevertheless are served: a check may be wrong.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from handfast.server.chassis.operations.periodic import Periodic
 INTERVAL = 1.0
 """Seconds between two rounds of checks, on average."""
 PATIENCE = 3.0
-"""Seconds within which all checks must be through."""
+"""Seconds within which all checks must have returned."""
 
 Check = Callable[[], None]
 _log = structlog.get_logger()
 
 
 class Readiness:
-    """Runs the checks between `start` and `stop`. It begins as ready: what is missing keeps a server from starting."""
+    """Runs the checks between `start` and `stop`. A server that starts counts as ready: if something that it needs were
+    away, it would not have started.
+    """
 
     def __init__(self, health: Health, checks: Sequence[Check], registry: CollectorRegistry) -> None:
         self._health, self._checks = health, checks
@@ -41,7 +43,7 @@ class Readiness:
             self._periodic.start()
 
     def stop(self) -> None:
-        """Turns health NOT_SERVING, for good. Does not wait for a check under way."""
+        """Turns health NOT_SERVING for good. Does not wait for a check under way."""
         self._periodic.stop(0)
         with self._lock:
             self._health.stop()

@@ -1,4 +1,5 @@
-"""Reflection, by which grpcurl and the like learn the contracts from the server.
+"""Reflection, from which tools such as grpcurl learn the contracts of a server
+(https://github.com/grpc/grpc/blob/master/doc/server-reflection.md).
 
 grpcio brings v1alpha only. v1 has the same messages under other names, so one servicer serves both.
 """

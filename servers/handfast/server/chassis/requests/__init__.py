@@ -1,7 +1,7 @@
-"""Requests: what to check, how to list, which is which.
+"""What a service does with a request: it checks fields, reads pages of a list, recognizes a request that comes again.
 
-fields.py        rules for fields that contracts share
-paging.py        pages of a list
-reply_room.py    how much fits into a reply
-fingerprint.py   tells one request from another without keeping it
+fields.py        checks of fields that several contracts have
+paging.py        page sizes, page tokens, and reading a page
+reply_room.py    how many entries fit into one reply
+fingerprint.py   a hash by which a request that comes again is recognized
 """

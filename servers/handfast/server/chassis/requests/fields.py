@@ -1,4 +1,6 @@
-"""Rules for fields that contracts share. Each check adds what it finds to a `Violations`, by the field's path."""
+"""Checks of fields that several contracts have. Each check adds what is wrong to a `Violations`, under the path of the
+field that it is given, such as `user.user_id`.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,17 @@ _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 MAX_KEY = 63
 MAX_PATHS = 1000
 MAX_BATCH = 1000
-"""How many resources a call may read at once."""
+"""How many resources one call may read."""
 NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 def is_id(value: str) -> bool:
+    """Whether `value` has the form of an id: see `check_id`."""
     return _ID.fullmatch(value) is not None
 
 
 def check_id(violations: Violations, field: str, value: str) -> None:
+    """The id of a resource: 1 to MAX_ID lower-case letters, digits and hyphens, no hyphen at either end (AIP-122)."""
     if not value:
         violations.add(field, "is required")
     elif not is_id(value):
@@ -38,6 +42,7 @@ def check_id(violations: Violations, field: str, value: str) -> None:
 
 
 def check_request_id(violations: Violations, value: str, field: str = "request_id") -> None:
+    """The id by which a write that is repeated is recognized (AIP-155): a UUID in lower case, or empty."""
     if not value:
         return
     try:
@@ -49,11 +54,14 @@ def check_request_id(violations: Violations, value: str, field: str = "request_i
 
 
 def is_key(key: str) -> bool:
-    """Keys of maps are narrow, as JSON field masks cannot carry others."""
+    """Whether `key` can be the key of a map: up to MAX_KEY lower-case letters and digits, with single underscores
+    between them. Field masks in JSON cannot carry other keys.
+    """
     return len(key) <= MAX_KEY and _KEY.fullmatch(key) is not None
 
 
 def check_key(violations: Violations, field: str, key: str) -> bool:
+    """Returns whether `key` can be the key of a map: see `is_key`."""
     if is_key(key):
         return True
     rule = f"keys must match {_KEY.pattern} and have up to {MAX_KEY} characters"
@@ -62,6 +70,7 @@ def check_key(violations: Violations, field: str, key: str) -> bool:
 
 
 def check_text(violations: Violations, field: str, value: str, longest: int) -> None:
+    """A text of up to `longest` characters, without control characters."""
     if len(value) > longest:
         violations.add(field, f"must have up to {longest} characters, not {len(value)}")
     if any(unicodedata.category(character) == "Cc" for character in value):
@@ -69,15 +78,16 @@ def check_text(violations: Violations, field: str, value: str, longest: int) -> 
 
 
 def check_count(violations: Violations, field: str, count: int, most: int) -> bool:
-    """Returns whether the field, a list or a map with `count` entries, has as few as it may have."""
+    """Returns whether a list or a map with `count` entries has no more than `most`."""
     if count > most:
         violations.add(field, f"must have up to {most} entries, not {count}")
     return count <= most
 
 
 def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int = MAX_BATCH) -> bool:
-    """Returns whether the entries are to be checked one by one: not where there are too many, as a request has room for
-    millions, and the time that they take would be that of all callers.
+    """The ids of a batch: 1 to `largest`, each only once. Returns whether the entries should now be checked one by one.
+    They should not where there are too many: a request has room for millions, and checking them would take the time of
+    all callers.
     """
     if not 1 <= len(values) <= largest:
         violations.add(field, f"must have 1 to {largest} entries, not {len(values)}")
@@ -121,8 +131,8 @@ def masked_paths(
 
 
 def duration_microseconds(violations: Violations, field: str, duration: Duration, longest: int) -> int:
-    """How long a well-formed duration of more than 0 and up to `longest` seconds is.
-    https://protobuf.dev/reference/protobuf/google.protobuf/#duration has what is well-formed.
+    """The microseconds of a duration, which must be well-formed, above 0, and at most `longest` seconds.
+    https://protobuf.dev/reference/protobuf/google.protobuf/#duration says what is well-formed.
     """
     seconds, nanos = duration.seconds, duration.nanos
     if abs(nanos) >= NANOSECONDS_PER_SECOND or seconds * nanos < 0:
@@ -133,5 +143,6 @@ def duration_microseconds(violations: Violations, field: str, duration: Duration
 
 
 def check_reason(violations: Violations, field: str, reason: str, longest: int) -> None:
+    """A reason in UPPER_SNAKE_CASE, of up to `longest` characters, as that of google.rpc.ErrorInfo is."""
     if len(reason) > longest or not _REASON.fullmatch(reason):
         violations.add(field, f"must match {_REASON.pattern} and have up to {longest} characters")

@@ -1,4 +1,4 @@
-"""Tells one request from another without keeping it."""
+"""A hash of a request, by which a request that comes again is recognized without being kept."""
 
 from __future__ import annotations
 

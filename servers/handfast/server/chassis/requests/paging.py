@@ -1,4 +1,4 @@
-"""Pages of a list (AIP-158): sizes, tokens that say where to go on, and where a page ends."""
+"""Pages of a list (AIP-158): how large a page is, where it begins, and where it ends."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ Entry = TypeVar("Entry", bound=Message)
 
 
 def page_size(violations: Violations, asked: int) -> int:
-    """How many to return; a number beyond the largest means the largest."""
+    """How many entries to return where the request asks for `asked`: DEFAULT_PAGE_SIZE for 0, MAX_PAGE_SIZE at most."""
     if asked < 0:
         violations.add("page_size", "must not be negative")
     return min(asked, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
 
 
 def page_token(of: str, after: str) -> str:
-    """Goes on after `after` in the list `of`; empty where `after` is. `of` names the list and its filter."""
+    """A token for the page that follows the key `after` in the list `of`, which names the list and its filter. Empty
+    where `after` is empty: then there is no such page.
+    """
     return base64.urlsafe_b64encode(f"{of}\n{after}".encode()).decode() if after else ""
 
 
 def page_start(violations: Violations, token: str, of: str) -> str:
-    """Where `token` says to go on: empty for the first page."""
+    """The key after which the page begins that `token` stands for; empty for the first page."""
     if not token:
         return ""
     try:
@@ -47,11 +49,11 @@ def page_start(violations: Violations, token: str, of: str) -> str:
 def read_page(
     read: Callable[[str, int], tuple[Iterable[tuple[str, Entry | None]], bool]], after: str, limit: int
 ) -> tuple[list[Entry], str]:
-    """The entries of the `limit` keys that follow `after`, or of as many as fit into a reply, one at least; and the key
-    to go on after, empty at the end.
+    """Reads a page. Returns the entries of the `limit` keys that follow `after`, or of as many as fit into one reply,
+    but at least one; and the key after which the next page begins, empty where this is the last page.
 
-    `read(after, count)` returns the next keys in their order, up to `count`, each with its entry (None where it has
-    none to show), and whether there are more.
+    `read(after, count)` returns up to `count` of the next keys in their order, each with its entry, or with None where
+    there is nothing to show for it; and whether more keys follow.
     """
     entries: list[Entry] = []
     room = ReplyRoom()

@@ -1,5 +1,5 @@
-"""How much fits into one reply. It is counted while the reply is put together, so that rows without end are never read
-for a reply that cannot be sent.
+"""How many entries fit into one reply. They are counted while they are read, so that a server never reads far more rows
+than it can send.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _AROUND_ENTRY = 6  # bytes that an entry takes beside its content, at most: a ta
 
 
 class ReplyRoom:
-    """Room for the entries of one reply."""
+    """The bytes that are left for the entries of one reply, of which `limit` bytes can be sent."""
 
     def __init__(self, limit: int = DEFAULT_MESSAGE_LIMIT) -> None:
         self._limit = limit
