@@ -19,6 +19,7 @@ from handfast.server.cli.supervisor import HANDFAST
 from handfast.users.v1.users_pb2 import ListUsersRequest
 from tests.cli.processes import CLEAN, Process, Result
 from tests.eventually import PATIENCE, eventually
+from tests.project.readme import blocks, shows_the_same
 
 
 def _addresses(suite: Process) -> dict[str, str]:
@@ -39,6 +40,9 @@ def test_the_demo_runs_on_a_running_suite_as_often_as_one_likes(
     assert re.search(r"refused by +handfast.preferences, INVALID_ARGUMENT \w+$", result.stdout, re.MULTILINE)
     assert re.search(r"request id +\S+$", result.stdout, re.MULTILINE)
     assert re.search(r"users +display name is still 'Countess of Lovelace'$", result.stdout, re.MULTILINE)
+    (shown,) = [block.output for block in blocks("sh") if block.code == "make demo\n"]
+    assert shown is not None
+    assert shows_the_same(shown, result.stdout)
 
 
 def test_the_demo_leaves_no_account_behind(handfast: Callable[..., Result], suite: Process) -> None:
