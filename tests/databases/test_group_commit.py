@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ResourceClosedError
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool, serving
@@ -21,6 +22,7 @@ from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data import group_commit
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.group_commit import GroupCommit
+from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import CallCancelled, DatabaseUnavailable
 from tests.eventually import PATIENCE, eventually
@@ -529,3 +531,14 @@ def test_many_callers_who_add_to_one_counter_lose_no_count(database: Database, g
             done.result(PATIENCE)
     with database.read() as connection:
         assert connection.execute(sa.select(NOTES.c.content)).scalar_one() == str(callers * times)
+
+
+def test_groups_are_measured(database: Database, together: Any) -> None:
+    registry = CollectorRegistry()
+    export_writes(registry, database)
+    assert results(together(*map(insert, "abc"))) == list("abc")
+    database.write(insert("d"))
+    name = "handfast_write_group"
+    assert registry.get_sample_value(f"{name}_size_sum") == 4
+    assert registry.get_sample_value(f"{name}_size_count") == registry.get_sample_value(f"{name}_seconds_count") == 2
+    assert registry.get_sample_value(f"{name}_seconds_sum") > 0  # type: ignore[operator]

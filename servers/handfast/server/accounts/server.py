@@ -12,6 +12,7 @@ from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
+from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
@@ -70,4 +71,5 @@ def build(settings: SuiteSettings) -> Server:
     metrics.register(server.metrics.registry)
     count_decisions_in_doubt(server.metrics.registry, decisions)
     export_lost(server.metrics.registry, notifier)
+    export_writes(server.metrics.registry, database)
     return server

@@ -122,6 +122,12 @@ class Database:
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
 
+    def observe_groups(self, observe: Callable[[int, float], None]) -> None:
+        """Has `observe` called with the size and the seconds of each group of writes, on SQLite, by the thread that
+        commits it: it should be quick."""
+        if self._writes is not None:
+            self._writes.observe = observe
+
     def _transact(self, work: Callable[[sa.Connection], Result]) -> Result:
         if self._writes is not None:
             return self._writes.write(partial(self._run, work))

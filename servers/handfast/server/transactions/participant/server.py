@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from handfast.client import channel
 from handfast.server.chassis.data.idempotency import IdempotencyStore
+from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
@@ -51,4 +52,5 @@ def participant_server(
         on_close=(coordinator.close, database.close),
     )
     export_participant(server.metrics.registry, participant)
+    export_writes(server.metrics.registry, database)
     return server
