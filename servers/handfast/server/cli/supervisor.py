@@ -36,9 +36,11 @@ KILL_MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and under which name to speak of it. `environment` is complete, and `again` is added to it for each
-    restart. `needs` names the programs that it calls: they are asked to end only when it has ended, so that what it is
-    doing can finish.
+    """A program to run.
+
+    `name` is its name in the log. `command` and `environment` are those of the process; `again` is added to the
+    environment when it is restarted. `needs` names the programs that it calls: they are asked to end only after it has
+    ended, so that it can finish its work.
     """
 
     name: str
@@ -49,11 +51,12 @@ class Program:
 
 
 def supervise(programs: Sequence[Program], *, grace: float, on_ready: Callable[[], None]) -> int:
-    """Runs until this process is asked to stop, then returns 0 with all children ended.
+    """Runs the programs until this process is asked to stop. Returns 0 when all have ended then.
 
-    A child is ready when it has said so (`handfast.server.process.notify`). `on_ready` is called once, when all are;
-    what it raises ends the whole, and is raised here. A child that ends before that ends the whole: 1. A child that
-    ends later is restarted.
+    A child is ready when it has reported so (`handfast.server.process.notify`). `on_ready` is called once, when all
+    children are ready; if it raises, all are ended, and the error is raised here. If a child ends before that, all are
+    ended, and 1 is returned. A child that ends later is restarted. A child that is asked to end has `grace` seconds for
+    it, and KILL_MARGIN more before it is killed.
     """
     return asyncio.run(_Supervisor(programs, grace).run(on_ready))
 
@@ -81,7 +84,7 @@ class _Supervisor:
         return 1 if self._failed else 0
 
     async def _announce(self, ready: Sequence[asyncio.Event], on_ready: Callable[[], None]) -> Exception | None:
-        """What went wrong in that is kept for when all have ended."""
+        """Calls `on_ready` once all are ready. Returns what it raised, which is raised when all have ended."""
         if await self._unless_stopped(_all(ready)):
             self._all_ready = True
             try:
@@ -116,7 +119,7 @@ class _Supervisor:
             delay = min(2 * delay, LONGEST_RESTART_DELAY)
 
     async def _run_once(self, program: Program, on_ready: Callable[[], None]) -> dict[str, object] | None:
-        """How it ended by itself; None where this process was asked to stop, which ended it."""
+        """Runs it once. Returns how it ended, for the log; None where this process was asked to stop and ended it."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 process = await stack.enter_async_context(_start(program, on_ready))

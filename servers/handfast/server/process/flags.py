@@ -12,10 +12,6 @@ from handfast.server.process.settings import ServerSettings, SettingsError, envi
 Settings = TypeVar("Settings", bound=ServerSettings)
 
 
-def _text(value: str) -> str:
-    return value
-
-
 def whole_number(value: str) -> int:
     try:
         return int(value)
@@ -39,7 +35,7 @@ def yes_or_no(value: str) -> bool:
 
 
 _KINDS: dict[type, tuple[Callable[[str], object], str]] = {
-    str: (_text, "TEXT"),
+    str: (str, "TEXT"),
     int: (whole_number, "NUMBER"),
     float: (seconds, "SECONDS"),
     bool: (yes_or_no, ""),
@@ -59,7 +55,7 @@ class Setting:
     name: str
     help: str
     default: str | None
-    parse: Callable[[str], object] = _text
+    parse: Callable[[str], object] = str
     metavar: str = "TEXT"
 
 
@@ -68,12 +64,11 @@ def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
     types = get_type_hints(kind)
     settings = []
     for field in dataclasses.fields(kind):
-        if "help" not in field.metadata:
-            continue
-        default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
-        parse, metavar = _KINDS[types[field.name]]
-        metavar = field.metadata.get("metavar", metavar)
-        settings.append(Setting(field.name, field.metadata["help"], default, parse, metavar))
+        if "help" in field.metadata:
+            default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
+            parse, metavar = _KINDS[types[field.name]]
+            metavar = field.metadata.get("metavar", metavar)
+            settings.append(Setting(field.name, field.metadata["help"], default, parse, metavar))
     return tuple(settings)
 
 
