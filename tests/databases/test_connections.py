@@ -14,6 +14,7 @@ from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data.database import Database
 from handfast.server.process.settings import sqlite_url
 from handfast.server.users.server import SCHEMA
+from tests.databases.postgresql import PostgreSQL
 from tests.eventually import PATIENCE, eventually
 
 
@@ -64,3 +65,19 @@ def test_one_that_waits_for_a_connection_has_the_next_that_is_given_back_or_is_t
         with database.read(), pytest.raises(sa.exc.TimeoutError):
             read()
         assert read() == 1
+
+
+def test_where_one_connection_is_broken_all_that_are_idle_are_made_anew(
+    server: PostgreSQL, empty_database: str
+) -> None:
+    session = sa.select(sa.func.pg_backend_pid())
+    with closing(Database(server.url(empty_database), connections=3)) as database:
+        with ExitStack() as stack:
+            connections = [stack.enter_context(database.read()) for _ in range(3)]
+            gone = {connection.execute(session).scalar_one() for connection in connections}
+        server.execute(*(f"SELECT pg_terminate_backend({pid}, 5000)" for pid in gone))
+        with pytest.raises(sa.exc.OperationalError), database.read() as connection:
+            connection.execute(session)
+        with ExitStack() as stack:
+            connections = [stack.enter_context(database.read()) for _ in range(3)]
+            assert gone.isdisjoint(connection.execute(session).scalar_one() for connection in connections)

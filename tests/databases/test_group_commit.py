@@ -475,6 +475,25 @@ def test_a_database_that_is_closed_while_works_wait_has_them_done(
     assert database.write(insert("c")) == "c"
 
 
+def test_a_wait_that_is_cut_by_the_keyboard_leaves_the_queue_and_keeps_no_lead(
+    database: Database, writes: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: object, seconds: float = -1) -> None:
+        raise KeyboardInterrupt
+
+    def hold(connection: sa.Connection) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("handfast.server.chassis.data.group_commit._Write.sleep", cut)
+            waiting = pool.submit(database.write, insert("late"))
+            assert results([waiting]) == [KeyboardInterrupt]
+        assert writes.waiting == 0
+
+    with ThreadPoolExecutor(1) as pool:
+        database.write(hold)
+    assert database.write(insert("a")) == "a"
+    assert keys(database) == {"a"}
+
+
 def test_a_group_ends_after_so_many_works(
     database: Database, together: Any, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

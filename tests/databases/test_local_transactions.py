@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +67,23 @@ def test_one_whose_connection_is_lost_at_its_commit_is_not_run_again(
     assert len(runs) == 1
     assert values(counters) == [int(committed), 0]
     counters.write(work)  # on another connection
+
+
+def test_one_whose_work_hid_an_error_is_an_error_and_not_taken_for_committed(counters: Database) -> None:
+    def work(connection: sa.Connection) -> None:
+        add(connection, "a")
+        with suppress(DBAPIError):
+            connection.execute(sa.text("SELECT * FROM nowhere"))
+
+    with pytest.raises(DBAPIError):
+        counters.write(work)
+    assert values(counters) == [0, 0]
+
+
+def test_one_that_executes_nothing_leaves_its_connection_as_it_was(counters: Database) -> None:
+    assert counters.write(lambda _connection: 5) == 5
+    counters.write(lambda connection: add(connection, "a"))
+    assert values(counters) == [1, 0]
 
 
 def test_one_that_lost_a_deadlock_is_run_again(counters: Database) -> None:

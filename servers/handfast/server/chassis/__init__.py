@@ -13,6 +13,7 @@ can be imported from this package, and stays here though the files below may cha
     current                                     the call at hand: request id, deadline, fields for its log line
     check_active, cancel_scope, sleep, wait_for, shield            waiting, for as long as somebody waits for the reply
     Database, Schema, open_database, run_migrations, database_check    a service's own data
+    Statement, export_writes                    what most calls run on it, for less; how writes are committed
 
 A call passes, from the outside in:
 
@@ -41,9 +42,11 @@ What they find there, and what is around them:
 from handfast.server.chassis.call import Call, Pool, current
 from handfast.server.chassis.cancellation import cancel_scope, check_active, shield, sleep, wait_for
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.migrations import run as run_migrations
 from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import (
     Aborted,
     AlreadyExists,
@@ -89,6 +92,7 @@ __all__ = [
     "Service",
     "SettingsError",
     "StartError",
+    "Statement",
     "Unauthenticated",
     "Unavailable",
     "Violation",
@@ -97,6 +101,7 @@ __all__ = [
     "check_active",
     "current",
     "database_check",
+    "export_writes",
     "open_database",
     "reason_name",
     "run_migrations",

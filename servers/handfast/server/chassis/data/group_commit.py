@@ -123,26 +123,40 @@ class GroupCommit:
 
     def _wait(self, write: _Write) -> None:
         """Until it is done, or is to lead."""
-        with suppress(DomainError), cancel_scope(write.wake):
-            write.sleep(self._patience_s)
+        try:
+            with suppress(DomainError), cancel_scope(write.wake):
+                write.sleep(self._patience_s)
+            if self._leave(write):
+                check_active()
+                raise DatabaseUnavailable("Other writes took too long.")
+            while not (write.done or write.leads):
+                write.sleep()
+        except KeyboardInterrupt:
+            self._leave(write)
+            if write.leads:
+                self._hand_over()
+            raise
+
+    def _leave(self, write: _Write) -> bool:
+        """Takes it out of the queue. False where it has begun, or is to lead."""
         with self._guard:
-            left = write in self._waiting
-            if left:
+            waiting = write in self._waiting
+            if waiting:
                 self._waiting.remove(write)
-        if left:
-            check_active()
-            raise DatabaseUnavailable("Other writes took too long.")
-        while not (write.done or write.leads):
-            write.sleep()
+            return waiting
 
     def _hand_over(self) -> None:
         """Lets the first that waits lead."""
         with self._guard:
-            following = self._waiting.popleft() if self._waiting else None
-            self._led = following is not None
-        if following is not None:
-            following.leads = True
-            following.wake()
+            if self._waiting:
+                following = self._waiting.popleft()
+                following.leads = True
+                following.wake()
+                return
+            if self._closed:
+                self._closed = False
+                self._discard()
+            self._led = False
 
     def _lead(self, leader: _Write) -> None:
         group = [leader]
@@ -156,9 +170,6 @@ class GroupCommit:
                     write.finish(error)
             raise
         finally:
-            if self._closed:
-                self._closed = False
-                self._discard()
             self._hand_over()
             for write in group[1:]:
                 write.wake()
@@ -167,13 +178,13 @@ class GroupCommit:
         """Commits the write that is in the group, with those that wait, which are added to it. Returns those that have
         to run again; the others are done.
         """
-        began_monotonic_s = time.monotonic()
         first = group[0]
         try:
             connection = self._begin(first)
         except Exception as error:
             first.finish(error)
             return []
+        began_monotonic_s = time.monotonic()
         driver = _driver(connection)
         self._run(first, connection)
         if not driver.in_transaction:

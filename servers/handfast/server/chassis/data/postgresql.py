@@ -51,7 +51,7 @@ def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
     """The parameters of the URL are those of libpq. What they say of `CONNECTION` and `TIMEOUTS` holds, and else those.
 
     Behind a pooler that shares sessions between transactions, such as PgBouncer, nothing is kept in a session: neither
-    prepared statements, nor the timeouts, which then are a round trip of each local transaction.
+    prepared statements, nor the timeouts, which then are set in each local transaction, in the round trip of its BEGIN.
     """
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
