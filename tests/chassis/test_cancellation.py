@@ -81,14 +81,13 @@ def let_it_look_at_all(canceller: Canceller) -> None:
 )
 def test_a_call_is_over_for_one_reason(
     call: Call,
-    monkeypatch: pytest.MonkeyPatch,
     remaining: float | None,
     over: bool,
     stopping: bool,
     early: float,
     why: type[DomainError] | None,
 ) -> None:
-    monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
+    call.deadline_monotonic_s = None if remaining is None else time.monotonic() + remaining
     call.cancelled, call.stopping, call.tolerance_s = over, stopping, 10.0
     found = why_ended(call, early=early)
     assert type(found) is (why or type(None))
@@ -106,11 +105,11 @@ def test_a_call_is_over_for_one_reason(
     ],
 )
 def test_a_query_was_interrupted_for_what_ended_the_call(
-    call: Call, monkeypatch: pytest.MonkeyPatch, remaining: float | None, over: bool, error: type[DomainError]
+    call: Call, remaining: float | None, over: bool, error: type[DomainError]
 ) -> None:
     interrupted = sqlite3.OperationalError("interrupted")
     interrupted.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
-    monkeypatch.setattr(Call, "remaining", lambda _call: remaining)
+    call.deadline_monotonic_s = None if remaining is None else time.monotonic() + remaining
     call.cancelled = over
     assert type(database_error(interrupted, call)) is error
 

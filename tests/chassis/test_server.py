@@ -15,13 +15,14 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from handfast.server.chassis import Periodic
+from handfast.server.chassis import Periodic, Pool
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.server import StartError
-from handfast.users.v1 import users_pb2
+from handfast.server.chassis.server import Server, Service, StartError
+from handfast.server.process.settings import ServerSettings
+from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests.eventually import PATIENCE, eventually
 
-from .conftest import Failure, Running, StartServer, new_server, new_users
+from .conftest import USERS, Failure, Running, StartServer, new_server, new_users
 
 HealthListRequest: Any = health_pb2.HealthListRequest  # type: ignore[attr-defined]  # its types leave it out
 GET_USER = "/handfast.users.v1.UserService/GetUser"
@@ -55,6 +56,15 @@ def test_a_port_that_is_taken_is_said_in_one_line(setting: str, taken_port: int)
     )
     with pytest.raises(StartError, match=rf"^cannot .* on 127\.0\.0\.1:{taken_port}: Address already in use$"):
         server.start()
+
+
+def test_pools_that_differ_have_different_names() -> None:
+    """Threads and metrics go by the name."""
+    pool = Pool("calls", 1)  # as the server calls the one that it makes
+    service = Service(USERS, users_pb2_grpc.add_UserServiceServicer_to_server, new_users(), "handfast.users", pool)
+    settings = ServerSettings(name="users", listen="127.0.0.1:0")
+    with pytest.raises(ValueError, match=r"^services: two different pools are called 'calls'$"):
+        Server(settings, domain="handfast.users", services=[service])
 
 
 def test_two_servers_never_share_a_port(running: Running) -> None:

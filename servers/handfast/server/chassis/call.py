@@ -60,8 +60,11 @@ class Pool:
     """Threads that serve some methods and no others. Calls that wait for each other need different pools: when
     all threads of one wait for calls that queue behind them, nothing moves again.
 
-    `queue` is how many calls may wait for a thread; further ones are refused. None: any number. `stream_idle_timeout`
-    is how many seconds a call may keep a thread waiting for its caller: for a request, or until a reply is taken.
+    name                  in metrics; no two pools of a server have the same
+    threads               how many calls are served at once
+    queue                 how many more may wait for a thread; further ones are refused. None: any number
+    stream_idle_timeout   how many seconds a call may keep a thread waiting for its caller: for a request, or until a
+                          reply is taken
     """
 
     name: str

@@ -31,10 +31,10 @@ def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
     """Why nobody waits for the call any more; None where somebody does. A deadline counts as passed `early` seconds
     before it is.
     """
-    remaining = call.remaining()
+    deadline = call.deadline_monotonic_s
     if call.cancelled:
         early = max(early, call.tolerance_s)
-    if remaining is not None and remaining <= early:
+    if deadline is not None and deadline - time.monotonic() <= early:
         return CallDeadlineExceeded("The time was up before the work was done.")
     if call.cancelled:
         return CallCancelled("The call was cancelled before the work was done.")

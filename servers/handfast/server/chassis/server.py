@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,13 +78,19 @@ class Background(Protocol):
 
 
 class Server:
-    """Serves `services` until told to stop.
+    """A server of `services`, which starts once.
 
-    `domain` names the server in the errors of calls that reach none of its services. Health follows the `checks`: each
-    raises while what it looks at is away. `background` runs while the server does; `on_close` is called last, when no
-    handler runs any more. `interceptors` stand around the handlers of all services, those of health and reflection too,
-    the first one outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages, and
-    may raise what a handler may. A server starts once.
+    settings       where it listens, how many threads serve calls, and so on
+    domain         names the server in the errors of calls that reach none of its services, such as `handfast.users`
+    services       what it serves, beside health and reflection
+    checks         functions that raise while what they look at is away; health says NOT_SERVING meanwhile
+    background     what runs while the server does
+    on_close       called last, in this order, when no handler runs any more
+    interceptors   stand around the handlers of all services, those of health and reflection too, the first one
+                   outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages,
+                   and may raise what a handler may
+
+    Raises ValueError where two pools that differ have the same name.
     """
 
     def __init__(
@@ -123,7 +130,11 @@ class Server:
         self.canceller = Canceller()
         own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
-        self._limiter = limiter = Limiter({main_pool, *(method.pool for method in (*methods.values(), unknown))})
+        pools = {main_pool, *(method.pool for method in (*methods.values(), unknown))}
+        for name, count in Counter(pool.name for pool in (*pools, REFUSALS)).items():
+            if count > 1:
+                raise ValueError(f"services: two different pools are called {name!r}")
+        self._limiter = limiter = Limiter(pools)
         export_limiter(limiter, self.metrics.registry)
         on_end = (
             limiter.release,
