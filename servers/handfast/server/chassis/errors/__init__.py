@@ -108,9 +108,11 @@ Value = TypeVar("Value", contravariant=True)
 class ReasonEnum(Protocol[Value]):
     """The enum `Reason` that is generated for any contract."""
 
-    def Name(self, number: Value, /) -> str: ...
+    def Name(self, number: Value, /) -> str:
+        """The name of a value. Raises ValueError where there is none of this number."""
 
-    def values(self) -> Iterable[Any]: ...
+    def values(self) -> Iterable[Any]:
+        """The numbers of all values."""
 
 
 def reason_name(reasons: ReasonEnum[Value], value: Value) -> str:
@@ -148,18 +150,18 @@ class Violations:
 
     with Violations.collect() as violations:
         violations.add("user.email", "is required")     # leaving the block raises InvalidFields
-
-    `add` takes what a `Violation` has.
     """
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
 
     def add(self, field: str, description: str, reason: str = "") -> None:
+        """Adds a `Violation` of these."""
         self._found.append(Violation(field, description, reason))
 
     @property
     def found(self) -> Sequence[Violation]:
+        """Those that were added, in this order."""
         return tuple(self._found)
 
     def raise_if_any(self) -> None:
