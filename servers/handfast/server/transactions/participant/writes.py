@@ -169,10 +169,8 @@ class Writes(Generic[M]):
                 undecided = self._recovery.settle(blocked.transaction_id)
                 for notify in self.on_met:
                     notify(undecided is None)
-                if undecided is not None:
-                    waits = conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)
-                    if not waits:
-                        raise PendingChange(blocked.what, blocked.transaction_id) from None
+                if undecided and not (conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)):
+                    raise PendingChange(blocked.what, blocked.transaction_id) from None
             seconds = min(2 * seconds, LAST_PAUSE_S)
 
     def _pause(self, seconds: float) -> bool:
