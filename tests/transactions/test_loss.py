@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
-from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, Unavailable, channel
+from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, channel
+from handfast.client.errors import service_error
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.errors import PeerUnavailable
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
-from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 from handfast.users.v1.users_pb2 import DeleteUserRequest, UpdateUserRequest
-from tests.accounts.accounts import StartAccounts
+from tests.accounts.accounts import StartAccounts, StartServer
+from tests.calls import bare_channel
 from tests.eventually import eventually
 from tests.people import create_user
 from tests.transactions.calls import Transaction, commit_unasked
 
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 NOBODY = "127.0.0.1:9"
 """Where no server listens."""
 
@@ -74,14 +78,21 @@ class TestAParticipantThatDoesNotAnswer:
     def test_keeps_nobody_from_committing(self, alone: Suite) -> None:
         assert Transaction(alone).commit(preferences=1).state == pb.TRANSACTION_STATE_COMMITTED
 
-    def test_is_waited_for_where_it_may_have_forgotten_the_transaction(self, alone: Suite) -> None:
+    @pytest.mark.usefixtures("short_pauses")
+    def test_is_waited_for_where_it_may_have_forgotten_the_transaction(self, accounts_server_with: StartServer) -> None:
         old = id_at(now() - 600 * MICROSECONDS_PER_SECOND)
         branches = [pb.TransactionBranch(participant="preferences", operation_count=1)]
         commit = pb.CommitTransactionRequest(transaction_id=old, branches=branches)
-        with pytest.raises(Unavailable) as refused:
-            alone.transactions.CommitTransaction(commit)
-        assert (refused.value.reason, refused.value.retryable) == ("PEER_UNAVAILABLE", True)
-        assert decided(alone, old).state == pb.TRANSACTION_STATE_UNDECIDED
+        server = accounts_server_with(NOBODY)
+        with bare_channel(server.address) as to_coordinator:  # whose calls are not repeated
+            transactions = TransactionServiceStub(to_coordinator)
+            with pytest.raises(grpc.RpcError) as refused:
+                transactions.CommitTransaction(commit)
+            error = service_error(refused.value, "")
+            assert (error.code(), error.reason, error.retryable) == (UNAVAILABLE, "PEER_UNAVAILABLE", True)
+            found = transactions.GetTransaction(pb.GetTransactionRequest(transaction_id=old)).transaction
+            assert found.state == pb.TRANSACTION_STATE_UNDECIDED
+        server.stop()
 
     def test_is_waited_for_also_where_too_many_calls_ask_at_once(self, addresses: dict[str, str]) -> None:
         time = now()
