@@ -715,7 +715,9 @@ class FinishTransactionsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinishedTransaction]:
-        """The results, in the order of the request. A decision that has none was not looked at in time: tell it again."""
+        """The results, in the order of the request. A decision that has none was not looked at in time, or needs what others
+        hold right now: send it again.
+        """
 
     def __init__(
         self,

@@ -435,8 +435,8 @@ class ParticipantServiceServicer(object):
     """
 
     def FinishTransactions(self, request, context):
-        """Applies or drops what the named transactions staged here, as they were decided. Each is finished in a
-        local transaction of its own; repeating it is harmless.
+        """Applies or drops what the named transactions staged here, as they were decided. Each is finished as a whole, and one
+        that cannot be holds up no other; repeating it is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -187,8 +187,8 @@ class ParticipantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ParticipantServiceAsyncStub: ...
     FinishTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.FinishTransactionsRequest, _transactions_pb2.FinishTransactionsResponse]
-    """Applies or drops what the named transactions staged here, as they were decided. Each is finished in a
-    local transaction of its own; repeating it is harmless.
+    """Applies or drops what the named transactions staged here, as they were decided. Each is finished as a whole, and one
+    that cannot be holds up no other; repeating it is harmless.
     """
     QueryBranch: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.QueryBranchRequest, _transactions_pb2.QueryBranchResponse]
     """Tells what is staged here for a transaction."""
@@ -207,8 +207,8 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     FinishTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.FinishTransactionsRequest, _transactions_pb2.FinishTransactionsResponse]  # type: ignore[assignment]
-    """Applies or drops what the named transactions staged here, as they were decided. Each is finished in a
-    local transaction of its own; repeating it is harmless.
+    """Applies or drops what the named transactions staged here, as they were decided. Each is finished as a whole, and one
+    that cannot be holds up no other; repeating it is harmless.
     """
     QueryBranch: _aio.UnaryUnaryMultiCallable[_transactions_pb2.QueryBranchRequest, _transactions_pb2.QueryBranchResponse]  # type: ignore[assignment]
     """Tells what is staged here for a transaction."""
@@ -230,8 +230,8 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transactions_pb2.FinishTransactionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.FinishTransactionsResponse, _abc.Awaitable[_transactions_pb2.FinishTransactionsResponse]]:
-        """Applies or drops what the named transactions staged here, as they were decided. Each is finished in a
-        local transaction of its own; repeating it is harmless.
+        """Applies or drops what the named transactions staged here, as they were decided. Each is finished as a whole, and one
+        that cannot be holds up no other; repeating it is harmless.
         """
 
     @_abc_1.abstractmethod
