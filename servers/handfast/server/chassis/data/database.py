@@ -26,11 +26,11 @@ from handfast.server.chassis.data.sqlite import FULL, SqliteFile, beginning, clo
 from handfast.server.chassis.data.statements import SESSION
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.errors.database import failure_of
+from handfast.server.chassis.errors.table import DEADLOCK_DETECTED, SERIALIZATION_FAILURE
 from handfast.server.process.settings import sqlite_file, without_password
 
 Result = TypeVar("Result")
 
-SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 WRITE_ATTEMPTS = 10
 PATIENCE_S = 5.0
 """Seconds to wait for a connection, or for the turn to write, at the most."""

@@ -57,6 +57,8 @@ class DatabaseFailure:
         return (*self.sqlstates, *self.sqlite, *self.classes)
 
 
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
+"""SQLSTATEs of a local transaction that is to be run again."""
 _SQLITE_CONSTRAINT_DATATYPE = 3091  # sqlite3 has no name for it
 
 DATABASE_FAILURES = (
@@ -106,7 +108,7 @@ DATABASE_FAILURES = (
     DatabaseFailure(
         errors.DatabaseConflict,
         "The change lost against another one made at the same time.",
-        sqlstates=("40001", "40P01", "55P03"),  # serialization_failure, deadlock_detected, lock_not_available
+        sqlstates=(SERIALIZATION_FAILURE, DEADLOCK_DETECTED, "55P03"),  # lock_not_available
         sqlite=(sqlite3.SQLITE_BUSY_SNAPSHOT,),
         classes=("sqlalchemy.orm.exc.StaleDataError",),
     ),
