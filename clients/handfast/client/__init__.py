@@ -28,6 +28,7 @@ options.py               how gRPC is set up: retries, signs of life, proxies
 multicallables.py        what `stub.Method` is on a synchronous channel
 failed_call.py           an error as a call that is over, which interceptors look at
 calls.py                 what a synchronous call gives back before it is over
+begun_call.py            a call that is begun beside others, and waited for
 """
 
 from handfast.client.channel import channel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 
+from handfast.client.begun_call import BegunCall
 from handfast.client.calls import CallFuture, CallIterator
 from handfast.client.errors import service_error
 from handfast.client.methods import Method, Outgoing
@@ -99,7 +101,25 @@ class _StreamResponse(_MultiCallable):
 
 
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    pass
+    """`single_threaded` makes the multi-callable for `begin`, of a channel that retries or of one that does not; None
+    where there are interceptors."""
+
+    def __init__(
+        self, method: Method, plain: Any, retrying: Any, single_threaded: Callable[[bool], Any] | None
+    ) -> None:
+        super().__init__(method, plain, retrying)
+        self._single_threaded = single_threaded and functools.cache(single_threaded)
+
+    def begin(self, request: Any, timeout: float | None = None, metadata: Metadata = None) -> BegunCall | None:
+        """Begins a call that has no thread of its own. None where interceptors want to see it."""
+        if self._single_threaded is None:
+            return None
+        outgoing = self._method.outgoing(request, timeout, metadata)
+        try:
+            call = self._single_threaded(outgoing.retry)(outgoing.request, outgoing.timeout, outgoing.metadata)
+        except grpc.RpcError as error:  # the request cannot be serialized
+            raise service_error(error, outgoing.request_id) from error
+        return BegunCall(call, outgoing.request_id)
 
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from handfast.accounts.v1.accounts_pb2 import Account
 from handfast.client import Suite
+from handfast.client.begun_call import begin
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts.errors import AccountInMotion
 from handfast.server.chassis.cancellation import wait_for_all
@@ -24,8 +25,8 @@ def read_account(suite: Suite, user_id: str, *, include_defaults: bool) -> Accou
     get_preferences = GetPreferencesRequest(user_id=user_id, include_defaults=include_defaults)
     before = None
     for _ in range(ROUNDS):
-        user_call = suite.users.GetUser.future(get_user)
-        preferences_call = suite.preferences.GetPreferences.future(get_preferences)
+        user_call = begin(suite.users.GetUser, get_user)
+        preferences_call = begin(suite.preferences.GetPreferences, get_preferences)
         user, preferences = wait_for_all(user_call, preferences_call)
         # That no transaction was ever applied to either says nothing: one may have been deleted and created again.
         same = user.last_transaction_id and user.last_transaction_id == preferences.last_transaction_id

@@ -10,6 +10,7 @@ import grpc
 from handfast.accounts.v1 import accounts_pb2 as pb
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceServicer
 from handfast.client import Suite
+from handfast.client.begun_call import begin
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes, validation
 from handfast.server.accounts.reading import read_account
@@ -64,7 +65,7 @@ class AccountServicer(AccountServiceServicer):
 
         def plan() -> Sequence[PlannedCall]:
             get_preferences = GetPreferencesRequest(user_id=request.user_id)
-            read = wait_for(self._suite.preferences.GetPreferences.future(get_preferences))
+            read = wait_for(begin(self._suite.preferences.GetPreferences, get_preferences))
             deleted.preferences.CopyFrom(read.preferences)
             return changes.delete(self._suite, request, read.preferences)
 

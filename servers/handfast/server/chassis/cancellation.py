@@ -110,8 +110,8 @@ def sleep(seconds: float) -> None:
 
 
 def wait_for(future: Any) -> Any:
-    """Waits for a peer's answer, a future of one of the client's stubs, and cancels it when the call being served is
-    over. Raises what `future.result()` raises, or as `check_active` does.
+    """Waits for a peer's answer (a future of one of the client's stubs, or a call that was begun), and cancels it when
+    the call being served is over. Raises what `result()` raises, or as `check_active` does.
     """
     try:
         with cancel_scope(future.cancel):

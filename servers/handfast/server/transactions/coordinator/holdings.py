@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import wait_for
 from handfast.server.chassis.errors import PeerUnavailable
@@ -49,24 +50,23 @@ class Holdings:
 
     def _ask(self, commit: Decision) -> dict[str, int | None]:
         request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
-        asked = {name: self._sent(name, request) for name in commit.branches}
-        return {name: _held(future) for name, future in asked.items()}
+        asked = {name: self._begun(name, request) for name in commit.branches}
+        return {name: _held(begun) for name, begun in asked.items()}
 
-    def _sent(self, participant: str, request: pb.QueryBranchRequest) -> Any:
-        """The future of a call, or None where it could not even be sent."""
-        method: Any = self._participants[participant].QueryBranch  # whose type in the stubs knows no `future`
+    def _begun(self, participant: str, request: pb.QueryBranchRequest) -> Any:
+        """The call that is under way, or None where it could not even be sent."""
         try:
-            return method.future(request, timeout=TIMEOUT)
+            return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT)
         except ServiceError:
             return None
 
 
-def _held(future: Any) -> int | None:
+def _held(begun: Any) -> int | None:
     """None where it does not say."""
-    if future is None:
+    if begun is None:
         return None
     try:
-        branch = wait_for(future).branch
+        branch = wait_for(begun).branch
     except ServiceError:
         return None
     dropped = branch.outcome == pb.TRANSACTION_STATE_ABORTED

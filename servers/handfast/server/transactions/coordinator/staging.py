@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from handfast.client import transaction_metadata
+from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.chassis.clock import Clock, now
@@ -78,12 +79,12 @@ def stage(
     in an error, which has what the participants find as well. `deadline_us` is by the `clock`.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
-    futures = [_sent(call, metadata) for call in calls]
+    begun = [_begun(call, metadata) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []
-    for call, future in zip(calls, futures, strict=True):
+    for call, answer in zip(calls, begun, strict=True):
         try:
-            replies.append(_reply(call, future))
+            replies.append(_reply(call, answer))
         except ServiceError as error:
             if error.reason in _ABOUT_THE_TRANSACTION:
                 refused.append(_not_in_time(error, call.participant, transaction_id, deadline_us, clock()))
@@ -98,20 +99,20 @@ def stage(
     return Staged(replies, _one_error(refused, faults) if refused or faults else None)
 
 
-def _sent(call: PlannedCall, metadata: Metadata) -> Any:
-    """The future of a call, or the error where it could not even be sent."""
+def _begun(call: PlannedCall, metadata: Metadata) -> Any:
+    """The call that is under way, or the error where it could not even be sent."""
     try:
-        return call.method.future(call.request, metadata=metadata)
+        return begin(call.method, call.request, metadata=metadata)
     except ServiceError as error:
         return error
 
 
-def _reply(call: PlannedCall, future: Any) -> Any:
-    if isinstance(future, ServiceError):
-        raise future
-    reply = wait_for(future)
+def _reply(call: PlannedCall, begun: Any) -> Any:
+    if isinstance(begun, ServiceError):
+        raise begun
+    reply = wait_for(begun)
     if (transaction_metadata.STAGED, call.participant) not in (
-        (key, value) for key, value in future.trailing_metadata()
+        (key, value) for key, value in begun.trailing_metadata()
     ):
         raise NotStaged(call.participant)
     return reply
