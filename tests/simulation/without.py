@@ -209,12 +209,12 @@ class ReadBefore:
 def _visible_at_once(self: reads.Reads[Any], rows: Iterable[ResourceRow[Any]]) -> Any:
     """Folds what is learnt into what was read before."""
     kept = list(rows)
-    store: Any = copy(self._store)
+    store: Any = copy(self.store)
     store.rows = ReadBefore(kept)
     return _visible(reads.Reads(store, self._resolver), kept)
 
 
-# Writes and look-ups go by claims, and by what is pending of them. That is a conflict, and does not take the value yet.
+# Writes and look-ups go by who holds a unique value, and by what is pending of that, which is a conflict to resolve.
 
 _claim = unique_keys.claim
 
@@ -230,8 +230,8 @@ def _claim_or_refuse(resource: str, wanted: Any, changing: Sequence[UniqueKey], 
 
 
 def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
-    with self._store.database.read() as connection:
-        holder: str | None = self._store.unique_keys.find(connection, value).holder
+    with self.store.database.read() as connection:
+        holder: str | None = self.store.unique_keys.find(connection, value).holder
         return holder
 
 

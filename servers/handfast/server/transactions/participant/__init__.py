@@ -1,11 +1,11 @@
 """The library of a service that owns data and takes part in transactions.
 
     server.py         puts a server with a participant together
-    participant.py    what a service's handlers use: write, get, batch, page, holder
+    participant.py    what a service's handlers use: `write`, and the reads
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
 
     writes.py         plain and staged writes
-    reads.py          plain reads, which look through a pending change by its decision
+    reads.py          plain reads: get, batch, page, holder; they look through a pending change by its decision
     finishing.py      applies or drops branches
     recovery.py       brings a branch to its end when its transaction is decided, or its time is up
     sweeper.py        does so for what nobody touches, and forgets what is long done

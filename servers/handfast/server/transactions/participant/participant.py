@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -16,7 +15,7 @@ from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.reads import Reads
 from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resolver import Resolver
-from handfast.server.transactions.participant.resource_type import M, Version
+from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.transactions.participant.writes import Change, Writes
@@ -24,7 +23,7 @@ from handfast.server.transactions.participant.writes import Change, Writes
 Reply = TypeVar("Reply", bound=Message)
 
 
-class Participant(Generic[M]):
+class Participant(Reads[M]):
     """Reads and writes one kind of resource, plainly or within a transaction. `threads` is how many calls are served at
     once. The server runs `sweeper` in the background. `server.participant_server` puts all of this together.
     """
@@ -32,12 +31,12 @@ class Participant(Generic[M]):
     def __init__(
         self, store: Store[M], requests: IdempotencyStore, resolver: Resolver, *, threads: int, clock: Clock = now
     ) -> None:
-        self.store, self.requests = store, requests
+        super().__init__(store, resolver)
+        self.requests = requests
         self.finisher = BranchFinisher(store)
         recovery = Recovery(store, self.finisher, resolver, clock)
         self.sweeper = Sweeper(store, self.finisher, recovery, requests, clock)
         self.writes = Writes(store, requests, recovery, clock, waiting=max(1, threads // 2))
-        self._reads = Reads(store, resolver)
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
         """Applies `change` to the resource with this key, or stages it where the call being served carries a
@@ -57,26 +56,3 @@ class Participant(Generic[M]):
         reply = self.writes.stage(stage, request, key, change, reply_type)
         call.add_trailer(transaction_metadata.STAGED, self.store.participant)
         return reply
-
-    def get(self, key: str) -> Version[M] | None:
-        """The resource with this key as it is now; None where there is none. A change that is committed and not
-        finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable.
-        """
-        return self._reads.get(key)
-
-    def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
-        """What exists of these, by key, read as `get` does, with one question to the coordinator. Raises
-        ResponseTooLarge where that is more than fits into a reply.
-        """
-        return self._reads.batch(keys)
-
-    def page(self, after: str, limit: int) -> tuple[list[M], str]:
-        """The first `limit` resources whose keys are greater than `after`, in the order of their keys, or as many as
-        fit into a reply; and the key to go on after, empty at the end. There can be fewer though more follow: what is
-        about to be created takes a place.
-        """
-        return self._reads.page(after, limit)
-
-    def holder(self, value: str) -> M | None:
-        """The resource that holds a unique value now; None where none does."""
-        return self._reads.holder(value)

@@ -25,14 +25,15 @@ ROUNDS = 50
 
 
 class Reads(Generic[M]):
-    """`Participant` says what each of them returns."""
-
     def __init__(self, store: Store[M], resolver: Resolver) -> None:
-        self._store, self._resolver = store, resolver
+        self.store, self._resolver = store, resolver
 
     def get(self, key: str) -> Version[M] | None:
-        with self._store.database.read() as connection:
-            row = self._store.rows.find(connection, key)
+        """The resource with this key as it is now; None where there is none. A change that is committed and not
+        finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable.
+        """
+        with self.store.database.read() as connection:
+            row = self.store.rows.find(connection, key)
         if row is None:
             return None
         if row.pending_transaction_id is None:  # as nearly always
@@ -40,11 +41,14 @@ class Reads(Generic[M]):
         return self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
+        """What exists of these, by key, read as `get` does, with one question to the coordinator for many. Raises
+        ResponseTooLarge where that is more than fits into a reply.
+        """
         found: dict[str, Version[M]] = {}
         room = ReplyRoom()
         for start in range(0, len(keys), PIECE):
-            with self._store.database.read() as connection:
-                rows = self._store.rows.batch(connection, keys[start : start + PIECE])
+            with self.store.database.read() as connection:
+                rows = self.store.rows.batch(connection, keys[start : start + PIECE])
             piece = self._visible(rows)
             for version in piece.values():
                 room.require(version.message)
@@ -52,9 +56,14 @@ class Reads(Generic[M]):
         return found
 
     def page(self, after: str, limit: int) -> tuple[list[M], str]:
+        """The first `limit` resources whose keys are greater than `after`, in the order of their keys, or as many as
+        fit into a reply; and the key to go on after, empty at the end. There can be fewer though more follow: what is
+        about to be created takes a place.
+        """
+
         def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
-            with self._store.database.read() as connection:
-                rows = self._store.rows.page(connection, after, count + 1)
+            with self.store.database.read() as connection:
+                rows = self.store.rows.page(connection, after, count + 1)
             visible = self._visible(rows[:count])
             messages = {key: version.message for key, version in visible.items()}
             return [(row.key, messages.get(row.key)) for row in rows[:count]], len(rows) > count
@@ -62,12 +71,13 @@ class Reads(Generic[M]):
         return read_page(read, after, limit)
 
     def holder(self, value: str) -> M | None:
+        """The resource that holds a unique value now; None where none does."""
         for _ in range(ROUNDS):
             key = self._holder_key(value)
             if key is None:
                 return None
             version = self.get(key)
-            if version is not None and value in self._store.resources.unique_values(version.message):
+            if version is not None and value in self.store.resources.unique_values(version.message):
                 return version.message
             # It has given the value away since; somebody else may have it.
         raise DatabaseConflict("The value kept changing hands while it was looked up.")
@@ -84,10 +94,10 @@ class Reads(Generic[M]):
                 if pending is None:
                     self._show(visible, row)
                 elif pending in known:
-                    look = second_look(row.operations, known[pending], self._store.participant)
+                    look = second_look(row.operations, known[pending], self.store.participant)
                     if isinstance(look, Look):
                         self._show(visible, row)
-                    elif (message := self._store.message(look.after_image)) is not None:
+                    elif (message := self.store.message(look.after_image)) is not None:
                         visible[row.key] = Version(message, pending)
                 else:
                     unknown.setdefault(pending, []).append(row)
@@ -102,8 +112,8 @@ class Reads(Generic[M]):
                     again.extend(row.key for row in unknown[transaction_id])
             if not again:
                 return visible
-            with self._store.database.read() as connection:
-                rows = self._store.rows.batch(connection, again)
+            with self.store.database.read() as connection:
+                rows = self.store.rows.batch(connection, again)
         raise PendingChange(again[0], transaction_id)
 
     @staticmethod
@@ -115,13 +125,13 @@ class Reads(Generic[M]):
         """Which resource has a unique value, which is read as rows are."""
         known: dict[str, Decision | Forgotten] = {}
         for _ in range(ROUNDS):
-            with self._store.database.read() as connection:
-                key = self._store.unique_keys.find(connection, value)
+            with self.store.database.read() as connection:
+                key = self.store.unique_keys.find(connection, value)
             pending = key.pending_transaction_id
             if pending is None:
                 return key.holder
             if pending in known:
-                return holder_at_second_look(key, known[pending], self._store.participant)
+                return holder_at_second_look(key, known[pending], self.store.participant)
             learnt = self._resolver.ask([pending])[pending]
             if learnt is None or first_look(learnt) is Look.COMMITTED:
                 return key.holder
