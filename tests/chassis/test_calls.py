@@ -41,6 +41,16 @@ def test_a_request_id_comes_back_as_it_was_sent(running: Running) -> None:
     assert running.call_log("mine-1")["grpc.code"] == "OK"
 
 
+def test_a_call_that_a_handler_aborts_is_named_to_its_caller(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> Any:
+        context.set_trailing_metadata((("own", "1"),))
+        context.abort(grpc.StatusCode.ABORTED, "no")
+
+    failure = running.failure(behavior, metadata=(("x-request-id", "aborted-1"),))
+    assert (failure.code, failure.message) == (grpc.StatusCode.ABORTED, "no")
+    assert failure.trailers == {"own": "1", "x-request-id": "aborted-1"}
+
+
 @pytest.mark.parametrize("request_id", [None, "", "two words", "x" * 129], ids=["none", "empty", "space", "long"])
 def test_a_missing_or_malformed_request_id_is_replaced(running: Running, request_id: str | None) -> None:
     metadata = () if request_id is None else (("x-request-id", request_id),)

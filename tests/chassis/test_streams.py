@@ -155,6 +155,17 @@ def test_a_method_that_is_not_served_is_refused_however_it_is_called(streams: Ru
     assert streams.metric(f'grpc_server_handled_total{{grpc_code="Unimplemented",{labels}}}') >= 1
 
 
+@pytest.mark.parametrize("name", ["Spell", "Double"])
+def test_a_stream_is_named_to_its_caller_when_it_ends(streams: Running, name: str) -> None:
+    sent = StringValue(value="a").SerializeToString()
+    multi_callable = getattr(streams.channel, kind_of(name))(f"/{NAME}/{name}")
+    requests = iter([sent]) if METHODS[name][0] else sent
+    replies = multi_callable(requests, timeout=5, metadata=(("x-request-id", f"{name}-named"),))
+    assert len(list(replies)) == 1
+    assert tuple(replies.trailing_metadata()) == (("x-request-id", f"{name}-named"),)
+    assert not tuple(replies.initial_metadata())
+
+
 def test_a_stream_that_fails_midway_delivers_what_came_before(streams: Running) -> None:
     request = StringValue(value="ab!").SerializeToString()
     replies = streams.channel.unary_stream(f"/{NAME}/Spell")(request, timeout=5)
