@@ -16,7 +16,7 @@ from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import eventually
 
-from .backend import Backend
+from .backend import Backend, serve
 
 REQUEST = GetUserRequest(user_id="ada")
 
@@ -44,6 +44,24 @@ def test_calls_that_were_begun_run_side_by_side(backend: Backend, users: UserSer
     calls = [begin(users.GetUser, REQUEST) for _ in range(4)]
     assert [call.result().user.user_id for call in calls] == ["ada"] * 4
     assert len(kept) == 4
+
+
+def test_a_begun_call_goes_out_while_another_one_is_waited_for(backend: Backend, kept: list[Any]) -> None:
+    other = Backend()
+    server = serve(other)
+    arrived = threading.Event()
+    other.behave = lambda context, attempt: arrived.set()
+    backend.behave = lambda context, attempt: arrived.wait(20) and None
+    with channel(backend.address) as first, channel(other.address) as second:  # neither is connected yet
+        large = UpdateUserRequest(user=User(user_id="bob", display_name="b" * 3_000_000))  # more than is sent at once
+        calls = [
+            begin(UserServiceStub(first).GetUser, REQUEST),
+            begin(UserServiceStub(second).UpdateUser, large),
+        ]
+        calls[0].result()
+        assert arrived.is_set()
+        calls[1].result()
+    server.stop(None)
 
 
 def test_a_begun_call_has_the_trailers_of_its_reply(backend: Backend, users: UserServiceStub, kept: list[Any]) -> None:
