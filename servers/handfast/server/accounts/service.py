@@ -40,7 +40,7 @@ class AccountServicer(AccountServiceServicer):
         )
 
     def GetAccount(self, request: pb.GetAccountRequest, context: grpc.ServicerContext) -> pb.GetAccountResponse:
-        validation.get(request)
+        fields.require_id("user_id", request.user_id)
         account = read_account(self._suite, request.user_id, include_defaults=request.include_defaults)
         return pb.GetAccountResponse(account=account)
 

@@ -13,11 +13,6 @@ def create(request: pb.CreateAccountRequest) -> Sequence[Violation]:
     return _spanning(request.user.user_id, request.preferences.user_id, request.request_id)
 
 
-def get(request: pb.GetAccountRequest) -> None:
-    with Violations.collect() as violations:
-        fields.check_id(violations, "user_id", request.user_id)
-
-
 def update(request: pb.UpdateUserAndPreferencesRequest) -> Sequence[Violation]:
     return _spanning(request.user.user_id, request.preferences.user_id, request.request_id)
 

@@ -13,6 +13,7 @@ from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServi
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now, timestamp
 from handfast.server.chassis.data.idempotency import IdempotencyStore
+from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token
 from handfast.server.chassis.requests.reply_room import ReplyRoom
 from handfast.server.preferences import changes, validation
@@ -35,7 +36,7 @@ class PreferencesServicer(PreferencesServiceServicer):
     def GetPreferences(
         self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.GetPreferencesResponse:
-        validation.get(request)
+        fields.require_id("user_id", request.user_id)
         version = self._preferences.get(request.user_id)
         preferences = version.message if version else never_set(request.user_id)
         if request.include_defaults:

@@ -20,11 +20,6 @@ MAX_ALLOWED_VALUES = 100
 DEFINITIONS = "definitions"  # what page tokens are of
 
 
-def get(request: pb.GetPreferencesRequest) -> None:
-    with Violations.collect() as violations:
-        fields.check_id(violations, "user_id", request.user_id)
-
-
 def batch_get(request: pb.BatchGetPreferencesRequest) -> None:
     with Violations.collect() as violations:
         if fields.check_batch(violations, "user_ids", request.user_ids):

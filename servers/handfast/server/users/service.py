@@ -6,6 +6,7 @@ import grpc
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.ids import new_id
+from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token
 from handfast.server.transactions.participant import Participant
 from handfast.server.users import changes, validation
@@ -30,7 +31,7 @@ class UserServicer(UserServiceServicer):
         )
 
     def GetUser(self, request: pb.GetUserRequest, context: grpc.ServicerContext) -> pb.GetUserResponse:
-        validation.get(request)
+        fields.require_id("user_id", request.user_id)
         version = self._users.get(request.user_id)
         if version is None:
             raise UserNotFound(request.user_id)

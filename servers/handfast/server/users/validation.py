@@ -58,11 +58,6 @@ def delete(request: pb.DeleteUserRequest) -> None:
         fields.check_request_id(violations, request.request_id)
 
 
-def get(request: pb.GetUserRequest) -> None:
-    with Violations.collect() as violations:
-        fields.check_id(violations, "user_id", request.user_id)
-
-
 def lookup(request: pb.LookupUserRequest) -> None:
     with Violations.collect() as violations:
         _check_email(violations, "email", request.email)

@@ -41,6 +41,13 @@ def check_id(violations: Violations, field: str, value: str) -> None:
         )
 
 
+def require_id(field: str, value: str) -> None:
+    """`check_id` for a request that has nothing else to check: raises InvalidFields."""
+    if not is_id(value):
+        with Violations.collect() as violations:
+            check_id(violations, field, value)
+
+
 def check_request_id(violations: Violations, value: str, field: str = "request_id") -> None:
     """The id by which a write that is repeated is recognized (AIP-155): a UUID in lower case, or empty."""
     if not value:
