@@ -9,7 +9,6 @@ calls.py           servers as sides: callers, CPU time, no call may fail
 place.py           where sides are started: databases, suites, peers, each on its processors
 fill.py            databases that are full from the start
 report.py          tables and a chart
-results.md         what `make bench` wrote last
 wire.py, http1.py  calls for a tenth of what a client costs
 overload.py        what is left of a server when far more is asked of it than it can do
 overload_go.py     the same, with grpc-go callers

@@ -17,7 +17,7 @@ from benchmarks.report import Measured
 from benchmarks.rows import POSTGRESQL, SQLITE, TABLES, Row
 
 FULL = Effort(rounds=15, seconds=1.0)
-QUICK = Effort(rounds=3, seconds=0.4)
+QUICK = Effort(rounds=3, seconds=0.3)
 
 
 def measure(rows: Sequence[Row], engines: Iterable[str], effort: Effort) -> Iterator[Measured]:
