@@ -260,7 +260,7 @@ class TestOperations:
         assert refused.value.reason == "TRANSACTION_FROM_FUTURE"
 
     def test_with_a_deadline_that_no_transaction_may_have_are_refused(self, client: Suite) -> None:
-        deadline = clock.now() + 2 * wire.MAX_TIMEOUT
+        deadline = clock.now() + 2 * wire.MAX_TIMEOUT_US
         metadata = wire.stage_metadata(Transaction(client).id, 1, deadline)
         with pytest.raises(InvalidArgument) as refused:
             client.users.UpdateUser(rename(create_user(client).user_id, "one"), metadata=metadata)

@@ -18,20 +18,21 @@ from handfast.transactions.v1.reasons_pb2 import Reason
 class TransactionFromFuture(InvalidArgument):
     reason = reason_name(Reason, Reason.REASON_TRANSACTION_FROM_FUTURE)
 
-    def __init__(self, transaction_id: str, time: int) -> None:
-        ahead = (wire.minted_at(transaction_id) - time) / MICROSECONDS_PER_SECOND
+    def __init__(self, transaction_id: str, now_us: int) -> None:
+        ahead = (wire.minted_at(transaction_id) - now_us) / MICROSECONDS_PER_SECOND
         super().__init__(
             f"Transaction {transaction_id} was minted {ahead:.1f} s ahead of the clock of this server. Either clocks "
             "are set wrong, or no coordinator minted it.",
             transaction_id=transaction_id,
-            server_time=wire.format_time(time),
+            server_time=wire.format_time(now_us),
         )
 
 
-def check_minted(transaction_id: str, time: int) -> None:
-    """Raises TransactionFromFuture. `time` is in microseconds since the epoch."""
-    if wire.minted_at(transaction_id) > time + wire.CLOCK_SKEW:
-        raise TransactionFromFuture(transaction_id, time)
+def check_minted(transaction_id: str, now_us: int) -> None:
+    """Raises TransactionFromFuture where an id was minted later than now, in microseconds since the epoch, by more than
+    clocks may be apart."""
+    if wire.minted_at(transaction_id) > now_us + wire.MAX_CLOCK_SKEW_US:
+        raise TransactionFromFuture(transaction_id, now_us)
 
 
 def export_clock(registry: CollectorRegistry, clock: Clock = now) -> None:

@@ -1,4 +1,6 @@
-"""What is found lost is tried again after pauses that grow: only an operator can mend it, and it can be much."""
+"""When a transaction that was found lost is tried again: after pauses that grow. Only an operator can mend it, and there
+can be many of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,7 @@ import time
 from collections.abc import Set
 from dataclasses import dataclass
 
-FIRST_PAUSE, LAST_PAUSE = 5.0, 3600.0
-"""Seconds."""
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 5.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Lost:
     def put_off(self, transaction_id: str) -> float:
         """It is found lost, perhaps once more. Returns for how many seconds it waits now."""
         before = self._found.get(transaction_id)
-        pause = FIRST_PAUSE if before is None else min(2 * before.pause, LAST_PAUSE)
+        pause = FIRST_PAUSE_SECONDS if before is None else min(2 * before.pause, LAST_PAUSE_SECONDS)
         self._found[transaction_id] = _PutOff(time.monotonic() + pause, pause)
         return pause
 

@@ -18,9 +18,9 @@ _MICROSECOND = datetime.timedelta(microseconds=1)
 
 MAX_BATCH = 1000
 """How many transactions one call may ask for."""
-MAX_TIMEOUT = 300 * MICROSECONDS_PER_SECOND
+MAX_TIMEOUT_US = 300 * MICROSECONDS_PER_SECOND
 """How long a transaction may take."""
-CLOCK_SKEW = 5 * MICROSECONDS_PER_SECOND
+MAX_CLOCK_SKEW_US = 5 * MICROSECONDS_PER_SECOND
 """How far ahead another machine's clock may be."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
@@ -28,13 +28,13 @@ _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 
 
 def stage_metadata(
-    transaction_id: str, number: int, deadline: int, first_attempt: str = ""
+    transaction_id: str, number: int, deadline_us: int, first_attempt: str = ""
 ) -> tuple[tuple[str, str], ...]:
     """What a caller sends with a staged call. `first_attempt` is the transaction that this one runs again."""
     return (
         (TRANSACTION_ID, transaction_id),
         (OPERATION, str(number)),
-        (DEADLINE, format_time(deadline)),
+        (DEADLINE, format_time(deadline_us)),
         (FIRST_ATTEMPT, first_attempt or transaction_id),
     )
 
@@ -49,13 +49,13 @@ def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, reques
     if not _NUMBER.fullmatch(number):
         raise InvalidMetadata(f"{OPERATION} must be a whole number from 1 on.", key=OPERATION)
     try:
-        microseconds = parse_time(deadline)
+        deadline_us = parse_time(deadline)
     except ValueError:
         raise InvalidMetadata(f"{DEADLINE} must be a time by RFC 3339, with its offset.", key=DEADLINE) from None
     first_attempt = str(metadata.get(FIRST_ATTEMPT, transaction_id))
     if not is_transaction_id(first_attempt) or first_attempt > transaction_id:
         raise InvalidMetadata(f"{FIRST_ATTEMPT} must be the id of an earlier transaction.", key=FIRST_ATTEMPT)
-    return StageRequest(transaction_id, int(number), microseconds, first_attempt, fingerprint(method, request))
+    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, fingerprint(method, request))
 
 
 def is_transaction_id(text: str) -> bool:

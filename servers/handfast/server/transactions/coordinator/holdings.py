@@ -21,10 +21,9 @@ from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
-TIMEOUT = 1.0
-"""Seconds."""
-LONG_OVER = wire.MAX_TIMEOUT + wire.CLOCK_SKEW
-"""Microseconds after which no caller can expect a transaction to be undecided."""
+TIMEOUT_SECONDS = 1.0
+LONG_OVER_US = wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US
+"""After which no caller can expect a transaction to be undecided."""
 
 
 class Holdings:
@@ -34,7 +33,7 @@ class Holdings:
         self._participants = participants
         self._room = threading.BoundedSemaphore(room)
 
-    def less_than(self, commit: Decision, now: int) -> dict[str, int]:
+    def less_than(self, commit: Decision, now_us: int) -> dict[str, int]:
         """How many operations the participants hold that hold fewer than `commit` names. Raises PeerUnavailable where
         one does not say, of a transaction so old that participants may have forgotten it.
         """
@@ -44,7 +43,7 @@ class Holdings:
                 held = self._ask(commit)
             finally:
                 self._room.release()
-        if None in held.values() and now > wire.minted_at(commit.transaction_id) + LONG_OVER:
+        if None in held.values() and now_us > wire.minted_at(commit.transaction_id) + LONG_OVER_US:
             raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
         return {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
 
@@ -56,7 +55,7 @@ class Holdings:
     def _begun(self, participant: str, request: pb.QueryBranchRequest) -> Any:
         """The call that is under way, or None where it could not even be sent."""
         try:
-            return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT)
+            return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT_SECONDS)
         except ServiceError:
             return None
 

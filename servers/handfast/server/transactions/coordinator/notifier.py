@@ -22,7 +22,7 @@ from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 # In seconds.
-GATHER = 0.05  # to wait for more decisions before a batch goes out: a large batch costs far less than many small ones
+GATHER = 0.05  # at the most, before a batch goes out: a large batch costs far less than many small ones
 LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
 LONGEST_WITHOUT_WHOLE_PASS = 60.0
 TIMEOUT = 10.0

@@ -37,7 +37,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import (
 DOMAIN = "handfast.transactions"
 POOL = Pool("transactions", 8)
 DEFAULT_TIMEOUT = 30
-MAX_SECONDS = wire.MAX_TIMEOUT // MICROSECONDS_PER_SECOND
+MAX_SECONDS = wire.MAX_TIMEOUT_US // MICROSECONDS_PER_SECOND
 MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200

@@ -36,7 +36,7 @@ _ABOUT_THE_TRANSACTION = frozenset(
     )
 )
 
-_FAR_AHEAD_US = wire.CLOCK_SKEW // 2
+_FAR_AHEAD_US = wire.MAX_CLOCK_SKEW_US // 2
 """By how much a participant's clock may be ahead before it is to blame for what expires there: with less, it
 was the call that took its time.
 """
@@ -144,7 +144,7 @@ def _not_in_time(
             case "TRANSACTION_EXPIRED":
                 apart = now_us < deadline_us and ahead > _FAR_AHEAD_US
             case _:
-                apart = abs(ahead) > wire.CLOCK_SKEW
+                apart = abs(ahead) > wire.MAX_CLOCK_SKEW_US
         if apart:
             return ClockSkew(participant, ahead)
     return TransactionAborted(transaction_id, retry_after=RETRY_AFTER_SECONDS)

@@ -147,7 +147,7 @@ class Writes(Generic[M]):
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
         check_minted(stage.transaction_id, self._clock())
-        if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT + wire.CLOCK_SKEW:
+        if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US:
             raise InvalidMetadata(
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
