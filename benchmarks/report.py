@@ -65,12 +65,42 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def layers(measured: Iterable[Measured]) -> str:
+    """Where the CPU time of a GetUser and of an atomic update goes, as differences between rows; nothing where a row is
+    missing.
+    """
+    found = {(each.row.name, each.engine): each.result for each in measured}
+    lines = [("CPU time of", "goes to", "database", "µs"), ("---", "---", "---", "---:")]
+    for engine in ("sqlite", "postgresql"):
+        empty = found.get(("empty-bare", "sqlite"))  # needs no database
+        get_user, two_updates, atomic = (
+            found.get((name, engine)) for name in ("get-user", "two-updates", "atomic-update")
+        )
+        if empty is None or get_user is None or two_updates is None or atomic is None:
+            continue
+        parts = (
+            ("GetUser", "grpcio: HTTP/2, bytes, a thread", empty.beside),
+            ("GetUser", "the chassis: log, metrics, errors, deadline", empty.side - empty.beside),
+            ("GetUser", "the handler: checks, the query, the message", get_user.side - empty.side),
+            ("UpdateUserAndPreferences", "two plain updates", two_updates.side),
+            (
+                "UpdateUserAndPreferences",
+                "the guarantee: a third server, staging, the decision, finishing",
+                atomic.side - two_updates.side,
+            ),
+        )
+        lines += [(call, part, engine, f"{us:,.0f}") for call, part, us in parts]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if len(lines) > 2 else ""
+
+
 def tables(measured: Sequence[Measured]) -> str:
     """All of them, each below its title."""
     parts = []
     for name, rows in TABLES.items():
         if chosen := [each for each in measured if each.row in rows]:
             parts.append(f"## {TITLES[name]}\n\n{table(chosen)}\n")
+    if found := layers(measured):
+        parts.append(f"## Where the time goes\n\n{found}\n")
     return "\n".join(parts)
 
 

@@ -40,6 +40,18 @@ def test_a_call_that_fails_stops_the_measurement() -> None:
         list(measure([dataclasses.replace(get_user, side=start)], ["sqlite"], BRIEF))
 
 
+def test_layers_are_the_differences_between_rows() -> None:
+    def measured(name: str, side: int, beside: int) -> report.Measured:
+        (row,) = (row for table in rows.TABLES.values() for row in table if row.name == name)
+        turns = (Turn(1, 1.0, 1.0, each / 1e6) for each in (side, beside))
+        return report.Measured(row, "sqlite", Result(Figure.CPU, (Round(*turns),)))
+
+    costs = [("empty-bare", 140, 100), ("get-user", 240, 100), ("two-updates", 900, 100), ("atomic-update", 2000, 100)]
+    found = report.layers([measured(*each) for each in costs])
+    assert [line.split(" | ")[-1] for line in found.splitlines()[2:]] == ["100 |", "40 |", "100 |", "900 |", "1,100 |"]
+    assert report.layers([measured(*costs[0])]) == ""
+
+
 def test_results_are_the_medians_of_rounds(tmp_path: Path) -> None:
     turns = [(300, 100), (200, 100), (900, 100)]  # calls of the two sides
     rounds = tuple(Round(Turn(one, 1.0, 2.0, 0.5), Turn(other, 1.0, 2.0, 0.5)) for one, other in turns)
