@@ -1,5 +1,5 @@
-"""When a transaction that was found lost is tried again: after pauses that grow. Only an operator can mend it, and there
-can be many of them.
+"""When a transaction that was found lost is tried again: after pauses that grow, as only an operator can mend it, and
+there can be many of them.
 """
 
 from __future__ import annotations
