@@ -89,13 +89,12 @@ class SimulatedHorizon(Horizon):
     def __init__(self, engine: Engine) -> None:
         engine.tables.setdefault("horizon", {0: {"transaction_id": ""}})
 
-        def locked(c: Connection, shared: bool) -> Result:
-            c.lock("horizon", 0, shared=shared)
+        def lock(c: Connection, p: Columns) -> Result:
+            c.lock("horizon", 0)
             return _one(c.get("horizon", 0))
 
         self._select: Any = Statement(lambda c, p: _one(c.get("horizon", 0)))
-        self._hold: Any = Statement(lambda c, p: locked(c, shared=True))
-        self._lock: Any = Statement(lambda c, p: locked(c, shared=False))
+        self._lock: Any = Statement(lock)
         self._update: Any = Statement(lambda c, p: Result(rowcount=c.update("horizon", 0, p)))
 
 

@@ -43,39 +43,25 @@ class Prunable(Protocol):
 
 
 class Horizon:
-    """The SQL. `locked` and `held` keep their lock until the local transaction ends."""
-
     def __init__(self, table: sa.Table) -> None:
         self._select = sa.select(table.c.transaction_id)
-        self._hold = self._select.with_for_update(read=True)
         self._lock = self._select.with_for_update()
         self._update = sa.update(table)
 
     def seen(self, connection: sa.Connection) -> str:
         return str(connection.execute(self._select).scalar_one())
 
-    def held(self, connection: sa.Connection) -> str:
-        """Nobody advances it meanwhile."""
-        return str(connection.execute(self._hold).scalar_one())
-
-    def locked(self, connection: sa.Connection) -> str:
-        """For who is about to advance it."""
-        return str(connection.execute(self._lock).scalar_one())
-
-    def advance(self, connection: sa.Connection, transaction_id: str) -> None:
-        connection.execute(self._update, {"transaction_id": transaction_id})
-
     def prune(self, connection: sa.Connection, records: Prunable, wanted: str) -> int:
         """Deletes what is finished below the id `wanted`, as far as rule 10 lets it, and advances right behind it.
         Returns how many transactions were deleted. To be called in a local transaction.
         """
-        horizon = self.locked(connection)
+        horizon = str(connection.execute(self._lock).scalar_one())
         limit = rules.limit(wanted, records.oldest_unfinished(connection))
         newest = records.newest_finished(connection, limit)
         if newest is None:
             return 0
         advanced = rules.next_horizon(horizon, id_after(newest))
-        self.advance(connection, advanced)
+        connection.execute(self._update, {"transaction_id": advanced})
         return records.delete_finished(connection, advanced)
 
 
