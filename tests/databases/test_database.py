@@ -12,7 +12,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.data import database as databases
-from handfast.server.chassis.data.database import Database, DatabaseError, execute_each, key_text
+from handfast.server.chassis.data.database import Database, DatabaseError, key_text
+from handfast.server.chassis.data.statements import Statement
 from handfast.server.process.settings import sqlite_url
 from tests.databases.postgresql import PostgreSQL
 
@@ -41,7 +42,8 @@ def not_begun(_connection: sa.Connection) -> None:
 
 
 def insert(database: Database, *keys: str) -> None:
-    database.write(lambda connection: execute_each(connection, sa.insert(NOTES), [{"key": key} for key in keys]))
+    statement = Statement(database, sa.insert(NOTES))
+    database.write(lambda connection: statement.run_each(connection, [{"key": key} for key in keys]))
 
 
 def keys(database: Database) -> list[str]:

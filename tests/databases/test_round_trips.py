@@ -34,7 +34,7 @@ ROUND_TRIPS = {
     "a stage that takes an email": 5,
     "a decision": 2,
     "10 decisions marked as finished": 2,
-    "10 branches finished": 5,
+    "10 branches finished": 4,
 }
 """Of each. BEGIN travels with the first statement, COMMIT with what nobody waits for."""
 WARM = 12

@@ -131,12 +131,12 @@ def test_a_statement_takes_part_in_the_local_transaction(database: Database, ins
 def test_what_is_sent_is_there_for_the_next_statement_and_is_committed(database: Database, insert: Statement) -> None:
     def work(connection: sa.Connection, key: str) -> list[str]:
         insert.send(connection, key=key)
-        insert.send(connection, key=key * 2)
+        insert.send_each(connection, [{"key": key * times} for times in (2, 3)])
         return [row.key for row in connection.execute(ALL)] if key == "a" else []
 
-    assert database.write(lambda connection: work(connection, "a")) == ["a", "aa"]
+    assert database.write(lambda connection: work(connection, "a")) == ["a", "aa", "aaa"]
     database.write(lambda connection: work(connection, "b"))
-    assert [row.key for row in rows(database)] == ["a", "aa", "b", "bb"]
+    assert [row.key for row in rows(database)] == ["a", "aa", "aaa", "b", "bb", "bbb"]
 
 
 def test_what_is_sent_and_fails_leaves_nothing_of_its_local_transaction(database: Database, insert: Statement) -> None:

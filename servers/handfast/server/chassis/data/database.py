@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -45,12 +45,6 @@ class DatabaseError(Exception):
 def key_text(length: int) -> sa.types.TypeEngine[str]:
     """Text that sorts by code point on every engine: pages of a list go by that order."""
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
-
-
-def execute_each(connection: sa.Connection, statement: sa.Executable, parameters: Sequence[Mapping[str, Any]]) -> None:
-    """Executes a statement for each of these, in one go: far cheaper than one by one. Results are dropped."""
-    if parameters:
-        connection.execute(statement, parameters)
 
 
 class Database:

@@ -85,10 +85,11 @@ class Statement:
 
     def send_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> None:
         """`send` with each of these values, which all have the same names."""
-        if len(each) == 1:
-            self.send(connection, **each[0])
-        else:
+        if SESSION not in connection.info:
             self.run_each(connection, each)
+            return
+        for values in each:
+            self.send(connection, **values)
 
     def run_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> int:
         """Runs it with each of these values, which all have the same names, in one go. Returns how many rows they
