@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -243,7 +244,19 @@ def test_background_work_is_told_how_long_it_has() -> None:
     assert 0 <= next_one.timeout <= max(0.0, slow.timeout - 0.05)
 
 
-def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """That of this process, which a server that runs changes."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_a_server_runs_until_it_is_told_to_stop(
+    collector: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
         told.settimeout(PATIENCE)
@@ -254,6 +267,8 @@ def test_a_server_runs_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch,
         thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
         assert told.recv(100) == b"READY=1"
+        assert gc.get_freeze_count() > 10_000  # all that was imported
+        assert gc.get_threshold()[0] > 10_000  # or it would look at all calls that wait, again and again
         with grpc.insecure_channel(server.address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
