@@ -52,7 +52,7 @@ class Statement:
 
     def all(self, connection: sa.Connection, /, **values: Any) -> list[Row]:
         """Its rows."""
-        form = self._form(connection, values)
+        form = self._form(values)
         try:
             return form.rows(_runner(connection).execute(form.sql, form.parameters(values)).fetchall())
         except form.driver_error as error:
@@ -65,7 +65,7 @@ class Statement:
 
     def run(self, connection: sa.Connection, /, **values: Any) -> int:
         """How many rows it inserted, changed or deleted."""
-        form = self._form(connection, values)
+        form = self._form(values)
         try:
             count: int = _runner(connection).execute(form.sql, form.parameters(values)).rowcount
             return count
@@ -80,7 +80,7 @@ class Statement:
         if session is None:
             self.run(connection, **values)
         else:
-            form = self._form(connection, values)
+            form = self._form(values)
             session.send(form.sql, form.parameters(values))
 
     def send_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> None:
@@ -96,7 +96,7 @@ class Statement:
         inserted, changed or deleted together."""
         if len(each) <= 1:
             return self.run(connection, **each[0]) if each else 0
-        form = self._form(connection, each[0])
+        form = self._form(each[0])
         parameters = [form.parameters(dict(values)) for values in each]
         try:
             count: int = _runner(connection).executemany(form.sql, parameters).rowcount
@@ -104,11 +104,11 @@ class Statement:
         except form.driver_error as error:
             raise as_sqlalchemy(connection, error, form.sql) from error
 
-    def _form(self, connection: sa.Connection, values: Mapping[str, Any]) -> _Form:
+    def _form(self, values: Mapping[str, Any]) -> _Form:
         names = tuple(values)
         form = self._forms.get(names)
         if form is None:
-            form = self._forms[names] = _Form(self._statement, connection.dialect, names)
+            form = self._forms[names] = _Form(self._statement, self._database.engine.dialect, names)
         return form
 
 
