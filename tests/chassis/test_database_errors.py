@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from google.rpc import error_details_pb2
 
 from handfast.server.chassis.call import current
-from handfast.server.chassis.errors.table import DATABASE_FAILURES
+from handfast.server.chassis.errors.database import DATABASE_FAILURES
 from handfast.server.process.settings import sqlite_url
 from handfast.users.v1 import users_pb2
 from tests.databases.postgresql import PostgreSQL

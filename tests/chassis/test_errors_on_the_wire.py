@@ -21,7 +21,7 @@ from handfast.client.errors import (
 from handfast.server.chassis import errors
 from handfast.server.chassis.call import current
 from handfast.server.chassis.errors import Violation
-from handfast.server.chassis.errors.table import CODES
+from handfast.server.chassis.errors.mapping import CODES
 from handfast.server.chassis.logs.redaction import REDACTED
 from handfast.users.v1 import users_pb2
 

@@ -9,7 +9,8 @@ import grpc
 
 from handfast.server.chassis import errors
 from handfast.server.chassis.errors import DomainError
-from handfast.server.chassis.errors.table import CODES, DATABASE_FAILURES
+from handfast.server.chassis.errors.database import DATABASE_FAILURES
+from handfast.server.chassis.errors.mapping import CODES
 from tests.project.readme import ERRORS, blocks, dangling_links, quoted, table
 
 WITHOUT_A_NAME = {"CONSTRAINT_DATATYPE": 3091}  # in sqlite3

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.errors.table import DEADLOCK_DETECTED
+from handfast.server.chassis.errors.database import DEADLOCK_DETECTED
 from tests.simulation.transcript import parameters_in_words
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from handfast.server.chassis.data.postgresql import Session, cancellable, is_idl
 from handfast.server.chassis.data.sqlite import FULL, SqliteFile, beginning, close_cursors
 from handfast.server.chassis.data.statements import SESSION
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
-from handfast.server.chassis.errors.database import failure_of
-from handfast.server.chassis.errors.table import DEADLOCK_DETECTED, SERIALIZATION_FAILURE
+from handfast.server.chassis.errors.database import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, failure_of
 from handfast.server.process.settings import sqlite_file, without_password
 
 Result = TypeVar("Result")

@@ -4,11 +4,9 @@ A service subclasses the kind that fits, such as `NotFound`, once for each reaso
 other exception reaches the caller as the domain error that stands for it in the table of database failures, or else as
 INTERNAL with the request id and nothing more.
 
-    table.py       which status code each kind has, and which domain error a failure of a database becomes
-    database.py    looks up a failure of a database in that table
-    mapping.py     makes a `google.rpc.Status` of any exception, the one place that does
+    database.py    which domain error a failure of a database becomes
+    mapping.py     makes a `google.rpc.Status` of any exception, the one place that does, and ends calls with it
     status.py      builds such a status, small enough for any client
-    ending.py      ends a call with it
 
 Messages never hold personal data, so a message about an email does not quote it. From the log the values of fields that
 contracts mark are taken out; callers get what is written here.

@@ -1,19 +1,137 @@
-"""Looks up, in `errors/table.py`, the domain error that a failure of a database becomes."""
+"""The domain error that each failure of a database becomes: a table, which `docs/errors.md` shows, and its look-up."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
-from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseConflict, DatabaseUnavailable, DomainError
-from handfast.server.chassis.errors.table import DATABASE_FAILURES, DatabaseFailure
+from handfast.server.chassis.errors import DomainError
 
 EARLY = 0.05
 """Seconds before a deadline that count as after it: databases count the time by clocks of their own."""
 
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFailure:
+    """Failures of a database that are one error to a caller.
+
+    error        the domain error that they become
+    message      its message, which says nothing of the database
+    sqlstates    error codes of PostgreSQL (its manual, appendix A), or the first two characters for a class of them
+    sqlite       result codes of SQLite (https://sqlite.org/rescode.html): extended ones, or a primary one for all that
+                 extend it
+    classes      names of SQLAlchemy's exceptions, for failures before a database was reached, which have no code
+    """
+
+    error: type[DomainError]
+    message: str
+    sqlstates: tuple[str, ...] = ()
+    sqlite: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str | int, ...]:
+        return (*self.sqlstates, *self.sqlite, *self.classes)
+
+
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
+"""SQLSTATEs of a local transaction that is to be run again."""
+_SQLITE_CONSTRAINT_DATATYPE = 3091  # sqlite3 has no name for it
+
+DATABASE_FAILURES = (
+    DatabaseFailure(
+        errors.DuplicateValue,
+        "A value that must be unique is taken.",
+        sqlstates=("23505",),  # unique_violation
+        sqlite=(
+            sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+            sqlite3.SQLITE_CONSTRAINT_ROWID,
+        ),
+    ),
+    DatabaseFailure(
+        errors.ConstraintViolated,
+        "What is stored forbids the change.",
+        sqlstates=("23503", "23001", "23P01"),  # foreign_key_, restrict_, exclusion_violation
+        sqlite=(
+            sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+            sqlite3.SQLITE_CONSTRAINT_TRIGGER,  # what SQLite calls a violated ON DELETE RESTRICT, too
+        ),
+    ),
+    DatabaseFailure(
+        errors.InvalidValue,
+        "A value cannot be stored: it is missing, too long, out of range or malformed.",
+        sqlstates=(
+            "23502",  # not_null_violation
+            "23514",  # check_violation
+            "22001",  # string_data_right_truncation
+            "22003",  # numeric_value_out_of_range
+            "22007",  # invalid_datetime_format
+            "22008",  # datetime_field_overflow
+            "22021",  # character_not_in_repertoire
+            "22P02",  # invalid_text_representation
+            "22P05",  # untranslatable_character
+            "54000",  # program_limit_exceeded: too long for an index
+        ),
+        sqlite=(
+            sqlite3.SQLITE_CONSTRAINT_NOTNULL,
+            sqlite3.SQLITE_CONSTRAINT_CHECK,
+            _SQLITE_CONSTRAINT_DATATYPE,
+            sqlite3.SQLITE_MISMATCH,
+            sqlite3.SQLITE_TOOBIG,
+        ),
+        classes=("sqlalchemy.exc.DataError",),  # psycopg sends no NUL
+    ),
+    DatabaseFailure(
+        errors.DatabaseConflict,
+        "The change lost against another one made at the same time.",
+        sqlstates=(SERIALIZATION_FAILURE, DEADLOCK_DETECTED, "55P03"),  # lock_not_available
+        sqlite=(sqlite3.SQLITE_BUSY_SNAPSHOT,),
+        classes=("sqlalchemy.orm.exc.StaleDataError",),
+    ),
+    DatabaseFailure(  # where the call's deadline has passed; where it has not, the database is unavailable
+        errors.CallDeadlineExceeded,
+        "The time was up while the database was at work.",
+        sqlstates=("57014",),  # query_canceled
+        sqlite=(sqlite3.SQLITE_INTERRUPT,),
+    ),
+    DatabaseFailure(
+        errors.DatabaseUnavailable,
+        "The database does not answer, or takes no more work.",
+        sqlstates=(
+            "08",  # connection exceptions
+            "53",  # insufficient resources: disk, memory, connections
+            "57",  # operator intervention: shutting down, starting
+            "58",  # system errors: input and output
+            "25006",  # read_only_sql_transaction: a standby that was a primary
+            "25P03",  # idle_in_transaction_session_timeout
+            "XX001",  # data_corrupted
+            "XX002",  # index_corrupted
+        ),
+        sqlite=(
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        ),
+        classes=(
+            "sqlalchemy.exc.TimeoutError",  # no connection became free
+            "sqlalchemy.exc.OperationalError",  # cannot connect, or the connection is lost
+        ),
+    ),
+)
+
 _BY_KEY = {key: failure for failure in DATABASE_FAILURES for key in failure.keys}
-_UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is DatabaseUnavailable)
+_UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is errors.DatabaseUnavailable)
 
 
 def database_error(error: BaseException, call: Call) -> DomainError | None:
@@ -22,8 +140,8 @@ def database_error(error: BaseException, call: Call) -> DomainError | None:
     failure = failure_of(error)
     if failure is None:
         return None
-    if failure.error is CallDeadlineExceeded:  # it was interrupted, for what ended the call
-        return why_ended(call, early=EARLY) or DatabaseUnavailable(_UNAVAILABLE.message)
+    if failure.error is errors.CallDeadlineExceeded:  # it was interrupted, for what ended the call
+        return why_ended(call, early=EARLY) or errors.DatabaseUnavailable(_UNAVAILABLE.message)
     return failure.error(failure.message)
 
 
@@ -31,7 +149,9 @@ def is_conflict(error: BaseException) -> bool:
     """Whether a local transaction failed over what another one holds, such as the lock of a row. The next attempt may
     succeed."""
     failure = failure_of(error)
-    return isinstance(error, DatabaseConflict) or (failure is not None and failure.error is DatabaseConflict)
+    return isinstance(error, errors.DatabaseConflict) or (
+        failure is not None and failure.error is errors.DatabaseConflict
+    )
 
 
 def failure_of(error: BaseException) -> DatabaseFailure | None:
@@ -42,8 +162,8 @@ def failure_of(error: BaseException) -> DatabaseFailure | None:
 def _keys(error: BaseException) -> Iterator[str | int]:
     """The keys by which the table may have `error`, the most specific first."""
     driver = getattr(error, "orig", error)
-    sqlstate, sqlite_code = _sqlstate(driver), getattr(driver, "sqlite_errorcode", None)
-    if sqlstate is not None:
+    sqlstate, sqlite_code = getattr(driver, "sqlstate", None), getattr(driver, "sqlite_errorcode", None)
+    if isinstance(sqlstate, str):
         yield from (sqlstate, sqlstate[:2])
     elif isinstance(sqlite_code, int):
         yield from (sqlite_code, sqlite_code & 0xFF)
@@ -52,8 +172,3 @@ def _keys(error: BaseException) -> Iterator[str | int]:
         yield from (f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__)
     if getattr(error, "connection_invalidated", False):
         yield "sqlalchemy.exc.OperationalError"
-
-
-def _sqlstate(driver: object) -> str | None:
-    sqlstate = getattr(driver, "sqlstate", None)
-    return sqlstate if isinstance(sqlstate, str) else None

@@ -1,4 +1,4 @@
-"""Makes a `google.rpc.Status` of an exception, by AIP-193. `errors/table.py` has the codes.
+"""Makes a `google.rpc.Status` of an exception, by AIP-193, and ends calls with it.
 
 Every status carries one `ErrorInfo` and one `RequestInfo`, and `BadRequest` and `RetryInfo` where they apply. Of an
 exception that nobody foresaw the caller learns only the request id; the log has the rest.
@@ -6,12 +6,14 @@ exception that nobody foresaw the caller learns only the request id; the log has
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Never
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from handfast.chassis.v1.reasons_pb2 import Reason
 from handfast.client.errors import ServiceError, unpacked
@@ -20,11 +22,49 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
-from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut
-from handfast.server.chassis.errors.table import CODES
+from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, trailers_beside
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 
+CODES: Mapping[type[DomainError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
+    errors.Internal: grpc.StatusCode.INTERNAL,
+}
+"""The status code of each kind of domain error, as `docs/errors.md` shows them; the kinds know nothing of gRPC."""
+
 _REBUILT = frozenset(kind.DESCRIPTOR.full_name for kind in (ErrorInfo, RetryInfo, BadRequest, RequestInfo))
+
+
+def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) -> Never:
+    """Ends the call with the status that `to_status` makes of `error`. Always raises, since that is how grpcio ends a
+    call early. The request id is added to the trailers when the handler ends, as in every call."""
+    code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
+    if type(error) is grpc.RpcError or (type(error) is Exception and not error.args and code is not None):
+        raise error  # grpcio's own: the caller left in the middle of a stream, or somebody called `context.abort`
+    if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
+        error = unknown_method(call)  # in the contract, but the servicer leaves it to the generated class
+    status = to_status(error, call)
+    sent = rpc_status.to_status(status)
+    trailers = trailers_beside(status, context.trailing_metadata() or ())
+    context.set_trailing_metadata((*trailers, *sent.trailing_metadata))
+    context.abort(sent.code, sent.details)
+
+
+def unknown_method(call: Call) -> errors.UnknownMethod:
+    """The error for a call of a method that the server does not have."""
+    name = call.path.removeprefix("/")
+    return errors.UnknownMethod(f"This server has no method {name!r}.", method=name)
 
 
 def to_status(error: BaseException, call: Call) -> Status:

@@ -31,7 +31,7 @@ from handfast.server.chassis.errors import (
     ResponseTooLarge,
     UnparsableRequest,
 )
-from handfast.server.chassis.errors.ending import end_with, unknown_method
+from handfast.server.chassis.errors.mapping import end_with, unknown_method
 from handfast.server.chassis.errors.status import ENTRY_BYTES
 from handfast.server.chassis.pipeline.pools import Limiter
 
