@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 
-from handfast.server.chassis.requests.fingerprint import fingerprint
+from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.users.v1.users_pb2 import CreateUserRequest, User
 
 KEYS = [f"key{number}" for number in range(40)]
 PROGRAM = """
 import sys
-from handfast.server.chassis.requests.fingerprint import fingerprint
+from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.users.v1.users_pb2 import CreateUserRequest
 print(fingerprint("/s/m", CreateUserRequest.FromString(bytes.fromhex(sys.argv[1]))).hex())
 """

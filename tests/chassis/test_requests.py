@@ -10,16 +10,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.wrappers_pb2 import StringValue
 
+from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.server.chassis.errors import ResponseTooLarge, Violations
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.requests import fields, paging
-from handfast.server.chassis.requests.fingerprint import fingerprint
-from handfast.server.chassis.requests.reply_room import ReplyRoom
-from handfast.users.v1.users_pb2 import CreateUserRequest, ListUsersResponse, User
+from handfast.server.chassis.requests.paging import ReplyRoom
+from handfast.users.v1.users_pb2 import CreateUserRequest, ListUsersRequest, ListUsersResponse, User
 
 LABELS = {f"key_{number}": f"value {number}" for number in range(200)}
 PROGRAM = """
-from handfast.server.chassis.requests.fingerprint import fingerprint
+from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.users.v1.users_pb2 import CreateUserRequest, User
 labels = {f"key_{number}": f"value {number}" for number in range(200)}
 print(fingerprint("/users/Create", CreateUserRequest(user=User(labels=labels))).hex())
@@ -138,7 +138,7 @@ def test_a_mask_has_up_to_a_thousand_paths(number: int, taken: bool) -> None:
 @pytest.mark.parametrize(("asked", "size"), [(0, 50), (1, 1), (999, 999), (1000, 1000), (1001, 1000)])
 def test_a_page_has_what_was_asked_for_up_to_a_thousand_and_fifty_by_default(asked: int, size: int) -> None:
     violations = Violations()
-    assert paging.page_size(violations, asked) == size
+    assert paging.check_page(violations, ListUsersRequest(page_size=asked), "users") == ("", size)
     assert found(violations) == []
 
 
@@ -147,16 +147,15 @@ def test_a_page_has_what_was_asked_for_up_to_a_thousand_and_fifty_by_default(ask
 )
 def test_a_token_of_another_list_or_of_none_is_refused(token: str) -> None:
     violations = Violations()
-    assert paging.page_start(violations, token, "users") == ""
+    assert paging.check_page(violations, ListUsersRequest(page_token=token), "users") == ("", 50)
     assert len(found(violations)) == 1
 
 
 def test_a_token_says_where_to_go_on() -> None:
-    violations = Violations()
     assert paging.page_token("users", "") == ""
-    assert paging.page_start(violations, "", "users") == ""
-    assert paging.page_start(violations, paging.page_token("users", "a b~é"), "users") == "a b~é"
-    assert found(violations) == []
+    assert paging.require_page(ListUsersRequest(), "users") == ("", 50)
+    token = paging.page_token("users", "a b~é")
+    assert paging.require_page(ListUsersRequest(page_token=token), "users") == ("a b~é", 50)
 
 
 def test_a_page_ends_where_its_entries_do_or_at_the_limit() -> None:

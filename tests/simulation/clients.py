@@ -16,12 +16,11 @@ from google.protobuf.struct_pb2 import Value
 from handfast.accounts.v1 import accounts_pb2 as accounts
 from handfast.client.errors import FailedPrecondition, NotFound, ServiceError
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
-from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.requests.paging import page_start
+from handfast.server.chassis.requests.paging import require_page
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.coordinator import FINAL
 from handfast.server.users.errors import EmailTaken
-from handfast.server.users.validation import USERS
+from handfast.server.users.service import USERS
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1 import users_pb2 as users
 from tests.simulation.network import definite
@@ -411,7 +410,7 @@ class Client:
             except ServiceError:
                 return
             token = reply.next_page_token
-            until = page_start(Violations(), token, USERS)
+            until, _ = require_page(users.ListUsersRequest(page_token=token), USERS)
             self._oracle.listed(after, until, since, list(reply.users))
             if not token:
                 return

@@ -19,8 +19,8 @@ from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
 from handfast.preferences.v1 import preferences_pb2
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
+from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.server.chassis.errors.mapping import to_status
-from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2

@@ -18,11 +18,6 @@ NOT_UPDATED = ("user_id", "update_time", "etag", "defaults")
 MAX_VALUES = 256
 
 
-def check_value_count(violations: Violations, count: int) -> bool:
-    """Returns whether a user may have `count` preferences."""
-    return check_count(violations, "preferences.values", count, MAX_VALUES)
-
-
 def update(
     before: Preferences | None, asked: Preferences, paths: Sequence[str], clock: Clock
 ) -> tuple[Preferences, UpdatePreferencesResponse]:
@@ -41,7 +36,7 @@ def update(
             if each in asked.values:
                 after.values[each].CopyFrom(asked.values[each])
     with Violations.collect() as violations:
-        check_value_count(violations, len(after.values))
+        check_count(violations, "preferences.values", len(after.values), MAX_VALUES)
     if after.values != (before or never_set(asked.user_id)).values:
         after.update_time.CopyFrom(timestamp(clock()))
         after.etag = new_etag()

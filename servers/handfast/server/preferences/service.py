@@ -14,12 +14,13 @@ from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now, timestamp
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_token
-from handfast.server.chassis.requests.reply_room import ReplyRoom
+from handfast.server.chassis.requests.paging import ReplyRoom, page_token, require_page
 from handfast.server.preferences import changes, validation
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import never_set
 from handfast.server.transactions.participant import Participant
+
+DEFINITIONS = "definitions"  # what page tokens are of
 
 
 class PreferencesServicer(PreferencesServiceServicer):
@@ -47,7 +48,7 @@ class PreferencesServicer(PreferencesServiceServicer):
     def BatchGetPreferences(
         self, request: pb.BatchGetPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.BatchGetPreferencesResponse:
-        validation.batch_get(request)
+        fields.require_ids("user_ids", request.user_ids)
         found = self._preferences.batch(request.user_ids)
         preferences = [found[id_].message if id_ in found else never_set(id_) for id_ in request.user_ids]
         defaults = self._definitions.defaults() if request.include_defaults else {}
@@ -88,9 +89,9 @@ class PreferencesServicer(PreferencesServiceServicer):
     def ListPreferenceDefinitions(
         self, request: pb.ListPreferenceDefinitionsRequest, context: grpc.ServicerContext
     ) -> pb.ListPreferenceDefinitionsResponse:
-        after, size = validation.list_definitions(request)
+        after, size = require_page(request, DEFINITIONS)
         definitions, next_after = self._definitions.page(after, size)
-        token = page_token(validation.DEFINITIONS, next_after)
+        token = page_token(DEFINITIONS, next_after)
         return pb.ListPreferenceDefinitionsResponse(definitions=definitions, next_page_token=token)
 
 

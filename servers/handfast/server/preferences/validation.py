@@ -9,22 +9,13 @@ from google.protobuf.struct_pb2 import Value
 from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.preferences.changes import NOT_UPDATED, check_value_count
+from handfast.server.preferences.changes import MAX_VALUES, NOT_UPDATED
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
 from handfast.server.preferences.tables import MAX_DESCRIPTION
 from handfast.server.preferences.values import check_type, check_value
 
 MAX_ALLOWED_VALUES = 100
-DEFINITIONS = "definitions"  # what page tokens are of
-
-
-def batch_get(request: pb.BatchGetPreferencesRequest) -> None:
-    with Violations.collect() as violations:
-        if fields.check_batch(violations, "user_ids", request.user_ids):
-            for index, user_id in enumerate(request.user_ids):
-                fields.check_id(violations, f"user_ids[{index}]", user_id)
 
 
 def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tuple[str, ...]:
@@ -43,7 +34,7 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
         named = {path.partition(".")[2] for path in paths}
         keys = set(values) if "values" in paths else named & values.keys()
         # Before anything else: no database takes any number of keys in one statement.
-        if check_value_count(violations, len(keys)):
+        if fields.check_count(violations, "preferences.values", len(keys), MAX_VALUES):
             _check_defined(violations, {key: values[key] for key in sorted(keys)}, definitions)
         fields.check_request_id(violations, request.request_id)
     return paths
@@ -59,14 +50,6 @@ def create_definition(request: pb.CreatePreferenceDefinitionRequest) -> None:
             violations.add("definition.type", "must be BOOLEAN, NUMBER, STRING or STRING_LIST")
             return
         _check_values(violations, definition)
-
-
-def list_definitions(request: pb.ListPreferenceDefinitionsRequest) -> tuple[str, int]:
-    """Returns the key to go on after, and the page size."""
-    with Violations.collect() as violations:
-        size = page_size(violations, request.page_size)
-        after = page_start(violations, request.page_token, DEFINITIONS)
-    return after, size
 
 
 def _check_defined(violations: Violations, values: Mapping[str, Value], definitions: Definitions) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, STAGE_KEYS, TRANSACTION_ID
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
+from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
-from handfast.server.chassis.requests.fingerprint import Serializable, fingerprint
 from handfast.server.transactions.core.model import StageRequest
 
 _UTC = datetime.UTC

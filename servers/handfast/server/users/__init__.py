@@ -3,7 +3,6 @@
 server.py       puts the server together
 service.py      UserService: requests in, responses out
 validation.py   the rules of a request, all violations at once
-languages.py    whether a text is a language tag
 emails.py       whether two emails are the same
 changes.py      what a write makes of a user
 resources.py    users as rows and as messages, and their unique values

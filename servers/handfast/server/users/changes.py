@@ -18,11 +18,6 @@ NOT_UPDATED = ("user_id", "create_time", "update_time", "etag")
 MAX_LABELS = 64
 
 
-def check_label_count(violations: Violations, user: User) -> bool:
-    """Returns whether `user` has as few labels as a user may have."""
-    return check_count(violations, "user.labels", len(user.labels), MAX_LABELS)
-
-
 def create(before: User | None, asked: User, user_id: str, clock: Clock) -> tuple[User, CreateUserResponse]:
     if before is not None:
         raise UserAlreadyExists(user_id)
@@ -51,7 +46,7 @@ def update(before: User | None, asked: User, paths: Sequence[str], clock: Clock)
         else:
             setattr(after, path, getattr(asked, path))
     with Violations.collect() as violations:
-        check_label_count(violations, after)
+        check_count(violations, "user.labels", len(after.labels), MAX_LABELS)
     if after != user:
         _stamp(after, clock)
     return after, UpdateUserResponse(user=after)

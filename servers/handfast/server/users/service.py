@@ -7,13 +7,15 @@ import grpc
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_token
+from handfast.server.chassis.requests.paging import page_token, require_page
 from handfast.server.transactions.participant import Participant
 from handfast.server.users import changes, validation
 from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import NoUserHasEmail, UserNotFound
 from handfast.users.v1 import users_pb2 as pb
 from handfast.users.v1.users_pb2_grpc import UserServiceServicer
+
+USERS = "users"  # what page tokens are of
 
 
 class UserServicer(UserServiceServicer):
@@ -47,7 +49,7 @@ class UserServicer(UserServiceServicer):
     def BatchGetUsers(
         self, request: pb.BatchGetUsersRequest, context: grpc.ServicerContext
     ) -> pb.BatchGetUsersResponse:
-        validation.batch_get(request)
+        fields.require_ids("user_ids", request.user_ids)
         found = self._users.batch(request.user_ids)
         return pb.BatchGetUsersResponse(
             users=[found[user_id].message for user_id in request.user_ids if user_id in found],
@@ -55,9 +57,9 @@ class UserServicer(UserServiceServicer):
         )
 
     def ListUsers(self, request: pb.ListUsersRequest, context: grpc.ServicerContext) -> pb.ListUsersResponse:
-        after, size = validation.list_users(request)
+        after, size = require_page(request, USERS)
         users, next_after = self._users.page(after, size)
-        return pb.ListUsersResponse(users=users, next_page_token=page_token(validation.USERS, next_after))
+        return pb.ListUsersResponse(users=users, next_page_token=page_token(USERS, next_after))
 
     def UpdateUser(self, request: pb.UpdateUserRequest, context: grpc.ServicerContext) -> pb.UpdateUserResponse:
         paths = validation.update(request)

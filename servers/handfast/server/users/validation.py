@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
+import langcodes
 from email_validator import EmailNotValidError, validate_email
 
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_size, page_start
-from handfast.server.users.changes import NOT_UPDATED, SCALARS, check_label_count
-from handfast.server.users.languages import is_language_tag
+from handfast.server.users.changes import MAX_LABELS, NOT_UPDATED, SCALARS
 from handfast.server.users.tables import MAX_DISPLAY_NAME, MAX_EMAIL, MAX_LOCALE
 from handfast.users.v1 import users_pb2 as pb
 
 MAX_LABEL = 256
-USERS = "users"  # what page tokens are of
 
 # Of the package and not of this machine, so that all servers take the same.
 _TIME_ZONES = frozenset((files("tzdata") / "zones").read_text().split())
+
+
+class _KeepsNothing(dict[Any, Any]):
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+# langcodes keeps each tag that it was ever asked about, refused ones too, and has no switch for that. Callers must not
+# be able to fill the memory, and a locale is personal data.
+langcodes.Language._PARSE_CACHE = langcodes.Language._INSTANCES = _KeepsNothing()
+
+
+def _is_language_tag(tag: str) -> bool:
+    """Whether `tag` has the form of BCP 47 (RFC 5646) and its subtags a meaning, deprecated ones included."""
+    return "_" not in tag and langcodes.tag_is_valid(tag)  # langcodes also takes `pt_BR`, which BCP 47 does not
 
 
 def create(request: pb.CreateUserRequest) -> None:
@@ -63,21 +77,6 @@ def lookup(request: pb.LookupUserRequest) -> None:
         _check_email(violations, "email", request.email)
 
 
-def batch_get(request: pb.BatchGetUsersRequest) -> None:
-    with Violations.collect() as violations:
-        if fields.check_batch(violations, "user_ids", request.user_ids):
-            for index, user_id in enumerate(request.user_ids):
-                fields.check_id(violations, f"user_ids[{index}]", user_id)
-
-
-def list_users(request: pb.ListUsersRequest) -> tuple[str, int]:
-    """Returns the id to go on after, and the page size."""
-    with Violations.collect() as violations:
-        size = page_size(violations, request.page_size)
-        after = page_start(violations, request.page_token, USERS)
-    return after, size
-
-
 def _check(violations: Violations, user: pb.User, path: str) -> None:
     """Checks what an update of `path` would store."""
     match path.partition(".")[0]:
@@ -86,7 +85,7 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
         case "display_name":
             fields.check_text(violations, "user.display_name", user.display_name, MAX_DISPLAY_NAME)
         case "locale":
-            if user.locale and not (len(user.locale) <= MAX_LOCALE and is_language_tag(user.locale)):
+            if user.locale and not (len(user.locale) <= MAX_LOCALE and _is_language_tag(user.locale)):
                 rule = f"must be a BCP 47 language tag of up to {MAX_LOCALE} characters such as pt-BR, or empty"
                 violations.add("user.locale", rule)
         case "time_zone":
@@ -110,7 +109,7 @@ def _check_email(violations: Violations, field: str, email: str) -> None:
 
 def _check_labels(violations: Violations, user: pb.User, only: str) -> None:
     """Checks one label, or all where `only` is empty."""
-    if not only and not check_label_count(violations, user):
+    if not only and not fields.check_count(violations, "user.labels", len(user.labels), MAX_LABELS):
         return
     for key in [only] if only else sorted(user.labels):
         if (only and key not in user.labels) or not fields.check_key(violations, "user.labels", key):

@@ -7,6 +7,7 @@ sent again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -19,7 +20,6 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import RequestIdReused
-from handfast.server.chassis.requests.fingerprint import fingerprint
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -28,12 +28,20 @@ KEPT_US = 24 * 3600 * MICROSECONDS_PER_SECOND
 ANYBODY = ""  # the caller, where calls carry no identity
 
 
-class Identified(Protocol):
+class Serializable(Protocol):
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
+
+
+class Identified(Serializable, Protocol):
     """A request with a `request_id`."""
 
     request_id: str
 
-    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
+
+def fingerprint(method: str, request: Serializable) -> bytes:
+    """A hash by which a request that comes again is recognized without being kept: 32 bytes that are equal for the same
+    method and request, and for no others."""
+    return hashlib.sha256(method.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
 
 
 def define(metadata: sa.MetaData) -> sa.Table:

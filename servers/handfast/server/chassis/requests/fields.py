@@ -91,6 +91,14 @@ def check_count(violations: Violations, field: str, count: int, most: int) -> bo
     return count <= most
 
 
+def require_ids(field: str, values: Sequence[str]) -> None:
+    """`check_batch` and `check_id` of each, for a request that has nothing else to check: raises InvalidFields."""
+    with Violations.collect() as violations:
+        if check_batch(violations, field, values):
+            for index, value in enumerate(values):
+                check_id(violations, f"{field}[{index}]", value)
+
+
 def check_batch(violations: Violations, field: str, values: Sequence[str], largest: int = MAX_BATCH) -> bool:
     """The ids of a batch: 1 to `largest`, each only once. Returns whether the entries should now be checked one by one.
     They should not where there are too many: a request has room for millions, and checking them would take the time of

@@ -1,49 +1,91 @@
-"""Pages of a list (AIP-158): how large a page is, where it begins, and where it ends."""
+"""Lists: pages (AIP-158), and how much of a list fits into one reply."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.errors import Violations
-from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
+from handfast.server.chassis.errors import ResponseTooLarge, Violations
+from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+PIECE = 100
+"""Rows to read at once: few enough that large ones do not fill the memory, many enough that small ones cost no more
+time than all in one statement."""
+
+_OTHER_FIELDS = 128 * 1024  # bytes of a reply that its entries leave free: for a page token, or ids that are missing
+_AROUND_ENTRY = 6  # bytes that an entry takes beside its content, at most: a tag of one, and its length
 
 Entry = TypeVar("Entry", bound=Message)
 
 
-def page_size(violations: Violations, asked: int) -> int:
-    """How many entries to return where the request asks for `asked`: DEFAULT_PAGE_SIZE for 0, MAX_PAGE_SIZE at most."""
-    if asked < 0:
+class ListRequest(Protocol):
+    """A request for a page, as AIP-158 has it."""
+
+    page_size: int
+    page_token: str
+
+
+def check_page(violations: Violations, request: ListRequest, of: str) -> tuple[str, int]:
+    """Which page of the list `of` is asked for; `of` names the list and its filter. Returns the key after which the
+    page begins, empty for the first one, and how many entries it has: DEFAULT_PAGE_SIZE where the request says 0,
+    MAX_PAGE_SIZE at most.
+    """
+    if request.page_size < 0:
         violations.add("page_size", "must not be negative")
-    return min(asked, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+    after = _key_in(request.page_token, of)
+    if request.page_token and not after:
+        violations.add("page_token", "must be next_page_token of an answer to the same request")
+    return after, min(request.page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+
+
+def require_page(request: ListRequest, of: str) -> tuple[str, int]:
+    """`check_page` for a request that has nothing else to check: raises InvalidFields."""
+    with Violations.collect() as violations:
+        return check_page(violations, request, of)
 
 
 def page_token(of: str, after: str) -> str:
-    """A token for the page that follows the key `after` in the list `of`, which names the list and its filter. Empty
-    where `after` is empty: then there is no such page.
+    """A token for the page of the list `of` that follows the key `after`. Empty where `after` is: then there is no such
+    page.
     """
     return base64.urlsafe_b64encode(f"{of}\n{after}".encode()).decode() if after else ""
 
 
-def page_start(violations: Violations, token: str, of: str) -> str:
-    """The key after which the page begins that `token` stands for; empty for the first page."""
-    if not token:
-        return ""
+def _key_in(token: str, of: str) -> str:
+    """The key that a token of the list `of` stands for; empty where it is no such token."""
     try:
         found_of, _, after = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition("\n")
-        well_formed = found_of == of and after != "" and after.isprintable()  # PostgreSQL takes no NUL
     except ValueError:  # neither base64 nor UTF-8
-        well_formed = False
-    if not well_formed:
-        violations.add("page_token", "must be next_page_token of an answer to the same request")
         return ""
-    return after
+    return after if found_of == of and after.isprintable() else ""  # PostgreSQL takes no NUL
+
+
+class ReplyRoom:
+    """The bytes that are left for the entries of one reply, of which `limit` bytes can be sent. Entries are counted
+    while they are read, so that a server never reads far more rows than it can send.
+    """
+
+    def __init__(self, limit: int = DEFAULT_MESSAGE_LIMIT) -> None:
+        self._limit = limit
+        self._left = limit - _OTHER_FIELDS
+
+    def take(self, entry: Message) -> bool:
+        """Takes the room that the entry needs. Returns whether it was there."""
+        self._left -= entry.ByteSize() + _AROUND_ENTRY
+        return self._left >= 0
+
+    def require(self, entry: Message) -> None:
+        """Takes the room that the entry needs. Raises ResponseTooLarge where it is not there."""
+        if not self.take(entry):
+            raise ResponseTooLarge(
+                f"The reply would have more than the {self._limit} bytes that are sent. Ask for less at a time.",
+                limit=self._limit,
+            )
 
 
 def read_page(

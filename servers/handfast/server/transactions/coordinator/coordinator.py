@@ -26,11 +26,10 @@ from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.cancellation import check_active, shield, sleep
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.data.idempotency import Identified
+from handfast.server.chassis.data.idempotency import Identified, fingerprint
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
-from handfast.server.chassis.requests.fingerprint import fingerprint
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import (
     TransactionAborted,

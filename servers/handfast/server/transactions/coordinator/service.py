@@ -9,7 +9,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, t
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_size, page_start, page_token
+from handfast.server.chassis.requests.paging import check_page, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
@@ -200,8 +200,7 @@ class TransactionServicer(TransactionServiceServicer):
         outcome = _OUTCOMES.get(request.state)
         list_name = f"transactions/{request.state}/{int(request.unfinished)}"
         with Violations.collect() as violations:
-            size = page_size(violations, request.page_size)
-            start = page_start(violations, request.page_token, list_name)
+            start, size = check_page(violations, request, list_name)
             if outcome is None and request.state != pb.TRANSACTION_STATE_UNSPECIFIED:
                 violations.add("state", "must be COMMITTED, ABORTED or unspecified")
         found = self._decisions.page(start, size + 1, outcome, unfinished=request.unfinished)

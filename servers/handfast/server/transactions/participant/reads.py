@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Generic
 
 from handfast.server.chassis.errors import DatabaseConflict
-from handfast.server.chassis.requests.paging import read_page
-from handfast.server.chassis.requests.reply_room import PIECE, ReplyRoom
+from handfast.server.chassis.requests.paging import PIECE, ReplyRoom, read_page
 from handfast.server.transactions.core.model import Decision, Forgotten
 from handfast.server.transactions.core.reading import Look, first_look, holder_at_second_look, second_look
 from handfast.server.transactions.participant.errors import PendingChange

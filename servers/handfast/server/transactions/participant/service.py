@@ -12,7 +12,7 @@ from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
-from handfast.server.chassis.requests.paging import page_size, page_start, page_token
+from handfast.server.chassis.requests.paging import page_token, require_page
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
@@ -60,9 +60,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         return pb.QueryBranchResponse(branch=_message(request.transaction_id, branch))
 
     def ListBranches(self, request: pb.ListBranchesRequest, context: grpc.ServicerContext) -> pb.ListBranchesResponse:
-        with Violations.collect() as violations:
-            size = page_size(violations, request.page_size)
-            after = page_start(violations, request.page_token, BRANCHES)
+        after, size = require_page(request, BRANCHES)
         with self._store.database.read() as connection:
             found = self._store.branches.unfinished(connection, after, size + 1)
         page = found[:size]
