@@ -313,18 +313,22 @@ def test_where_a_savepoint_fails_each_runs_again_alone(
 
 
 def test_a_connection_that_cannot_roll_back_is_not_used_again(
-    database: Database, together: Any, failures: dict[str, list[str]]
+    database: Database, writes: GroupCommit, together: Any, failures: dict[str, list[str]]
 ) -> None:
+    before = writes._connection
     failures["ROLLBACK"] = ["stays open"]
     assert results(together(refuse, insert("b"))) == [KeyError, "b"]
+    assert writes._connection is not before
     assert keys(database) == {"b"}
 
 
 def test_a_begin_that_meets_an_older_read_is_tried_on_a_new_connection(
-    database: Database, failures: dict[str, list[str]]
+    database: Database, writes: GroupCommit, failures: dict[str, list[str]]
 ) -> None:
+    before = writes._connection
     failures["BEGIN IMMEDIATE"] = ["was read before"]
     assert database.write(insert("a")) == "a"
+    assert writes._connection not in (None, before)
 
 
 def test_a_begin_that_fails_fails_its_own_work_and_the_next_one_leads(
