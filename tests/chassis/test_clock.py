@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from handfast.server.chassis.clock import microseconds, now, timestamp
+from handfast.server.chassis.clock import now, timestamp
 
 
 @pytest.mark.parametrize("stored", [0, 1, 999_999, 1_000_000, 1_700_000_000_123_456, -1])
@@ -15,11 +15,11 @@ def test_a_time_comes_back_to_the_microsecond(stored: int) -> None:
     stamp = timestamp(stored)
     assert stamp.ToDatetime(UTC) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored)
     assert 0 <= stamp.nanos < 1_000_000_000
-    assert microseconds(stamp) == stored
+    assert stamp.ToMicroseconds() == stored
 
 
 def test_what_is_finer_than_a_microsecond_is_dropped() -> None:
-    assert microseconds(Timestamp(seconds=1, nanos=1_999)) == 1_000_001
+    assert Timestamp(seconds=1, nanos=1_999).ToMicroseconds() == 1_000_001
 
 
 def test_now_is_the_time_of_day() -> None:

@@ -14,7 +14,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from handfast.server.chassis.clock import microseconds
 from handfast.server.transactions.wire import minted_at
 from tests.simulation.scheduler import SECOND, START, Scheduler
 
@@ -80,7 +79,7 @@ def _scalar(field: Any, value: Any) -> str:
     if isinstance(value, FieldMask):
         return ",".join(value.paths)
     if isinstance(value, Timestamp):
-        return _seconds(microseconds(value))
+        return _seconds(value.ToMicroseconds())
     if field.enum_type is not None:
         name: str = field.enum_type.values_by_number[value].name
         return name.removeprefix("TRANSACTION_STATE_").removeprefix("FINISH_RESULT_")

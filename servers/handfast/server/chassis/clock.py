@@ -18,9 +18,6 @@ def now() -> int:
 
 
 def timestamp(microseconds: int) -> Timestamp:
-    seconds, rest = divmod(microseconds, MICROSECONDS_PER_SECOND)
-    return Timestamp(seconds=seconds, nanos=rest * 1000)
-
-
-def microseconds(stamp: Timestamp) -> int:
-    return stamp.seconds * MICROSECONDS_PER_SECOND + stamp.nanos // 1000
+    stamp = Timestamp()
+    stamp.FromMicroseconds(microseconds)
+    return stamp

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesResponse
-from handfast.server.chassis.clock import Clock, timestamp
+from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_etag
 from handfast.server.chassis.requests.fields import check_count
@@ -38,6 +38,6 @@ def update(
     with Violations.collect() as violations:
         check_count(violations, "preferences.values", len(after.values), MAX_VALUES)
     if after.values != (before or never_set(asked.user_id)).values:
-        after.update_time.CopyFrom(timestamp(clock()))
+        after.update_time.FromMicroseconds(clock())
         after.etag = new_etag()
     return after, UpdatePreferencesResponse(preferences=after)

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1.preferences_pb2 import PreferenceDefinition, Preferences, PreferenceType
-from handfast.server.chassis.clock import microseconds, timestamp
+from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.requests.paging import read_page
 from handfast.server.preferences.errors import DefaultsTooLarge, DefinitionAlreadyExists
@@ -69,7 +69,7 @@ class Definitions:
             "default_value": [to_json(definition.default_value)] if definition.HasField("default_value") else None,
             "allowed_values": [to_json(value) for value in definition.allowed_values],
             "description": definition.description,
-            "create_time": microseconds(definition.create_time),
+            "create_time": definition.create_time.ToMicroseconds(),
         }
         if connection.execute(self._database.insert_new(definitions), values).rowcount == 0:
             raise DefinitionAlreadyExists(definition.key)

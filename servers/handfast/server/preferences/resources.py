@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from handfast.preferences.v1.preferences_pb2 import Preferences
-from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.preferences.definitions import from_json, to_json
 from handfast.server.preferences.tables import preferences
 from handfast.server.transactions.participant import ResourceType
@@ -21,17 +20,16 @@ class PreferencesResources(ResourceType[Preferences]):
     message_type = Preferences
 
     def to_message(self, row: Any) -> Preferences:
-        return Preferences(
-            user_id=row.user_id,
-            values={key: from_json(value) for key, value in row.values.items()},
-            update_time=timestamp(row.update_time) if row.update_time else None,
-            etag=row.etag,
-        )
+        values = {key: from_json(value) for key, value in row.values.items()}
+        preferences = Preferences(user_id=row.user_id, values=values, etag=row.etag)
+        if row.update_time:
+            preferences.update_time.FromMicroseconds(row.update_time)
+        return preferences
 
     def to_columns(self, message: Preferences) -> Mapping[str, Any]:
         return {
             "values": {key: to_json(value) for key, value in message.values.items()},
-            "update_time": microseconds(message.update_time),
+            "update_time": message.update_time.ToMicroseconds(),
             "etag": message.etag,
         }
 

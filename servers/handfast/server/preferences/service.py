@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
 from handfast.server.chassis.call import current
-from handfast.server.chassis.clock import Clock, now, timestamp
+from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import ReplyRoom, page_token, require_page
@@ -77,7 +77,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         validation.create_definition(request)
         definition = pb.PreferenceDefinition()
         definition.CopyFrom(request.definition)
-        definition.create_time.CopyFrom(timestamp(self._clock()))
+        definition.create_time.FromMicroseconds(self._clock())
 
         def create(connection: sa.Connection) -> pb.CreatePreferenceDefinitionResponse:
             self._definitions.add(connection, definition)

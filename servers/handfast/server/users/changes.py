@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handfast.server.chassis.clock import Clock, timestamp
+from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_etag
 from handfast.server.chassis.requests.fields import check_count
@@ -65,5 +65,5 @@ def _unchanged(before: User | None, user_id: str, etag: str) -> User:
 
 
 def _stamp(user: User, clock: Clock) -> None:
-    user.update_time.CopyFrom(timestamp(clock()))
+    user.update_time.FromMicroseconds(clock())
     user.etag = new_etag()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from handfast.server.chassis.clock import microseconds, timestamp
 from handfast.server.transactions.participant import ResourceType
 from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import EmailTaken
@@ -19,17 +18,18 @@ class UserResources(ResourceType[User]):
     message_type = User
 
     def to_message(self, row: Any) -> User:
-        return User(
+        user = User(
             user_id=row.user_id,
             email=row.email,
             display_name=row.display_name,
             locale=row.locale,
             time_zone=row.time_zone,
             labels=row.labels,
-            create_time=timestamp(row.create_time),
-            update_time=timestamp(row.update_time),
             etag=row.etag,
         )
+        user.create_time.FromMicroseconds(row.create_time)
+        user.update_time.FromMicroseconds(row.update_time)
+        return user
 
     def to_columns(self, message: User) -> Mapping[str, Any]:
         return {
@@ -38,8 +38,8 @@ class UserResources(ResourceType[User]):
             "locale": message.locale,
             "time_zone": message.time_zone,
             "labels": dict(message.labels),
-            "create_time": microseconds(message.create_time),
-            "update_time": microseconds(message.update_time),
+            "create_time": message.create_time.ToMicroseconds(),
+            "update_time": message.update_time.ToMicroseconds(),
             "etag": message.etag,
         }
 
