@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.struct_pb2 import Struct
+
 from handfast.preferences.v1.preferences_pb2 import Preferences
-from handfast.server.preferences.definitions import from_json, to_json
+from handfast.server.preferences.definitions import to_json
 from handfast.server.preferences.tables import preferences
 from handfast.server.transactions.participant import ResourceType
 
@@ -20,8 +22,9 @@ class PreferencesResources(ResourceType[Preferences]):
     message_type = Preferences
 
     def to_message(self, row: Any) -> Preferences:
-        values = {key: from_json(value) for key, value in row.values.items()}
-        preferences = Preferences(user_id=row.user_id, values=values, etag=row.etag)
+        values = Struct()
+        values.update(row.values)
+        preferences = Preferences(user_id=row.user_id, values=values.fields, etag=row.etag)
         if row.update_time:
             preferences.update_time.FromMicroseconds(row.update_time)
         return preferences

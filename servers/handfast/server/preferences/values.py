@@ -22,12 +22,13 @@ from handfast.server.preferences.errors import VALUE_NOT_ALLOWED, WRONG_TYPE
 MAX_VALUE_BYTES = 4096
 MAX_ELEMENTS = 100
 
-_RULES = {
-    PREFERENCE_TYPE_BOOLEAN: "must be true or false",
-    PREFERENCE_TYPE_NUMBER: "must be a number, neither NaN nor infinite",
-    PREFERENCE_TYPE_STRING: "must be a string",
-    PREFERENCE_TYPE_STRING_LIST: f"must be a list of up to {MAX_ELEMENTS} strings",
+_TYPES = {
+    PREFERENCE_TYPE_BOOLEAN: ("bool_value", "must be true or false"),
+    PREFERENCE_TYPE_NUMBER: ("number_value", "must be a number, neither NaN nor infinite"),
+    PREFERENCE_TYPE_STRING: ("string_value", "must be a string"),
+    PREFERENCE_TYPE_STRING_LIST: ("list_value", f"must be a list of up to {MAX_ELEMENTS} strings"),
 }
+"""How a value of each type is held, and the rule for it."""
 
 
 def check_value(violations: Violations, field: str, value: Value, definition: PreferenceDefinition) -> None:
@@ -46,26 +47,17 @@ def check_type(violations: Violations, field: str, value: Value, wanted: Prefere
     if value.ByteSize() > MAX_VALUE_BYTES:
         violations.add(field, f"must take up to {MAX_VALUE_BYTES} bytes, not {value.ByteSize()}")
         return False
-    if not _is_of_type(value, wanted):
-        violations.add(field, _RULES[wanted], WRONG_TYPE)
+    kind, rule = _TYPES[wanted]
+    if value.WhichOneof("kind") != kind or not _is_in_bounds(value):
+        violations.add(field, rule, WRONG_TYPE)
         return False
     return True
 
 
-def _is_of_type(value: Value, wanted: PreferenceType.ValueType) -> bool:
-    kind = value.WhichOneof("kind")
-    if wanted == PREFERENCE_TYPE_BOOLEAN:
-        return kind == "bool_value"
-    if wanted == PREFERENCE_TYPE_NUMBER:
-        return kind == "number_value" and math.isfinite(value.number_value)
-    if wanted == PREFERENCE_TYPE_STRING:
-        return kind == "string_value"
+def _is_in_bounds(value: Value) -> bool:
     elements = value.list_value.values
-    return (
-        kind == "list_value"
-        and len(elements) <= MAX_ELEMENTS
-        and all(element.WhichOneof("kind") == "string_value" for element in elements)
-    )
+    all_strings = all(element.WhichOneof("kind") == "string_value" for element in elements)
+    return math.isfinite(value.number_value) and len(elements) <= MAX_ELEMENTS and all_strings
 
 
 def _words(value: Value) -> str:

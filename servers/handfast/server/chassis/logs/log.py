@@ -60,7 +60,11 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
         }
         personal = None
         if call is not None:
-            line.update(_ids(call))
+            line["request_id"] = call.request_id
+            if call.trace_id is not None:
+                # As OpenTelemetry has it: https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/
+                # There is no `span_id`, as the span in `traceparent` is the caller's.
+                line["trace_id"] = call.trace_id
             personal = call.personal_data()
         if (error := _exception(event.pop("exc_info", None))) is not None:
             event["exception"] = described(error, personal)
@@ -71,7 +75,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
     structlog.configure(
         processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=lambda *_: _Lines(writer),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
@@ -142,23 +146,6 @@ def _now() -> str:
 @functools.lru_cache(maxsize=2)
 def _second(epoch_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
-
-
-def _ids(call: Call) -> dict[str, str]:
-    """What all lines about a call have in common, here and at peers. OpenTelemetry names the field of the trace:
-    https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/. There is no `span_id`, as the span in
-    `traceparent` is the caller's."""
-    ids = {"request_id": call.request_id}
-    if (trace_id := call.trace_id) is not None:
-        ids["trace_id"] = trace_id
-    return ids
-
-
-class _Lines:
-    """The logger that structlog gives rendered lines to, whatever their level."""
-
-    def __init__(self, writer: LogWriter) -> None:
-        self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 class _ToStructlog(logging.Handler):

@@ -38,6 +38,8 @@ class LogWriter:
         if not self._wanted.is_set():
             self._wanted.set()
 
+    debug = info = warning = error = critical = write  # structlog gives it lines by their level
+
     def flush(self, timeout: float = 1.0) -> None:
         """Waits until what was written before is out, but no longer than `timeout` seconds."""
         end = time.monotonic() + timeout
@@ -46,10 +48,9 @@ class LogWriter:
             time.sleep(_LOOK_EVERY)
 
     def _run(self) -> None:
-        pause = threading.Event()
         while True:
             self._wanted.wait()
-            pause.wait(_GATHER)
+            time.sleep(_GATHER)
             self._wanted.clear()
             self._writing = True  # before the lines are taken: `flush` looks at these first
             self._write_waiting()
