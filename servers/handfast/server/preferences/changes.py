@@ -10,7 +10,7 @@ from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferenc
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_etag
-from handfast.server.chassis.requests.fields import check_count
+from handfast.server.chassis.requests.fields import apply_paths, check_count
 from handfast.server.preferences.errors import PreferencesChanged
 from handfast.server.preferences.resources import never_set
 
@@ -26,15 +26,7 @@ def update(
         after.CopyFrom(before)
     if asked.etag and asked.etag != after.etag:
         raise PreferencesChanged(asked.user_id)
-    for path in paths:
-        key = path.partition(".")[2]
-        if not key:
-            after.values.clear()
-        elif key not in asked.values:
-            after.values.pop(key, None)
-        for each in [key] if key else asked.values:
-            if each in asked.values:
-                after.values[each].CopyFrom(asked.values[each])
+    apply_paths(after, asked, paths)
     with Violations.collect() as violations:
         check_count(violations, "preferences.values", len(after.values), MAX_VALUES)
     if after.values != (before or never_set(asked.user_id)).values:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.ids import new_etag
-from handfast.server.chassis.requests.fields import check_count
+from handfast.server.chassis.requests.fields import apply_paths, check_count
 from handfast.server.users.errors import UserAlreadyExists, UserChanged, UserNotFound
 from handfast.users.v1.users_pb2 import CreateUserResponse, DeleteUserResponse, UpdateUserResponse, User
 
 SCALARS = ("email", "display_name", "locale", "time_zone")
+UPDATED = (*SCALARS, "labels")
 NOT_UPDATED = ("user_id", "create_time", "update_time", "etag")
 MAX_LABELS = 64
 
@@ -21,9 +22,8 @@ MAX_LABELS = 64
 def create(before: User | None, asked: User, user_id: str, clock: Clock) -> tuple[User, CreateUserResponse]:
     if before is not None:
         raise UserAlreadyExists(user_id)
-    user = User(user_id=user_id, labels=asked.labels)
-    for field in SCALARS:
-        setattr(user, field, getattr(asked, field))
+    user = User(user_id=user_id)
+    apply_paths(user, asked, UPDATED)
     _stamp(user, clock)
     user.create_time.CopyFrom(user.update_time)
     return user, CreateUserResponse(user=user)
@@ -33,18 +33,7 @@ def update(before: User | None, asked: User, paths: Sequence[str], clock: Clock)
     user = _unchanged(before, asked.user_id, asked.etag)
     after = User()
     after.CopyFrom(user)
-    for path in paths:
-        if path == "labels":
-            after.labels.clear()
-            after.labels.update(asked.labels)
-        elif path.startswith("labels."):
-            key = path.removeprefix("labels.")
-            if key in asked.labels:
-                after.labels[key] = asked.labels[key]
-            else:
-                after.labels.pop(key, None)
-        else:
-            setattr(after, path, getattr(asked, path))
+    apply_paths(after, asked, paths)
     with Violations.collect() as violations:
         check_count(violations, "user.labels", len(after.labels), MAX_LABELS)
     if after != user:

@@ -10,7 +10,7 @@ from email_validator import EmailNotValidError, validate_email
 
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
-from handfast.server.users.changes import MAX_LABELS, NOT_UPDATED, SCALARS
+from handfast.server.users.changes import MAX_LABELS, NOT_UPDATED, SCALARS, UPDATED
 from handfast.server.users.tables import MAX_DISPLAY_NAME, MAX_EMAIL, MAX_LOCALE
 from handfast.users.v1 import users_pb2 as pb
 
@@ -40,7 +40,7 @@ def create(request: pb.CreateUserRequest) -> None:
         user = request.user
         if user.user_id:
             fields.check_id(violations, "user.user_id", user.user_id)
-        for path in (*SCALARS, "labels"):
+        for path in UPDATED:
             _check(violations, user, path)
         fields.check_request_id(violations, request.request_id)
 
@@ -50,7 +50,7 @@ def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
     with Violations.collect() as violations:
         user = request.user
         fields.check_id(violations, "user.user_id", user.user_id)
-        implied = [path for path in SCALARS if getattr(user, path)] + (["labels"] if user.labels else [])
+        implied = [path for path in UPDATED if getattr(user, path)]
         paths = fields.masked_paths(
             violations,
             request.update_mask,

@@ -162,18 +162,14 @@ class Violations:
         """Those that were added, in this order."""
         return tuple(self._found)
 
-    def raise_if_any(self) -> None:
-        """Raises InvalidFields where a violation was added."""
-        if self._found:
-            raise InvalidFields(self._found)
-
     @classmethod
     @contextmanager
     def collect(cls) -> Iterator[Violations]:
         """Gives the block a new one, and raises InvalidFields at its end where a violation was added."""
         violations = cls()
         yield violations
-        violations.raise_if_any()
+        if violations.found:
+            raise InvalidFields(violations.found)
 
 
 class UnparsableRequest(InvalidArgument):

@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import uuid
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
-from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.errors import Violations
 
 MAX_ID = 64
 _ID = re.compile(rf"[a-z0-9]([a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 MAX_KEY = 63
@@ -50,13 +51,7 @@ def require_id(field: str, value: str) -> None:
 
 def check_request_id(violations: Violations, value: str, field: str = "request_id") -> None:
     """The id by which a write that is repeated is recognized (AIP-155): a UUID in lower case, or empty."""
-    if not value:
-        return
-    try:
-        well_formed = str(uuid.UUID(value)) == value
-    except ValueError:
-        well_formed = False
-    if not well_formed:
+    if value and not _UUID.fullmatch(value):
         violations.add(field, "must be a UUID in lower case such as 123e4567-e89b-12d3-a456-426614174000, or empty")
 
 
@@ -145,16 +140,32 @@ def masked_paths(
     return tuple(paths)
 
 
+def apply_paths(after: Message, asked: Message, paths: Sequence[str]) -> None:
+    """Makes what these paths of `masked_paths` name in `after` as it is in `asked`, of the same type. (protobuf's own
+    `FieldMask.MergeMessage` knows no keys of maps.)
+    """
+    part: Any = type(after)
+    for path in paths:
+        name, _, key = path.partition(".")
+        wanted = getattr(asked, name)
+        if key:
+            getattr(after, name).pop(key, None)
+            wanted = {key: wanted[key]} if key in wanted else {}
+        else:
+            after.ClearField(name)
+        after.MergeFrom(part(**{name: wanted}))
+
+
 def duration_microseconds(violations: Violations, field: str, duration: Duration, longest: int) -> int:
     """The microseconds of a duration, which must be well-formed, above 0, and at most `longest` seconds.
     https://protobuf.dev/reference/protobuf/google.protobuf/#duration says what is well-formed.
     """
-    seconds, nanos = duration.seconds, duration.nanos
-    if abs(nanos) >= NANOSECONDS_PER_SECOND or seconds * nanos < 0:
+    nanoseconds = duration.ToNanoseconds()
+    if abs(duration.nanos) >= NANOSECONDS_PER_SECOND or duration.seconds * duration.nanos < 0:
         violations.add(field, "must have `nanos` below one second, and of the same sign as `seconds`")
-    elif not 0 < seconds * NANOSECONDS_PER_SECOND + nanos <= longest * NANOSECONDS_PER_SECOND:
+    elif not 0 < nanoseconds <= longest * NANOSECONDS_PER_SECOND:
         violations.add(field, f"must be more than 0 and up to {longest} seconds")
-    return seconds * MICROSECONDS_PER_SECOND + nanos // 1000
+    return nanoseconds // 1000
 
 
 def check_reason(violations: Violations, field: str, reason: str, longest: int) -> None:
