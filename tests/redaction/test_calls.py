@@ -7,8 +7,8 @@ from __future__ import annotations
 import logging
 
 from handfast.client import ServiceError
-from handfast.server.chassis.logs.log import LEVELS
 from handfast.server.chassis.logs.redaction import REDACTED
+from handfast.server.chassis.logs.writer import LEVELS
 from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from tests.project.readme import OBSERVABILITY, quoted, table
 from tests.redaction.calls import METHODS, QUOTING, Printed

@@ -24,7 +24,7 @@ from handfast.server.chassis.call import Method, Pool
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.logs import log
-from handfast.server.chassis.logs.log import CallLog
+from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness

@@ -1,13 +1,33 @@
-"""Writes lines of the log from a thread of its own, so that a pipe which nobody reads holds up no call."""
+"""The line of each call, and the thread that writes all lines, so that a pipe which nobody reads holds up no call."""
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import threading
 import time
 from collections import deque
-from typing import BinaryIO
+from json.encoder import encode_basestring
+from typing import Any, BinaryIO
 
+import grpc
+import structlog
+
+from handfast.server.chassis.call import Call, Method
+from handfast.server.chassis.logs.values import loggable
+from handfast.server.chassis.pipeline.status_codes import GO_NAMES
+
+_INFO = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED")
+_ERROR = ("UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS")
+LEVELS = {
+    code: logging.INFO if code.name in _INFO else logging.ERROR if code.name in _ERROR else logging.WARNING
+    for code in grpc.StatusCode
+}
+"""The level of a call's line by the code that its caller saw, as in go-grpc-middleware (DefaultServerCodeToLevel)."""
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
+_MAX_NAME = 200  # characters; an unknown method can have any name
 _MAX_WAITING = 10_000
 _LOOK_EVERY = 0.002  # seconds
 _GATHER = 0.02  # seconds; one write for many lines costs a busy server far less than one each
@@ -62,7 +82,7 @@ class LogWriter:
             lines.append(self._lines.popleft())
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            lines.append(json.dumps({"level": "error", "event": "log lines dropped", "count": dropped}).encode())
+            lines.append(encode({"level": "error", "event": "log lines dropped", "count": dropped}))
         if not lines:
             return
         try:
@@ -70,3 +90,68 @@ class LogWriter:
             self._stream.flush()
         except (OSError, ValueError):  # nobody reads any more, or the stream is closed: no reason to stop serving
             return
+
+
+class CallLog:
+    """Logs each call of the server `service` as it ends, from `level` on, such as `info`.
+
+    Most lines of a log are these. So what all calls of a method have in common is written once, and the lines do not
+    pass through structlog: 2 microseconds a line, not 9.
+    """
+
+    writer: LogWriter | None = None  # of this process, once the log is configured
+
+    def __init__(self, service: str, level: str) -> None:
+        self._service = service
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+        self._heads: dict[tuple[Method, grpc.StatusCode], str] = {}
+
+    def ended(self, call: Call) -> None:
+        """Writes the line of `call`, which is closed."""
+        code = call.code
+        assert code is not None
+        level = LEVELS[code]
+        if level < self._level:
+            return
+        key = call.method, code
+        # Unknown methods have one `Method` for all of their paths.
+        head = self._heads.get(key) if call.path == call.method.path else self._head(call.path, code)
+        if head is None:
+            head = self._heads[key] = self._head(call.path, code)
+        trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
+        more = f", {_to_json({name: loggable(value) for name, value in call.log.items()})[1:-1]}" if call.log else ""
+        line = (
+            f'{{"timestamp": "{timestamp()}", {head}, "grpc.time_ms": {call.seconds * 1000:.3f}, '
+            f'"request_id": {encode_basestring(call.request_id)}{trace}, "peer": {encode_basestring(call.peer)}{more}}}'
+        )
+        if self.writer is None:
+            structlog.get_logger().log(level, line)
+        else:
+            self.writer.write(line.encode(errors="backslashreplace"))
+
+    def _head(self, path: str, code: grpc.StatusCode) -> str:
+        service, _, method = path.removeprefix("/").rpartition("/")
+        head = {
+            "level": logging.getLevelName(LEVELS[code]).lower(),
+            "event": "call",
+            "service": self._service,
+            "grpc.service": service[:_MAX_NAME],
+            "grpc.method": method[:_MAX_NAME],
+            "grpc.code": GO_NAMES[code],
+        }
+        return _to_json(head)[1:-1]
+
+
+def encode(line: dict[str, Any]) -> bytes:
+    return _to_json(line).encode(errors="backslashreplace")
+
+
+def timestamp() -> str:
+    """RFC 3339 in UTC, with milliseconds."""
+    now = time.time()
+    return f"{_second(int(now))}.{int(now % 1 * 1000):03}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))

@@ -8,6 +8,6 @@
     outlet.py         replies that are sent when there is news, for methods that push
     status_codes.py   as Go spells them
 
-`logs/log.py` writes the line of each call, `errors/mapping.py` ends those that fail, and `cancellation.py` wakes what a
-call waits for.
+`logs/writer.py` writes the line of each call, `errors/mapping.py` ends those that fail, and `cancellation.py` wakes
+what a call waits for.
 """
