@@ -129,7 +129,7 @@ class ParticipantServer(Server):
         participant = Participant(
             SimulatedStore(self.participant, self.engine, resources),
             SimulatedRequests(self.engine, self.clock),
-            CoordinatorResolver(transactions, threads=2 * WAITING),
+            CoordinatorResolver(transactions, self.participant, threads=2 * WAITING),
             threads=2 * WAITING,
             clock=self.clock,
         )

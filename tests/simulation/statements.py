@@ -160,7 +160,7 @@ class SimulatedBranches(Branches):
             found = [row["transaction_id"] for row in c.scan("branches") if below(row)]
             return Result(rowcount=sum(c.delete("branches", each, below) for each in found))
 
-        self._insert: Any = _insert_new("branches", "transaction_id", {})
+        self._insert: Any = _insert_new("branches", "transaction_id", {"outcome": None})
         self._find: Any = _select("branches", "id_")
         self._lock: Any = _select_for_update("branches", "id_")
         self._lock_known: Any = Statement(lock_known)
@@ -245,6 +245,11 @@ class SimulatedUniqueKeys(UniqueKeys):
                 {**row, "number": change["number"], "next_holder": change["holder"]} for change in changes or [none]
             )
 
+        def changed_by(c: Connection, p: Columns) -> Result:
+            values = {row["value"]: None for row in changes_of(c, *p["ids"])}
+            found = [row._columns for value in values for row in find(c, {"value_": value})]
+            return Result(row for row in found if row["pending_transaction_id"] in p["ids"])
+
         def insert_change(c: Connection, p: Columns) -> Result:
             inserted = c.insert("claim_changes", (p["transaction_id"], p["value"], p["number"]), dict(p))
             if not inserted:
@@ -260,12 +265,8 @@ class SimulatedUniqueKeys(UniqueKeys):
         self._lock: Any = _select_for_update("claims", "value_")
         self._update: Any = _update("claims", "value_")
         self._delete: Any = _delete("claims", "value_")
-        self._delete_free: Any = Statement(
-            lambda c, p: Result(rowcount=c.delete("claims", p["value_"], lambda row: row["holder"] is None))
-        )
         self._insert_change: Any = Statement(insert_change)
-        self._changes: Any = Statement(lambda c, p: Result(changes_of(c, *p["ids"])))
-        self._changes_of_value: Any = Statement(lambda c, p: Result(changes_of_value(c, p["id_"], p["value_"])))
+        self._changed_by: Any = Statement(changed_by)
         self._delete_changes: Any = Statement(delete_changes)
 
 

@@ -26,9 +26,10 @@ from handfast.server.transactions.core.model import (
     StageRequest,
     UniqueKey,
 )
-from handfast.server.transactions.core.staging import Proceed, Refusal
-from handfast.server.transactions.participant import finishing, reads, recovery
+from handfast.server.transactions.core.staging import Refusal
+from handfast.server.transactions.participant import reads
 from handfast.server.transactions.participant.branches import Branches
+from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_rows import ResourceRow
 from tests.simulation import servers, statements
@@ -48,7 +49,7 @@ class OverwritingRegister(statements.SimulatedRegister):
         super().__init__(*arguments)
 
         def upsert(c: Connection, p: Columns) -> Result:
-            if not c.insert("decisions", p["transaction_id"], dict(p)):
+            if not c.insert("decisions", p["transaction_id"], {"loss_accepted": None, **p}):
                 c.update("decisions", p["transaction_id"], p)
             return Result(rowcount=1)
 
@@ -59,7 +60,7 @@ class OverwritingRegister(statements.SimulatedRegister):
 
 
 def _presumed_aborted(self: CoordinatorResolver, transaction_id: str) -> Learnt:
-    return Decision(transaction_id, Outcome.ABORTED, {})
+    return BranchDecision(transaction_id, Outcome.ABORTED, 0)
 
 
 # A decision is kept until all participants have confirmed it; a horizon never passes an open branch.
@@ -119,9 +120,7 @@ def _stage_below_the_horizon(branch: Any, horizon: str, known: Any, stage: Stage
 
 def _stage_any_number(branch: Any, horizon: str, known: Any, stage: StageRequest, now_us: int) -> Any:
     checked = _check_stage(branch, horizon, known, stage, now_us)
-    if checked is Refusal.OPERATION_OUT_OF_ORDER:
-        return Proceed(replace(branch or staging.opened_by(stage), staged=stage.number))
-    return checked
+    return None if checked is Refusal.OPERATION_OUT_OF_ORDER else checked
 
 
 # A branch is finished as a whole.
@@ -144,14 +143,16 @@ class KeepsBranches:
                 self._branches.finish(connection, [branch])
 
 
-def _settle_the_rows_alone(self: recovery.Recovery[Any], store: Any, finisher: Any, *others: Any) -> None:
+def _settle_the_rows_alone(self: BranchFinisher[Any], transaction_id: str) -> Branch | None:
     """As a writer would that finishes only what stands in its way; the coordinator does the rest."""
-    alone = copy(store)
-    alone.branches = KeepsBranches(store.branches)
-    _recover(self, store, finishing.BranchFinisher(alone), *others)
+    alone = copy(self)
+    alone._store = copy(self._store)
+    branches: Any = KeepsBranches(self._store.branches)
+    alone._store.branches = branches
+    return _settle(alone, transaction_id)
 
 
-_recover = recovery.Recovery.__init__
+_settle = BranchFinisher.settle
 
 
 # Only what is named is applied.
@@ -279,7 +280,7 @@ WITHOUT: dict[str, Without] = {
     "whole-branch finish": Without(
         "crowd",
         patches=(
-            (recovery.Recovery, "__init__", _settle_the_rows_alone),
+            (BranchFinisher, "settle", _settle_the_rows_alone),
             (finishing_rules, "finish", _finish_whatever_is_there),
         ),
     ),

@@ -26,15 +26,20 @@ MINUTE = 60 * MICROSECONDS_PER_SECOND
 
 @dataclass
 class Coordinator:
-    """Answers participants as the coordinator would, from what a test has decided."""
+    """Answers the users participant as the coordinator would, from what a test has decided."""
 
-    decisions: dict[str, Learnt] = field(default_factory=dict)
+    decisions: dict[str, Decision] = field(default_factory=dict)
 
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
-        return {id_: self.decisions.get(id_) for id_ in transaction_ids}
+        return {id_: _of_users(self.decisions[id_]) if id_ in self.decisions else None for id_ in transaction_ids}
 
     def abort(self, transaction_id: str) -> Learnt:
-        return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {}))
+        return _of_users(self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {})))
+
+
+def _of_users(decision: Decision) -> BranchDecision:
+    count, loss_accepted = decision.committed_count("users"), "users" in decision.loss_accepted
+    return BranchDecision(decision.transaction_id, decision.outcome, count, loss_accepted)
 
 
 class Users:

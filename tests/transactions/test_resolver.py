@@ -12,7 +12,7 @@ import pytest
 
 from handfast.client import channel
 from handfast.server.chassis.ids import new_id
-from handfast.server.transactions.core.model import Learnt
+from handfast.server.transactions.core.model import BranchDecision, Learnt, Outcome
 from handfast.server.transactions.participant import circuit, resolver
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
@@ -60,7 +60,7 @@ def asking(coordinator: Coordinator, pool: ThreadPoolExecutor) -> Iterator[Coord
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with channel(f"127.0.0.1:{port}") as to_coordinator:
-        yield CoordinatorResolver(pb_grpc.TransactionServiceStub(to_coordinator), threads=THREADS)
+        yield CoordinatorResolver(pb_grpc.TransactionServiceStub(to_coordinator), "users", threads=THREADS)
         coordinator.let.release(1000)
         pool.shutdown()
     server.stop(None).wait()
@@ -180,3 +180,38 @@ def test_after_a_question_that_was_refused_the_next_one_is_asked(
     assert refused(pool.submit(asking.ask, [T1]))
     coordinator.refuses = False
     assert pool.submit(asking.ask, [T1]).result(PATIENCE) == {T1: None}
+
+
+@pytest.mark.parametrize(
+    ("transaction", "learnt"),
+    [
+        (pb.Transaction(state=pb.TRANSACTION_STATE_UNDECIDED), None),
+        (pb.Transaction(state=pb.TRANSACTION_STATE_STAGED), None),
+        (pb.Transaction(state=pb.TRANSACTION_STATE_ABORTED), BranchDecision(T1, Outcome.ABORTED, 0)),
+        (pb.Transaction(state=pb.TRANSACTION_STATE_FORGOTTEN), BranchDecision(T1, None, 0)),
+        (
+            pb.Transaction(
+                state=pb.TRANSACTION_STATE_COMMITTED,
+                branches=[
+                    pb.TransactionBranch(participant="preferences", operation_count=1),
+                    pb.TransactionBranch(participant="users", operation_count=2),
+                ],
+                loss_accepted=["users"],
+            ),
+            BranchDecision(T1, Outcome.COMMITTED, 2, loss_accepted=True),
+        ),
+        (
+            pb.Transaction(
+                state=pb.TRANSACTION_STATE_COMMITTED,
+                branches=[pb.TransactionBranch(participant="preferences", operation_count=1)],
+                loss_accepted=["preferences"],
+            ),
+            BranchDecision(T1, Outcome.COMMITTED, 0),
+        ),
+    ],
+)
+def test_a_participant_learns_what_concerns_it_and_takes_a_state_that_it_does_not_know_for_undecided(
+    transaction: pb.Transaction, learnt: Learnt
+) -> None:
+    transaction.transaction_id = T1
+    assert resolver.learnt(transaction, "users") == learnt

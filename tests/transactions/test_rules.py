@@ -21,7 +21,6 @@ from handfast.server.transactions.core import (
     coordinator,
     finishing,
     pruning,
-    reading,
     staging,
     unique_keys,
 )
@@ -31,15 +30,13 @@ from handfast.server.transactions.core.model import (
     BranchDecision,
     BranchState,
     Decision,
-    Forgotten,
     Learnt,
     Operation,
     Outcome,
     StageRequest,
     UniqueKey,
-    UniqueKeyChange,
 )
-from handfast.server.transactions.core.staging import Proceed, Refusal, Repeat
+from handfast.server.transactions.core.staging import Refusal
 
 PAGE = Path(__file__).parents[2] / "docs" / "atomic-commit.md"
 SERVERS = Path(core.__file__).parents[2]
@@ -63,7 +60,7 @@ def operation(number: int, resource: str = "ada", image: bytes | None = b"image"
 
 def check(
     branch: Branch | None, known: Operation | None, arriving: StageRequest, now_us: int, horizon: str = ""
-) -> Proceed | Repeat | Refusal:
+) -> Refusal | Operation | None:
     return staging.check_stage(branch, horizon, known, arriving, now_us)
 
 
@@ -87,16 +84,17 @@ class TestStaging:
     """Rule 1, rule 5 for how much is staged, rule 10 for a branch that is gone."""
 
     def test_the_first_operation_opens_the_branch(self) -> None:
-        assert check(None, None, stage(1), EARLIER) == Proceed(replace(OPEN, staged=1))
+        assert check(None, None, stage(1), EARLIER) is None
+        assert staging.opened_by(stage(1)) == OPEN
 
     def test_operations_are_staged_in_their_order_without_gaps(self) -> None:
         one_staged = replace(OPEN, staged=1)
-        assert check(one_staged, None, stage(2), EARLIER) == Proceed(replace(OPEN, staged=2))
+        assert check(one_staged, None, stage(2), EARLIER) is None
         assert check(one_staged, None, stage(3), EARLIER) is Refusal.OPERATION_OUT_OF_ORDER
 
     def test_a_repeat_is_answered_as_before_even_after_the_deadline(self) -> None:
         staged = operation(1)
-        assert check(replace(OPEN, staged=1), staged, stage(1), LATER) == Repeat(staged)
+        assert check(replace(OPEN, staged=1), staged, stage(1), LATER) is staged
 
     def test_the_same_number_with_another_content_is_refused(self) -> None:
         other = stage(1, content=b"b")
@@ -113,7 +111,7 @@ class TestStaging:
 
     def test_a_branch_takes_so_many_operations_and_no_more(self) -> None:
         full = replace(OPEN, staged=999)
-        assert isinstance(check(full, None, stage(1000), EARLIER), Proceed)
+        assert check(full, None, stage(1000), EARLIER) is None
         full = replace(OPEN, staged=1000)
         assert check(full, None, stage(1001), EARLIER) is Refusal.TOO_LARGE
 
@@ -123,8 +121,8 @@ class TestStaging:
 
     def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
         assert check(None, None, stage(1), EARLIER, horizon="t2") is Refusal.FORGOTTEN
-        assert check(None, None, stage(1), EARLIER, horizon="t1") == Proceed(replace(OPEN, staged=1))
-        assert check(OPEN, None, stage(1), EARLIER, horizon="t2") == Proceed(replace(OPEN, staged=1))
+        assert check(None, None, stage(1), EARLIER, horizon="t1") is None
+        assert check(OPEN, None, stage(1), EARLIER, horizon="t2") is None
 
 
 class TestConflicts:
@@ -135,13 +133,9 @@ class TestConflicts:
         assert conflicts.blocker("t1", mine="t1") is None
         assert conflicts.blocker("t2", mine="t1") == conflicts.blocker("t2") == "t2"
 
-    def test_that_time_is_up_leads_to_an_attempt_to_abort_where_nothing_is_decided(self) -> None:
-        assert conflicts.may_abort(OPEN, None, LATER)
-        assert not conflicts.may_abort(OPEN, None, DEADLINE)
-
-    @pytest.mark.parametrize("learnt", [COMMITTED, ABORTED, Forgotten.FORGOTTEN])
-    def test_what_is_decided_is_not_aborted_whatever_the_time(self, learnt: Learnt) -> None:
-        assert not conflicts.may_abort(OPEN, learnt, LATER)
+    def test_that_time_is_up_leads_to_an_attempt_to_abort_what_is_undecided(self) -> None:
+        assert conflicts.may_abort(OPEN, LATER)
+        assert not conflicts.may_abort(OPEN, DEADLINE)
 
     def test_only_the_older_waits_for_the_younger_so_nobody_waits_in_a_circle(self) -> None:
         undecided = replace(OPEN, first_attempt="t2")
@@ -269,28 +263,28 @@ class TestUniqueKeys:
     """Rules 4 and 8."""
 
     SWAP = (
-        UniqueKeyChange(1, "a", None),
-        UniqueKeyChange(1, "x", "ada"),
-        UniqueKeyChange(2, "b", None),
-        UniqueKeyChange(2, "a", "bob"),
-        UniqueKeyChange(3, "x", None),
-        UniqueKeyChange(3, "b", "ada"),
+        UniqueKey("a", "ada", T, {1: None, 2: "bob"}),
+        UniqueKey("b", "bob", T, {3: "ada", 2: None}),
+        UniqueKey("x", None, T, {1: "ada", 3: None}),
     )
 
-    def test_a_swap_within_one_transaction_gives_each_the_others_value(self) -> None:
-        holders = {"a": "bob", "b": "ada", "x": None}
-        assert unique_keys.holders_after(self.SWAP, committed_count=3) == holders
-        assert unique_keys.holders_after(reversed(self.SWAP), committed_count=3) == holders
-
-    def test_operations_beyond_the_named_ones_change_no_holder(self) -> None:
-        assert unique_keys.holders_after(self.SWAP, committed_count=1) == {"a": None, "x": "ada"}
-        assert unique_keys.holders_after(self.SWAP, committed_count=0) == {}
+    @pytest.mark.parametrize(
+        ("count", "holders"),
+        [
+            (3, {"a": "bob", "b": "ada", "x": None}),
+            (1, {"a": None, "b": "bob", "x": "ada"}),
+            (0, {"a": "ada", "b": "bob", "x": None}),
+        ],
+    )
+    def test_a_swap_within_one_transaction_gives_each_the_others_value_as_far_as_it_is_committed(
+        self, count: int, holders: dict[str, str | None]
+    ) -> None:
+        assert {key.value: unique_keys.holder_after(key, count) for key in self.SWAP} == holders
 
     @staticmethod
     def key(holder: str | None, pending: str | None = None, *holders: str | None, value: str = "a") -> UniqueKey:
         """A unique value; `holders` is what the operations of the transaction that is pending make of it."""
-        changes = tuple(UniqueKeyChange(number, value, each) for number, each in enumerate(holders, 1))
-        return UniqueKey(value, holder, pending, changes)
+        return UniqueKey(value, holder, pending, dict(enumerate(holders, 1)))
 
     def test_a_value_is_taken_from_nobody_and_given_back_to_nobody(self) -> None:
         free, held = self.key(None, value="new"), self.key("ada", value="old")
@@ -332,33 +326,20 @@ class TestDeciding:
 
 
 class TestReading:
-    """Rules 7 and 9, rule 8 for who holds a unique value."""
+    """Rules 7 and 9, rule 4 for what is seen of a decided change."""
 
-    def test_before_the_decision_everybody_sees_the_committed_state(self) -> None:
-        assert reading.first_look(None) is reading.Look.COMMITTED
-        assert reading.first_look(ABORTED) is reading.Look.COMMITTED
+    @pytest.mark.parametrize("learnt", [None, BranchDecision(T, Outcome.ABORTED, 0)])
+    def test_before_a_commit_everybody_sees_the_committed_state(self, learnt: Learnt) -> None:
+        assert not conflicts.must_read_again(learnt)
 
-    @pytest.mark.parametrize("learnt", [COMMITTED, Forgotten.FORGOTTEN])
+    @pytest.mark.parametrize("learnt", [BranchDecision(T, Outcome.COMMITTED, 1), BranchDecision(T, None, 0)])
     def test_a_decision_says_nothing_of_a_row_that_was_read_before_it(self, learnt: Learnt) -> None:
-        assert reading.first_look(learnt) is reading.Look.READ_AGAIN
+        assert conflicts.must_read_again(learnt)
 
     def test_after_the_decision_everybody_sees_the_last_operation_it_names(self) -> None:
-        operations = [operation(2), operation(1), operation(3)]
-        two_named = replace(COMMITTED, branches={"users": 2})
-        assert reading.second_look(operations, two_named, "users") == operation(2)
-        assert reading.second_look(operations, two_named, "preferences") is reading.Look.COMMITTED
-
-    def test_a_change_of_a_forgotten_transaction_was_never_committed(self) -> None:
-        look = reading.second_look([operation(1)], Forgotten.FORGOTTEN, "users")
-        assert look is reading.Look.COMMITTED
-
-    def test_after_the_decision_everybody_finds_who_holds_a_unique_value_by_it(self) -> None:
-        changes = (UniqueKeyChange(1, "a", "bob"), UniqueKeyChange(2, "a", None))
-        key = UniqueKey("a", "ada", T, changes)
-        for count, holder in ((0, "ada"), (1, "bob"), (2, None)):
-            committed = replace(COMMITTED, branches={"users": count})
-            assert reading.holder_at_second_look(key, committed, "users") == holder
-        assert reading.holder_at_second_look(key, Forgotten.FORGOTTEN, "users") == "ada"
+        operations = [operation(2, image=b"2"), operation(1), operation(3)]
+        assert finishing.final_images(operations, committed_count=2) == {"ada": b"2"}
+        assert finishing.final_images(operations, committed_count=0) == {}
 
 
 class TestFromPageToCodeToTest:

@@ -2,10 +2,9 @@
 
     model.py        the words: transaction, branch, operation, decision
     staging.py      rule 1      whether a staged call may be stored
-    conflicts.py    rules 2, 6, 7   who stands in the way, what time changes, who waits for whom
+    conflicts.py    rules 2, 6, 7, 9   what another transaction's pending change is to a write and to a read
     coordinator.py  rule 3      the decision as a write-once register, and how a repeated commit is answered
     finishing.py    rules 4, 5  what becomes of a branch by the decision, and how many are finished at once
-    reading.py      rules 7, 9  what a reader sees of a row with a pending change
     unique_keys.py  rule 8      who holds a value that no two resources may share
     pruning.py      rule 10     how far may be forgotten what is finished
 

@@ -1,8 +1,10 @@
-"""What stands in the way of a write, and what is done about it (rules 2, 6 and 7)."""
+"""What another transaction's pending change is to a write and to a read (rules 2, 6, 7 and 9)."""
 
 from __future__ import annotations
 
-from handfast.server.transactions.core.model import Branch, Learnt
+from typing import TypeGuard
+
+from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt, Outcome
 
 
 def blocker(pending_transaction_id: str | None, mine: str | None = None) -> str | None:
@@ -12,12 +14,12 @@ def blocker(pending_transaction_id: str | None, mine: str | None = None) -> str 
     return None if pending_transaction_id == mine else pending_transaction_id
 
 
-def may_abort(branch: Branch, learnt: Learnt, now_us: int) -> bool:
+def may_abort(undecided: Branch, now_us: int) -> bool:
     """Rule 6, nothing pending is dropped without a decision: whether the coordinator may be asked to abort the
-    transaction of a branch. That time is up leads to this attempt, and to nothing else; what follows goes by the
-    decision that then stands.
+    transaction of a branch, which it has said is undecided. That time is up leads to this attempt, and to nothing else;
+    what follows goes by the decision that then stands.
     """
-    return learnt is None and branch.deadline_us < now_us
+    return undecided.deadline_us < now_us
 
 
 def may_wait(undecided: Branch, first_attempt: str) -> bool:
@@ -26,3 +28,12 @@ def may_wait(undecided: Branch, first_attempt: str) -> bool:
     transaction is that writes; a plain write has none, and counts as the youngest.
     """
     return bool(first_attempt) and first_attempt < undecided.first_attempt
+
+
+def must_read_again(learnt: Learnt) -> TypeGuard[BranchDecision]:
+    """Rules 7 and 9, for plain reads of a row, or of a unique value, that was read before `learnt` was known. While a
+    transaction is undecided, and once it is aborted, the committed state is what everybody sees. Else it is read once
+    more, as a decision says nothing of what was read before it was learnt; what then still has the change becomes what
+    the committed operations make of it (`finishing.final_images`, `unique_keys.holder_after`).
+    """
+    return learnt is not None and learnt.outcome is not Outcome.ABORTED

@@ -61,24 +61,15 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class UniqueKeyChange:
-    """What an operation, by its number, makes of a unique value: who holds it from then on, None for nobody."""
-
-    number: int
-    value: str
-    holder: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class UniqueKey:
-    """A unique value: who holds it, the transaction that has a pending change of that, and what the operations of that
-    transaction make of it.
+    """A unique value: who holds it, and the transaction that has a pending change of that. `changes` has who holds it
+    after an operation of that transaction, by the operation's number. None is nobody.
     """
 
     value: str
     holder: str | None
     pending_transaction_id: str | None
-    changes: tuple[UniqueKeyChange, ...]
+    changes: dict[int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +102,11 @@ class Decision:
         return self.branches.get(participant, 0) if self.outcome is Outcome.COMMITTED else 0
 
 
-class Forgotten(enum.Enum):
-    """The coordinator no longer keeps the decision: either it is finished, or nothing of it was committed."""
-
-    FORGOTTEN = enum.auto()
-
-
-Learnt = Decision | Forgotten | None
-"""What the coordinator says of a transaction; None where it is undecided."""
-
-
 @dataclass(frozen=True, slots=True)
 class BranchDecision:
     """A decision as far as it concerns one participant: its operations from 1 to `committed_count` are committed.
-    `outcome` is None where the coordinator has forgotten the transaction. `loss_accepted` says that an operator lets
-    the participant finish without what it has lost.
+    `outcome` is None where the coordinator has forgotten the transaction: then its branches are finished, or nothing of
+    it was committed. `loss_accepted` says that an operator lets the participant finish without what it has lost.
     """
 
     transaction_id: str
@@ -133,9 +114,6 @@ class BranchDecision:
     committed_count: int
     loss_accepted: bool = False
 
-    @classmethod
-    def of(cls, transaction_id: str, learnt: Decision | Forgotten, participant: str) -> BranchDecision:
-        if isinstance(learnt, Forgotten):
-            return cls(transaction_id, None, 0)
-        accepted = participant in learnt.loss_accepted
-        return cls(transaction_id, learnt.outcome, learnt.committed_count(participant), accepted)
+
+Learnt = BranchDecision | None
+"""What the coordinator says of a transaction; None where it is undecided."""

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
 
 from handfast.server.transactions.core import model
 from handfast.server.transactions.core.model import Branch, BranchState, Operation, StageRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Proceed:
-    """The operation is the next of an open branch: validate it and store it, together with this branch."""
-
-    branch: Branch
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """The operation is staged already: answer as before."""
-
-    operation: Operation
-
-
 class Refusal(enum.Enum):
+    """Why a staged call is refused."""
+
     FORGOTTEN = enum.auto()
     BRANCH_NOT_OPEN = enum.auto()
     OPERATION_CHANGED = enum.auto()
@@ -39,8 +26,10 @@ def opened_by(stage: StageRequest, staged: int = 0) -> Branch:
 
 def check_stage(
     branch: Branch | None, horizon: str, known: Operation | None, stage: StageRequest, now_us: int
-) -> Proceed | Repeat | Refusal:
-    """Rule 1, and rule 10 for a branch that is gone: whether a staged call may be stored.
+) -> Refusal | Operation | None:
+    """Rule 1, and rule 10 for a branch that is gone: whether a staged call may be stored. None where it may: it is the
+    next operation of an open branch, to be validated and stored. Where it is staged already, that operation, to be
+    answered as before.
 
     `branch` is None where nothing is known of the transaction here; then, below the `horizon`, its branch may have been
     finished and pruned. `known` is the operation of that number, where it is staged already. `now_us` only ever
@@ -53,14 +42,14 @@ def check_stage(
     if branch.state is not BranchState.OPEN:
         return Refusal.BRANCH_NOT_OPEN
     if known is not None:
-        return Repeat(known) if known.fingerprint == stage.fingerprint else Refusal.OPERATION_CHANGED
+        return known if known.fingerprint == stage.fingerprint else Refusal.OPERATION_CHANGED
     if stage.number != branch.staged + 1:
         return Refusal.OPERATION_OUT_OF_ORDER
     if now_us > branch.deadline_us:
         return Refusal.EXPIRED
     if stage.number > model.MAX_OPERATIONS:
         return Refusal.TOO_LARGE
-    return Proceed(replace(branch, staged=stage.number))
+    return None
 
 
 def has_room(bytes_so_far: int) -> bool:

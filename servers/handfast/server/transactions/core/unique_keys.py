@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from handfast.server.transactions.core.conflicts import blocker
-from handfast.server.transactions.core.model import UniqueKey, UniqueKeyChange
+from handfast.server.transactions.core.model import MAX_OPERATIONS, UniqueKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def claim(
     for key in changing:
         if (other := blocker(key.pending_transaction_id, mine)) is not None:
             return Pending(other)
-        holder = holder_within(key)
+        holder = holder_after(key)
         if holder in (None, resource):
             holders[key.value] = resource if key.value in wanted else None
         elif key.value in wanted:
@@ -45,15 +45,9 @@ def claim(
     return holders
 
 
-def holder_within(key: UniqueKey) -> str | None:
-    """Rule 8: who holds a value in the eyes of the transaction that has a pending change of it."""
-    last = max(key.changes, key=lambda change: change.number, default=None)
-    return key.holder if last is None else last.holder
-
-
-def holders_after(changes: Iterable[UniqueKeyChange], committed_count: int) -> dict[str, str | None]:
-    """Rules 4 and 8: which resource holds each unique value once the committed operations are applied; None frees it.
-    Values that they do not touch are left out.
+def holder_after(key: UniqueKey, committed_count: int = MAX_OPERATIONS) -> str | None:
+    """Rules 4 and 8: who holds a value once the committed operations of the transaction that has a pending change of it
+    are applied; by default all operations, as that transaction itself sees it.
     """
-    ordered = sorted(changes, key=lambda change: change.number)
-    return {change.value: change.holder for change in ordered if change.number <= committed_count}
+    last = max((number for number in key.changes if number <= committed_count), default=None)
+    return key.holder if last is None else key.changes[last]

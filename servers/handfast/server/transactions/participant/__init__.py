@@ -6,9 +6,8 @@
 
     writes.py         plain and staged writes
     reads.py          plain reads: get, batch, page, holder; they look through a pending change by its decision
-    finishing.py      applies or drops branches
-    recovery.py       brings a branch to its end when its transaction is decided, or its time is up
-    sweeper.py        does so for what nobody touches, and forgets what is long done
+    finishing.py      applies or drops branches, once their transactions are decided or their time is up
+    sweeper.py        has it done for what nobody touches, and forgets what is long done
     service.py        ParticipantService
 
     store.py          all that a participant has in its database

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
+from handfast.server.transactions.core.finishing import unheard_of
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
 
 
@@ -43,24 +44,35 @@ class Branches:
         """
         if expected and (row := self._lock.first(connection, id_=fresh.transaction_id)) is not None:
             return _branch(row)
-        while self._insert.run(connection, transaction_id=fresh.transaction_id, **_columns(fresh)) == 0:
+        columns = {
+            "transaction_id": fresh.transaction_id,
+            "state": fresh.state.value,
+            "deadline": fresh.deadline_us,
+            "first_attempt": fresh.first_attempt,
+            "staged": fresh.staged,
+        }
+        while self._insert.run(connection, **columns) == 0:
             row = self._lock.first(connection, id_=fresh.transaction_id)
             if row is not None:
                 return _branch(row)
             # It was pruned between the two.
         return None
 
-    def lock_known(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, Branch]:
-        """Those of these branches that are there, locked in the order of their ids. A branch that is not there is not
-        locked, and may be inserted by others meanwhile.
-        """
-        return {row.transaction_id: _branch(row) for row in self._lock_known.all(connection, ids=transaction_ids)}
+    def lock_all(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, Branch | None]:
+        """These branches, locked as `lock` does, in the order of their ids; those that are there by one statement."""
+        locked: dict[str, Branch | None] = {
+            row.transaction_id: _branch(row) for row in self._lock_known.all(connection, ids=transaction_ids)
+        }
+        for id_ in sorted(set(transaction_ids) - locked.keys()):
+            locked[id_] = self.lock(connection, unheard_of(id_))
+        return locked
 
     def set_staged(self, connection: sa.Connection, transaction_id: str, staged: int) -> None:
         self._update.send(connection, id_=transaction_id, staged=staged)
 
-    def save(self, connection: sa.Connection, branch: Branch) -> None:
-        self._update.send(connection, id_=branch.transaction_id, **_columns(branch))
+    def close(self, connection: sa.Connection, transaction_id: str) -> None:
+        """Stores that it takes no more operations."""
+        self._update.send(connection, id_=transaction_id, state=BranchState.CLOSED.value)
 
     def finish(self, connection: sa.Connection, branches: Collection[Branch]) -> None:
         """Stores that these are finished, each with its outcome."""
@@ -97,14 +109,3 @@ class Branches:
 def _branch(row: Any) -> Branch:
     outcome = Outcome(row.outcome) if row.outcome else None
     return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.first_attempt, row.staged, outcome)
-
-
-def _columns(branch: Branch) -> dict[str, Any]:
-    """All but the key."""
-    return {
-        "state": branch.state.value,
-        "deadline": branch.deadline_us,
-        "first_attempt": branch.first_attempt,
-        "staged": branch.staged,
-        "outcome": branch.outcome.value if branch.outcome else None,
-    }

@@ -1,21 +1,28 @@
-"""Finishes branches: applies what their transactions committed, and drops the rest (rules 4 and 5)."""
+"""Finishes branches: applies what their transactions committed, and drops the rest (rules 4 and 5), once these are
+decided, or their time is up (rules 6 and 7).
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Generic
 
 import sqlalchemy as sa
 import structlog
 
+from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
+from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.finishing import Finish, Unchanged
-from handfast.server.transactions.core.model import BranchDecision, UniqueKeyChange
-from handfast.server.transactions.core.unique_keys import holders_after
+from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt
+from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.crash_points import reached
+from handfast.server.transactions.participant.errors import CommittedChangeLost
+from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
@@ -35,84 +42,44 @@ class FinishResult(enum.Enum):
     LOST = enum.auto()
 
 
-class FinishBranches(Generic[M]):
-    """Finishes several branches, each of them as a whole, by statements for many rows. A unit of work, whose result has
-    what the rules say of each.
+class BranchFinisher(Generic[M]):
+    """Finishes branches: for the coordinator by `finish_all`, for a writer by `settle`, for the sweeper by
+    `settle_all`. It is idempotent: what is finished is confirmed again.
     """
 
-    def __init__(self, store: Store[M], decisions: Sequence[BranchDecision]) -> None:
-        self._store, self._decisions = store, decisions
-        self._ids = [decision.transaction_id for decision in decisions]
-
-    def __call__(self, connection: sa.Connection) -> list[Finish | Unchanged]:
-        store = self._store
-        branches = store.branches.lock_known(connection, self._ids)
-        inserted = []  # to hold off stages that come late, until the rules have said what becomes of the branch
-        for id_ in sorted(set(self._ids) - branches.keys()):
-            found = store.branches.lock(connection, rules.unheard_of(id_))
-            if found is None:
-                inserted.append(id_)
-            else:
-                branches[id_] = found
-        horizon = store.horizon.seen(connection) if inserted else ""
-        operations = store.operations.of(connection, list(branches)) if branches else {}
-
-        verdicts = [
-            rules.finish(each, branches.get(each.transaction_id), horizon, operations.get(each.transaction_id, ()))
-            for each in self._decisions
-        ]
-        finished = [verdict for verdict in verdicts if isinstance(verdict, Finish)]
-        ids = [each.branch.transaction_id for each in finished]
-
-        if finished:
-            store.rows.save(connection, self._applied(finished))
-            store.rows.unmark(connection, frozenset().union(*(each.dropped for each in finished)))
-            if store.resources.has_unique_values:
-                self._finish_unique_keys(connection, ids)
-            store.operations.forget(connection, ids)
-            store.branches.finish(connection, [each.branch for each in finished])
-        if gone := [id_ for id_ in inserted if id_ not in ids]:
-            store.branches.delete(connection, gone)
-        for _ in finished:
-            reached("participant.finishing")
-        return verdicts
-
-    def _applied(self, finished: Sequence[Finish]) -> list[tuple[str, M | None, str]]:
-        return [
-            (key, self._store.message(image), each.branch.transaction_id)
-            for each in finished
-            for key, image in each.applied.items()
-        ]
-
-    def _finish_unique_keys(self, connection: sa.Connection, ids: Sequence[str]) -> None:
-        unique_keys = self._store.unique_keys
-        changes: dict[str, list[UniqueKeyChange]] = unique_keys.changes(connection, ids)
-        if not changes:
-            return
-        holders: dict[str, str | None] = {}
-        for decision in self._decisions:
-            holders |= holders_after(changes.get(decision.transaction_id, ()), decision.committed_count)
-        touched = {change.value for of_one in changes.values() for change in of_one}
-        unique_keys.save(connection, holders)
-        unique_keys.unmark(connection, touched - holders.keys())
-        unique_keys.forget_changes(connection, list(changes))
-
-
-class BranchFinisher(Generic[M]):
-    """Finishes branches, whoever asks for it. It is idempotent: what is finished is confirmed again."""
-
-    def __init__(self, store: Store[M]) -> None:
-        self._store = store
+    def __init__(self, store: Store[M], resolver: Resolver, clock: Clock) -> None:
+        self._store, self._resolver, self._clock = store, resolver, clock
         self.on_lost: list[Callable[[], None]] = []
         """Called each time that something is found lost, whoever asked."""
 
-    def finish(self, *decisions: BranchDecision) -> dict[str, FinishResult]:
-        """Finishes these branches in one local transaction. Returns the result of each, by the transaction id."""
-        verdicts = self._store.database.write(FinishBranches(self._store, decisions))
-        return {
-            decision.transaction_id: self._result(decision, verdict)
-            for decision, verdict in zip(decisions, verdicts, strict=True)
-        }
+    def settle(self, transaction_id: str) -> Branch | None:
+        """Finishes the branch, whose change a write has met, if that can be, and returns None; else the branch, whose
+        transaction is undecided. Raises CommittedChangeLost, CoordinatorUnavailable.
+        """
+        decision = self._resolver.ask([transaction_id])[transaction_id]
+        if decision is None:
+            with self._store.database.read() as connection:
+                branch = self._store.branches.find(connection, transaction_id)
+            if branch is None:
+                return None  # it has been finished since, and pruned
+            decision = self._abort_late(branch)
+            if decision is None:
+                return branch
+        if FinishResult.LOST in self.finish(decision).values():
+            raise CommittedChangeLost(transaction_id)
+        return None
+
+    def settle_all(self, branches: Sequence[Branch], go_on: Callable[[], bool]) -> Iterator[tuple[str, FinishResult]]:
+        """Finishes those of these branches that can be, as `finish_all` does, with one question to the coordinator.
+        Raises CoordinatorUnavailable.
+        """
+        answers = self._resolver.ask([branch.transaction_id for branch in branches])
+        learnt = [answers[branch.transaction_id] or self._abort_late(branch) for branch in branches]
+        return self.finish_all([decision for decision in learnt if decision is not None], go_on)
+
+    def _abort_late(self, undecided: Branch) -> Learnt:
+        """How a transaction that the coordinator says is undecided is decided, once its time is up (rule 6)."""
+        return self._resolver.abort(undecided.transaction_id) if may_abort(undecided, self._clock()) else None
 
     def finish_all(
         self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
@@ -139,6 +106,51 @@ class BranchFinisher(Generic[M]):
                     _log.warning(LEFT_FOR_LATER, transaction_id=id_, **cause_for_log(error))
                 else:
                     raise
+
+    def finish(self, *decisions: BranchDecision) -> dict[str, FinishResult]:
+        """Finishes these branches in one local transaction. Returns the result of each, by the transaction id."""
+        verdicts = self._store.database.write(partial(self._finish, decisions))
+        results = map(self._result, decisions, verdicts)
+        return {decision.transaction_id: result for decision, result in zip(decisions, results, strict=True)}
+
+    def _finish(self, decisions: Sequence[BranchDecision], connection: sa.Connection) -> list[Finish | Unchanged]:
+        """Finishes each branch as a whole, by statements for many rows. Returns what the rules say of each."""
+        store = self._store
+        counts = {decision.transaction_id: decision.committed_count for decision in decisions}
+        # One that is not there is inserted, to hold off stages that come late, until it is said what becomes of it.
+        branches = store.branches.lock_all(connection, list(counts))
+        inserted = [id_ for id_, branch in branches.items() if branch is None]
+        horizon = store.horizon.seen(connection) if inserted else ""
+        operations = store.operations.of(connection, list(counts))
+
+        verdicts = [
+            rules.finish(each, branches[each.transaction_id], horizon, operations.get(each.transaction_id, ()))
+            for each in decisions
+        ]
+        finished = {each.branch.transaction_id: each for each in verdicts if isinstance(each, Finish)}
+        ids = list(finished)
+
+        if finished:
+            store.rows.save(
+                connection,
+                [
+                    (key, store.message(image), id_)
+                    for id_, each in finished.items()
+                    for key, image in each.applied.items()
+                ],
+            )
+            store.rows.unmark(connection, [key for each in finished.values() for key in each.dropped])
+            if store.resources.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
+                holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
+                store.unique_keys.save(connection, holders)
+                store.unique_keys.forget_changes(connection, ids)
+            store.operations.forget(connection, ids)
+            store.branches.finish(connection, [each.branch for each in finished.values()])
+            for _ in finished:
+                reached("participant.finishing")
+        if kept_nothing := [id_ for id_ in inserted if id_ not in finished]:
+            store.branches.delete(connection, kept_nothing)
+        return verdicts
 
     def _result(self, decision: BranchDecision, verdict: Finish | Unchanged) -> FinishResult:
         id_, count = decision.transaction_id, decision.committed_count

@@ -13,7 +13,6 @@ from handfast.server.chassis.data.idempotency import IdempotencyStore, Identifie
 from handfast.server.transactions import wire
 from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.reads import Reads
-from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
@@ -33,10 +32,9 @@ class Participant(Reads[M]):
     ) -> None:
         super().__init__(store, resolver)
         self.requests = requests
-        self.finisher = BranchFinisher(store)
-        recovery = Recovery(store, self.finisher, resolver, clock)
-        self.sweeper = Sweeper(store, self.finisher, recovery, requests, clock)
-        self.writes = Writes(store, requests, recovery, clock, waiting=max(1, threads // 2))
+        self.finisher = BranchFinisher(store, resolver, clock)
+        self.sweeper = Sweeper(store, self.finisher, requests, clock)
+        self.writes = Writes(store, requests, self.finisher, clock, waiting=max(1, threads // 2))
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
         """Applies `change` to the resource with this key, or stages it where the call being served carries a

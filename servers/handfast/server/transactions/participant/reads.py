@@ -11,8 +11,10 @@ from typing import Generic
 
 from handfast.server.chassis.errors import DatabaseConflict
 from handfast.server.chassis.requests.paging import PIECE, ReplyRoom, read_page
-from handfast.server.transactions.core.model import Decision, Forgotten
-from handfast.server.transactions.core.reading import Look, first_look, holder_at_second_look, second_look
+from handfast.server.transactions.core.conflicts import must_read_again
+from handfast.server.transactions.core.finishing import final_images
+from handfast.server.transactions.core.model import BranchDecision, Learnt
+from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_rows import ResourceRow
@@ -36,7 +38,7 @@ class Reads(Generic[M]):
         if row is None:
             return None
         if row.pending_transaction_id is None:  # as nearly always
-            return None if row.committed is None else Version(row.committed, row.last_transaction_id)
+            return self._version(row, None)
         return self._visible([row]).get(key)
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
@@ -81,58 +83,49 @@ class Reads(Generic[M]):
             # It has given the value away since; somebody else may have it.
         raise DatabaseConflict("The value kept changing hands while it was looked up.")
 
-    def _visible(self, rows: Iterable[ResourceRow[M]]) -> dict[str, Version[M]]:
+    def _visible(self, rows: Sequence[ResourceRow[M]]) -> dict[str, Version[M]]:
         """What a reader sees of these rows, by key; what does not exist is left out."""
         visible: dict[str, Version[M]] = {}
-        known: dict[str, Decision | Forgotten] = {}  # learnt before the rows at hand were read
+        known: dict[str, BranchDecision] = {}  # learnt before the rows at hand were read
         for _ in range(ROUNDS):
-            again: list[str] = []
-            unknown: dict[str, list[ResourceRow[M]]] = {}
+            pending = {row.pending_transaction_id for row in rows if row.pending_transaction_id is not None}
+            unknown = pending - known.keys()
+            learnt = self._resolver.ask(unknown) if unknown else {}
+            decided = {id_: decision for id_, decision in learnt.items() if must_read_again(decision)}
+            again = [row.key for row in rows if row.pending_transaction_id in decided]
             for row in rows:
-                pending = row.pending_transaction_id
-                if pending is None:
-                    self._show(visible, row)
-                elif pending in known:
-                    look = second_look(row.operations, known[pending], self.store.participant)
-                    if isinstance(look, Look):
-                        self._show(visible, row)
-                    elif (message := self.store.message(look.after_image)) is not None:
-                        visible[row.key] = Version(message, pending)
-                else:
-                    unknown.setdefault(pending, []).append(row)
-            if not unknown:
-                return visible
-            for transaction_id, learnt in self._resolver.ask(unknown.keys()).items():
-                if learnt is None or first_look(learnt) is Look.COMMITTED:
-                    for row in unknown[transaction_id]:
-                        self._show(visible, row)
-                else:
-                    known[transaction_id] = learnt
-                    again.extend(row.key for row in unknown[transaction_id])
+                if row.pending_transaction_id not in decided:
+                    version = self._version(row, known.get(row.pending_transaction_id or ""))
+                    if version is not None:
+                        visible[row.key] = version
             if not again:
                 return visible
+            known |= decided
             with self.store.database.read() as connection:
                 rows = self.store.rows.batch(connection, again)
-        raise PendingChange(again[0], transaction_id)
+        raise PendingChange(again[0], min(decided))
 
-    @staticmethod
-    def _show(visible: dict[str, Version[M]], row: ResourceRow[M]) -> None:
-        if row.committed is not None:
-            visible[row.key] = Version(row.committed, row.last_transaction_id)
+    def _version(self, row: ResourceRow[M], decision: Learnt) -> Version[M] | None:
+        """What a reader sees of a row, by the decision that was known when it was read, if one was."""
+        message, transaction_id = row.committed, row.last_transaction_id
+        if decision is not None:
+            images = final_images(row.operations, decision.committed_count)
+            if row.key in images:
+                message, transaction_id = self.store.message(images[row.key]), decision.transaction_id
+        return None if message is None else Version(message, transaction_id)
 
     def _holder_key(self, value: str) -> str | None:
         """Which resource has a unique value, which is read as rows are."""
-        known: dict[str, Decision | Forgotten] = {}
+        known: Learnt = None
         for _ in range(ROUNDS):
             with self.store.database.read() as connection:
                 key = self.store.unique_keys.find(connection, value)
             pending = key.pending_transaction_id
             if pending is None:
                 return key.holder
-            if pending in known:
-                return holder_at_second_look(key, known[pending], self.store.participant)
-            learnt = self._resolver.ask([pending])[pending]
-            if learnt is None or first_look(learnt) is Look.COMMITTED:
+            if known is not None and known.transaction_id == pending:
+                return holder_after(key, known.committed_count)
+            known = self._resolver.ask([pending])[pending]
+            if not must_read_again(known):
                 return key.holder
-            known[pending] = learnt
         raise PendingChange("The value", str(pending))

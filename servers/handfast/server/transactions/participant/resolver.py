@@ -14,7 +14,7 @@ from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.transactions import wire
-from handfast.server.transactions.core.model import Decision, Forgotten, Learnt, Outcome
+from handfast.server.transactions.core.model import BranchDecision, Learnt, Outcome
 from handfast.server.transactions.participant.circuit import ANSWER_TIMEOUT, Circuit, CircuitOpen
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -44,11 +44,12 @@ class CoordinatorResolver:
     together. So many calls that meet the same transaction cost one question, and no call takes an answer that is
     older than what it has read itself.
 
-    `threads` is how many calls are served at once. Half of them may wait for a coordinator that is slow to answer.
+    `participant` is the name that transactions know the service by. `threads` is how many calls are served at once.
+    Half of them may wait for a coordinator that is slow to answer.
     """
 
-    def __init__(self, stub: TransactionServiceStub, *, threads: int) -> None:
-        self._stub = stub
+    def __init__(self, stub: TransactionServiceStub, participant: str, *, threads: int) -> None:
+        self._stub, self._participant = stub, participant
         self._circuit = Circuit(room=max(1, threads // 2))
         self._lock = threading.Lock()
         self._asking: Sequence[_Asker] = ()  # those whose question is under way
@@ -81,7 +82,7 @@ class CoordinatorResolver:
                 future.add_done_callback(lambda _: answered.set())
                 _wait(answered, seconds)
                 if future.done():
-                    return learnt(future.result().transaction)
+                    return learnt(future.result().transaction, self._participant)
         except FailedPrecondition:
             return self.ask([transaction_id])[transaction_id]
         except (ServiceError, CircuitOpen) as error:
@@ -107,7 +108,7 @@ class CoordinatorResolver:
     def _on_answer(self, future: Any) -> None:
         answer: dict[str, Learnt] = {}
         try:
-            answer = {each.transaction_id: learnt(each) for each in future.result().transactions}
+            answer = {each.transaction_id: learnt(each, self._participant) for each in future.result().transactions}
         except (ServiceError, grpc.FutureCancelledError):
             pass
         finally:
@@ -166,17 +167,17 @@ def _failed(future: Any) -> bool:
     return False
 
 
-def learnt(transaction: pb.Transaction) -> Learnt:
-    """A state that is not known here counts as undecided."""
-    loss_accepted = frozenset(transaction.loss_accepted)
+def learnt(transaction: pb.Transaction, participant: str) -> Learnt:
+    """What it says of this participant. A state that is not known here counts as undecided."""
+    id_, loss_accepted = transaction.transaction_id, participant in transaction.loss_accepted
     match transaction.state:
         case pb.TRANSACTION_STATE_COMMITTED:
-            branches = {branch.participant: branch.operation_count for branch in transaction.branches}
-            return Decision(transaction.transaction_id, Outcome.COMMITTED, branches, loss_accepted=loss_accepted)
+            counts = {branch.participant: branch.operation_count for branch in transaction.branches}
+            return BranchDecision(id_, Outcome.COMMITTED, counts.get(participant, 0), loss_accepted)
         case pb.TRANSACTION_STATE_ABORTED:
-            return Decision(transaction.transaction_id, Outcome.ABORTED, {}, loss_accepted=loss_accepted)
+            return BranchDecision(id_, Outcome.ABORTED, 0, loss_accepted)
         case pb.TRANSACTION_STATE_FORGOTTEN:
-            return Forgotten.FORGOTTEN
+            return BranchDecision(id_, None, 0)
         case _:
             return None
 

@@ -19,7 +19,8 @@ from handfast.server.transactions.participant.tables import ParticipantTables
 @dataclass(frozen=True, slots=True)
 class ResourceRow(Generic[M]):
     """A resource as one statement read it: its committed state (None where it does not exist), and the operations of
-    the transaction that has a pending change of it.
+    the transaction that has a pending change of it. `horizon` is that of the database at the time, where it was asked
+    for.
     """
 
     key: str
@@ -27,6 +28,7 @@ class ResourceRow(Generic[M]):
     last_transaction_id: str
     pending_transaction_id: str | None
     operations: tuple[Operation, ...] = ()
+    horizon: str = ""
 
 
 class ResourceRows(Generic[M]):
@@ -75,16 +77,14 @@ class ResourceRows(Generic[M]):
         """
         return self._with_operations(self._page.all(connection, after=after, limit_=limit))
 
-    def lock(self, connection: sa.Connection, key: str) -> ResourceRow[M]:
+    def lock(self, connection: sa.Connection, key: str, *, with_horizon: bool = False) -> ResourceRow[M]:
         """The row without its operations, locked until the local transaction ends. Where there is none, a placeholder
-        is inserted first: a lock on nothing would keep nobody away.
+        is inserted first: a lock on nothing would keep nobody away. The horizon is as it was when the statement began.
         """
-        return self._row(self._locked(self._lock, connection, key))
-
-    def lock_with_horizon(self, connection: sa.Connection, key: str) -> tuple[ResourceRow[M], str]:
-        """The same, and the horizon as it was when the statement began."""
-        row = self._locked(self._lock_with_horizon, connection, key)
-        return self._row(row), row.horizon
+        lock = self._lock_with_horizon if with_horizon else self._lock
+        while (row := lock.first(connection, key_=key)) is None:
+            self._insert_placeholder.send(connection, **{self._key_name: key, "present": False})
+        return self._row(row, horizon=row.horizon if with_horizon else "")
 
     def save(self, connection: sa.Connection, changes: Iterable[tuple[str, M | None, str]]) -> None:
         """Makes each resource, by its key, what its message says, without a pending change; removes it where that is
@@ -117,11 +117,6 @@ class ResourceRows(Generic[M]):
         self._update.send_each(connection, [{"key_": key, "pending_transaction_id": None} for key in dropped])
         self._delete_placeholder.send_each(connection, [{"key_": key} for key in dropped])
 
-    def _locked(self, lock: Statement, connection: sa.Connection, key: str) -> Any:
-        while (row := lock.first(connection, key_=key)) is None:
-            self._insert_placeholder.send(connection, **{self._key_name: key, "present": False})
-        return row
-
     def _with_operations(self, joined: Iterable[Any]) -> list[ResourceRow[M]]:
         """One row for each resource, of what an outer join with the operations returned."""
         operations: dict[str, tuple[Operation, ...]] = {}
@@ -133,7 +128,7 @@ class ResourceRows(Generic[M]):
                 operations[key] = (*operations.get(key, ()), pending)
         return [self._row(row, operations.get(key, ())) for key, row in rows.items()]
 
-    def _row(self, row: Any, operations: tuple[Operation, ...] = ()) -> ResourceRow[M]:
+    def _row(self, row: Any, operations: tuple[Operation, ...] = (), horizon: str = "") -> ResourceRow[M]:
         committed = self._resources.to_message(row) if row.present else None
         key = getattr(row, self._key_name)
-        return ResourceRow(key, committed, row.last_transaction_id, row.pending_transaction_id, operations)
+        return ResourceRow(key, committed, row.last_transaction_id, row.pending_transaction_id, operations, horizon)

@@ -39,7 +39,7 @@ def participant_server(
     participant = Participant(
         Store(schema.owner, database, tables, resources),
         IdempotencyStore(database, tables.requests),
-        CoordinatorResolver(TransactionServiceStub(coordinator), threads=settings.threads),
+        CoordinatorResolver(TransactionServiceStub(coordinator), schema.owner, threads=settings.threads),
         threads=settings.threads,
     )
     own = service(participant)

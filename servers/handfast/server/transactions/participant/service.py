@@ -80,10 +80,10 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         branch = store.branches.lock(connection, rules.unheard_of(transaction_id))
         horizon = "" if branch else store.horizon.seen(connection)
         closed = rules.close(transaction_id, branch, horizon)
-        if branch is None and closed.state is BranchState.FINISHED:
+        if closed.state is BranchState.CLOSED:
+            store.branches.close(connection, transaction_id)
+        elif branch is None:
             store.branches.delete(connection, [transaction_id])  # it was inserted for the lock, and has been pruned
-        else:
-            store.branches.save(connection, closed)
         return closed
 
     @staticmethod

@@ -9,12 +9,10 @@ import structlog
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.operations.periodic import Periodic
-from handfast.server.transactions.core.model import Branch
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.finishing import BranchFinisher, FinishResult
-from handfast.server.transactions.participant.recovery import Recovery
 from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
@@ -31,17 +29,9 @@ _log = structlog.get_logger()
 
 
 class Sweeper(Periodic, Generic[M]):
-    def __init__(
-        self,
-        store: Store[M],
-        finisher: BranchFinisher[M],
-        recovery: Recovery[M],
-        requests: IdempotencyStore,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, store: Store[M], finisher: BranchFinisher[M], requests: IdempotencyStore, clock: Clock) -> None:
         super().__init__("sweeper", self._round, SWEEP_INTERVAL_S)
-        self._store, self._finisher, self._recovery = store, finisher, recovery
-        self._requests, self._clock = requests, clock
+        self._store, self._finisher, self._requests, self._clock = store, finisher, requests, clock
         self._rounds = 0
         self._lost = Lost()
 
@@ -67,20 +57,15 @@ class Sweeper(Periodic, Generic[M]):
             old = [branch for branch in branches if branch.transaction_id < swept_before]
             unfinished.update(branch.transaction_id for branch in old)
             due = [branch for branch in old if not self._lost.waits(branch.transaction_id)]
-            if due:
-                self._settle(due)
+            for transaction_id, result in self._finisher.settle_all(due, lambda: not self.stopping) if due else ():
+                if result is FinishResult.LOST:
+                    pause = self._lost.put_off(transaction_id)
+                    error = CommittedChangeLost(transaction_id)
+                    _log.error(str(error), transaction_id=transaction_id, tried_again_after_seconds=pause)
             if len(old) < BATCH:
                 self._lost.keep(unfinished)
                 return
             after = old[-1].transaction_id
-
-    def _settle(self, branches: list[Branch]) -> None:
-        decisions = self._recovery.decisions(branches)
-        for transaction_id, result in self._finisher.finish_all(decisions, lambda: not self.stopping):
-            if result is FinishResult.LOST:
-                pause = self._lost.put_off(transaction_id)
-                error = CommittedChangeLost(transaction_id)
-                _log.error(str(error), transaction_id=transaction_id, tried_again_after_seconds=pause)
 
     def prune(self, before_us: int) -> int:
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as

@@ -4,8 +4,8 @@ A write is a function from the state before to the state after and the reply; it
 and raises a domain error to refuse. A plain write applies it at once. A staged one stores it beside the committed
 row; the next operation of the same transaction builds upon it.
 
-Both are units of work (Percival and Gregory, "Architecture Patterns with Python"): one call loads what it needs under
-locks, asks the rules, and stores, in one local transaction. As that may have to run again, it does nothing else.
+The work of either (`_apply`, `_stage`) loads what it needs under locks, asks the rules, and stores, in one local
+transaction. As that may have to run again, it does nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -30,7 +31,7 @@ from handfast.server.transactions.core import conflicts, staging, unique_keys
 from handfast.server.transactions.core.model import Operation, StageRequest
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
-from handfast.server.transactions.participant.recovery import Recovery
+from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
@@ -51,86 +52,14 @@ class Blocked(Exception):
         self.what, self.transaction_id = what, transaction_id
 
 
-class PlainWrite(Generic[M, Reply]):
-    """Applies a change of one resource at once. Raises what the change raises, and Blocked."""
-
-    def __init__(self, store: Store[M], key: str, change: Change[M, Reply]) -> None:
-        self._store, self._key, self._change = store, key, change
-
-    def __call__(self, connection: sa.Connection) -> Reply:
-        store, key = self._store, self._key
-        row = store.rows.lock(connection, key)
-        _check_free(key, row.pending_transaction_id)
-        after, reply = self._change(row.committed)
-        holders = _claim(store, connection, key, row.committed, after)
-        store.rows.save(connection, [(key, after, row.last_transaction_id)])
-        store.unique_keys.save(connection, holders)
-        return reply
-
-
-class StagedWrite(Generic[M, Reply]):
-    """Stores a change of one resource as the next operation of a transaction. Raises what the change raises, what the
-    rules refuse, and Blocked.
-    """
-
-    def __init__(
-        self,
-        store: Store[M],
-        stage: StageRequest,
-        key: str,
-        change: Change[M, Reply],
-        reply_type: type[Reply],
-        clock: Clock,
-    ) -> None:
-        self._store, self._stage, self._key = store, stage, key
-        self._change, self._reply_type, self._clock = change, reply_type, clock
-
-    def __call__(self, connection: sa.Connection) -> Reply:
-        store, stage, key, id_ = self._store, self._stage, self._key, self._stage.transaction_id
-        branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=stage.number > 1)
-        known = None
-        if branch is not None and stage.number <= branch.staged:
-            known = store.operations.find(connection, id_, stage.number)
-        row, horizon = store.rows.lock_with_horizon(connection, key)
-
-        now_us = self._clock()
-        match staging.check_stage(branch, horizon, known, stage, now_us):
-            case staging.Refusal() as refusal:
-                raise refused(refusal, branch or staging.opened_by(stage), stage.number, now_us)
-            case staging.Repeat(operation):
-                return self._reply_type.FromString(operation.reply)
-        _check_free(key, row.pending_transaction_id, mine=id_)
-        before = row.committed
-        if row.pending_transaction_id == id_:
-            before = store.message(store.operations.last_image(connection, id_, key))
-        after, reply = self._change(before)
-        holders = _claim(store, connection, key, before, after, mine=id_)
-        image = None if after is None else after.SerializeToString()
-        operation = Operation(id_, stage.number, key, stage.fingerprint, image, reply.SerializeToString())
-        bytes_so_far = operation.size
-        if stage.number > 1:
-            bytes_so_far += store.operations.bytes_up_to(connection, id_, stage.number - 1)
-        if not staging.has_room(bytes_so_far):
-            raise TransactionTooLarge(id_)
-
-        store.operations.add(connection, operation, bytes_so_far)
-        store.unique_keys.change(connection, id_, stage.number, holders)
-        if row.pending_transaction_id is None:
-            store.rows.mark(connection, key, id_)
-        if branch is not None:  # else it was inserted with this operation
-            store.branches.set_staged(connection, id_, stage.number)
-        reached("participant.staging")
-        return reply
-
-
 class Writes(Generic[M]):
     """`waiting` is how many calls may wait for others at once."""
 
     def __init__(
-        self, store: Store[M], requests: IdempotencyStore, recovery: Recovery[M], clock: Clock, waiting: int
+        self, store: Store[M], requests: IdempotencyStore, finisher: BranchFinisher[M], clock: Clock, waiting: int
     ) -> None:
         self._store, self._requests = store, requests
-        self._recovery, self._clock = recovery, clock
+        self._finisher, self._clock = finisher, clock
         self._room = threading.BoundedSemaphore(waiting)
         self.on_met: list[Callable[[bool], None]] = []
         """Called each time that a write has met another transaction's change, with whether that was decided."""
@@ -138,12 +67,16 @@ class Writes(Generic[M]):
     def plain(
         self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
-        write = PlainWrite(self._store, key, change)
-        return self._unblocked(lambda: self._requests.once(method, request, reply_type, write))
+        """Applies a change of one resource at once. Raises what the change raises, and PendingChange."""
+        work = partial(self._apply, key, change)
+        return self._unblocked(lambda: self._requests.once(method, request, reply_type, work))
 
     def stage(
         self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
+        """Stores a change of one resource as the next operation of a transaction. Raises what the change raises, what
+        the rules refuse, and PendingChange.
+        """
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
         check_minted(stage.transaction_id, self._clock())
@@ -152,10 +85,85 @@ class Writes(Generic[M]):
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
             )
-        write = StagedWrite(self._store, stage, key, change, reply_type, self._clock)
-        reply = self._unblocked(lambda: self._store.database.write(write), stage.first_attempt)
+        work = partial(self._stage, stage, key, change, reply_type)
+        reply = self._unblocked(lambda: self._store.database.write(work), stage.first_attempt)
         reached("participant.staged")
         return reply
+
+    def _apply(self, key: str, change: Change[M, Reply], connection: sa.Connection) -> Reply:
+        """The work of a plain write."""
+        store = self._store
+        row = store.rows.lock(connection, key)
+        _check_free(key, row.pending_transaction_id)
+        after, reply = change(row.committed)
+        holders = self._claim(connection, key, row.committed, after)
+        store.rows.save(connection, [(key, after, row.last_transaction_id)])
+        store.unique_keys.save(connection, holders)
+        return reply
+
+    def _stage(
+        self,
+        stage: StageRequest,
+        key: str,
+        change: Change[M, Reply],
+        reply_type: type[Reply],
+        connection: sa.Connection,
+    ) -> Reply:
+        """The work of a staged write."""
+        store, id_, number = self._store, stage.transaction_id, stage.number
+        branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
+        is_repeat = branch is not None and number <= branch.staged
+        known = store.operations.find(connection, id_, number) if is_repeat else None
+        row = store.rows.lock(connection, key, with_horizon=True)
+
+        now_us = self._clock()
+        match staging.check_stage(branch, row.horizon, known, stage, now_us):
+            case staging.Refusal() as refusal:
+                raise refused(refusal, branch or staging.opened_by(stage), number, now_us)
+            case Operation(reply=reply_before):
+                return reply_type.FromString(reply_before)
+        _check_free(key, row.pending_transaction_id, mine=id_)
+        before = row.committed
+        if row.pending_transaction_id == id_:
+            before = store.message(store.operations.last_image(connection, id_, key))
+        after, reply = change(before)
+        holders = self._claim(connection, key, before, after, mine=id_)
+        image = None if after is None else after.SerializeToString()
+        operation = Operation(id_, number, key, stage.fingerprint, image, reply.SerializeToString())
+        bytes_so_far = operation.size
+        if number > 1:
+            bytes_so_far += store.operations.bytes_up_to(connection, id_, number - 1)
+        if not staging.has_room(bytes_so_far):
+            raise TransactionTooLarge(id_)
+
+        store.operations.add(connection, operation, bytes_so_far)
+        store.unique_keys.change(connection, id_, number, holders)
+        if row.pending_transaction_id is None:
+            store.rows.mark(connection, key, id_)
+        if branch is not None:  # else it was inserted with this operation
+            store.branches.set_staged(connection, id_, number)
+        reached("participant.staging")
+        return reply
+
+    def _claim(
+        self, connection: sa.Connection, key: str, before: M | None, after: M | None, mine: str | None = None
+    ) -> dict[str, str | None]:
+        """Locks the unique values that the write gives the resource or takes away from it. Returns who holds each
+        afterwards; None frees it.
+        """
+        resources = self._store.resources
+        old = frozenset[str]() if before is None else resources.unique_values(before)
+        new = frozenset[str]() if after is None else resources.unique_values(after)
+        if old == new:
+            return {}
+        changing = self._store.unique_keys.lock(connection, old ^ new, mine)
+        match unique_keys.claim(key, new, changing, mine):
+            case unique_keys.Pending(transaction_id):
+                raise Blocked(f"A unique value of {key}", transaction_id)
+            case unique_keys.Taken(value):
+                raise resources.taken(value)
+            case holders:
+                return holders
 
     def _unblocked(self, attempt: Callable[[], Result], first_attempt: str = "") -> Result:
         """Tries until nothing stands in the way, or somebody does that this write gives way to (rule 7). Raises
@@ -166,7 +174,7 @@ class Writes(Generic[M]):
             try:
                 return attempt()
             except Blocked as blocked:
-                undecided = self._recovery.settle(blocked.transaction_id)
+                undecided = self._finisher.settle(blocked.transaction_id)
                 for notify in self.on_met:
                     notify(undecided is None)
                 if undecided and not (conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)):
@@ -193,24 +201,3 @@ def _check_free(what: str, pending_transaction_id: str | None, mine: str | None 
     other = conflicts.blocker(pending_transaction_id, mine)
     if other is not None:
         raise Blocked(what, other)
-
-
-def _claim(
-    store: Store[M], connection: sa.Connection, key: str, before: M | None, after: M | None, mine: str | None = None
-) -> dict[str, str | None]:
-    """Who holds each unique value that the write gives the resource or takes away from it; None frees it. The values
-    are locked.
-    """
-    resources = store.resources
-    old = frozenset[str]() if before is None else resources.unique_values(before)
-    new = frozenset[str]() if after is None else resources.unique_values(after)
-    if old == new:
-        return {}
-    changing = store.unique_keys.lock(connection, old ^ new, mine)
-    match unique_keys.claim(key, new, changing, mine):
-        case unique_keys.Pending(transaction_id):
-            raise Blocked(f"A unique value of {key}", transaction_id)
-        case unique_keys.Taken(value):
-            raise resources.taken(value)
-        case holders:
-            return holders
