@@ -121,7 +121,7 @@ class ParticipantServer(Server):
         else:
             preferences = self._participant(PreferencesResources())
             definitions: Any = AnyKey()
-            servicer = PreferencesServicer(preferences, definitions, preferences.requests, self.clock)
+            servicer = PreferencesServicer(preferences, definitions, self.clock)
             self.serve("PreferencesService", servicer)
 
     def _participant(self, resources: ResourceType[M]) -> Participant[M]:

@@ -9,7 +9,12 @@ import sqlalchemy as sa
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
-from handfast.preferences.v1.preferences_pb2 import PreferenceDefinition, Preferences, PreferenceType
+from handfast.preferences.v1.preferences_pb2 import (
+    CreatePreferenceDefinitionResponse,
+    PreferenceDefinition,
+    Preferences,
+    PreferenceType,
+)
 from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.requests.paging import read_page
@@ -58,7 +63,7 @@ class Definitions:
 
         return read_page(read, after, limit)
 
-    def add(self, connection: sa.Connection, definition: PreferenceDefinition) -> None:
+    def add(self, connection: sa.Connection, definition: PreferenceDefinition) -> CreatePreferenceDefinitionResponse:
         """Raises DefinitionAlreadyExists, and DefaultsTooLarge."""
         if definition.HasField("default_value") and self._database.dialect == "postgresql":
             # Of two that come at the same time, each would see room for itself.
@@ -77,6 +82,7 @@ class Definitions:
             size = Preferences(defaults=_defaults(connection)).ByteSize()
             if size > MAX_DEFAULTS_BYTES:
                 raise DefaultsTooLarge(size, MAX_DEFAULTS_BYTES)
+        return CreatePreferenceDefinitionResponse(definition=definition)
 
     def _read(self, query: sa.Select[Any]) -> list[PreferenceDefinition]:
         with self._database.read() as connection:

@@ -27,6 +27,6 @@ def _service(preferences: Participant[preferences_pb2.Preferences]) -> Service:
     return Service(
         preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"],
         preferences_pb2_grpc.add_PreferencesServiceServicer_to_server,
-        PreferencesServicer(preferences, Definitions(preferences.store.database), preferences.requests),
+        PreferencesServicer(preferences, Definitions(preferences.store.database)),
         DOMAIN,
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import grpc
-import sqlalchemy as sa
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import ReplyRoom, page_token, require_page
 from handfast.server.preferences import changes, validation
@@ -24,15 +22,8 @@ DEFINITIONS = "definitions"  # what page tokens are of
 
 
 class PreferencesServicer(PreferencesServiceServicer):
-    def __init__(
-        self,
-        preferences: Participant[pb.Preferences],
-        definitions: Definitions,
-        requests: IdempotencyStore,
-        clock: Clock = now,
-    ) -> None:
-        self._preferences, self._definitions = preferences, definitions
-        self._requests, self._clock = requests, clock
+    def __init__(self, preferences: Participant[pb.Preferences], definitions: Definitions, clock: Clock = now) -> None:
+        self._preferences, self._definitions, self._clock = preferences, definitions, clock
 
     def GetPreferences(
         self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
@@ -78,13 +69,12 @@ class PreferencesServicer(PreferencesServiceServicer):
         definition = pb.PreferenceDefinition()
         definition.CopyFrom(request.definition)
         definition.create_time.FromMicroseconds(self._clock())
-
-        def create(connection: sa.Connection) -> pb.CreatePreferenceDefinitionResponse:
-            self._definitions.add(connection, definition)
-            return pb.CreatePreferenceDefinitionResponse(definition=definition)
-
-        reply_type = pb.CreatePreferenceDefinitionResponse
-        return self._requests.once(current().method.path, request, reply_type, create)
+        return self._preferences.requests.once(
+            current().method.path,
+            request,
+            pb.CreatePreferenceDefinitionResponse,
+            lambda connection: self._definitions.add(connection, definition),
+        )
 
     def ListPreferenceDefinitions(
         self, request: pb.ListPreferenceDefinitionsRequest, context: grpc.ServicerContext
