@@ -5,7 +5,6 @@ contracts.
 
     server.py       puts the server together
     service.py      AccountService: requests in, responses out
-    validation.py   the rules of a request that span both sides; each service checks its own
     changes.py      the staged calls that make up each change
     reading.py      reads both sides of an account without tearing it
     tables.py       the tables

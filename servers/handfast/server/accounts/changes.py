@@ -17,7 +17,7 @@ from handfast.preferences.v1.reasons_pb2 import Reason
 from handfast.server.accounts.errors import AccountChanged
 from handfast.server.chassis.errors import reason_name
 from handfast.server.transactions.coordinator.staging import PlannedCall
-from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
+from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest
 
 PREFERENCES_CHANGED = reason_name(Reason, Reason.REASON_PREFERENCES_CHANGED)
 USERS, PREFERENCES = "users", "preferences"
@@ -28,11 +28,10 @@ _ALL_VALUES = FieldMask(paths=["values"])
 
 
 def create(suite: Suite, request: pb.CreateAccountRequest, user_id: str) -> Sequence[PlannedCall]:
-    user = User()
-    user.CopyFrom(request.user)
-    user.user_id = user_id
+    create_user = CreateUserRequest(user=request.user)
+    create_user.user.user_id = user_id
     return (
-        PlannedCall(USERS, suite.users.CreateUser, CreateUserRequest(user=user)),
+        PlannedCall(USERS, suite.users.CreateUser, create_user),
         _update_preferences(suite, user_id, request.preferences, _ALL_VALUES),
     )
 
@@ -59,8 +58,6 @@ def delete(suite: Suite, request: pb.DeleteAccountRequest, read: Preferences) ->
 
 
 def _update_preferences(suite: Suite, user_id: str, preferences: Preferences, mask: FieldMask) -> PlannedCall:
-    wanted = Preferences()
-    wanted.CopyFrom(preferences)
-    wanted.user_id = user_id
-    request = UpdatePreferencesRequest(preferences=wanted, update_mask=mask)
+    request = UpdatePreferencesRequest(preferences=preferences, update_mask=mask)
+    request.preferences.user_id = user_id
     return PlannedCall(PREFERENCES, suite.preferences.UpdatePreferences, request, _PREFERENCES_FIELDS)

@@ -12,9 +12,10 @@ from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceServicer
 from handfast.client import Suite
 from handfast.client.begun_call import begin
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
-from handfast.server.accounts import changes, validation
+from handfast.server.accounts import changes
 from handfast.server.accounts.reading import read_account
 from handfast.server.chassis.cancellation import wait_for
+from handfast.server.chassis.errors import Violation, Violations
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.transactions.coordinator.coordinator import Coordinator
@@ -28,7 +29,7 @@ class AccountServicer(AccountServiceServicer):
     def CreateAccount(
         self, request: pb.CreateAccountRequest, context: grpc.ServicerContext
     ) -> pb.CreateAccountResponse:
-        faults = validation.create(request)
+        faults = _faults(request)
         user_id = request.user.user_id or new_id()
         return self._coordinator.run(
             request,
@@ -47,7 +48,7 @@ class AccountServicer(AccountServiceServicer):
     def UpdateUserAndPreferences(
         self, request: pb.UpdateUserAndPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.UpdateUserAndPreferencesResponse:
-        faults = validation.update(request)
+        faults = _faults(request)
         return self._coordinator.run(
             request,
             _lock_of(request.user.user_id),
@@ -60,7 +61,9 @@ class AccountServicer(AccountServiceServicer):
     def DeleteAccount(
         self, request: pb.DeleteAccountRequest, context: grpc.ServicerContext
     ) -> pb.DeleteAccountResponse:
-        validation.delete(request)
+        with Violations.collect() as violations:
+            fields.check_id(violations, "user_id", request.user_id)
+            fields.check_request_id(violations, request.request_id)
         deleted = pb.Account()
 
         def plan() -> Sequence[PlannedCall]:
@@ -74,6 +77,17 @@ class AccountServicer(AccountServiceServicer):
             return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
 
         return self._coordinator.run(request, _lock_of(request.user_id), plan, compose, pb.DeleteAccountResponse)
+
+
+def _faults(request: pb.CreateAccountRequest | pb.UpdateUserAndPreferencesRequest) -> Sequence[Violation]:
+    """What breaks a rule that spans both sides; all others each service checks when its part is staged. They are
+    returned, so that the caller gets them together with what the services find.
+    """
+    violations = Violations()
+    if request.preferences.user_id not in ("", request.user.user_id):
+        violations.add("preferences.user_id", "must be empty or equal user.user_id")
+    fields.check_request_id(violations, request.request_id)
+    return violations.found
 
 
 def _lock_of(user_id: str) -> str:
