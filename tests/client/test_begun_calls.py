@@ -12,6 +12,8 @@ import pytest
 
 from handfast.client import DeadlineExceeded, NotFound, Unavailable, channel
 from handfast.client.begun_call import BegunCall, begin
+from handfast.client.calls import CallFuture
+from handfast.client.methods import Outgoing
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import eventually
@@ -23,19 +25,19 @@ REQUEST = GetUserRequest(user_id="ada")
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """gRPC's own calls, of which in the end no event is left to take."""
-    calls: list[Any] = []
+    """The states of gRPC's own calls, of which in the end no event is left to take."""
+    states: list[Any] = []
     init = BegunCall.__init__
 
-    def keep(self: BegunCall, call: Any, request_id: str) -> None:
-        calls.append(call)
-        init(self, call, request_id)
+    def keep(self: BegunCall, method: Any, outgoing: Outgoing) -> None:
+        init(self, method, outgoing)
+        states.append(self._state)
 
     monkeypatch.setattr(BegunCall, "__init__", keep)
-    yield calls
+    yield states
     gc.collect()
-    assert calls
-    assert [call._state.due for call in calls] == [set()] * len(calls)
+    assert states
+    assert [state.due for state in states] == [set()] * len(states)
 
 
 def test_calls_that_were_begun_run_side_by_side(backend: Backend, users: UserServiceStub, kept: list[Any]) -> None:
@@ -174,3 +176,14 @@ def test_interceptors_see_a_begun_call_as_any_other(backend: Backend) -> None:
 def test_a_call_on_any_other_channel_can_be_begun_as_well(backend: Backend) -> None:
     with grpc.insecure_channel(backend.address) as bare:
         assert begin(UserServiceStub(bare).GetUser, REQUEST).result().user.user_id == "ada"
+
+
+def test_a_call_is_begun_with_a_grpcio_that_is_another_inside(
+    backend: Backend, users: UserServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("grpc._channel._end_unary_response_blocking")
+    backend.fail(1)
+    call = begin(users.GetUser, REQUEST)
+    assert isinstance(call, CallFuture)
+    assert call.result().user.user_id == "ada"
+    assert len(backend.received) == 2

@@ -1,66 +1,98 @@
 """A call that its caller waits for, begun beside others.
 
 For `stub.Method.future(...)` gRPC takes what comes back in a thread of the channel, which it starts anew whenever the
-channel had no such call for a moment: that costs as much as the call. What is begun here has no thread. What comes back
-is taken by who waits for it, in `result`, so it suits who begins several calls and then waits for each of them.
+channel had no such call for a moment: that costs as much as the call. What is begun here has no thread: it is the two
+halves of what gRPC does for a call that blocks, which has one event only. Who waits for it, in `result`, takes that.
+
+grpcio has no public way to that. Where a version of it has not what is looked for here, `.future` serves as well.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import grpc
 
-from handfast.client.errors import Internal, service_error
+from handfast.client.errors import service_error
+from handfast.client.methods import Outgoing
+
+_grpc: Any = grpc  # whose private parts its stubs do not have
 
 
 class BegunCall:
-    """`call` is gRPC's own call, of a channel with the option `SingleThreadedUnaryStream`: a stream of one response."""
+    """Begins a call of `method`, gRPC's own, on a channel without interceptors. Raises AttributeError or TypeError
+    where this version of grpcio is another inside, ValueError where the channel is closed, and grpc.RpcError where the
+    request cannot be serialized; nothing is sent then.
+    """
 
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._request_id = request_id
+    _ended = True  # until there is a call
+
+    def __init__(self, method: Any, outgoing: Outgoing) -> None:
+        inside = _grpc._channel
+        self._request_id = outgoing.request_id
+        self._cancelled = False
+        self._deserializer = method._response_deserializer
+        self._handle_event, self._end = inside._handle_event, inside._end_unary_response_blocking
+        state, operations, deadline, error = method._prepare(
+            outgoing.request, outgoing.timeout, outgoing.metadata, None, None
+        )
+        if state is None:
+            raise error
+        state.rpc_start_time = time.perf_counter()
+        state.method, state.target = method._method.decode(), method._target.decode()
+        self._state = state
+        self._call = method._channel.segregated_call(
+            inside.cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS,
+            method._method,
+            None,
+            inside._determine_deadline(deadline),
+            outgoing.metadata,
+            None,
+            ((operations, None),),
+            method._context,
+            method._registered_call_handle,
+        )
+        self._ended = False
 
     def result(self) -> Any:
         """Waits for the response, and returns it. To be called once.
 
         Raises ServiceError, and grpc.FutureCancelledError after `cancel()`.
         """
+        self._take()
         try:
-            responses = list(self._call)
+            return self._end(self._state, self._call, False, None)
         except grpc.RpcError as error:
-            self._take_what_is_left()
-            if self._call.cancelled():
+            if self._cancelled:
                 raise grpc.FutureCancelledError from None
             raise service_error(error, self._request_id) from error
-        self._take_what_is_left()
-        if len(responses) != 1:
-            raise Internal(f"The call has {len(responses)} responses, not one", request_id=self._request_id)
-        return responses[0]
 
     def cancel(self) -> None:
         """From any thread, also while another one waits."""
-        self._call.cancel()
+        if not self._ended:
+            self._cancelled = True
+            self._call.cancel(_grpc.StatusCode.CANCELLED.value[0], "Locally cancelled by application!")
 
     def trailing_metadata(self) -> Any:
         """After `result`."""
-        return self._call.trailing_metadata()
+        return self._state.trailing_metadata
 
     def __del__(self) -> None:
-        self._call.cancel()  # nobody waited for it
-        self._take_what_is_left()
+        # Nobody waited for it. Until its event is taken, grpcio keeps it for as long as the channel lives.
+        if not self._ended:
+            self.cancel()
+            self._take()
 
-    def _take_what_is_left(self) -> None:
-        # Until all its events are taken, grpcio keeps a call that has failed, and 20 KiB with it, for as long as the
-        # channel lives. It has no public way to take them.
-        while self._call._state.due:
-            self._call._consume_next_event()
+    def _take(self) -> None:
+        event = self._call.next_event()
+        self._ended = True
+        self._handle_event(event, self._state, self._deserializer)
 
 
 def begin(method: Any, request: Any, **options: Any) -> Any:
-    """Begins a call of `method`, of a stub on a synchronous channel of this package; `options` are `timeout` in seconds
-    and `metadata`. Returns a BegunCall; on any other channel, and where client interceptors want to see the call, the
-    future that `method.future` gives, which has all of its methods. Raises as `future` does.
+    """Begins a call of `method`, of any stub; `options` are `timeout` in seconds and `metadata`. Returns what has
+    `result()`, `cancel()` and `trailing_metadata()`: a BegunCall on a synchronous channel of this package, else the
+    future that `method.future` gives. Raises as `future` does.
     """
-    begun: BegunCall | None = method.begin(request, **options) if hasattr(method, "begin") else None
-    return begun or method.future(request, **options)
+    return getattr(method, "begin", method.future)(request, **options)

@@ -6,12 +6,10 @@ that looks at the outcome of a call makes `.future` wait for it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
-from grpc.experimental import ChannelOptions
 
 from handfast.client import options
 from handfast.client.addresses import check_address
@@ -62,10 +60,6 @@ class _Channel(grpc.Channel):
         self._retrying = _grpc_channel(address, credentials, options.retrying(address), interceptors)
         self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
         self._timeout = timeout
-        self._address, self._credentials, self._interceptors = address, credentials, interceptors
-        self._single_threaded_channels: dict[bool, grpc.Channel] = {}
-        self._opening = threading.Lock()
-        self._closed = False
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
@@ -74,16 +68,7 @@ class _Channel(grpc.Channel):
     ) -> UnaryUnary:
         plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
         retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
-
-        def single_threaded(retries: bool) -> Any:
-            with self._opening:  # gRPC itself crashes where a method is asked of a channel that is closed
-                if self._closed:
-                    raise ValueError("Cannot invoke RPC on closed channel!")
-                bare = self._single_threaded(retries)
-                return bare.unary_stream(method, request_serializer, *arguments, **named)
-
-        found = Method.find(method, self._timeout, request_serializer)
-        return UnaryUnary(found, plain, retrying, None if self._interceptors else single_threaded)
+        return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
 
     def unary_stream(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
@@ -103,20 +88,9 @@ class _Channel(grpc.Channel):
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         self._retrying.unsubscribe(callback)
 
-    def _single_threaded(self, retries: bool) -> grpc.Channel:
-        """A channel for `begin`. All channels to one address share their connections, whatever is set for Python."""
-        chosen = (options.retrying if retries else options.plain)(self._address)
-        single_threaded = ((ChannelOptions.SingleThreadedUnaryStream, 1), *chosen)
-        if retries not in self._single_threaded_channels:
-            made = _grpc_channel(self._address, self._credentials, single_threaded, ())
-            self._single_threaded_channels[retries] = made
-        return self._single_threaded_channels[retries]
-
     def close(self) -> None:
-        with self._opening:
-            self._closed = True
-        for each in (self._retrying, self._plain, *self._single_threaded_channels.values()):
-            each.close()
+        self._retrying.close()
+        self._plain.close()
 
     def __enter__(self) -> _Channel:
         return self

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -101,25 +100,15 @@ class _StreamResponse(_MultiCallable):
 
 
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    """`single_threaded` makes the multi-callable for `begin`, of a channel that retries or of one that does not; None
-    where there are interceptors."""
-
-    def __init__(
-        self, method: Method, plain: Any, retrying: Any, single_threaded: Callable[[bool], Any] | None
-    ) -> None:
-        super().__init__(method, plain, retrying)
-        self._single_threaded = single_threaded and functools.cache(single_threaded)
-
-    def begin(self, request: Any, timeout: float | None = None, metadata: Metadata = None) -> BegunCall | None:
-        """Begins a call that has no thread of its own. None where interceptors want to see it."""
-        if self._single_threaded is None:
-            return None
-        outgoing = self._method.outgoing(request, timeout, metadata)
+    def begin(self, request: Any, timeout: float | None = None, metadata: Metadata = None) -> BegunCall | CallFuture:
+        """Begins a call that has no thread of its own, where gRPC and its interceptors let it."""
+        inner, out = self._prepare(request, timeout, metadata)
         try:
-            call = self._single_threaded(outgoing.retry)(outgoing.request, outgoing.timeout, outgoing.metadata)
+            return BegunCall(inner, out)
         except grpc.RpcError as error:  # the request cannot be serialized
-            raise service_error(error, outgoing.request_id) from error
-        return BegunCall(call, outgoing.request_id)
+            raise service_error(error, out.request_id) from error
+        except (AttributeError, TypeError):  # what has interceptors is none of gRPC's own calls
+            return CallFuture(inner.future(out.request, out.timeout, out.metadata), out.request_id)
 
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
