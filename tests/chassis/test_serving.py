@@ -14,7 +14,7 @@ from handfast.server.process.flags import read_settings
 class PostageSettings(ServerSettings):
     surcharge: int = field(default=0, metadata={"help": "cents on top of each letter"})
     carrier: str = field(metadata={"help": "who carries the letters", "metavar": "NAME"})
-    patience: float = field(default=2.5, metadata={"help": "seconds to wait for the carrier"})
+    patience: float = field(default=2.5, metadata={"help": "seconds to wait for the carrier", "bounds": (0, 60)})
     insured: bool = field(default=False, metadata={"help": "insure each letter"})
 
     def __post_init__(self) -> None:
@@ -55,6 +55,10 @@ def test_settings_of_its_own_come_from_flags_and_variables() -> None:
         (
             ("--carrier", "us", "--patience", "long"),
             "--patience (or HANDFAST_PATIENCE) must be a number of seconds, not 'long'",
+        ),
+        (
+            ("--carrier", "us", "--patience", "60.5"),
+            "--patience (or HANDFAST_PATIENCE) must be from 0 to 60 seconds, not 60.5",
         ),
         (("--carrier", "us", "--listen", "here"), "--listen (or HANDFAST_POSTAGE_LISTEN) must be HOST:PORT, such as"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from handfast.server.cli.settings import read_server_settings, serve_settings
 from handfast.server.process import processors
-from handfast.server.process.command import run, setting_options
+from handfast.server.process.command import run
 from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
 from handfast.server.suite import SuiteSettings
 
@@ -54,7 +54,7 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
 )
 def test_flags_of_a_command_line_reach_the_settings(argv: list[str], threads: int, allowed: bool) -> None:
     flags: dict[str, Any] = {}
-    command = click.Command("serve", callback=flags.update, params=setting_options("users", serve_settings("users")))
+    command = click.Command("serve", callback=flags.update, params=[*serve_settings("users")])
     assert run(command, argv) == 0
     environment = {"HANDFAST_USERS_DATABASE_URL": "postgresql://h/users", "HANDFAST_THREADS": "2"}
     settings = read_server_settings("users", flags, environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -355,7 +356,7 @@ class TestRefusals:
         add_ParticipantServiceServicer_to_server(Away(), server)  # type: ignore[abstract]
         away = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
-        with Inquiry(suite.addresses | {"preferences": away}) as inquiry:
+        with contextlib.closing(Inquiry(suite.addresses | {"preferences": away})) as inquiry:
             assert inquiry.case(tx.id).silent == ["preferences"]
             before = len(asked)
             assert inquiry.case(tx.id).silent == ["preferences"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from handfast.server.process.settings import DatabaseSettings
+from handfast.server.process.settings import DatabaseSettings, setting
 
 FIRST_PORT = 50051
 
 
 def _address(server: str, port: int) -> Any:
     """A setting that says where a server is; by default on this machine."""
-    metadata = {"help": f"where the {server} server is", "metavar": "ADDRESS"}
-    return field(default=f"127.0.0.1:{port}", metadata=metadata)
+    return setting(f"127.0.0.1:{port}", f"where the {server} server is", metavar="ADDRESS")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import click
 
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server, StartError
-from handfast.server.process.command import CONTEXT, Failure, run, setting_options
+from handfast.server.process.command import CONTEXT, Failure, run
 from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import ServerSettings, SettingsError
 from handfast.server.process.stopping import when_asked_to_stop
@@ -47,7 +47,7 @@ def serve(
         except (SettingsError, StartError) as error:
             raise Failure(f"{name}: {error}") from error
 
-    options = setting_options(name, settings_of(settings, listen))
+    options: list[click.Parameter] = [*settings_of(settings, name, listen)]
     purpose = f"Run the {name} server."
     return run(click.Command(name, CONTEXT, callback=command, params=options, help=purpose), argv)
 

@@ -1,9 +1,8 @@
 """The `handfast` command.
 
     main.py         the command, also where only the client is installed
-    commands.py     what each command takes
-    settings.py     what the commands take, beside the settings of a server
-    serve.py        `handfast serve NAME`: one server in this process
+    commands.py     what each command takes, and `handfast serve`: one server in this process
+    settings.py     the settings of the commands: those of servers, and where a suite is
     up.py           `handfast up`: checks, starts the whole suite, says where it is
     supervisor.py   keeps child processes running, and ends them together
     data_dir.py     the folder of the SQLite files, for one suite at a time
@@ -11,10 +10,8 @@
     transactions.py `handfast transactions`: lists, shows and resolves them
     inquiry.py      asks the coordinator and the participants about transactions
     reports.py      shows their answers in words, tables and JSON
-    addresses.py    the addresses of a suite, from flags and variables
     ports.py        which ports can be listened on
     installed.py    whether all is installed that the servers need
-    errors.py       the failure that is explained in one line
 
 `commands`, `up` and what they import stay free of gRPC and SQLAlchemy, so that help and the supervisor start at once.
 """

@@ -5,14 +5,28 @@ another needs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import importlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
+from click import Argument, Choice, FloatRange, IntRange, Option
 
-from handfast.server.cli.errors import CommandError
-from handfast.server.cli.settings import ADDRESS_SETTINGS, FIRST_PORT, SERVERS, UP_SETTINGS, serve_settings
-from handfast.server.process.command import CONTEXT, Failure, setting_options
+from handfast.server.cli.settings import (
+    ADDRESS_SETTINGS,
+    FIRST_PORT,
+    SERVERS,
+    UP_SETTINGS,
+    on_this_machine,
+    read_addresses,
+    read_server_settings,
+    serve_settings,
+)
+from handfast.server.process.command import CONTEXT, Failure
 from handfast.server.process.settings import SettingsError
+from handfast.server.process.stopping import when_asked_to_stop
 
 
 @contextlib.contextmanager
@@ -20,7 +34,7 @@ def _one_line(who: str) -> Iterator[None]:
     """Makes one line on stderr, which begins with `handfast: {who}: `, of what is expected to go wrong."""
     try:
         yield
-    except (SettingsError, CommandError) as error:
+    except (SettingsError, Failure) as error:
         raise Failure(f"handfast: {who}: {error}") from error
 
 
@@ -37,7 +51,7 @@ def show_help(words: Sequence[str]) -> None:
     handfast.main([*words, "--help"], "handfast", standalone_mode=False)
 
 
-@handfast.command(params=setting_options("up", UP_SETTINGS))
+@handfast.command(params=[*UP_SETTINGS])
 @_one_line("up")
 def up(**flags: str | None) -> int:
     """Run all servers, one process each, supervised."""
@@ -52,32 +66,45 @@ def serve() -> None:
 
 
 def _add_server(server: str) -> None:
-    @serve.command(server, params=setting_options(server, serve_settings(server)), help=f"Run the {server} server.")
+    @serve.command(server, params=[*serve_settings(server)], help=f"Run the {server} server.")
     @_one_line(server)
-    def serve_it(**flags: str | None) -> int:
-        from handfast.server.cli.serve import run
+    def serve_it(**flags: str | None) -> None:
+        _serve(server, flags)
 
-        return run(server, flags)
+
+def _serve(server: str, flags: Mapping[str, str | None]) -> None:
+    settings = read_server_settings(server, flags, os.environ)
+    stop = threading.Event()
+    when_asked_to_stop(stop.set)
+
+    # Imported only now, so that a mistake in the settings is reported at once, and a signal meanwhile is not lost. The
+    # server is imported by its name, so that a process never loads the code of another server.
+    from handfast.server.chassis.server import StartError
+    from handfast.server.chassis.serving import build_and_run
+
+    module = importlib.import_module(f"handfast.server.{server}.server")
+    try:
+        build_and_run(module.build, settings, stop)
+    except StartError as error:
+        raise Failure(str(error)) from error
 
 
 for _server in SERVERS:
     _add_server(_server)
 
 
-@handfast.command(params=setting_options("demo", ADDRESS_SETTINGS))
+@handfast.command(params=[*ADDRESS_SETTINGS])
 @_one_line("demo")
-def demo(**flags: str | None) -> int:
+def demo(**flags: str | None) -> None:
     """See an atomic commit, and one that is refused."""
     from handfast.demo import DemoError, show
-    from handfast.server.cli.addresses import on_this_machine, read_addresses
     from handfast.server.cli.temporary import temporary_suite
 
-    given = read_addresses("demo", flags)
+    given = read_addresses(flags)
     try:
         show(on_this_machine(FIRST_PORT) | given, None if given else temporary_suite)
     except DemoError as error:
-        raise CommandError(str(error)) from error
-    return 0
+        raise Failure(str(error)) from error
 
 
 @handfast.group(options_metavar=None, subcommand_metavar="ACTION [OPTIONS]")
@@ -85,57 +112,50 @@ def transactions() -> None:
     """See what became of transactions, and end those in doubt."""
 
 
-_ID = click.Argument(["transaction_id"])
-_OF_EACH_ACTION = [
-    click.Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs"),
-    *setting_options("transactions", ADDRESS_SETTINGS),
-]
-_OF_LIST = [
-    click.Option(
-        ["--state"], type=click.Choice(["committed", "aborted"]), help="only those that were decided like this"
-    ),
-    click.Option(
+def _add_action(action: str, purpose: str, *own: click.Parameter) -> None:
+    as_json = Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs")
+
+    @transactions.command(action, params=[*own, as_json, *ADDRESS_SETTINGS], help=purpose)
+    @_one_line("transactions")
+    def act(**arguments: Any) -> None:
+        from handfast.server.cli.transactions import run
+
+        run(action, arguments)
+
+
+_add_action(
+    "list",
+    "List decided transactions, the newest first, or those in doubt.",
+    Option(["--state"], type=Choice(["committed", "aborted"]), help="only those that were decided like this"),
+    Option(
         ["--in-doubt"],
         is_flag=True,
         help="those that are not decided, or not finished everywhere, the oldest first; some are always on their way",
     ),
-    click.Option(
-        ["--limit"],
-        type=click.IntRange(min=1),
-        default=50,
-        show_default=True,
-        metavar="NUMBER",
-        help="how many at the most",
-    ),
-]
-_OF_RESOLVE = [
-    click.Option(["--yes"], is_flag=True, help="do not ask before ending one that no server knows"),
-    click.Option(
+    Option(["--limit"], type=IntRange(1), default=50, show_default=True, metavar="NUMBER", help="how many at the most"),
+)
+_add_action(
+    "show",
+    "Show what became of one, and what each participant holds of it.",
+    Argument(["transaction_id"]),
+)
+_add_action(
+    "resolve",
+    "Roll one back unless it is decided, and see it finished.",
+    Argument(["transaction_id"]),
+    Option(["--yes"], is_flag=True, help="do not ask before ending one that no server knows"),
+    Option(
         ["--accept-loss"],
         multiple=True,
         metavar="PARTICIPANT",
         help="let this participant finish it without what it has lost, such as users; may be repeated",
     ),
-    click.Option(
+    Option(
         ["--timeout"],
-        type=click.FloatRange(min=0),
+        type=FloatRange(0),
         default=10.0,
         show_default=True,
         metavar="SECONDS",
         help="how long to wait until every participant has finished it",
     ),
-]
-
-
-def _add_action(action: str, options: list[click.Parameter], purpose: str) -> None:
-    @transactions.command(action, params=[*options, *_OF_EACH_ACTION], help=purpose)
-    @_one_line("transactions")
-    def act(**arguments: object) -> int:
-        from handfast.server.cli.transactions import run
-
-        return run(action, arguments)
-
-
-_add_action("list", [*_OF_LIST], "List decided transactions, the newest first, or those in doubt.")
-_add_action("show", [_ID], "Show what became of one, and what each participant holds of it.")
-_add_action("resolve", [_ID, *_OF_RESOLVE], "Roll one back unless it is decided, and see it finished.")
+)

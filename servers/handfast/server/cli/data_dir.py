@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from handfast.server.cli.errors import CommandError
+from handfast.server.process.command import Failure
 
 LOCK = "up.lock"
 MADE = "up.databases"
@@ -19,7 +19,7 @@ def kept(folder: Path) -> Iterator[None]:
     """Makes the folder where it is absent, and keeps other suites from it. However this process ends, the system takes
     its lock away (flock(2)). The file of the lock stays, with the number of the process that had it last.
 
-    Raises CommandError where it cannot be written, or is another suite's.
+    Raises Failure where it cannot be written, or is another suite's.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -31,22 +31,22 @@ def kept(folder: Path) -> Iterator[None]:
             lock.flush()
         except BlockingIOError as error:
             lock.seek(0)
-            raise CommandError(
+            raise Failure(
                 f"the data directory {folder} is in use by another suite, process {lock.read().strip()}; "
                 "stop that one, or give this one a --data-dir of its own"
             ) from error
         except OSError as error:
-            raise CommandError(f"cannot write to the data directory {folder}: {error.strerror}") from error
+            raise Failure(f"cannot write to the data directory {folder}: {error.strerror}") from error
         yield
 
 
 def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
-    """Raises CommandError where a file is gone that was noted as made: its server would begin with an empty one, and
+    """Raises Failure where a file is gone that was noted as made: its server would begin with an empty one, and
     answer as if there never had been any data.
     """
     made = _made(folder)
     if gone := [name for name in names if name in made and not (folder / name).exists()]:
-        raise CommandError(
+        raise Failure(
             f"there is no {' and no '.join(gone)} in {folder} any more; "
             "restore it, with no -wal and -shm beside it but its own, "
             f"or remove {MADE} there to begin with an empty one"

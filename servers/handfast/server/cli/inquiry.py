@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from handfast.client import DeadlineExceeded, FailedPrecondition, Unavailable, channel
-from handfast.server.cli.errors import CommandError
+from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 
@@ -26,7 +25,7 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 
 
-class NoAnswer(CommandError):
+class NoAnswer(Failure):
     """A server did not answer."""
 
 
@@ -74,29 +73,46 @@ class Case:
             branch is None or branch.state in absent for branch in self.branches.values()
         )
 
+    @property
+    def contradicting(self) -> list[str]:
+        """The participants that finished it otherwise than it is decided: theirs is another coordinator, or somebody's
+        database was set back.
+        """
+        if self.transaction.state == pb.TRANSACTION_STATE_FORGOTTEN:
+            return []
+        committed = self.transaction.state == pb.TRANSACTION_STATE_COMMITTED
+        opposite = pb.TRANSACTION_STATE_ABORTED if committed else pb.TRANSACTION_STATE_COMMITTED
+        return [
+            name
+            for name, branch in self.branches.items()
+            if branch and branch.outcome == opposite and name not in self.transaction.loss_accepted
+            # To drop what was not committed is no contradiction.
+            if not committed or self.committed_count(name)
+        ]
+
     def committed_count(self, participant: str) -> int:
         """How many operations of a participant are committed."""
         return sum(each.operation_count for each in self.transaction.branches if each.participant == participant)
 
 
 class Inquiry:
-    """Asks the servers of a suite, by their `addresses`, about transactions. It is a context manager, which closes its
-    channels. Its methods raise NoAnswer where the coordinator does not answer, and ServiceError where a server refuses.
+    """Asks the servers of a suite, by their `addresses`, about transactions, until it is closed.
+
+    Its methods raise NoAnswer where the coordinator does not answer, and ServiceError where a server refuses.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self.addresses = addresses
         self._silent: dict[str, NoAnswer] = {}
-        self._closing = contextlib.ExitStack()
-        channels = {name: self._closing.enter_context(channel(at, timeout=TIMEOUT)) for name, at in addresses.items()}
-        self._coordinator = TransactionServiceStub(channels.pop(COORDINATOR))
-        self._participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
+        self._channels = {name: channel(address, timeout=TIMEOUT) for name, address in addresses.items()}
+        self._coordinator = TransactionServiceStub(self._channels[COORDINATOR])
+        self._participants = {
+            name: ParticipantServiceStub(each) for name, each in self._channels.items() if name != COORDINATOR
+        }
 
-    def __enter__(self) -> Inquiry:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+    def close(self) -> None:
+        for each in self._channels.values():
+            each.close()
 
     def decided(self, limit: int, state: pb.TransactionState.ValueType) -> list[pb.Transaction]:
         """The newest decisions."""
@@ -104,27 +120,25 @@ class Inquiry:
 
     def in_doubt(self, limit: int) -> tuple[list[Case], list[str]]:
         """The oldest that are not decided, or not finished everywhere; and the participants that do not answer."""
-        branches = {name: self._unfinished(name, limit) for name in self._participants}
-        unfinished = self._decisions(pb.ListTransactionsRequest(unfinished=True), limit)
-        transactions = {each.transaction_id: each for each in unfinished}
-        ids = sorted(transactions.keys() | {id_ for held in branches.values() if held is not None for id_ in held})
-        transactions |= self._states([id_ for id_ in ids[:limit] if id_ not in transactions])
+        held = {name: self._unfinished(name, limit) for name in self._participants}
+        ids = {each.transaction_id for each in self._decisions(pb.ListTransactionsRequest(unfinished=True), limit)}
+        oldest = sorted(ids.union(*filter(None, held.values())))[:limit]
         cases = [
             Case(
-                transactions[id_],
-                {name: None if held is None else held.get(id_, pb.Branch()) for name, held in branches.items()},
+                transaction,
+                {name: each if each is None else each.get(id_, pb.Branch()) for name, each in held.items()},
             )
-            for id_ in ids[:limit]
+            for id_, transaction in self._states(oldest).items()
         ]
         # What was finished between the two questions shows when it is asked for again.
         cases = [self.case(case.id) if case.finished else case for case in cases]
-        silent = [name for name, held in branches.items() if held is None]
+        silent = [name for name, branches in held.items() if branches is None]
         return [case for case in cases if case.held_by or not case.finished], silent
 
     def case(self, transaction_id: str) -> Case:
         # Branches first: where one was committed, so was the transaction when the coordinator is asked.
         branches = {name: self._branch(name, transaction_id) for name in self._participants}
-        return Case(self._state(transaction_id), branches)
+        return Case(self._states([transaction_id])[transaction_id], branches)
 
     def roll_back(self, transaction_id: str) -> bool:
         """Has the coordinator and the participants roll it back. Returns False where it was decided otherwise."""
@@ -183,9 +197,6 @@ class Inquiry:
             batch = self._ask(COORDINATOR, self._coordinator.BatchGetTransactions, request)
             found |= {each.transaction_id: each for each in batch.transactions}
         return found
-
-    def _state(self, transaction_id: str) -> pb.Transaction:
-        return self._states([transaction_id])[transaction_id]
 
     def _branch(self, participant: str, transaction_id: str) -> pb.Branch | None:
         request = pb.QueryBranchRequest(transaction_id=transaction_id)

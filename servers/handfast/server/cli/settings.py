@@ -1,12 +1,14 @@
-"""What the commands take, beside the settings of a server."""
+"""What the commands take: settings of servers, and where a suite is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from handfast.server.process.flags import Setting, read_settings, settings_of, whole_number
-from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET
+from handfast.server.process.command import Failure
+from handfast.server.process.flags import Setting, read, read_settings, settings_of, whole_number
+from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, flag
 from handfast.server.suite import FIRST_PORT as FIRST_PORT
 from handfast.server.suite import SuiteSettings
 
@@ -20,9 +22,14 @@ def port_of(server: str, first_port: int = FIRST_PORT) -> int:
     return first_port + SERVERS.index(server)
 
 
-def serve_settings(server: str) -> tuple[Setting, ...]:
+def on_this_machine(first_port: int) -> dict[str, str]:
+    """The addresses of a suite whose ports start at `first_port`, by server."""
+    return {server: f"127.0.0.1:{port_of(server, first_port)}" for server in SERVERS}
+
+
+def serve_settings(server: str) -> list[Setting]:
     """What `handfast serve SERVER` takes."""
-    return settings_of(SuiteSettings, _listen(server))
+    return settings_of(SuiteSettings, server, _listen(server))
 
 
 def read_server_settings(server: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> SuiteSettings:
@@ -35,7 +42,7 @@ def _listen(server: str) -> str:
 
 
 def _first_port(value: str) -> int:
-    port = whole_number(value)
+    port: int = whole_number(value)
     if not 1 <= port <= HIGHEST_FIRST_PORT:
         raise ValueError(f"must be from 1 to {HIGHEST_FIRST_PORT}, not {port}")
     return port
@@ -43,9 +50,10 @@ def _first_port(value: str) -> int:
 
 _BY_NAME = {setting.name: setting for setting in serve_settings(SERVERS[0])}
 
-UP_SETTINGS = (
-    Setting("data_dir", "folder of the SQLite files, made if absent", DATA_DIR, metavar="DIRECTORY"),
+UP_SETTINGS = [
+    Setting("up", "data_dir", "folder of the SQLite files, made if absent", DATA_DIR, metavar="DIRECTORY"),
     Setting(
+        "up",
         "first_port",
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each",
         str(FIRST_PORT),
@@ -53,8 +61,25 @@ UP_SETTINGS = (
         "PORT",
     ),
     *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
-)
-ADDRESS_SETTINGS = (
-    Setting("first_port", "first port of a suite of `handfast up`", str(FIRST_PORT), _first_port, "PORT"),
+]
+ADDRESS_SETTINGS = [
+    Setting("up", "first_port", "first port of a suite of `handfast up`", str(FIRST_PORT), _first_port, "PORT"),
     *(_BY_NAME[f"{server}_address"] for server in SERVERS),
-)
+]
+
+
+def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
+    """The addresses that are given, by server. Raises SettingsError and Failure."""
+    from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
+
+    # A first port that is given as a flag wins over variables, and a server's own address over a first port.
+    values = read(ADDRESS_SETTINGS, flags, {} if flags["first_port"] else os.environ)
+    given = on_this_machine(values.pop("first_port")) if "first_port" in values else {}
+    for setting in ADDRESS_SETTINGS:
+        if setting.name in values:
+            try:
+                address = check_address(values[setting.name], setting=f"{flag(setting.name)} (or {setting.variable})")
+            except ValueError as error:
+                raise Failure(str(error)) from error
+            given[setting.name.removesuffix("_address")] = address
+    return given

@@ -9,16 +9,16 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from handfast.server.cli.addresses import on_this_machine
-from handfast.server.cli.errors import CommandError
 from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.process.command import Failure
 from handfast.server.process.stopping import SUPERVISED
 
 
 @contextlib.contextmanager
 def temporary_suite() -> Iterator[Mapping[str, str]]:
-    """Gives the addresses of its servers, HOST:PORT by name. Raises CommandError where it does not start."""
+    """Gives the addresses of its servers, HOST:PORT by name. Raises Failure where it does not start."""
     # What the environment says about the user's own suite, its databases above all, is not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
     first_port = free_first_port()
@@ -38,7 +38,7 @@ def temporary_suite() -> Iterator[Mapping[str, str]]:
         assert process.stdout
         try:
             if "ready\n" not in process.stdout:
-                raise CommandError(f"the suite did not start:\n{logs.read_text()}")
+                raise Failure(f"the suite did not start:\n{logs.read_text()}")
             yield on_this_machine(first_port)
         finally:
             process.stdin.close()  # which asks it to stop; its folder goes when it has

@@ -8,9 +8,11 @@ parts of different suites, a rollback sent to them would drop what their own coo
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +20,9 @@ import click
 
 from handfast.client import ServiceError
 from handfast.server.cli import reports
-from handfast.server.cli.addresses import on_this_machine, read_addresses
-from handfast.server.cli.errors import CommandError
 from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import FIRST_PORT
+from handfast.server.cli.settings import FIRST_PORT, on_this_machine, read_addresses
+from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 PAUSE = 0.1
@@ -29,31 +30,21 @@ PAUSE = 0.1
 
 UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"
 
-STATES = {
-    None: pb.TRANSACTION_STATE_UNSPECIFIED,
-    "committed": pb.TRANSACTION_STATE_COMMITTED,
-    "aborted": pb.TRANSACTION_STATE_ABORTED,
-}
 
-
-def run(action: str, arguments: Mapping[str, Any]) -> int:
-    actions: dict[str, Callable[[Inquiry, Mapping[str, Any]], None]] = {
-        "list": _list,
-        "show": _show,
-        "resolve": _resolve,
-    }
+def run(action: str, arguments: Mapping[str, Any]) -> None:
+    addresses = on_this_machine(FIRST_PORT) | read_addresses(arguments)
     try:
-        with Inquiry(on_this_machine(FIRST_PORT) | read_addresses("transactions", arguments)) as inquiry:
-            actions[action](inquiry, arguments)
+        with contextlib.closing(Inquiry(addresses)) as inquiry:
+            {"list": _list, "show": _show, "resolve": _resolve}[action](inquiry, arguments)
     except ServiceError as error:
-        raise CommandError(str(error)) from error
-    return 0
+        raise Failure(str(error)) from error
 
 
 def _list(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     limit: int = arguments["limit"]
     if not arguments["in_doubt"]:
-        decided = inquiry.decided(limit, STATES[arguments["state"]])
+        state = (arguments["state"] or "unspecified").upper()
+        decided = inquiry.decided(limit, pb.TransactionState.Value(f"TRANSACTION_STATE_{state}"))
         _print(arguments, reports.decisions(decided), [reports.plain(each) for each in decided])
         return
     if arguments["state"]:
@@ -63,7 +54,7 @@ def _list(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     if len(cases) == limit:
         click.echo(f"handfast: transactions: these are the oldest {len(cases)}; see --limit", err=True)
     if silent:
-        raise CommandError(f"no answer from {_places(inquiry, silent)}: what is in doubt there is not listed")
+        raise Failure(f"no answer from {_places(inquiry, silent)}: what is in doubt there is not listed")
 
 
 def _show(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
@@ -85,20 +76,20 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     remark = " No server knew of it before; from now on it cannot be used." if was_unknown else ""
     _print(arguments, reports.one(case) + remark, reports.plain_case(case) | {"was_unknown": was_unknown})
     if lost:
-        raise CommandError(
+        raise Failure(
             f"{_places(inquiry, lost)} lost what was committed: it is neither staged nor applied there; "
             "was a backup restored, or is this the address of another suite? "
             f"Once it is certain not to come back, {' '.join(f'--accept-loss {name}' for name in lost)} ends it without"
         )
     if case.silent:
-        raise CommandError(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")
+        raise Failure(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")
     if case.held_by:
-        raise CommandError(
+        raise Failure(
             f"{_places(inquiry, case.held_by)} did not finish it within {arguments['timeout']:g} s; "
             f"is the server of its coordinator at {inquiry.addresses[COORDINATOR]}?"
         )
     if not case.finished:
-        raise CommandError(
+        raise Failure(
             f"a participant did not confirm to the coordinator within {arguments['timeout']:g} s; it goes on trying"
         )
 
@@ -106,9 +97,9 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
 def _ask_whether_to_end_unknown() -> None:
     """As the id of another transaction may be meant. A script, which cannot be asked, has to say `--yes`."""
     if not (sys.stdin and sys.stdin.isatty()):
-        raise CommandError(f"{UNKNOWN}; nothing was done, with --yes it is rolled back so that it can never be used")
+        raise Failure(f"{UNKNOWN}; nothing was done, with --yes it is rolled back so that it can never be used")
     if not click.confirm(f"{UNKNOWN.capitalize()}. Roll it back, so that it can never be used?", err=True):
-        raise CommandError("nothing was done")
+        raise Failure("nothing was done")
 
 
 def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
@@ -127,13 +118,13 @@ def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
             pass  # what is left is dropped by whoever holds it
         case _:
             state = reports.state(case.transaction)
-            raise CommandError(f"its state {state} is not known to this version of handfast; nothing was done")
+            raise Failure(f"its state {state} is not known to this version of handfast; nothing was done")
     return []
 
 
 def _refuse_what_contradicts(inquiry: Inquiry, case: Case) -> None:
-    if against := reports.contradicting(case):
-        raise CommandError(
+    if against := case.contradicting:
+        raise Failure(
             f"{_places(inquiry, against)} finished it otherwise than the coordinator at "
             f"{inquiry.addresses[COORDINATOR]} says: is it theirs, or was a backup restored? Nothing was done"
         )
@@ -158,7 +149,7 @@ def _transaction_id(arguments: Mapping[str, Any]) -> str:
             return text
     except ValueError:
         pass
-    raise CommandError(f"{text!r} is no transaction id, which is a UUIDv7 in lower case")
+    raise Failure(f"{text!r} is no transaction id, which is a UUIDv7 in lower case")
 
 
 def _places(inquiry: Inquiry, names: list[str]) -> str:
@@ -166,4 +157,4 @@ def _places(inquiry: Inquiry, names: list[str]) -> str:
 
 
 def _print(arguments: Mapping[str, Any], text: str, value: object) -> None:
-    click.echo(reports.as_json(value) if arguments["as_json"] else text)
+    click.echo(json.dumps(value, indent=2) if arguments["as_json"] else text)

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from handfast.server.cli.data_dir import check_none_is_missing, kept, note_made
-from handfast.server.cli.errors import CommandError
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
 from handfast.server.cli.settings import (
@@ -23,6 +22,7 @@ from handfast.server.cli.settings import (
     read_server_settings,
 )
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
+from handfast.server.process.command import Failure
 from handfast.server.process.flags import read
 from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import spread
@@ -41,8 +41,8 @@ from handfast.server.suite import SuiteSettings
 
 def run(flags: Mapping[str, Any]) -> int:
     if lacking := missing():
-        raise CommandError(why_missing(lacking))
-    values = read("up", UP_SETTINGS, flags, os.environ)
+        raise Failure(why_missing(lacking))
+    values = read(UP_SETTINGS, flags, os.environ)
     first_port = values.pop("first_port", FIRST_PORT)
     data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
     try:
@@ -115,7 +115,7 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
         for what, address in (("", settings.listen), ("metrics of ", settings.metrics_listen)):
             if reason := why_not_free(address):
                 other = f"{flag('first_port')} (or {environment_variable('up', 'first_port')}) says where else"
-                raise CommandError(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
+                raise Failure(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 
 def _announce(suite: list[SuiteSettings]) -> None:

@@ -1,8 +1,8 @@
 """A server as a process: its settings, its signals, and what it reports to the process that started it.
 
     settings.py     the settings that every server has
-    flags.py        reads flags and environment variables into validated settings
-    command.py      settings as options of a click command, and the exit status of a command
+    flags.py        settings as options of a click command, read from flags and variables
+    command.py      how a command shows its help and its failures, and its exit status
     stopping.py     stops a process on a signal, or when its supervisor ends
     processors.py   which processors a process may use, and how its Python is kept on one of them
     notify.py       reports to a supervisor or to systemd that the process is ready, or stops

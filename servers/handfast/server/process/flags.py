@@ -4,62 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, shown
+import click
+
+from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag, shown
 
 Settings = TypeVar("Settings", bound=ServerSettings)
+Parse = Callable[[str], Any]
+
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-def whole_number(value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError(f"must be a whole number, not {value!r}") from None
+def _parser(convert: Parse, expected: str) -> Parse:
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except (KeyError, ValueError):
+            raise ValueError(f"must be {expected}, not {text!r}") from None
+
+    return parse
 
 
-def seconds(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"must be a number of seconds, not {value!r}") from None
-
-
-def yes_or_no(value: str) -> bool:
-    choices = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    try:
-        return choices[value.lower()]
-    except KeyError:
-        raise ValueError(f"must be true or false, not {value!r}") from None
-
-
-_KINDS: dict[type, tuple[Callable[[str], object], str]] = {
+whole_number = _parser(int, "a whole number")
+_seconds = _parser(float, "a number of seconds")
+_yes_or_no = _parser(lambda text: _YES_OR_NO[text.lower()], "true or false")
+_KINDS: dict[type, tuple[Parse, str]] = {
     str: (str, "TEXT"),
     int: (whole_number, "NUMBER"),
-    float: (seconds, "SECONDS"),
-    bool: (yes_or_no, ""),
+    float: (_seconds, "SECONDS"),
+    bool: (_yes_or_no, ""),
 }
 """How a field of each type is parsed, and what stands for its value in the help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of a command.
+class Setting(click.Option):
+    """One setting of a server, or of a command that is named in its place, as an option whose help names its variable
+    and its default.
 
     `default` is the text that the help shows; None means that the setting is required. `parse` makes a value of the
     text of a flag or variable, and raises ValueError with the rule that the text breaks. `metavar` stands for the value
     in the help, such as NUMBER.
+
+    click learns neither of the variable nor of the default: `read` looks at these.
     """
 
-    name: str
-    help: str
-    default: str | None
-    parse: Callable[[str], object] = str
-    metavar: str = "TEXT"
+    def __init__(
+        self, server: str, name: str, help: str, default: str | None, parse: Parse = str, metavar: str = "TEXT"
+    ) -> None:
+        # The flag of a bool has no value: to give it is to say true.
+        form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is _yes_or_no else {"metavar": metavar}
+        super().__init__([flag(name), name], help=help, type=str, default=None, **form)
+        self.server = server
+        self.parse = parse
+        self.variable = environment_variable(server, name)
+        self.shown_default = default
+
+    def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
+        extra = click.types.OptionHelpExtra(envvars=(self.variable,))
+        if self.shown_default is None:
+            return extra | {"required": "required"}
+        return extra | {"default": self.shown_default}
 
 
-def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
+def settings_of(kind: type[ServerSettings], server: str, listen: str) -> list[Setting]:
     """The settings of a server, from the fields of its class `kind`; `listen` is the default of its address."""
     types = get_type_hints(kind)
     settings = []
@@ -68,8 +76,8 @@ def settings_of(kind: type[ServerSettings], listen: str) -> tuple[Setting, ...]:
             default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
             parse, metavar = _KINDS[types[field.name]]
             metavar = field.metadata.get("metavar", metavar)
-            settings.append(Setting(field.name, field.metadata["help"], default, parse, metavar))
-    return tuple(settings)
+            settings.append(Setting(server, field.name, field.metadata["help"], default, parse, metavar))
+    return settings
 
 
 def _shown(default: object) -> str | None:
@@ -84,25 +92,23 @@ def _shown(default: object) -> str | None:
     return str(default)
 
 
-def read(
-    server: str, settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]
-) -> dict[str, Any]:
+def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """The parsed values of the settings that are given, by name. An empty variable counts as not given.
 
     Raises SettingsError for a value that does not parse, and for a required setting that is missing.
     """
     values: dict[str, Any] = {}
     for setting in settings:
-        variable = environment_variable(server, setting.name)
-        text = flags[setting.name] if flags.get(setting.name) is not None else environment.get(variable) or None
+        text = flags.get(setting.name)
         if text is None:
-            if setting.default is None:
-                raise SettingsError(server, setting.name, f"is required: {setting.help}")
-            continue
-        try:
-            values[setting.name] = setting.parse(text)
-        except ValueError as error:
-            raise SettingsError(server, setting.name, str(error)) from None
+            text = environment.get(setting.variable) or None
+        if text is not None:
+            try:
+                values[setting.name] = setting.parse(text)
+            except ValueError as error:
+                raise SettingsError(setting.server, setting.name, str(error)) from None
+        elif setting.shown_default is None:
+            raise SettingsError(setting.server, setting.name, f"is required: {setting.help}")
     return values
 
 
@@ -112,5 +118,5 @@ def read_settings(
     """The settings of the server `server`, as an object of the class `kind`; `listen` is the default of its address.
     Raises SettingsError.
     """
-    values = {"listen": listen, **read(server, settings_of(kind, listen), flags, environment)}
+    values = {"listen": listen, **read(settings_of(kind, server, listen), flags, environment)}
     return kind(name=server, **values)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from handfast.server.process.processors import ANY, usable_processors
@@ -55,6 +56,11 @@ def database_name(server: str) -> str:
     return "transactions" if server == "accounts" else server
 
 
+def setting(value: Any, help: str, **more: object) -> Any:
+    """A field with a default, which is a setting: see ServerSettings. In the help, `default` stands for the default."""
+    return field(default=value, metadata={"help": help, **more})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """The settings that every server has.
@@ -70,51 +76,40 @@ class ServerSettings:
     processor                   the number of the processor that all Python of this server runs on, or `any`
 
     A subclass adds settings by adding fields of type str, int, float (in seconds) or bool. A field is a setting, with a
-    flag and a variable, where its metadata has a `help`; a `metavar` there stands for the value in the help. A subclass
-    adds rules by extending `__post_init__`.
+    flag and a variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and
+    `bounds` are the least and the greatest number that is allowed. A subclass adds other rules by extending
+    `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
 
     name: str
     listen: str = field(metadata={"help": "address to serve on", "metavar": "HOST:PORT"})
-    metrics_listen: str = field(
-        default="",
-        metadata={
-            "help": "address to serve /metrics on",
-            "default": "as --listen, port + 100",
-            "metavar": "HOST:PORT",
-        },
+    metrics_listen: str = setting(
+        "", "address to serve /metrics on", default="as --listen, port + 100", metavar="HOST:PORT"
     )
-    threads: int = field(default=16, metadata={"help": "calls that a server answers at a time"})
-    queue: int = field(default=48, metadata={"help": "calls that may wait for their turn; further ones are refused"})
-    grace: float = field(default=10.0, metadata={"help": "seconds that calls in flight get to end when a server stops"})
-    stream_idle_timeout: float = field(
-        default=30.0,
-        metadata={
-            "help": "seconds that a call may keep a thread waiting for its next request, or until it takes a reply"
-        },
+    threads: int = setting(16, "calls that a server answers at a time", bounds=(1, 1000))
+    queue: int = setting(48, "calls that may wait for their turn; further ones are refused", bounds=(0, 100_000))
+    grace: float = setting(10.0, "seconds that calls in flight get to end when a server stops", bounds=(0, 3600))
+    stream_idle_timeout: float = setting(
+        30.0,
+        "seconds that a call may keep a thread waiting for its next request, or until it takes a reply",
+        bounds=(0, MAX_AGE),
     )
-    max_connection_age: float = field(
-        default=1800.0,
-        metadata={"help": "seconds, give or take a tenth, after which a client is asked to connect anew; 0 for never"},
+    max_connection_age: float = setting(
+        1800.0,
+        "seconds, give or take a tenth, after which a client is asked to connect anew; 0 for never",
+        bounds=(0, MAX_AGE),
     )
-    max_connection_age_grace: float = field(
-        default=300.0, metadata={"help": "seconds that calls in flight get to end when their connection is that old"}
+    max_connection_age_grace: float = setting(
+        300.0, "seconds that calls in flight get to end when their connection is that old", bounds=(0, MAX_AGE)
     )
-    processor: str = field(
-        default=ANY,
-        metadata={
-            "help": "number of the one processor that this server's Python runs on, or any",
-            "metavar": f"NUMBER|{ANY}",
-        },
+    processor: str = setting(
+        ANY, "number of the one processor that this server's Python runs on, or any", metavar=f"NUMBER|{ANY}"
     )
-    log_level: str = field(
-        default="info", metadata={"help": "what is less grave is not logged", "metavar": "|".join(LOG_LEVELS)}
-    )
-    allow_plaintext_beyond_loopback: bool = field(
-        default=False,
-        metadata={"help": "listen where other machines can reach this server, without TLS and without authentication"},
+    log_level: str = setting("info", "what is less grave is not logged", metavar="|".join(LOG_LEVELS))
+    allow_plaintext_beyond_loopback: bool = setting(
+        False, "listen where other machines can reach this server, without TLS and without authentication"
     )
 
     def __post_init__(self) -> None:
@@ -126,12 +121,13 @@ class ServerSettings:
             self.require("listen", metrics_port <= MAX_PORT, f"{room}say {flag('metrics_listen')}")
             object.__setattr__(self, "metrics_listen", join_address(host, metrics_port))
         self._check_listen("metrics_listen", self.metrics_listen)
-        self.require("threads", 1 <= self.threads <= 1000, f"must be from 1 to 1000, not {self.threads}")
-        self.require("queue", 0 <= self.queue <= 100_000, f"must be from 0 to 100000, not {self.queue}")
-        self.require("grace", 0 <= self.grace <= 3600, f"must be from 0 to 3600 seconds, not {shown(self.grace)}")
-        for each in ("stream_idle_timeout", "max_connection_age", "max_connection_age_grace"):
-            age: float = getattr(self, each)
-            self.require(each, 0 <= age <= MAX_AGE, f"must be from 0 to {MAX_AGE} seconds, not {age:g}")
+        for each in fields(self):
+            if bounds := each.metadata.get("bounds"):
+                least, greatest = bounds
+                value: float = getattr(self, each.name)
+                unit = " seconds" if isinstance(each.default, float) else ""
+                rule = f"must be from {least} to {greatest}{unit}, not {shown(value)}"
+                self.require(each.name, least <= value <= greatest, rule)
         self.require(
             "processor",
             self.processor in (ANY, *map(str, usable_processors())),
@@ -183,8 +179,8 @@ class DatabaseSettings(ServerSettings):
         metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name", "metavar": "URL"},
     )
 
-    database_must_exist: bool = field(
-        default=False, metadata={"help": "refuse a database that is not there or is empty, instead of setting it up"}
+    database_must_exist: bool = setting(
+        False, "refuse a database that is not there or is empty, instead of setting it up"
     )
 
     def __post_init__(self) -> None:
