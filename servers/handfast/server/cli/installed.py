@@ -19,11 +19,9 @@ def missing() -> str:
     except metadata.PackageNotFoundError:  # run from the sources, which is fine
         return ""
     for requirement in requirements:
-        package, _, marker = requirement.partition(";")
-        name = re.match(r"[\w.-]+", package)
-        if name and re.search(r"extra == .server.", marker):
+        if needed := re.match(r"([\w.-]+).*; .*extra == .server.", requirement):
             try:
-                metadata.version(name[0])
+                metadata.version(needed[1])
             except metadata.PackageNotFoundError:
-                return name[0]
+                return needed[1]
     return ""

@@ -12,11 +12,10 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handfast.server.process.notify import READY
@@ -66,47 +65,43 @@ class _Supervisor:
         self._programs = programs
         self._grace = grace
         self._stop = asyncio.Event()
-        self._ended = {program.name: asyncio.Event() for program in programs}
-        self._all_ready = False
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        self._starting = {program.name for program in programs}
+        self._all_ready = asyncio.Event()
         self._failed = False
 
     async def run(self, on_ready: Callable[[], None]) -> int:
         loop = asyncio.get_running_loop()
         when_asked_to_stop(lambda: loop.call_soon_threadsafe(self._stop.set))
-        ready = {program.name: asyncio.Event() for program in self._programs}
+        failure = None
         async with asyncio.TaskGroup() as tasks:
             for program in self._programs:
-                keeping = tasks.create_task(self._keep(program, ready[program.name].set))
-                keeping.add_done_callback(functools.partial(self._note_end, program))
-            failure = await self._announce(list(ready.values()), on_ready)
+                self._keeping[program.name] = tasks.create_task(self._keep(program))
+            if await self._unless_stopped(self._all_ready.wait()):
+                try:
+                    on_ready()
+                except Exception as error:  # raised when all have ended, and not as a group
+                    failure = error
+                    self._stop.set()
         if failure:
             raise failure
         return 1 if self._failed else 0
 
-    async def _announce(self, ready: Sequence[asyncio.Event], on_ready: Callable[[], None]) -> Exception | None:
-        """Calls `on_ready` once all are ready. Returns what it raised, which is raised when all have ended."""
-        if await self._unless_stopped(_all(ready)):
-            self._all_ready = True
-            try:
-                on_ready()
-            except Exception as error:
-                self._stop.set()
-                return error
-        return None
+    def _note_ready(self, program: Program) -> None:
+        self._starting.discard(program.name)
+        if not self._starting:
+            self._all_ready.set()
 
-    def _note_end(self, program: Program, _keeping: object) -> None:
-        self._ended[program.name].set()
-
-    async def _keep(self, program: Program, on_ready: Callable[[], None]) -> None:
+    async def _keep(self, program: Program) -> None:
         """Runs one program again and again, until asked to stop."""
         loop = asyncio.get_running_loop()
         delay = FIRST_RESTART_DELAY
         while not self._stop.is_set():
             started = loop.time()
-            outcome = await self._run_once(program, on_ready)
+            outcome = await self._run_once(program)
             if outcome is None:
                 return
-            if not self._all_ready:
+            if not self._all_ready.is_set():
                 _log("server ended before all were ready, stopping", program, **outcome)
                 self._failed = True
                 self._stop.set()
@@ -118,17 +113,31 @@ class _Supervisor:
             program = dataclasses.replace(program, environment={**program.environment, **program.again})
             delay = min(2 * delay, LONGEST_RESTART_DELAY)
 
-    async def _run_once(self, program: Program, on_ready: Callable[[], None]) -> dict[str, object] | None:
+    async def _run_once(self, program: Program) -> dict[str, object] | None:
         """Runs it once. Returns how it ended, for the log; None where this process was asked to stop and ended it."""
-        async with contextlib.AsyncExitStack() as stack:
+        environment = {name: value for name, value in program.environment.items() if name != "NOTIFY_SOCKET"}
+        ours, its = socket.socketpair()
+        with contextlib.closing(ours):
+            with contextlib.closing(its):
+                try:
+                    process = await asyncio.create_subprocess_exec(
+                        *program.command,
+                        env={**environment, SUPERVISED: "1"},
+                        stdin=its.fileno(),
+                        stdout=sys.stderr.fileno(),
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    return {"error": str(error)}
+            loop = asyncio.get_running_loop()
+            hearing, _ = await loop.connect_accepted_socket(lambda: _Readiness(lambda: self._note_ready(program)), ours)
             try:
-                process = await stack.enter_async_context(_start(program, on_ready))
-            except OSError as error:
-                return {"error": str(error)}
-            stack.push_async_callback(self._end, program, process)
-            if not await self._unless_stopped(process.wait()):
+                if await self._unless_stopped(process.wait()):
+                    return {"pid": process.pid, "exit_code": process.returncode}
                 return None
-            return {"pid": process.pid, "exit_code": process.returncode}
+            finally:
+                await self._end(program, process)
+                hearing.close()
 
     async def _unless_stopped(self, awaitable: Awaitable[object]) -> bool:
         """Waits for it to be done, or until asked to stop. False when asked to stop."""
@@ -143,9 +152,8 @@ class _Supervisor:
         """Asks the process to end, and kills it if it does not in time. Does nothing where it has ended."""
         if process.returncode is not None:
             return
-        for other in self._programs:
-            if program.name in other.needs:
-                await self._ended[other.name].wait()
+        if callers := [self._keeping[other.name] for other in self._programs if program.name in other.needs]:
+            await asyncio.wait(callers)
         # It may end by itself at any time.
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -156,33 +164,6 @@ class _Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-
-async def _all(events: Sequence[asyncio.Event]) -> None:
-    for event in events:
-        await event.wait()
-
-
-@contextlib.asynccontextmanager
-async def _start(program: Program, on_ready: Callable[[], None]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Starts it, and hears it until the context is left. Raises OSError."""
-    environment = {name: value for name, value in program.environment.items() if name != "NOTIFY_SOCKET"}
-    ours, its = socket.socketpair()
-    with contextlib.closing(ours), contextlib.closing(its):
-        process = await asyncio.create_subprocess_exec(
-            *program.command,
-            env={**environment, SUPERVISED: "1"},
-            stdin=its.fileno(),
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-        )
-        its.close()
-        loop = asyncio.get_running_loop()
-        hearing, _ = await loop.connect_accepted_socket(lambda: _Readiness(on_ready), ours)
-        try:
-            yield process
-        finally:
-            hearing.close()
 
 
 class _Readiness(asyncio.Protocol):

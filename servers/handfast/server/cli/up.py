@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from handfast.server.cli.settings import (
     FIRST_PORT,
     SERVERS,
     UP_SETTINGS,
+    on_this_machine,
     port_of,
     read_server_settings,
 )
@@ -38,76 +39,64 @@ from handfast.server.process.settings import (
 )
 from handfast.server.suite import SuiteSettings
 
-
-def run(flags: Mapping[str, Any]) -> int:
-    if lacking := missing():
-        raise Failure(why_missing(lacking))
-    values = read(UP_SETTINGS, flags, os.environ)
-    first_port = values.pop("first_port", FIRST_PORT)
-    data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
-    try:
-        for server in SERVERS:
-            sqlite_file(sqlite_url(data_dir / _file(server)))
-    except ValueError as error:
-        raise SettingsError("up", "data_dir", str(error)) from None
-
-    environment = _environment(data_dir, first_port, values)
-    # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
-    suite = [read_server_settings(server, {}, environment) for server in SERVERS]
-    from_environment = [variable for variable in map(_database_variable, SERVERS) if os.environ.get(variable)]
-    files = [_file(server) for server in SERVERS if _database_variable(server) not in from_environment]
-
-    def on_ready() -> None:
-        if files:
-            note_made(data_dir, files)
-        _announce(suite)
-
-    with contextlib.nullcontext() if len(from_environment) == len(SERVERS) else kept(data_dir):
-        check_none_is_missing(data_dir, files)
-        _check_ports(suite)
-        if from_environment:
-            click.echo(f"Databases are taken from the environment: {', '.join(from_environment)}.")
-        return supervise(
-            [
-                Program(each.name, [*HANDFAST, "serve", each.name], environment, NEEDS.get(each.name, ()), AGAIN)
-                for each in suite
-            ],
-            grace=suite[0].grace,
-            on_ready=on_ready,
-        )
-
-
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {environment_variable("up", "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
 
 
-def _database_variable(server: str) -> str:
-    return environment_variable(server, "database_url")
+def run(flags: Mapping[str, Any]) -> int:
+    if lacking := missing():
+        raise Failure(why_missing(lacking))
+    values = read(UP_SETTINGS, flags, os.environ)
+    data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
+    # A database that the environment names is used as it is; the others are files in the data directory.
+    databases = {environment_variable(server, "database_url"): database_name(server) for server in SERVERS}
+    given = [variable for variable in databases if os.environ.get(variable)]
+    files = {variable: f"{name}.sqlite3" for variable, name in databases.items() if variable not in given}
+    urls = {variable: sqlite_url(data_dir / file) for variable, file in files.items()}
+    for url in urls.values():
+        try:
+            sqlite_file(url)
+        except ValueError as error:
+            raise SettingsError("up", "data_dir", str(error)) from None
+
+    environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
+    environment |= {environment_variable("up", name): str(value) for name, value in values.items()}
+    # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
+    suite = [read_server_settings(server, {}, environment) for server in SERVERS]
+
+    def on_ready() -> None:
+        if files:
+            note_made(data_dir, files.values())
+        _announce(suite)
+
+    with kept(data_dir) if files else contextlib.nullcontext():
+        check_none_is_missing(data_dir, files.values())
+        _check_ports(suite)
+        if given:
+            click.echo(f"Databases are taken from the environment: {', '.join(given)}.")
+        # The settings are in the environment: a flag would show a database password to every user of the machine.
+        programs = [
+            Program(server, [*HANDFAST, "serve", server], environment, NEEDS.get(server, ()), AGAIN)
+            for server in SERVERS
+        ]
+        return supervise(programs, grace=suite[0].grace, on_ready=on_ready)
 
 
-def _file(server: str) -> str:
-    return f"{database_name(server)}.sqlite3"
+def _places(first_port: int) -> dict[str, str]:
+    places = {}
+    for server, address in on_this_machine(first_port).items():
+        places[environment_variable(server, "listen")] = address
+        places[environment_variable(server, f"{server}_address")] = address
+        metrics_port = port_of(server, first_port) + METRICS_PORT_OFFSET
+        places[environment_variable(server, "metrics_listen")] = f"127.0.0.1:{metrics_port}"
+    return places
 
 
-def _environment(data_dir: Path, first_port: int, common: Mapping[str, object]) -> dict[str, str]:
-    """The settings of the servers, as environment variables: a flag would show a database password to every user of the
-    machine. Databases and processors that the environment sets already are kept.
-    """
-    environment = dict(os.environ)
-    processors = [environment_variable(server, "processor") for server in SERVERS]
-    environment |= zip(processors, spread([environment.get(processor, "") for processor in processors]), strict=True)
-    for server in SERVERS:
-        port = port_of(server, first_port)
-        database_url = _database_variable(server)
-        environment |= {
-            environment_variable(server, "listen"): f"127.0.0.1:{port}",
-            environment_variable(server, "metrics_listen"): f"127.0.0.1:{port + METRICS_PORT_OFFSET}",
-            environment_variable(server, f"{server}_address"): f"127.0.0.1:{port}",
-            database_url: environment.get(database_url) or sqlite_url(data_dir / _file(server)),
-        }
-    environment |= {environment_variable("up", name): str(value) for name, value in common.items()}
-    return environment
+def _processors() -> dict[str, str]:
+    """A processor for each server, but where the environment names one."""
+    variables = [environment_variable(server, "processor") for server in SERVERS]
+    return dict(zip(variables, spread([os.environ.get(each, "") for each in variables]), strict=True))
 
 
 def _check_ports(suite: list[SuiteSettings]) -> None:
@@ -119,22 +108,13 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
 
 
 def _announce(suite: list[SuiteSettings]) -> None:
-    width = max(len(settings.name) for settings in suite)
-    served = (f"{each.name:<{width}}  {each.listen}  metrics: http://{each.metrics_listen}/metrics" for each in suite)
-    stored = (f"{each.name:<{width}}  {without_password(each.database_url)}" for each in suite)
-    click.echo(
-        "Handfast is up.\n\n"
-        f"{_indented(served)}\n\n"
-        "Its data:\n\n"
-        f"{_indented(stored)}\n\n"
-        "Try:\n\n"
+    width = max(map(len, SERVERS))
+    served = [f"  {each.name:<{width}}  {each.listen}  metrics: http://{each.metrics_listen}/metrics" for each in suite]
+    stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite]
+    example = (
         f"""  grpcurl -plaintext -d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen} """
-        "handfast.accounts.v1.AccountService/CreateAccount\n\n"
-        "Ctrl-C stops it.\n"
-        "ready"
+        "handfast.accounts.v1.AccountService/CreateAccount"
     )
+    blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), "Try:", example, "Ctrl-C stops it.")
+    click.echo("\n\n".join(blocks) + "\nready")
     notify(READY)
-
-
-def _indented(lines: Iterable[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)
