@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast.server.process.notify import notify
+from handfast.server.process.supervision import notify
 
 
 def test_the_state_arrives_at_the_socket_that_the_environment_names(

@@ -12,7 +12,7 @@ import pytest
 
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import sqlite_url
-from handfast.server.process.stopping import SUPERVISED
+from handfast.server.process.supervision import SUPERVISED
 from tests.cli.processes import Process, Result
 from tests.eventually import PATIENCE
 

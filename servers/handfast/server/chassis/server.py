@@ -32,9 +32,9 @@ from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADA
 from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint, export_limiter
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.pipeline.refusal import refusal
-from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
+from handfast.server.process.supervision import READY, notify
 
 # Whoever asks for these sends little, and at once. Tools keep streams of reflection open, and do nothing with them.
 _HEALTH_POOL = Pool("health", 64, queue=None, stream_idle_timeout=5.0)

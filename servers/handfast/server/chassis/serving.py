@@ -14,7 +14,7 @@ from handfast.server.chassis.server import Server, StartError
 from handfast.server.process.command import CONTEXT, Failure, run
 from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import ServerSettings, SettingsError
-from handfast.server.process.stopping import when_asked_to_stop
+from handfast.server.process.supervision import when_asked_to_stop
 
 Settings = TypeVar("Settings", bound=ServerSettings)
 

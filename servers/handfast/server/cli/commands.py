@@ -26,7 +26,7 @@ from handfast.server.cli.settings import (
 )
 from handfast.server.process.command import CONTEXT, Failure
 from handfast.server.process.settings import SettingsError
-from handfast.server.process.stopping import when_asked_to_stop
+from handfast.server.process.supervision import when_asked_to_stop
 
 
 @contextlib.contextmanager

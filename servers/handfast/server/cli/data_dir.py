@@ -15,11 +15,12 @@ MADE = "up.databases"
 
 
 @contextlib.contextmanager
-def kept(folder: Path) -> Iterator[None]:
+def kept(folder: Path, names: Collection[str]) -> Iterator[None]:
     """Makes the folder where it is absent, and keeps other suites from it. However this process ends, the system takes
     its lock away (flock(2)). The file of the lock stays, with the number of the process that had it last.
 
-    Raises Failure where it cannot be written, or is another suite's.
+    Raises Failure where it cannot be written, or is another suite's, or one of the files `names` is gone that was noted
+    as made: its server would begin with an empty one, and answer as if there never had been any data.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -37,20 +38,14 @@ def kept(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise Failure(f"cannot write to the data directory {folder}: {error.strerror}") from error
+        made = _made(folder)
+        if gone := [name for name in names if name in made and not (folder / name).exists()]:
+            raise Failure(
+                f"there is no {' and no '.join(gone)} in {folder} any more; "
+                "restore it, with no -wal and -shm beside it but its own, "
+                f"or remove {MADE} there to begin with an empty one"
+            )
         yield
-
-
-def check_none_is_missing(folder: Path, names: Collection[str]) -> None:
-    """Raises Failure where a file is gone that was noted as made: its server would begin with an empty one, and
-    answer as if there never had been any data.
-    """
-    made = _made(folder)
-    if gone := [name for name in names if name in made and not (folder / name).exists()]:
-        raise Failure(
-            f"there is no {' and no '.join(gone)} in {folder} any more; "
-            "restore it, with no -wal and -shm beside it but its own, "
-            f"or remove {MADE} there to begin with an empty one"
-        )
 
 
 def note_made(folder: Path, names: Collection[str]) -> None:

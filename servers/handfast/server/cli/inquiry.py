@@ -114,14 +114,14 @@ class Inquiry:
         for each in self._channels.values():
             each.close()
 
-    def decided(self, limit: int, state: pb.TransactionState.ValueType) -> list[pb.Transaction]:
-        """The newest decisions."""
-        return self._decisions(pb.ListTransactionsRequest(state=state), limit)
+    def decisions(self, request: pb.ListTransactionsRequest, limit: int) -> list[pb.Transaction]:
+        """Those that are asked for, and no more than `limit`."""
+        return self._list(COORDINATOR, self._coordinator.ListTransactions, request, "transactions", limit)
 
     def in_doubt(self, limit: int) -> tuple[list[Case], list[str]]:
         """The oldest that are not decided, or not finished everywhere; and the participants that do not answer."""
         held = {name: self._unfinished(name, limit) for name in self._participants}
-        ids = {each.transaction_id for each in self._decisions(pb.ListTransactionsRequest(unfinished=True), limit)}
+        ids = {each.transaction_id for each in self.decisions(pb.ListTransactionsRequest(unfinished=True), limit)}
         oldest = sorted(ids.union(*filter(None, held.values())))[:limit]
         cases = [
             Case(
@@ -165,9 +165,6 @@ class Inquiry:
         request = pb.FinishTransactionsRequest(decisions=[decision])
         results = self._ask(participant, self._participants[participant].FinishTransactions, request).results
         return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
-
-    def _decisions(self, request: pb.ListTransactionsRequest, limit: int) -> list[pb.Transaction]:
-        return self._list(COORDINATOR, self._coordinator.ListTransactions, request, "transactions", limit)
 
     def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch] | None:
         """The oldest branches of a participant, by transaction; None where it does not answer."""

@@ -18,8 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from handfast.server.process.notify import READY
-from handfast.server.process.stopping import SUPERVISED, when_asked_to_stop
+from handfast.server.process.supervision import READY, SUPERVISED, when_asked_to_stop
 
 HANDFAST = (sys.executable, "-P", "-m", "handfast.server.cli.main")
 """The `handfast` command as a child of this process; -P, so that nothing is imported from the working folder."""
@@ -52,10 +51,10 @@ class Program:
 def supervise(programs: Sequence[Program], *, grace: float, on_ready: Callable[[], None]) -> int:
     """Runs the programs until this process is asked to stop. Returns 0 when all have ended then.
 
-    A child is ready when it has reported so (`handfast.server.process.notify`). `on_ready` is called once, when all
-    children are ready; if it raises, all are ended, and the error is raised here. If a child ends before that, all are
-    ended, and 1 is returned. A child that ends later is restarted. A child that is asked to end has `grace` seconds for
-    it, and KILL_MARGIN more before it is killed.
+    A child is ready when it has reported so (`handfast.server.process.supervision.notify`). `on_ready` is called once,
+    when all children are ready; if it raises, all are ended, and the error is raised here. If a child ends before that,
+    all are ended, and 1 is returned. A child that ends later is restarted. A child that is asked to end has `grace`
+    seconds for it, and KILL_MARGIN more before it is killed.
     """
     return asyncio.run(_Supervisor(programs, grace).run(on_ready))
 

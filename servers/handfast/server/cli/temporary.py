@@ -13,7 +13,7 @@ from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.supervisor import HANDFAST
 from handfast.server.process.command import Failure
-from handfast.server.process.stopping import SUPERVISED
+from handfast.server.process.supervision import SUPERVISED
 
 
 @contextlib.contextmanager

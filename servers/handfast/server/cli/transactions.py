@@ -44,7 +44,8 @@ def _list(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     limit: int = arguments["limit"]
     if not arguments["in_doubt"]:
         state = (arguments["state"] or "unspecified").upper()
-        decided = inquiry.decided(limit, pb.TransactionState.Value(f"TRANSACTION_STATE_{state}"))
+        request = pb.ListTransactionsRequest(state=pb.TransactionState.Value(f"TRANSACTION_STATE_{state}"))
+        decided = inquiry.decisions(request, limit)
         _print(arguments, reports.decisions(decided), [reports.plain(each) for each in decided])
         return
     if arguments["state"]:
@@ -67,7 +68,11 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     if arguments["accept_loss"]:
         inquiry.accept_loss(transaction_id, arguments["accept_loss"])
     before = inquiry.case(transaction_id)
-    _refuse_what_contradicts(inquiry, before)
+    if against := before.contradicting:
+        raise Failure(
+            f"{_places(inquiry, against)} finished it otherwise than the coordinator at "
+            f"{inquiry.addresses[COORDINATOR]} says: is it theirs, or was a backup restored? Nothing was done"
+        )
     if before.unknown and not arguments["yes"]:
         _ask_whether_to_end_unknown()
     lost = _carry_out(inquiry, before)
@@ -120,14 +125,6 @@ def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
             state = reports.state(case.transaction)
             raise Failure(f"its state {state} is not known to this version of handfast; nothing was done")
     return []
-
-
-def _refuse_what_contradicts(inquiry: Inquiry, case: Case) -> None:
-    if against := case.contradicting:
-        raise Failure(
-            f"{_places(inquiry, against)} finished it otherwise than the coordinator at "
-            f"{inquiry.addresses[COORDINATOR]} says: is it theirs, or was a backup restored? Nothing was done"
-        )
 
 
 def _wait(inquiry: Inquiry, transaction_id: str, timeout: float) -> Case:

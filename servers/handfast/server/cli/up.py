@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from handfast.server.cli.data_dir import check_none_is_missing, kept, note_made
+from handfast.server.cli.data_dir import kept, note_made
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
 from handfast.server.cli.settings import (
@@ -19,16 +19,13 @@ from handfast.server.cli.settings import (
     SERVERS,
     UP_SETTINGS,
     on_this_machine,
-    port_of,
     read_server_settings,
 )
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import read
-from handfast.server.process.notify import READY, notify
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
-    METRICS_PORT_OFFSET,
     SettingsError,
     database_name,
     environment_variable,
@@ -37,6 +34,7 @@ from handfast.server.process.settings import (
     sqlite_url,
     without_password,
 )
+from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import SuiteSettings
 
 NEEDS = {"accounts": ("users", "preferences")}
@@ -70,8 +68,7 @@ def run(flags: Mapping[str, Any]) -> int:
             note_made(data_dir, files.values())
         _announce(suite)
 
-    with kept(data_dir) if files else contextlib.nullcontext():
-        check_none_is_missing(data_dir, files.values())
+    with kept(data_dir, files.values()) if files else contextlib.nullcontext():
         _check_ports(suite)
         if given:
             click.echo(f"Databases are taken from the environment: {', '.join(given)}.")
@@ -88,8 +85,7 @@ def _places(first_port: int) -> dict[str, str]:
     for server, address in on_this_machine(first_port).items():
         places[environment_variable(server, "listen")] = address
         places[environment_variable(server, f"{server}_address")] = address
-        metrics_port = port_of(server, first_port) + METRICS_PORT_OFFSET
-        places[environment_variable(server, "metrics_listen")] = f"127.0.0.1:{metrics_port}"
+        places[environment_variable(server, "metrics_listen")] = ""  # follows from the other
     return places
 
 

@@ -3,9 +3,8 @@
     settings.py     the settings that every server has
     flags.py        settings as options of a click command, read from flags and variables
     command.py      how a command shows its help and its failures, and its exit status
-    stopping.py     stops a process on a signal, or when its supervisor ends
+    supervision.py  tells a supervisor or systemd that the process is ready, and hears when it is to stop
     processors.py   which processors a process may use, and how its Python is kept on one of them
-    notify.py       reports to a supervisor or to systemd that the process is ready, or stops
 
 Nothing here imports gRPC or SQLAlchemy, so that help and a supervisor start at once.
 """

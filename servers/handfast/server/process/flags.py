@@ -73,23 +73,12 @@ def settings_of(kind: type[ServerSettings], server: str, listen: str) -> list[Se
     settings = []
     for field in dataclasses.fields(kind):
         if "help" in field.metadata:
-            default = listen if field.name == "listen" else field.metadata.get("default", _shown(field.default))
+            default = None if field.default is dataclasses.MISSING else shown(field.default)
+            default = listen if field.name == "listen" else field.metadata.get("default", default)
             parse, metavar = _KINDS[types[field.name]]
             metavar = field.metadata.get("metavar", metavar)
             settings.append(Setting(server, field.name, field.metadata["help"], default, parse, metavar))
     return settings
-
-
-def _shown(default: object) -> str | None:
-    """A default as it would be typed; None where there is none."""
-    match default:
-        case dataclasses.MISSING:
-            return None
-        case bool():
-            return str(default).lower()
-        case float():
-            return shown(default)
-    return str(default)
 
 
 def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

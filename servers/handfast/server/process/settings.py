@@ -210,9 +210,14 @@ def without_password(database_url: str) -> str:
     return "?".join(filter(None, (place, "&".join(kept))))
 
 
-def shown(number: float) -> str:
-    """`number` as it would be typed: with all its digits, and without `.0` at the end."""
-    return str(number).removesuffix(".0")
+def shown(value: object) -> str:
+    """A value as it would be typed: `true`, and a number with all its digits but without `.0` at the end."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return str(value).removesuffix(".0")
+    return str(value)
 
 
 def sqlite_url(file: Path) -> str:
@@ -238,27 +243,25 @@ def split_address(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     valid_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
-    if not host or not valid_port or (_is_ipv6(host) and not bracketed):
+    if not host or not valid_port or (":" in host and _ip(host) and not bracketed):
         raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not {address!r}")
     return (host[1:-1] if bracketed else host), int(port)
 
 
 def join_address(host: str, port: int) -> str:
     """The inverse of `split_address`."""
-    return f"[{host}]:{port}" if _is_ipv6(host) else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that listens on `host`. A name other than `localhost` is not
     looked up, since what it resolves to may change."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    ip = _ip(host)
+    return ip.is_loopback if ip else host == "localhost"
 
 
-def _is_ipv6(host: str) -> bool:
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).version == 6
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None

@@ -1,10 +1,14 @@
-"""What asks a process to stop: SIGINT, SIGTERM, SIGHUP, or the end of its supervisor."""
+"""A process says that it is ready, to a supervisor on stdin and to systemd by sd_notify(3); and it is asked to stop, by
+SIGINT, SIGTERM, SIGHUP, or the end of its supervisor.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -12,9 +16,24 @@ from collections.abc import Callable
 SUPERVISED = "HANDFAST_SUPERVISED"
 """Environment variable, set to 1 by a supervisor that holds the other end of this process's stdin."""
 
+READY = "READY=1"
+"""The state of a process that serves calls."""
 
-def is_supervised() -> bool:
-    return os.environ.get(SUPERVISED) == "1"
+
+def notify(state: str) -> None:
+    """Sends `state`, such as READY, as a line to the supervisor, and to the socket that `NOTIFY_SOCKET` names; does
+    nothing where there is neither.
+
+    That nobody listens any more is no reason for a server to stop, so failures are passed over.
+    """
+    if _is_supervised():
+        with contextlib.suppress(OSError):
+            os.write(sys.stdin.fileno(), f"{state}\n".encode())
+    if address := os.environ.get("NOTIFY_SOCKET", ""):
+        if address.startswith("@"):  # Linux's abstract namespace
+            address = "\0" + address[1:]
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(state.encode(), address)
 
 
 def when_asked_to_stop(stop: Callable[[], object]) -> None:
@@ -36,17 +55,19 @@ def when_asked_to_stop(stop: Callable[[], object]) -> None:
             signal.signal(number, lambda *_: None)
 
     sources = [signals]
-    if is_supervised():
+    if _is_supervised():
         sources.append(sys.stdin.fileno())
 
     def watch() -> None:
-        while True:
-            for source in select.select(sources, [], [])[0]:
-                if source == signals or _has_ended(source):
-                    stop()
-                    return
+        while not any(source == signals or _has_ended(source) for source in select.select(sources, [], [])[0]):
+            pass
+        stop()
 
     threading.Thread(target=watch, name="stopping", daemon=True).start()
+
+
+def _is_supervised() -> bool:
+    return os.environ.get(SUPERVISED) == "1"
 
 
 def _has_ended(source: int) -> bool:
