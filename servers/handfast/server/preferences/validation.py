@@ -26,7 +26,6 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
         paths = fields.masked_paths(
             violations,
             request.update_mask,
-            "update_mask",
             maps=("values",),
             ignored=NOT_UPDATED,
             implied=[f"values.{key}" for key in sorted(values)],

@@ -54,7 +54,6 @@ def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
         paths = fields.masked_paths(
             violations,
             request.update_mask,
-            "update_mask",
             scalars=SCALARS,
             maps=("labels",),
             ignored=NOT_UPDATED,

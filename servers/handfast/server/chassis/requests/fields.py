@@ -49,10 +49,12 @@ def require_id(field: str, value: str) -> None:
             check_id(violations, field, value)
 
 
-def check_request_id(violations: Violations, value: str, field: str = "request_id") -> None:
+def check_request_id(violations: Violations, value: str) -> None:
     """The id by which a write that is repeated is recognized (AIP-155): a UUID in lower case, or empty."""
     if value and not _UUID.fullmatch(value):
-        violations.add(field, "must be a UUID in lower case such as 123e4567-e89b-12d3-a456-426614174000, or empty")
+        violations.add(
+            "request_id", "must be a UUID in lower case such as 123e4567-e89b-12d3-a456-426614174000, or empty"
+        )
 
 
 def is_key(key: str) -> bool:
@@ -110,24 +112,23 @@ def check_batch(violations: Violations, field: str, values: Sequence[str], large
 def masked_paths(
     violations: Violations,
     mask: FieldMask,
-    field: str,
     *,
     scalars: Collection[str] = (),
     maps: Collection[str] = (),
     ignored: Collection[str] = (),
     implied: Sequence[str],
 ) -> tuple[str, ...]:
-    """The paths that an update changes (AIP-134): those of the mask; all where it is `*`; `implied`, which are those
-    set in the message, where it is empty. `maps` has the fields whose single keys can be named, as `labels.colour`.
-    `ignored` has the fields that no update changes: a mask may name them, and what is in them, without effect
-    (AIP-203). Paths that the mask cannot have are not among those returned.
+    """The paths that an update changes (AIP-134): those of its `update_mask`; all where that is `*`; `implied`, which
+    are those set in the message, where it is empty. `maps` has the fields whose single keys can be named, as
+    `labels.colour`. `ignored` has the fields that no update changes: a mask may name them, and what is in them, without
+    effect (AIP-203). Paths that the mask cannot have are not among those returned.
     """
     if not mask.paths:
         return tuple(implied)
     if list(mask.paths) == ["*"]:
         return (*scalars, *maps)
     if len(mask.paths) > MAX_PATHS:
-        violations.add(field, f"must have up to {MAX_PATHS} paths, not {len(mask.paths)}")
+        violations.add("update_mask", f"must have up to {MAX_PATHS} paths, not {len(mask.paths)}")
         return ()
     paths = []
     for path in dict.fromkeys(mask.paths):
@@ -136,7 +137,7 @@ def masked_paths(
             paths.append(path)
         elif name not in ignored:
             known = ", ".join([*scalars, *(f"{each}, {each}.<key>" for each in maps)])
-            violations.add(field, f"has the path {path[:100]!r}; it can have {known}, or * alone")
+            violations.add("update_mask", f"has the path {path[:100]!r}; it can have {known}, or * alone")
     return tuple(paths)
 
 

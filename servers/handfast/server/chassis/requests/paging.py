@@ -66,13 +66,12 @@ def _key_in(token: str, of: str) -> str:
 
 
 class ReplyRoom:
-    """The bytes that are left for the entries of one reply, of which `limit` bytes can be sent. Entries are counted
+    """The bytes that are left for the entries of one reply. Entries are counted
     while they are read, so that a server never reads far more rows than it can send.
     """
 
-    def __init__(self, limit: int = DEFAULT_MESSAGE_LIMIT) -> None:
-        self._limit = limit
-        self._left = limit - _OTHER_FIELDS
+    def __init__(self) -> None:
+        self._left = DEFAULT_MESSAGE_LIMIT - _OTHER_FIELDS
 
     def take(self, entry: Message) -> bool:
         """Takes the room that the entry needs. Returns whether it was there."""
@@ -82,9 +81,9 @@ class ReplyRoom:
     def require(self, entry: Message) -> None:
         """Takes the room that the entry needs. Raises ResponseTooLarge where it is not there."""
         if not self.take(entry):
+            limit = DEFAULT_MESSAGE_LIMIT
             raise ResponseTooLarge(
-                f"The reply would have more than the {self._limit} bytes that are sent. Ask for less at a time.",
-                limit=self._limit,
+                f"The reply would have more than the {limit} bytes that are sent. Ask for less at a time.", limit=limit
             )
 
 
