@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from handfast.server.chassis.data import database as databases
+from handfast.server.chassis.data import postgresql
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.postgresql import Session
+from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseConflict
 from tests.databases.postgresql import PostgreSQL
 from tests.eventually import PATIENCE
 
 BOTH = ("a", "b")
+COUNTERS = sa.table("counters", sa.column("name", sa.Text), sa.column("value", sa.Integer))
 
 
 @pytest.fixture
@@ -77,6 +80,51 @@ def test_one_whose_work_hid_an_error_is_an_error_and_not_taken_for_committed(cou
 
     with pytest.raises(DBAPIError):
         counters.write(work)
+    assert values(counters) == [0, 0]
+
+
+def test_one_that_fails_leaves_a_connection_that_serves_on_whatever_it_was_used_for_before(
+    counters: Database,
+) -> None:
+    find = Statement(counters, sa.select(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+    insert = Statement(counters, sa.insert(COUNTERS))
+    update = Statement(counters, sa.update(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+
+    def refuse(connection: sa.Connection) -> None:
+        find.first(connection, name_="a")
+        raise KeyError
+
+    def insert_again(connection: sa.Connection) -> None:
+        find.first(connection, name_="a")
+        insert.send(connection, name="a", value=0)  # this fails,
+        update.send(connection, name_="b", value=0)  # and this is skipped, as is the COMMIT
+
+    for writes in range(8):
+        counters.close()  # so that what comes next is on a new connection
+        with suppress(KeyError):
+            counters.write(refuse)
+        for _ in range(writes):
+            counters.write(lambda connection: update.send(connection, name_="b", value=1))
+        with pytest.raises(IntegrityError):
+            counters.write(insert_again)
+        counters.write(lambda connection: update.send(connection, name_="b", value=2))
+        assert values(counters) == [0, 2]
+
+
+def test_where_begin_fails_nothing_is_done_outside_of_a_local_transaction(
+    counters: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = Statement(counters, sa.insert(COUNTERS))
+    monkeypatch.setattr(postgresql, "_BEGIN", "BEGIN NOTHING")
+    works: list[Callable[[sa.Connection], object]] = [
+        lambda connection: insert.run(connection, name="c", value=0),
+        lambda connection: insert.send(connection, name="c", value=0),
+        lambda connection: insert.run_each(connection, [{"name": name, "value": 0} for name in ("c", "d")]),
+        lambda connection: add(connection, "a"),
+    ]
+    for work in works:
+        with pytest.raises(DBAPIError):
+            counters.write(work)
     assert values(counters) == [0, 0]
 
 

@@ -113,10 +113,10 @@ class Session:
 
     def execute(self, sql: str, parameters: Any = None) -> psycopg.Cursor[Any]:
         if not self._unsent:
-            return self._driver.execute(sql, parameters)
+            return self._execute(sql, parameters)
         with self._driver.pipeline():
             self._send()
-            return self._driver.execute(sql, parameters)
+            return self._execute(sql, parameters)
 
     def executemany(self, sql: str, each: Sequence[Any]) -> psycopg.Cursor[Any]:
         cursor = self._driver.cursor()
@@ -136,8 +136,9 @@ class Session:
             self._unsent.clear()
             return
         try:
-            if self.execute("COMMIT").statusmessage != "COMMIT":
-                raise psycopg.errors.InFailedSqlTransaction("the transaction had failed, and was rolled back")
+            if self._driver.pgconn.transaction_status == TransactionStatus.INERROR:
+                raise psycopg.errors.InFailedSqlTransaction("the transaction has failed")
+            self.execute("COMMIT")
         except psycopg.Error as error:
             raise as_sqlalchemy(connection, error, "COMMIT") from error
 
@@ -146,7 +147,7 @@ class Session:
         self._unsent.clear()
         if not self.idle:
             with suppress(psycopg.Error):
-                self._driver.execute("ROLLBACK")
+                self._driver.pgconn.exec_(b"ROLLBACK")  # for psycopg's own, all that is prepared is prepared anew
 
     @property
     def idle(self) -> bool:
@@ -156,7 +157,12 @@ class Session:
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
         for sql, parameters in unsent:
-            self._driver.execute(sql, parameters)
+            self._execute(sql, parameters)
+
+    def _execute(self, sql: str, parameters: Any) -> psycopg.Cursor[Any]:
+        # What psycopg prepares by itself, after some uses, it takes for prepared even where PostgreSQL skips it in a
+        # pipeline that has failed; not so what it is told to prepare.
+        return self._driver.execute(sql, parameters, prepare=True)
 
 
 def is_idle(connection: sa.Connection) -> bool:
