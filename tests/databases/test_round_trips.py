@@ -119,8 +119,8 @@ class Calls:
     def update(self, request_id: str) -> None:
         after = User(user_id="ada", email="ada@example.com", display_name=self.new_name())
         request, reply = UpdateUserRequest(request_id=request_id), UpdateUserResponse()
-        writes = self._users.participant.writes
-        writes.plain("Update", request, "ada", lambda before: (after, reply), UpdateUserResponse)
+        write = self._users.participant.write_plainly
+        write("Update", request, "ada", lambda before: (after, reply), UpdateUserResponse)
 
     def staged(self) -> BranchDecision:
         transaction_id = new_id()

@@ -23,7 +23,8 @@ from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.transactions import lost
 from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, service
-from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, writes
+from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper
+from handfast.server.transactions.participant import participant as participant_module
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from tests.simulation.clients import Client
 from tests.simulation.engine import Changes, Engine
@@ -365,8 +366,8 @@ def _mint() -> str:
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier, propagation)),
     (resolver, "Event", VirtualEvent),
-    *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, writes)),
-    *((module, "random", SeededRandom) for module in (database, coordinator, writes)),
+    *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, participant_module)),
+    *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
     (ids, "secrets", SeededSecrets),
     *((module, "new_id", _mint) for module in (coordinator, service)),
     *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),

@@ -65,9 +65,7 @@ class Users:
     def _stage(self, transaction_id: str, user_id: str, number: int, user: User | None) -> None:
         stage = StageRequest(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
         reply = UpdateUserResponse(user=user)
-        self.participant.writes.stage(
-            stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse
-        )
+        self.participant.stage(stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse)
 
     def finish(
         self, transaction_id: str, outcome: Outcome, committed_count: int, *, loss_accepted: bool = False

@@ -15,7 +15,7 @@ from handfast.server.chassis.cancellation import Canceller, sleep
 from handfast.server.chassis.errors import CallCancelled
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.core.model import Outcome
-from handfast.server.transactions.participant import writes
+from handfast.server.transactions.participant import participant
 from handfast.server.transactions.participant.circuit import Circuit
 from tests.eventually import PATIENCE, eventually
 from tests.transactions.participants import Users, old_id
@@ -56,7 +56,7 @@ def test_a_write_that_waits_for_a_younger_transaction(
         sleep(PATIENCE)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writes, "sleep", pausing)
+        patch.setattr(participant, "sleep", pausing)
         for _ in range(TIMES):  # more often than there are places
             waiting.clear()
             interrupted(canceller, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)

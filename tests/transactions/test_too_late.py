@@ -66,7 +66,7 @@ def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id
 
     user = User(user_id="ada", email="ada@example.com")
     request, reply = CreateUserRequest(request_id=request_id), CreateUserResponse(user=user)
-    write = users.participant.writes.plain
+    write = users.participant.write_plainly
     served(lambda: write("/s/m", request, "ada", lambda _: (user, reply), CreateUserResponse), leaving)
     assert users.participant.get("ada") is None
 

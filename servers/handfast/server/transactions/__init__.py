@@ -13,12 +13,12 @@
 The way of one transaction, and where to read it:
 
 1. A caller sends each participant its writes, side by side          coordinator/staging.py
-2. Each *stages* its write: validated, durable, invisible; a yes     participant/writes.py
+2. Each *stages* its write: validated, durable, invisible; a yes     participant/participant.py
 3. The coordinator inserts one *decision*; the caller is answered    coordinator/coordinator.py
 4. In the background it notifies the participants                       coordinator/notifier.py
 5. They *finish*: apply or drop what is staged                       participant/finishing.py
 
-Whoever meets a staged change before that asks what was decided (participant/reads.py, writes.py). A row without a
+Whoever meets a staged change before that asks what was decided (participant/reads.py, participant.py). A row without a
 pending change never needs the coordinator.
 
 Relatives: Percolator (Peng and Dabek, 2010), Paxos Commit's register (Gray and Lamport, 2006), CockroachDB's write

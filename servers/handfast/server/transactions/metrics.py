@@ -140,7 +140,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         registry=registry,
     )
     decided, undecided = met.labels("decided"), met.labels("undecided")
-    participant.writes.on_met.append(lambda is_decided: (decided if is_decided else undecided).inc())
+    participant.on_met.append(lambda is_decided: (decided if is_decided else undecided).inc())
     export_clock(registry)
 
 

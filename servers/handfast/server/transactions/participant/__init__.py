@@ -1,10 +1,9 @@
 """The library of a service that owns data and takes part in transactions.
 
     server.py         puts a server with a participant together
-    participant.py    what a service's handlers use: `write`, and the reads
+    participant.py    what a service's handlers use: the reads, and `write`, plain or staged
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
 
-    writes.py         plain and staged writes
     reads.py          plain reads: get, batch, page, holder; they look through a pending change by its decision
     finishing.py      applies or drops branches, once their transactions are decided or their time is up
     sweeper.py        has it done for what nobody touches, and forgets what is long done

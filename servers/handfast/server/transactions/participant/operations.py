@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.model import Operation
+
+OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
+"""What an `Operation` is made of after the transaction's id, in its order."""
 
 
 class Operations:
@@ -19,7 +21,7 @@ class Operations:
         is_number = table.c.number == sa.bindparam("number_")
         is_resource = table.c.resource == sa.bindparam("resource_")
         last_first = table.c.number.desc()
-        columns = operation_columns(table)
+        columns = [table.c[name] for name in OPERATION_COLUMNS]
         self._find = Statement(database, sa.select(*columns).where(is_branch, is_number))
         self._all = Statement(database, sa.select(id_, *columns).where(one_of_them).order_by(id_, table.c.number))
         last = sa.select(table.c.image).where(is_branch, is_resource).order_by(last_first).limit(1)
@@ -71,16 +73,3 @@ class Operations:
 
     def forget(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> None:
         self._delete.send(connection, ids=transaction_ids)
-
-
-def operation_columns(table: sa.Table) -> tuple[sa.Column[Any], ...]:
-    """The last columns of a row that `joined_operation` is given. They go by their position, since the table that is
-    joined may have columns of these names."""
-    return (table.c.number, table.c.resource, table.c.fingerprint, table.c.image, table.c.reply)
-
-
-def joined_operation(transaction_id: str | None, row: Sequence[Any]) -> Operation | None:
-    """The operation that a row of an outer join has; None where it has none."""
-    if transaction_id is None or row[-5] is None:
-        return None
-    return Operation(transaction_id, *row[-5:])

@@ -11,9 +11,12 @@ import sqlalchemy as sa
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.model import Operation
-from handfast.server.transactions.participant.operations import joined_operation, operation_columns
+from handfast.server.transactions.participant.operations import OPERATION_COLUMNS
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.tables import ParticipantTables
+
+FREE = {"present": True, "pending_transaction_id": None}
+"""Of a row that no transaction has a pending change of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class ResourceRows(Generic[M]):
                 operations.c.transaction_id == source.c.pending_transaction_id,
                 operations.c.resource == source.c[key.name],
             )
-            return sa.select(source, *operation_columns(operations)).select_from(source.outerjoin(operations, pending))
+            columns = [operations.c[name] for name in OPERATION_COLUMNS]
+            return sa.select(source, *columns).select_from(source.outerjoin(operations, pending))
 
         page = (
             sa.select(table).where(key > sa.bindparam("after")).order_by(key).limit(sa.bindparam("limit_")).subquery()
@@ -90,20 +94,13 @@ class ResourceRows(Generic[M]):
         """Makes each resource, by its key, what its message says, without a pending change; removes it where that is
         None. The third is the last transaction that was applied to it.
         """
-        kept, removed = [], []
-        for key, message, last_transaction_id in sorted(changes, key=lambda change: change[0]):
-            if message is None:
-                removed.append({"key_": key})
-            else:
-                kept.append(
-                    {
-                        **self._resources.to_columns(message),
-                        "key_": key,
-                        "present": True,
-                        "pending_transaction_id": None,
-                        "last_transaction_id": last_transaction_id,
-                    }
-                )
+        ordered = sorted(changes, key=lambda change: change[0])
+        kept = [
+            {**self._resources.to_columns(message), **FREE, "key_": key, "last_transaction_id": last_transaction_id}
+            for key, message, last_transaction_id in ordered
+            if message is not None
+        ]
+        removed = [{"key_": key} for key, message, _ in ordered if message is None]
         self._update.send_each(connection, kept)
         self._delete.send_each(connection, removed)
 
@@ -124,7 +121,9 @@ class ResourceRows(Generic[M]):
         for row in joined:
             key = getattr(row, self._key_name)
             rows.setdefault(key, row)
-            if (pending := joined_operation(row.pending_transaction_id, row)) is not None:
+            columns = row[-len(OPERATION_COLUMNS) :]  # by position: the row may have the same names
+            if columns[0] is not None:
+                pending = Operation(row.pending_transaction_id, *columns)
                 operations[key] = (*operations.get(key, ()), pending)
         return [self._row(row, operations.get(key, ())) for key, row in rows.items()]
 
