@@ -27,7 +27,7 @@ print(fingerprint("/users/Create", CreateUserRequest(user=User(labels=labels))).
 
 
 def found(violations: Violations) -> list[str]:
-    return [each.description for each in violations.found]
+    return [each.description for each in violations]
 
 
 def fingerprint_of(labels: dict[str, str]) -> bytes:

@@ -87,7 +87,7 @@ def _faults(request: pb.CreateAccountRequest | pb.UpdateUserAndPreferencesReques
     if request.preferences.user_id not in ("", request.user.user_id):
         violations.add("preferences.user_id", "must be empty or equal user.user_id")
     fields.check_request_id(violations, request.request_id)
-    return violations.found
+    return violations
 
 
 def _lock_of(user_id: str) -> str:

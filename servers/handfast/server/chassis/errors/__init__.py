@@ -143,24 +143,16 @@ class InvalidFields(InvalidArgument):
         self.violations = tuple(violations)
 
 
-class Violations:
+class Violations(list[Violation]):
     """Collects violations while a request is validated, so that all are reported at once.
 
     with Violations.collect() as violations:
         violations.add("user.email", "is required")     # leaving the block raises InvalidFields
     """
 
-    def __init__(self) -> None:
-        self._found: list[Violation] = []
-
     def add(self, field: str, description: str, reason: str = "") -> None:
         """Adds a `Violation` of these."""
-        self._found.append(Violation(field, description, reason))
-
-    @property
-    def found(self) -> Sequence[Violation]:
-        """Those that were added, in this order."""
-        return tuple(self._found)
+        self.append(Violation(field, description, reason))
 
     @classmethod
     @contextmanager
@@ -168,8 +160,8 @@ class Violations:
         """Gives the block a new one, and raises InvalidFields at its end where a violation was added."""
         violations = cls()
         yield violations
-        if violations.found:
-            raise InvalidFields(violations.found)
+        if violations:
+            raise InvalidFields(violations)
 
 
 class UnparsableRequest(InvalidArgument):
