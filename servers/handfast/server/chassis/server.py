@@ -32,6 +32,7 @@ from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADA
 from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint, export_limiter
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.pipeline.refusal import refusal
+from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
 from handfast.server.process.supervision import READY, notify
@@ -52,7 +53,7 @@ _CUT_SECONDS = 1.0  # that handlers get to notice that their call was cut
 _log = structlog.get_logger()
 
 
-class StartError(Exception):
+class StartError(Failure):
     """The server cannot start. The message is one line for the operator."""
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-import click
 
 from handfast.server.chassis.logs import log
-from handfast.server.chassis.server import Server, StartError
-from handfast.server.process.command import CONTEXT, Failure, run
-from handfast.server.process.flags import read_settings, settings_of
-from handfast.server.process.settings import ServerSettings, SettingsError
-from handfast.server.process.supervision import when_asked_to_stop
-
-Settings = TypeVar("Settings", bound=ServerSettings)
+from handfast.server.chassis.server import Server
+from handfast.server.process.command import run
+from handfast.server.process.flags import Settings
+from handfast.server.process.serve import server_command
 
 
 def serve(
@@ -38,18 +32,8 @@ def serve(
     StartError; 2, with the usage, after an unknown flag.
     """
 
-    def command(**flags: str | None) -> None:
-        stop = threading.Event()
-        try:
-            values = read_settings(settings, name, listen, flags, os.environ)
-            when_asked_to_stop(stop.set)
-            build_and_run(build, values, stop)
-        except (SettingsError, StartError) as error:
-            raise Failure(f"{name}: {error}") from error
-
-    options: list[click.Parameter] = [*settings_of(settings, name, listen)]
-    purpose = f"Run the {name} server."
-    return run(click.Command(name, CONTEXT, callback=command, params=options, help=purpose), argv)
+    run_server = functools.partial(build_and_run, build)
+    return run(server_command(settings, name, listen, run_server, who=name), argv)
 
 
 def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:

@@ -4,38 +4,18 @@ another needs.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from click import Argument, Choice, FloatRange, IntRange, Option
 
-from handfast.server.cli.settings import (
-    ADDRESS_SETTINGS,
-    FIRST_PORT,
-    SERVERS,
-    UP_SETTINGS,
-    on_this_machine,
-    read_addresses,
-    read_server_settings,
-    serve_settings,
-)
-from handfast.server.process.command import CONTEXT, Failure
-from handfast.server.process.settings import SettingsError
-from handfast.server.process.supervision import when_asked_to_stop
-
-
-@contextlib.contextmanager
-def _one_line(who: str) -> Iterator[None]:
-    """Makes one line on stderr, which begins with `handfast: {who}: `, of what is expected to go wrong."""
-    try:
-        yield
-    except (SettingsError, Failure) as error:
-        raise Failure(f"handfast: {who}: {error}") from error
+from handfast.server.cli.settings import ADDRESS_SETTINGS, UP_SETTINGS, on_this_machine, read_addresses
+from handfast.server.process.command import CONTEXT, Failure, failing_as
+from handfast.server.process.serve import server_command
+from handfast.server.suite import SuiteSettings
 
 
 @click.group(context_settings=CONTEXT, subcommand_metavar="COMMAND [ARGUMENTS]...")
@@ -52,7 +32,7 @@ def show_help(words: Sequence[str]) -> None:
 
 
 @handfast.command(params=[*UP_SETTINGS])
-@_one_line("up")
+@failing_as("handfast: up")
 def up(**flags: str | None) -> int:
     """Run all servers, one process each, supervised."""
     from handfast.server.cli.up import run
@@ -65,36 +45,20 @@ def serve() -> None:
     """Run one server."""
 
 
-def _add_server(server: str) -> None:
-    @serve.command(server, params=[*serve_settings(server)], help=f"Run the {server} server.")
-    @_one_line(server)
-    def serve_it(**flags: str | None) -> None:
-        _serve(server, flags)
-
-
-def _serve(server: str, flags: Mapping[str, str | None]) -> None:
-    settings = read_server_settings(server, flags, os.environ)
-    stop = threading.Event()
-    when_asked_to_stop(stop.set)
-
+def _run_server(settings: SuiteSettings, stop: threading.Event) -> None:
     # Imported only now, so that a mistake in the settings is reported at once, and a signal meanwhile is not lost. The
     # server is imported by its name, so that a process never loads the code of another server.
-    from handfast.server.chassis.server import StartError
     from handfast.server.chassis.serving import build_and_run
 
-    module = importlib.import_module(f"handfast.server.{server}.server")
-    try:
-        build_and_run(module.build, settings, stop)
-    except StartError as error:
-        raise Failure(str(error)) from error
+    build_and_run(importlib.import_module(f"handfast.server.{settings.name}.server").build, settings, stop)
 
 
-for _server in SERVERS:
-    _add_server(_server)
+for _server, _address in on_this_machine().items():
+    serve.add_command(server_command(SuiteSettings, _server, _address, _run_server, who=f"handfast: {_server}"))
 
 
 @handfast.command(params=[*ADDRESS_SETTINGS])
-@_one_line("demo")
+@failing_as("handfast: demo")
 def demo(**flags: str | None) -> None:
     """See an atomic commit, and one that is refused."""
     from handfast.demo import DemoError, show
@@ -102,7 +66,7 @@ def demo(**flags: str | None) -> None:
 
     given = read_addresses(flags)
     try:
-        show(on_this_machine(FIRST_PORT) | given, None if given else temporary_suite)
+        show(on_this_machine() | given, None if given else temporary_suite)
     except DemoError as error:
         raise Failure(str(error)) from error
 
@@ -116,7 +80,7 @@ def _add_action(action: str, purpose: str, *own: click.Parameter) -> None:
     as_json = Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs")
 
     @transactions.command(action, params=[*own, as_json, *ADDRESS_SETTINGS], help=purpose)
-    @_one_line("transactions")
+    @failing_as("handfast: transactions")
     def act(**arguments: Any) -> None:
         from handfast.server.cli.transactions import run
 

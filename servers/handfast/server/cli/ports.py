@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from handfast.server.cli.settings import SERVERS, port_of
+from handfast.server.cli.settings import SERVERS
 from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
 
 
@@ -27,10 +27,9 @@ def free_first_port() -> int:
 
     Taken from below the range that systems hand out to outgoing connections. Raises OSError if there is none.
     """
-    candidates = list(range(20000, 32000, 2 * len(SERVERS)))
-    random.shuffle(candidates)
-    for first_port in candidates:
-        ports = [port_of(server, first_port) + offset for server in SERVERS for offset in (0, METRICS_PORT_OFFSET)]
+    candidates = range(20000, 32000, 2 * len(SERVERS))
+    for first_port in random.sample(candidates, len(candidates)):
+        ports = [first_port + place + offset for place in range(len(SERVERS)) for offset in (0, METRICS_PORT_OFFSET)]
         if not any(why_not_free(f"127.0.0.1:{port}") for port in ports):
             return first_port
     raise OSError("no ports are free")

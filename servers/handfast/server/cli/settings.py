@@ -17,28 +17,19 @@ HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
 DATA_DIR = "./handfast-data"
 
 
-def port_of(server: str, first_port: int = FIRST_PORT) -> int:
-    """The port of a server in a suite whose ports start at `first_port`."""
-    return first_port + SERVERS.index(server)
-
-
-def on_this_machine(first_port: int) -> dict[str, str]:
+def on_this_machine(first_port: int = FIRST_PORT) -> dict[str, str]:
     """The addresses of a suite whose ports start at `first_port`, by server."""
-    return {server: f"127.0.0.1:{port_of(server, first_port)}" for server in SERVERS}
+    return {server: f"127.0.0.1:{first_port + place}" for place, server in enumerate(SERVERS)}
 
 
 def serve_settings(server: str) -> list[Setting]:
     """What `handfast serve SERVER` takes."""
-    return settings_of(SuiteSettings, server, _listen(server))
+    return settings_of(SuiteSettings, server, on_this_machine()[server])
 
 
 def read_server_settings(server: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> SuiteSettings:
     """Settings of `handfast serve SERVER`. Raises SettingsError."""
-    return read_settings(SuiteSettings, server, _listen(server), flags, environment)
-
-
-def _listen(server: str) -> str:
-    return f"127.0.0.1:{port_of(server)}"
+    return read_settings(SuiteSettings, server, on_this_machine()[server], flags, environment)
 
 
 def _first_port(value: str) -> int:
@@ -69,7 +60,7 @@ ADDRESS_SETTINGS = [
 
 
 def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
-    """The addresses that are given, by server. Raises SettingsError and Failure."""
+    """The addresses that are given, by server. Raises Failure."""
     from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
 
     # A first port that is given as a flag wins over variables, and a server's own address over a first port.

@@ -21,7 +21,7 @@ import click
 from handfast.client import ServiceError
 from handfast.server.cli import reports
 from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import FIRST_PORT, on_this_machine, read_addresses
+from handfast.server.cli.settings import on_this_machine, read_addresses
 from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 
@@ -32,7 +32,7 @@ UNKNOWN = "no server knows of this transaction: it was never used, or has only b
 
 
 def run(action: str, arguments: Mapping[str, Any]) -> None:
-    addresses = on_this_machine(FIRST_PORT) | read_addresses(arguments)
+    addresses = on_this_machine() | read_addresses(arguments)
     try:
         with contextlib.closing(Inquiry(addresses)) as inquiry:
             {"list": _list, "show": _show, "resolve": _resolve}[action](inquiry, arguments)

@@ -3,6 +3,7 @@
     settings.py     the settings that every server has
     flags.py        settings as options of a click command, read from flags and variables
     command.py      how a command shows its help and its failures, and its exit status
+    serve.py        a server as a command
     supervision.py  tells a supervisor or systemd that the process is ready, and hears when it is to stop
     processors.py   which processors a process may use, and how its Python is kept on one of them
 

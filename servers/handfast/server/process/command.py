@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -26,6 +27,15 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         click.echo(self.message, err=True)
+
+
+@contextlib.contextmanager
+def failing_as(who: str) -> Iterator[None]:
+    """Begins the line of a failure with `who` and a colon."""
+    try:
+        yield
+    except Failure as error:
+        raise Failure(f"{who}: {error}") from error
 
 
 def run(command: click.Command, argv: Sequence[str] | None, program: str | None = None) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from handfast.server.process.command import Failure
 from handfast.server.process.processors import ANY, usable_processors
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -30,7 +31,7 @@ _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit in
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 
 
-class SettingsError(Exception):
+class SettingsError(Failure):
     """A setting breaks a rule. The message is one line that names flag, environment variable and rule."""
 
     def __init__(self, server: str, setting: str, rule: str) -> None:
