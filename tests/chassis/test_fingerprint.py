@@ -47,3 +47,4 @@ def test_another_method_or_another_request_has_another_one() -> None:
     requests = [with_labels([]), with_labels(KEYS), with_labels(KEYS[1:])]
     found = {fingerprint(method, request) for method in ("/s/m", "/s/n") for request in requests}
     assert len(found) == 6
+    assert {len(each) for each in found} == {32}

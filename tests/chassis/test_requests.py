@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.wrappers_pb2 import StringValue
 
-from handfast.server.chassis.data.idempotency import fingerprint
 from handfast.server.chassis.errors import ResponseTooLarge, Violations
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
 from handfast.server.chassis.requests import fields, paging
 from handfast.server.chassis.requests.paging import ReplyRoom
-from handfast.users.v1.users_pb2 import CreateUserRequest, ListUsersRequest, ListUsersResponse, User
-
-LABELS = {f"key_{number}": f"value {number}" for number in range(200)}
-PROGRAM = """
-from handfast.server.chassis.data.idempotency import fingerprint
-from handfast.users.v1.users_pb2 import CreateUserRequest, User
-labels = {f"key_{number}": f"value {number}" for number in range(200)}
-print(fingerprint("/users/Create", CreateUserRequest(user=User(labels=labels))).hex())
-"""
+from handfast.users.v1.users_pb2 import ListUsersRequest, ListUsersResponse, User
 
 
 def found(violations: Violations) -> list[str]:
     return [each.description for each in violations]
-
-
-def fingerprint_of(labels: dict[str, str]) -> bytes:
-    return fingerprint("/users/Create", CreateUserRequest(user=User(labels=labels)))
-
-
-def test_a_request_has_one_fingerprint_in_whatever_order_its_maps_were_filled_and_in_each_process() -> None:
-    first = fingerprint_of(LABELS)
-    assert fingerprint_of(dict(reversed(LABELS.items()))) == first
-    # A repeat may come after a restart.
-    other = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == first.hex()
-
-
-def test_another_method_or_request_has_another_fingerprint() -> None:
-    requests = [User(user_id="a"), User(user_id="b"), User(), StringValue(value="a")]
-    prints = [fingerprint(method, request) for method in ("/m", "/n") for request in requests]
-    # Of one method, all requests have one type, so that what two types have in common tells nothing.
-    assert len(set(prints)) == 6
-    assert {len(each) for each in prints} == {32}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.project.commands import ROOT
 from tools.mutation.faults import EQUIVALENT, Fault, without_handlers
+from tools.mutation.parts import PARTS
 from tools.mutation.trial import Copy
 
 SERVERS = ROOT / "servers/handfast/server"
@@ -24,6 +25,14 @@ def test_what_is_listed_as_no_fault_is_a_line_of_its_module_with_a_reason(equiva
     assert equivalent["line"] in lines
     assert equivalent["line"] not in equivalent["becomes"]
     assert equivalent["why"].endswith(".")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_modules_and_tests_of_each_part_are_there(name: str) -> None:
+    part = PARTS[name]
+    servers = ROOT / "servers/handfast/server"
+    assert [pattern for pattern in part.modules if not any(servers.glob(pattern))] == []
+    assert [path for path in part.tests if path.startswith("tests/") and not (ROOT / path).exists()] == []
 
 
 def test_each_process_that_runs_in_the_copy_imports_from_it(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ PARTS = {
     "data": Part(
         ("chassis/data/*.py",),
         (
-            *_chassis("fair_lock", "database_errors"),
+            *_chassis("fair_lock", "database_errors", "fingerprint"),
             *_modules("tests/databases", "test_database", "test_local_transactions", "test_migrations"),
-            *_modules("tests/databases", "test_interrupts", "test_postgresql_elsewhere", "test_readiness"),
+            *_modules("tests/databases", "test_cancellation", "test_postgresql_elsewhere", "test_readiness"),
             "tests/users/test_request_id.py",
             "tests/transactions/test_retention.py",
         ),
@@ -49,7 +49,7 @@ PARTS = {
     "errors": Part(
         ("chassis/errors/*.py",),
         (
-            *_chassis("interrupts", "errors_on_the_wire", "calls", "streams", "database_errors", "error_size"),
+            *_chassis("cancellation", "errors_on_the_wire", "calls", "streams", "database_errors", "error_size"),
             *ON_SQLITE,
         ),
     ),
