@@ -8,7 +8,10 @@ import pytest
 
 from handfast.server.chassis.call import Call, Method, Pool, Refused
 from handfast.server.chassis.pipeline.pools import REFUSALS, Limiter, pool_of
+from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from tests.eventually import PATIENCE, eventually
+
+from .conftest import StartServer
 
 SMALL, LARGE = Pool("small", 1, queue=1), Pool("large", 8, queue=None)
 
@@ -97,3 +100,31 @@ def test_to_drain_waits_for_callers_to_stop_coming_but_no_longer_than_it_was_tol
 def test_a_call_that_is_refused_is_with_those_that_refuse() -> None:
     assert pool_of(new_call(SMALL)) is SMALL
     assert pool_of(new_call(SMALL, Refused.OVERLOADED)) is REFUSALS
+
+
+def test_a_server_that_gets_no_further_thread_serves_by_those_it_has(
+    start: StartServer, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = threading.Semaphore(0)
+
+    def behavior(_request: object, _context: object) -> GetUserResponse:
+        entered.release()
+        gate.wait(PATIENCE)
+        return GetUserResponse()
+
+    running = start(threads=2)
+    running.servicer.behavior = behavior
+    first = running.stub.GetUser.future(GetUserRequest())
+    assert entered.acquire(timeout=PATIENCE)
+    refused = threading.Event()
+
+    def refuse(_thread: threading.Thread) -> None:
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        second = running.stub.GetUser.future(GetUserRequest())
+        assert refused.wait(PATIENCE)
+    gate.set()
+    assert first.result(PATIENCE) == second.result(PATIENCE) == GetUserResponse()

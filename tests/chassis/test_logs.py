@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import pathlib
 import sys
 import threading
 import time
@@ -13,10 +14,12 @@ import grpc
 import pytest
 import structlog
 
+from handfast.server.chassis.call import current
 from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
 from tests import http2
+from tests.eventually import eventually
 
 from .conftest import Running, StartServer
 
@@ -124,6 +127,53 @@ def test_a_line_about_no_exception_has_none(running: Running, given: Any) -> Non
     running.get_user(behavior, metadata=(("x-request-id", request_id),))
     (line,) = [line for line in running.log_lines(request_id) if line["event"] == "noted"]
     assert "exception" not in line
+
+
+class Unprintable(pathlib.PurePosixPath):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"n": 10**5000}, {"n": "(16610 bits)"}),
+        ({("a", 1): "pair"}, {"['a', 1]": "pair"}),
+        ({"path": Unprintable("p")}, {"log.error": "ValueError"}),
+        ({"grpc.code": "Bogus", "request_id": "Bogus"}, {}),
+    ],
+    ids=["a number of any length", "a key that is no text", "a value without a text", "what every line has"],
+)
+def test_what_a_handler_adds_to_the_line_of_its_call_costs_neither_the_line_nor_a_thread(
+    start: StartServer, fields: Any, shown: dict[str, object]
+) -> None:
+    running = start(threads=1)
+
+    def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        current().log.update(fields)
+        return users_pb2.GetUserResponse()
+
+    for number in range(2):
+        request_id = f"adds-{next(iter(fields))!r}-{number}".replace(" ", "")
+        running.get_user(behavior, metadata=(("x-request-id", request_id),))
+        line = running.call_log(request_id)
+        assert line["grpc.code"] == "OK"
+        assert line.items() >= shown.items()
+
+
+def test_a_report_that_fails_costs_no_thread(start: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(threads=1)
+
+    def fail(_self: object, _call: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs.CallLog, "_head", fail)
+        running.get_user(lambda _request, _context: users_pb2.GetUserResponse(), metadata=(("x-request-id", "lost"),))
+    lines = eventually(lambda: running.log_lines("lost")) or []
+    assert [line["event"] for line in lines] == ["the end of a call could not be reported"]
+    running.get_user(lambda _request, _context: users_pb2.GetUserResponse(), metadata=(("x-request-id", "kept"),))
+    assert running.call_log("kept")["grpc.code"] == "OK"
 
 
 def test_the_time_of_a_call_is_logged_in_milliseconds(running: Running) -> None:

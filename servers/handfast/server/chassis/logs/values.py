@@ -19,6 +19,8 @@ from handfast.server.chassis.logs.tracebacks import Traceback, in_short
 
 MAX_TEXT = 1024
 """Characters of a text; what is longer ends in `…`."""
+MAX_BITS = 1024
+"""Of a whole number; Python refuses to write one of some 14,000 bits."""
 MAX_ELEMENTS = 50
 MAX_DEPTH = 6
 
@@ -42,6 +44,8 @@ def loggable(value: Any, personal: PersonalData | None = None, depth: int = MAX_
     Messages lose the fields that contracts mark, wherever they are: in lists, dicts, dataclasses. Texts lose the values
     that are `personal`. Of a type that is not known here only its name is shown, as its text may have a message's.
     """
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"({value.bit_length()} bits)"
     if value is None or type(value) in (bool, int) or isinstance(value, Traceback):
         return value
     if type(value) is float and math.isfinite(value):  # JSON has no infinity

@@ -26,6 +26,9 @@ LEVELS = {
 }
 """The level of a call's line by the code that its caller saw, as in go-grpc-middleware (DefaultServerCodeToLevel)."""
 
+_FIELDS = {"timestamp", "level", "event", "service", "grpc.service", "grpc.method", "grpc.code", "grpc.time_ms"}
+_FIELDS |= {"request_id", "trace_id", "peer"}
+"""Those that the line of a call has, whatever a handler adds."""
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 _MAX_NAME = 200  # characters; an unknown method can have any name
 _MAX_WAITING = 10_000
@@ -119,7 +122,7 @@ class CallLog:
         if head is None:
             head = self._heads[key] = self._head(call.path, code)
         trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
-        more = f", {_to_json({name: loggable(value) for name, value in call.log.items()})[1:-1]}" if call.log else ""
+        more = f", {_to_json(fields)[1:-1]}" if call.log and (fields := _own_fields(call)) else ""
         line = (
             f'{{"timestamp": "{timestamp()}", {head}, "grpc.time_ms": {call.seconds * 1000:.3f}, '
             f'"request_id": {encode_basestring(call.request_id)}{trace}, "peer": {encode_basestring(call.peer)}{more}}}'
@@ -140,6 +143,16 @@ class CallLog:
             "grpc.code": GO_NAMES[code],
         }
         return _to_json(head)[1:-1]
+
+
+def _own_fields(call: Call) -> dict[str, object]:
+    """What handlers and interceptors add to the line of a call. The fields that each line has stay as they are."""
+    try:
+        # A copy, as a thread that a handler left behind may still add some.
+        fields = {str(loggable(name)): loggable(value) for name, value in call.log.copy().items()}
+    except Exception as error:  # of a value that cannot say what it is
+        return {"log.error": type(error).__name__}
+    return {name: value for name, value in fields.items() if name not in _FIELDS}
 
 
 def encode(line: dict[str, Any]) -> bytes:

@@ -18,6 +18,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import structlog
+
 from handfast.client.propagation import CURRENT
 from handfast.server.chassis.call import Call, Pool, Refused
 from handfast.server.chassis.cancellation import Canceller
@@ -28,6 +30,8 @@ QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
 _LOOK_EVERY = 0.005
 _CANCELLED = "cancelled"  # as grpcio's state of a call has it
+
+_log = structlog.get_logger()
 
 _Job = tuple[Call, Callable[..., Any], tuple[Any, ...]]
 
@@ -148,7 +152,10 @@ class CallExecutor(futures.Executor):
             server_stopped=self.calls_are_cut,
         )
         for report in self._on_end:
-            report(call)
+            try:
+                report(call)
+            except Exception:  # the thread has further calls to serve
+                _log.exception("the end of a call could not be reported", request_id=call.request_id)
         call.context = call.cancel = None  # they lead back to the call: a cycle for the garbage collector
 
 
@@ -167,9 +174,16 @@ class _Threads:
             self._idle.pop()
         except IndexError:
             if len(self.threads) < self._pool.threads:
-                name = f"{self._pool.name}-{len(self.threads)}"
-                self.threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-                self.threads[-1].start()
+                self._add_thread()
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._pool.name}-{len(self.threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # The system allows no more. To raise it here would end grpcio's polling thread.
+            _log.exception("a thread could not be started", pool=self._pool.name, threads=len(self.threads))
+            return
+        self.threads.append(thread)
 
     def stop(self) -> None:
         """Lets each end when it becomes idle."""
