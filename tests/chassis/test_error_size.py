@@ -40,13 +40,11 @@ class Changed(errors.Aborted):
     retry_after = 0.25
 
 
-def refused(
-    running: Running, error: Exception, trailers: Sequence[tuple[str, str | bytes]] = (), **options: Any
-) -> Failure:
+def refused(running: Running, error: Exception, trailers: Any = (), **options: Any) -> Failure:
     """Checks what has to be there in each case."""
 
     def behavior(_request: users_pb2.GetUserRequest, context: grpc.ServicerContext) -> None:
-        context.set_trailing_metadata(tuple(trailers))
+        context.set_trailing_metadata(trailers)
         raise error
 
     failure = running.failure(behavior, **options)
@@ -220,6 +218,61 @@ def test_other_trailers_and_the_error_fit_together(running: Running, key: str, n
     small = refused(running, Changed("m"), (*trailers, *ours))
     arrived = [each for each in keys if each in small.trailers]
     assert (arrived == keys) == (number * length < 4000)
+
+
+@pytest.mark.parametrize("way", ["abort", "abort with status", "set"])
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS.keys())
+def test_what_a_handler_says_by_grpcs_own_means_arrives_as_far_as_there_is_room(
+    running: Running, way: str, text: str
+) -> None:
+    message = text * 5000
+
+    def behavior(_request: Any, context: Any) -> users_pb2.GetUserResponse:
+        context.set_trailing_metadata((("x-small", "s"), ("x-large", "l" * 7000)))
+        if way == "abort":
+            context.abort(grpc.StatusCode.NOT_FOUND, message)
+        if way == "abort with status":
+            context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=5, message=message)))
+        context.set_trailing_metadata((("x-small", "s"),))
+        context.set_code(grpc.StatusCode.NOT_FOUND)
+        context.set_details(message)
+        return users_pb2.GetUserResponse()
+
+    failure = running.failure(behavior)
+    assert failure.code is grpc.StatusCode.NOT_FOUND
+    assert failure.message.endswith("…")
+    assert message.startswith(failure.message[:-1])
+    assert failure.trailers.get("x-small") == ("s" if way != "abort with status" else None)
+    assert size(failure.message, failure.trailers.items()) <= LIMIT
+    line = running.call_log(failure.request_id)
+    assert (line["grpc.code"], line["error.cut"]) == ("NotFound", True)
+
+
+def test_trailers_that_no_client_would_take_beside_a_reply_are_refused(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        context.set_trailing_metadata((("x-small", "s"), ("x-large", "l" * LIMIT)))
+        return users_pb2.GetUserResponse()
+
+    failure = running.failure(behavior)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE")
+    assert failure.trailers["x-small"] == "s"
+    assert running.call_log(failure.request_id)["grpc.code"] == "ResourceExhausted"
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [(("Capital", "v"),), (("k", 5),), (("k", "two\nlines"),), (("k", "ä"),), (("k-bin", 5),), (("k",),), {"k": "v"}],
+    ids=str,
+)
+def test_trailers_that_cannot_be_sent_do_not_keep_the_caller_waiting(running: Running, trailers: Any) -> None:
+    def reply(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        context.set_trailing_metadata(trailers)
+        return users_pb2.GetUserResponse()
+
+    failure = running.failure(reply)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "trailing metadata" in running.call_log(failure.request_id)["exception"]
+    assert refused(running, Changed("no"), trailers).code is grpc.StatusCode.ABORTED
 
 
 def test_no_error_is_larger_than_promised_whatever_it_is_made_of() -> None:

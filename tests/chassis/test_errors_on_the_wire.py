@@ -221,6 +221,37 @@ def test_nothing_of_an_unexpected_exception_reaches_the_caller_and_all_of_it_the
     assert "Traceback" in line["exception"]
 
 
+class Nameless(errors.NotFound):
+    reason = "USER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        self.user_id = "ada"  # and its kind learns no message
+
+
+@pytest.mark.parametrize(
+    "new_error",
+    [
+        lambda: errors.NotFound("private"),  # a kind alone, which has no reason
+        Nameless,
+        lambda: UserNotFound("private", retry_after=float("inf")),
+        lambda: grpc.RpcError("private"),
+        Exception,
+    ],
+    ids=["no reason", "no message", "no end", "an error of gRPC", "as abort raises it"],
+)
+def test_an_error_that_is_made_wrongly_is_one_that_nobody_foresaw(running: Running, new_error: Any) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> None:
+        context.set_code(grpc.StatusCode.NOT_FOUND)
+        raise new_error()
+
+    failure = running.failure(behavior)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "private" not in failure.everything
+    line = running.call_log(failure.request_id)
+    assert line["grpc.code"] == "Internal"
+    assert "in behavior" in line["exception"]
+
+
 def test_a_handler_may_still_abort_by_itself(running: Running) -> None:
     def behavior(_request: Any, context: grpc.ServicerContext) -> None:
         context.abort(grpc.StatusCode.DATA_LOSS, "gone")

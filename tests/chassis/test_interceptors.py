@@ -17,10 +17,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from handfast.server.chassis import Unauthenticated, current
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
+from tests.eventually import PATIENCE
 from tests.project.commands import ROOT
 from tests.project.readme import blocks
 
-from .conftest import Failure, StartServer
+from .conftest import Failure, Running, StartServer
 from .scripted import METHODS
 from .test_accounting import CASES, Bench, check_records, new_bench, says
 
@@ -100,6 +101,8 @@ class Before(grpc.ServerInterceptor):
                 )
             case "nonsense":
                 return grpc.unary_stream_rpc_method_handler(lambda _request, _context: ["no bytes"])
+            case "misfit":
+                return object()
             case "nobody":
                 return None
         return continuation(handler_call_details)
@@ -140,7 +143,9 @@ def test_a_call_is_counted_as_an_interceptor_around_its_handler_ends_it(
 
 
 @pytest.mark.parametrize("kind", METHODS)
-@pytest.mark.parametrize(("act", "code"), [*BOTH.items(), ("nobody", StatusCode.UNIMPLEMENTED)])
+@pytest.mark.parametrize(
+    ("act", "code"), [*BOTH.items(), ("nobody", StatusCode.UNIMPLEMENTED), ("misfit", StatusCode.INTERNAL)]
+)
 def test_a_call_is_counted_as_an_interceptor_before_its_handler_ends_it(
     before: Bench, act: str, code: StatusCode, kind: str
 ) -> None:
@@ -262,6 +267,46 @@ def test_what_is_refused_for_overload_costs_no_interceptor_anything(around: Benc
         code, ends = CASES["overload"]
         assert ends(around, "unary", "around-overloaded") is code
     assert len(seen) == 3  # those that were taken
+
+
+def first_of_a_watch(running: Running, request_id: str) -> Any:
+    watch = running.health.Watch(HealthCheckRequest(), timeout=PATIENCE, metadata=(("x-request-id", request_id),))
+    first = next(watch).status
+    watch.cancel()
+    return first
+
+
+def test_a_watch_is_told_though_an_interceptor_runs_its_handler_only_when_replies_are_asked_for(
+    start: StartServer,
+) -> None:
+    """As that of OpenTelemetry does, whose wrapper of methods that stream replies is a generator."""
+
+    class Lazy(grpc_interceptor.ServerInterceptor):
+        def intercept(self, method: Any, request: Any, context: grpc.ServicerContext, method_name: str) -> Any:
+            return self.replies(method, request, context) if "Watch" in method_name else method(request, context)
+
+        def replies(self, method: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            yield from method(request, context)
+
+    running = start(interceptors=[Lazy()])
+    assert first_of_a_watch(running, "lazy-watch") == HealthCheckResponse.SERVING
+    assert running.call_log("lazy-watch")["grpc.code"] == "Canceled"
+
+
+def test_an_interceptor_may_answer_a_watch_by_itself(start: StartServer) -> None:
+    answers = [HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)] * 3
+
+    class Answers(grpc_interceptor.ServerInterceptor):
+        def intercept(self, method: Any, request: Any, context: grpc.ServicerContext, method_name: str) -> Any:
+            return iter(answers)
+
+    running = start(interceptors=[Answers()])
+    watch = running.health.Watch(HealthCheckRequest(), timeout=PATIENCE, metadata=(("x-request-id", "own-watch"),))
+    assert list(watch) == answers
+    assert dict(watch.trailing_metadata())["x-request-id"] == "own-watch"
+    assert running.call_log("own-watch")["grpc.code"] == "OK"
+    labels = 'grpc_method="Watch",grpc_service="grpc.health.v1.Health",grpc_type="server_stream"'
+    assert running.metric(f"grpc_server_msg_sent_total{{{labels}}}") == len(answers)
 
 
 def test_the_guide_shows_an_interceptor_that_asks_for_a_key(start: StartServer) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from handfast.server.chassis.call import current
 from handfast.server.chassis.logs import log as logs
-from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.logs.writer import CallLog, LogWriter
 from handfast.users.v1 import users_pb2
 from tests import http2
 from tests.eventually import eventually
@@ -168,7 +168,7 @@ def test_a_report_that_fails_costs_no_thread(start: StartServer, monkeypatch: py
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logs.CallLog, "_head", fail)
+        patch.setattr(CallLog, "_head", fail)
         running.get_user(lambda _request, _context: users_pb2.GetUserResponse(), metadata=(("x-request-id", "lost"),))
     lines = eventually(lambda: running.log_lines("lost")) or []
     assert [line["event"] for line in lines] == ["the end of a call could not be reported"]

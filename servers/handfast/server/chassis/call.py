@@ -156,6 +156,7 @@ class Call(Propagated):
     arrived_monotonic_s    when it did, in seconds of `time.monotonic()`
     seconds                from arrival to the end, the time in the queue included
     received, sent         messages
+    pushed                 an `Outlet` sends its replies and ends it
     """
 
     # Most calls keep these. As attributes of the class they cost a call nothing.
@@ -179,6 +180,7 @@ class Call(Propagated):
     seconds = 0.0
     received = 0
     sent = 0
+    pushed = False
     _initial_metadata_sent = False
     _personal_data: tuple[Message, PersonalData] | None = None
     _at_end: list[Callable[[], None]] | None = None

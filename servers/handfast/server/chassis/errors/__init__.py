@@ -37,8 +37,10 @@ class DomainError(Exception):
     retry_after: float | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None, **values: object) -> None:
+        if not hasattr(self, "reason"):
+            raise TypeError(f"{type(self).__name__} has no reason. Subclass it, once for each reason of your contract.")
         super().__init__(message)
-        self.message = message
+        self.message = str(message)
         self.values = {name: str(value) for name, value in values.items()}
         if retry_after is not None:
             self.retry_after = retry_after

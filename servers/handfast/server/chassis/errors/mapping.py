@@ -22,7 +22,7 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
-from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, trailers_beside
+from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, check_trailers, cut, trailers_beside
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 
 CODES: Mapping[type[DomainError], grpc.StatusCode] = {
@@ -50,15 +50,53 @@ def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) ->
     """Ends the call with the status that `to_status` makes of `error`. Always raises, since that is how grpcio ends a
     call early. The request id is added to the trailers when the handler ends, as in every call."""
     code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
-    if type(error) is grpc.RpcError or (type(error) is Exception and not error.args and code is not None):
-        raise error  # grpcio's own: the caller left in the middle of a stream, or somebody called `context.abort`
+    if _is_grpcios(error, context):
+        _shorten(call, context)
+        raise error
     if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         error = unknown_method(call)  # in the contract, but the servicer leaves it to the generated class
-    status = to_status(error, call)
+    try:
+        status = to_status(error, call)
+    except Exception as failure:  # of a domain error that is not made as it should be, so nobody foresaw it
+        status = to_status(failure, call)
     sent = rpc_status.to_status(status)
-    trailers = trailers_beside(status, context.trailing_metadata() or ())
+    trailers = trailers_beside(status.message, status, context.trailing_metadata() or ())
     context.set_trailing_metadata((*trailers, *sent.trailing_metadata))
     context.abort(sent.code, sent.details)
+
+
+def _is_grpcios(error: BaseException, context: grpc.ServicerContext) -> bool:
+    """Whether grpcio raised it, and knows how the call ends: somebody called `context.abort`, or the caller left in the
+    middle of a stream. Only its own state of the call tells these from what a handler raises."""
+    state: Any = context._state  # type: ignore[attr-defined]
+    return (type(error) is Exception and state.aborted) or any(error is each for each in state.rpc_errors)
+
+
+def check_end(call: Call, context: Any) -> None:
+    """For a handler that has returned. Raises ValueError or ResponseTooLarge where its trailers cannot be sent, and
+    shortens the message that it may have set beside a code."""
+    if trailers := context.trailing_metadata():
+        check_trailers(trailers)
+    if context.details():
+        _shortened_message(call, context)
+
+
+def _shorten(call: Call, context: Any) -> None:
+    """Lets what somebody aborted the call with reach its caller, who takes 8 KiB."""
+    message, trailers = _shortened_message(call, context), context.trailing_metadata() or ()
+    kept = trailers_beside(message, None, trailers)
+    if len(kept) < len(trailers):
+        call.log["error.cut"] = True
+    context.set_trailing_metadata(kept)
+
+
+def _shortened_message(call: Call, context: Any) -> str:
+    message = (context.details() or b"").decode(errors="replace")
+    short = cut(message, MAX_MESSAGE)
+    if short != message:
+        context.set_details(short)
+        call.log["error.cut"] = True
+    return short
 
 
 def unknown_method(call: Call) -> errors.UnknownMethod:

@@ -31,7 +31,7 @@ from handfast.server.chassis.errors import (
     ResponseTooLarge,
     UnparsableRequest,
 )
-from handfast.server.chassis.errors.mapping import end_with, unknown_method
+from handfast.server.chassis.errors.mapping import check_end, end_with, unknown_method
 from handfast.server.chassis.errors.status import ENTRY_BYTES
 from handfast.server.chassis.pipeline.pools import Limiter
 
@@ -95,11 +95,25 @@ class CallLayer(grpc.ServerInterceptor):
             return self._refusal
         handler = self._handlers.get(path)
         if handler is None:
-            handler = self._around(_inner_handler(continuation, handler_call_details), method)
+            handler = self._new_handler(continuation, handler_call_details, method)
             # Anybody can make up names without end, so of methods that do not exist none is kept.
             if self._keeps_handlers and method is not self._unknown:
                 self._handlers[path] = handler
         return handler
+
+    def _new_handler(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler],
+        details: grpc.HandlerCallDetails,
+        method: Method,
+    ) -> Handler:
+        """What serves calls of the method. There is always one, or the call would end uncounted."""
+        # Streaming both ways answers any caller: it reads nothing, and ends the call.
+        try:
+            inner = continuation(details) or grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+            return self._around(inner, method)
+        except BaseException as error:  # of an interceptor; the caller is told as if the handler had raised it
+            return self._around(grpc.stream_stream_rpc_method_handler(partial(_raise, error)), method)
 
     def _around(self, inner: Handler, method: Method) -> Handler:
         """A handler of the arity of `inner` that takes and returns bytes."""
@@ -108,7 +122,7 @@ class CallLayer(grpc.ServerInterceptor):
         read = partial(_each if inner.request_streaming else _one, parse)
         serialize = self._serializer(inner.response_serializer or bytes)
         if method.pushes:
-            outer = self._pushing(behavior, method, read)
+            outer = self._pushing(behavior, method, read, serialize)
         elif inner.response_streaming:
             outer = self._stream(behavior, method, read, serialize)
         else:
@@ -121,6 +135,7 @@ class CallLayer(grpc.ServerInterceptor):
             try:
                 _check(call, method, context)
                 reply = serialize(behavior(read(call, request), context))
+                check_end(call, context)
                 call.sent = 1
                 return reply
             except BaseException as error:  # grpcio would leave the caller waiting after a SystemExit
@@ -141,6 +156,7 @@ class CallLayer(grpc.ServerInterceptor):
                     yield serialized
                     call.waiting_since = None
                     call.sent += 1
+                check_end(call, context)
             except GeneratorExit:  # the caller left
                 raise
             except BaseException as error:
@@ -150,19 +166,25 @@ class CallLayer(grpc.ServerInterceptor):
 
         return serve
 
-    def _pushing(self, behavior: Behavior, method: Method, read: Read) -> Any:
-        def serve(request: Any, context: grpc.ServicerContext, _send: object) -> None:
+    def _pushing(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Any:
+        def serve(request: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
             call = self._begin(context)
             try:
                 _check(call, method, context)
-                behavior(read(call, request), context)
+                # The handler itself returns none; an interceptor may run it only when it is asked for replies, or
+                # answer in its place.
+                for reply in behavior(read(call, request), context):
+                    send(serialize(reply))
+                    call.sent += 1
             except BaseException as error:
                 end_with(error, call, context)
             finally:
                 call.end(context)
                 self._canceller.end(call)
+            if not call.pushed:
+                send(None)  # ends the call
 
-        # This is how grpcio knows a handler whose replies come later. It would send them by `_send`, which waits.
+        # This is how grpcio knows a handler whose replies come later. It would send them by `send`, which waits.
         serve.experimental_non_blocking = True  # type: ignore[attr-defined]
         return serve
 
@@ -210,18 +232,6 @@ def _looks_when_served(interceptor: grpc.ServerInterceptor) -> bool:
     """Whether it looks at calls in the thread that serves them, and does the same around each call of a method."""
     by_default = grpc_interceptor.ServerInterceptor.intercept_service
     return getattr(type(interceptor), "intercept_service", None) is by_default
-
-
-def _inner_handler(
-    continuation: Callable[[grpc.HandlerCallDetails], Handler], details: grpc.HandlerCallDetails
-) -> Handler:
-    """What serves the call inside of this layer. There is always one, or the call would end uncounted."""
-    try:
-        handler = continuation(details)
-    except BaseException as error:  # of an interceptor; the caller is told as if the handler had raised it
-        return grpc.stream_stream_rpc_method_handler(partial(_raise, error))
-    # Streaming both ways answers any caller: it reads nothing, and ends the call.
-    return handler or grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
 
 def _raise(error: BaseException, _requests: object, _context: object) -> Never:

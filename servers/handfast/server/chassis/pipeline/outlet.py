@@ -28,6 +28,7 @@ class Outlet:
         self._event: Any = context._rpc_event  # type: ignore[attr-defined]
         self._state: Any = context._state  # type: ignore[attr-defined]
         self._call = current()
+        self._call.pushed = True
         self._lock = threading.Lock()
         self._sending = False
         self._next: bytes | None = None
