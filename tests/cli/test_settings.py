@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import pytest
 
-from handfast.server.cli.settings import read_server_settings, serve_settings
+from handfast.server.cli.settings import read_server_settings
 from handfast.server.process import processors
 from handfast.server.process.command import run
+from handfast.server.process.serve import server_command
 from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
 from handfast.server.suite import SuiteSettings
 
@@ -52,12 +52,18 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
         (["--threads=3", "--allow-plaintext-beyond-loopback"], 3, True),
     ],
 )
-def test_flags_of_a_command_line_reach_the_settings(argv: list[str], threads: int, allowed: bool) -> None:
-    flags: dict[str, Any] = {}
-    command = click.Command("serve", callback=flags.update, params=[*serve_settings("users")])
+def test_flags_of_a_command_line_reach_the_settings(
+    argv: list[str], threads: int, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDFAST_USERS_DATABASE_URL", "postgresql://h/users")
+    monkeypatch.setenv("HANDFAST_THREADS", "2")
+    monkeypatch.setattr("handfast.server.process.serve.when_asked_to_stop", lambda stop: None)
+    served: list[SuiteSettings] = []
+    command = server_command(
+        SuiteSettings, "users", "127.0.0.1:50051", lambda settings, _: served.append(settings), who="users"
+    )
     assert run(command, argv) == 0
-    environment = {"HANDFAST_USERS_DATABASE_URL": "postgresql://h/users", "HANDFAST_THREADS": "2"}
-    settings = read_server_settings("users", flags, environment)
+    (settings,) = served
     assert (settings.threads, settings.allow_plaintext_beyond_loopback) == (threads, allowed)
 
 

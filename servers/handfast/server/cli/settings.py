@@ -22,11 +22,6 @@ def on_this_machine(first_port: int = FIRST_PORT) -> dict[str, str]:
     return {server: f"127.0.0.1:{first_port + place}" for place, server in enumerate(SERVERS)}
 
 
-def serve_settings(server: str) -> list[Setting]:
-    """What `handfast serve SERVER` takes."""
-    return settings_of(SuiteSettings, server, on_this_machine()[server])
-
-
 def read_server_settings(server: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> SuiteSettings:
     """Settings of `handfast serve SERVER`. Raises SettingsError."""
     return read_settings(SuiteSettings, server, on_this_machine()[server], flags, environment)
@@ -39,7 +34,7 @@ def _first_port(value: str) -> int:
     return port
 
 
-_BY_NAME = {setting.name: setting for setting in serve_settings(SERVERS[0])}
+_BY_NAME = {setting.name: setting for setting in settings_of(SuiteSettings, "up", "")}
 
 UP_SETTINGS = [
     Setting("up", "data_dir", "folder of the SQLite files, made if absent", DATA_DIR, metavar="DIRECTORY"),

@@ -66,15 +66,9 @@ def setting(value: Any, help: str, **more: object) -> Any:
 class ServerSettings:
     """The settings that every server has.
 
-    listen, metrics_listen      `HOST:PORT`, an IPv6 host in brackets, port 0 for any free port; `metrics_listen` left
-                                empty is the host of `listen` and its port + 100
-    threads                     how many calls are answered at a time
-    queue                       how many calls may wait for a thread; further ones are refused
-    grace                       seconds that calls in flight get to end when the server stops
-    stream_idle_timeout         seconds that a call may keep a thread waiting for its caller
-    max_connection_age,         those of gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md),
-    max_connection_age_grace    in seconds; an age of 0 means that connections never grow too old
-    processor                   the number of the processor that all Python of this server runs on, or `any`
+    What each is for, with its unit, is the help that stands beside it. An address is `HOST:PORT`, with an IPv6 host in
+    brackets and port 0 for any free port; `metrics_listen` left empty is the host of `listen` and its port + 100. The
+    ages of connections are those of gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md).
 
     A subclass adds settings by adding fields of type str, int, float (in seconds) or bool. A field is a setting, with a
     flag and a variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and
