@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import grpc
 import pytest
 
 from handfast.server.chassis.call import Call, Method, Pool, Refused
@@ -14,15 +15,17 @@ from tests.eventually import PATIENCE, eventually
 from .conftest import StartServer
 
 SMALL, LARGE = Pool("small", 1, queue=1), Pool("large", 8, queue=None)
+METHODS = {pool.name: Method(f"/s/{pool.name}", "s", pool.name, "unary", "s", pool) for pool in (SMALL, LARGE)}
 
 
 @pytest.fixture
 def limiter() -> Limiter:
-    return Limiter([SMALL, LARGE])
+    return Limiter([SMALL, LARGE], METHODS.values())
 
 
 def new_call(pool: Pool, refused: Refused | None = None) -> Call:
-    call = Call(Method("/s/m", "s", "m", "unary", "s", pool), "/s/m")
+    method = METHODS[pool.name]
+    call = Call(method, method.path)
     call.refused = refused
     return call
 
@@ -34,14 +37,30 @@ def acquired(limiter: Limiter, pool: Pool) -> Refused | None:
     return call.refused
 
 
+def released(limiter: Limiter, pool: Pool, refused: Refused | None = None) -> None:
+    call = new_call(pool, refused)
+    call.code = grpc.StatusCode.OK if refused is None else grpc.StatusCode.UNAVAILABLE
+    limiter.release(call)
+
+
 def test_a_pool_takes_as_many_calls_as_it_has_threads_and_places(limiter: Limiter) -> None:
     assert [acquired(limiter, SMALL) for _ in range(4)] == [None, None, Refused.OVERLOADED, Refused.OVERLOADED]
     assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS), limiter.shed(SMALL)) == (2, 2, 2)
-    limiter.release(new_call(SMALL, Refused.OVERLOADED))
+    released(limiter, SMALL, Refused.OVERLOADED)
     assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS)) == (2, 1)
-    limiter.release(new_call(SMALL))
+    released(limiter, SMALL)
     assert acquired(limiter, SMALL) is None
     assert limiter.shed(SMALL) == 2
+
+
+def test_calls_are_counted_by_method_as_they_arrive_and_as_they_end(limiter: Limiter) -> None:
+    for _ in range(3):
+        acquired(limiter, SMALL)
+    released(limiter, SMALL)
+    released(limiter, SMALL, Refused.OVERLOADED)
+    small, large = (limiter.methods[METHODS[pool.name]] for pool in (SMALL, LARGE))
+    assert (small.started, small.handled[grpc.StatusCode.OK], small.handled[grpc.StatusCode.UNAVAILABLE]) == (3, 1, 1)
+    assert (large.started, sum(large.handled.values())) == (0, 0)
 
 
 def test_a_pool_without_a_limit_takes_all(limiter: Limiter) -> None:
@@ -65,7 +84,7 @@ def test_to_drain_waits_for_what_is_in_flight(limiter: Limiter) -> None:
     draining.start()
     assert eventually(lambda: limiter.draining)
     assert drained == []
-    limiter.release(new_call(SMALL))
+    released(limiter, SMALL)
     draining.join(PATIENCE)
     assert drained == [True]
 

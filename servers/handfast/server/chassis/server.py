@@ -29,7 +29,7 @@ from handfast.server.chassis.operations import reflection
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
-from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint, export_limiter
+from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.pipeline.refusal import refusal
 from handfast.server.process.command import Failure
@@ -129,8 +129,6 @@ class Server:
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
-        self.metrics = Metrics([*methods.values(), unknown])
-        self._readiness = Readiness(self._health, checks, self.metrics.registry)
         self.canceller = Canceller()
         own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
@@ -138,24 +136,12 @@ class Server:
         for name, count in Counter(pool.name for pool in (*pools, REFUSALS)).items():
             if count > 1:
                 raise ValueError(f"services: two different pools are called {name!r}")
-        self._limiter = limiter = Limiter(pools)
-        export_limiter(limiter, self.metrics.registry)
-        on_end = (
-            limiter.release,
-            self.canceller.end,
-            self.metrics.ended,
-            CallLog(settings.name, settings.log_level).ended,
-        )
+        self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
+        self.metrics = Metrics(limiter)
+        self._readiness = Readiness(self._health, checks, self.metrics.registry)
+        on_end = (limiter.release, self.canceller.end, CallLog(settings.name, settings.log_level).ended)
         self._executor = CallExecutor(self.canceller, on_end)
-        layer = CallLayer(
-            methods,
-            unknown,
-            limiter,
-            self.canceller,
-            refusal(limiter),
-            self.metrics.started,
-            interceptors,
-        )
+        layer = CallLayer(methods, unknown, limiter, self.canceller, refusal(limiter), interceptors)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
             interceptors=[layer, *interceptors],

@@ -57,8 +57,7 @@ _FACTORIES = {
 class CallLayer(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
-    `refusal` serves what `limiter` refuses. `on_start` is told of the method of each call; it runs on the thread that
-    takes calls from grpcio, so it must be quick. `interceptors` are those inside of this layer.
+    `refusal` serves what `limiter` refuses. `interceptors` are those inside of this layer.
     """
 
     def __init__(
@@ -68,12 +67,11 @@ class CallLayer(grpc.ServerInterceptor):
         limiter: Limiter,
         canceller: Canceller,
         refusal: Handler,
-        on_start: Callable[[Method], None],
         interceptors: Sequence[grpc.ServerInterceptor] = (),
         message_limit: int = DEFAULT_MESSAGE_LIMIT,
     ) -> None:
         self._methods, self._unknown = methods, unknown
-        self._limiter, self._canceller, self._refusal, self._on_start = limiter, canceller, refusal, on_start
+        self._limiter, self._canceller, self._refusal = limiter, canceller, refusal
         self._message_limit = message_limit
         # What serves a method is put together once, unless an interceptor wants to choose for each call.
         self._keeps_handlers = all(map(_looks_when_served, interceptors))
@@ -89,9 +87,7 @@ class CallLayer(grpc.ServerInterceptor):
         method = self._methods.get(path, self._unknown)
         call = Call(method, path, handler_call_details.invocation_metadata)
         CURRENT.set(call)
-        admitted = self._limiter.acquire(call)
-        self._on_start(method)
-        if not admitted:
+        if not self._limiter.acquire(call):
             return self._refusal
         handler = self._handlers.get(path)
         if handler is None:

@@ -1,9 +1,9 @@
 """Pools of threads: how many calls each takes at once, and the threads that serve them.
 
-A call is counted in by the `Limiter` as it arrives. grpcio then submits it to one executor, which picks the threads of
-the pool that its method names, and closes the call when grpcio is done with it: also when the deadline or a
-cancellation came while the call was queued, so that no handler ever saw it. Threads start as they are needed, and are
-daemons: a handler that will not end does not hold the process.
+A call is counted in by the `Limiter` as it arrives, and out as it ends. grpcio then submits it to one executor, which
+picks the threads of the pool that its method names, and closes the call when grpcio is done with it: also when the
+deadline or a cancellation came while the call was queued, so that no handler ever saw it. Threads start as they are
+needed, and are daemons: a handler that will not end does not hold the process.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import collections
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import grpc
 import structlog
 
 from handfast.client.propagation import CURRENT
-from handfast.server.chassis.call import Call, Pool, Refused
+from handfast.server.chassis.call import Call, Method, Pool, Refused
 from handfast.server.chassis.cancellation import Canceller
 
 REFUSALS = Pool("refusals", 1, queue=None)
 """Its thread refuses the calls that are not begun."""
+DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The seconds by which calls are told apart in metrics."""
 QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
 _LOOK_EVERY = 0.005
@@ -36,14 +40,29 @@ _log = structlog.get_logger()
 _Job = tuple[Call, Callable[..., Any], tuple[Any, ...]]
 
 
+class Counts:
+    """Of one method. `durations` has how many calls took up to each of `DURATIONS_S`, but longer than the one before;
+    the last ones took longer than any."""
+
+    def __init__(self) -> None:
+        self.started = self.received = self.sent = 0
+        self.handled = dict.fromkeys(grpc.StatusCode, 0)
+        self.seconds = 0.0
+        self.durations = [0] * (len(DURATIONS_S) + 1)
+
+
 class Limiter:
-    """Counts the calls that arrived and have not ended, by pool: those that wait for a thread, and those that have
-    one. What is refused is in `REFUSALS` until it ends.
+    """Counts calls as they arrive and as they end: for metrics by method, and for the limit by pool, both those that
+    wait for a thread and those that have one. What is refused is in `REFUSALS` until it ends.
+
+    All is counted under `lock`. Instruments of the Prometheus client would take a lock each, and be most of what
+    counting costs.
     """
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
+    def __init__(self, pools: Iterable[Pool], methods: Iterable[Method]) -> None:
         self.pools = (*pools, REFUSALS)
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self.methods = {method: Counts() for method in methods}  # each is there from the start, at 0
         # By name: hashing a pool by its value would cost on every call.
         self._in_flight = {pool.name: 0 for pool in self.pools}
         self._shed = {pool.name: 0 for pool in self.pools}
@@ -54,7 +73,8 @@ class Limiter:
         """Counts a call in. Where its pool has as many as it takes, or drains, it is refused: `call.refused` says why,
         and this returns False."""
         pool = call.method.pool
-        with self._lock:
+        with self.lock:
+            self.methods[call.method].started += 1
             if pool.name in self._draining:
                 self._last_refused = time.monotonic()
                 call.refused = Refused.STOPPING
@@ -68,9 +88,16 @@ class Limiter:
             return False
 
     def release(self, call: Call) -> None:
-        """The call has ended."""
-        with self._lock:
+        """Counts out a call that is closed."""
+        counts = self.methods[call.method]
+        assert call.code is not None
+        with self.lock:
             self._in_flight[pool_of(call).name] -= 1
+            counts.handled[call.code] += 1
+            counts.seconds += call.seconds
+            counts.durations[bisect_left(DURATIONS_S, call.seconds)] += 1
+            counts.received += call.received
+            counts.sent += call.sent
 
     @property
     def draining(self) -> bool:
