@@ -22,7 +22,7 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
-from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, check_trailers, cut, trailers_beside
+from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, trailers_beside
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 
 CODES: Mapping[type[DomainError], grpc.StatusCode] = {
@@ -72,25 +72,17 @@ def _is_grpcios(error: BaseException, context: grpc.ServicerContext) -> bool:
     return (type(error) is Exception and state.aborted) or any(error is each for each in state.rpc_errors)
 
 
-def check_end(call: Call, context: Any) -> None:
-    """For a handler that has returned. Raises ValueError or ResponseTooLarge where its trailers cannot be sent, and
-    shortens the message that it may have set beside a code."""
-    if trailers := context.trailing_metadata():
-        check_trailers(trailers)
-    if context.details():
-        _shortened_message(call, context)
-
-
 def _shorten(call: Call, context: Any) -> None:
     """Lets what somebody aborted the call with reach its caller, who takes 8 KiB."""
-    message, trailers = _shortened_message(call, context), context.trailing_metadata() or ()
+    message, trailers = shortened_message(call, context), context.trailing_metadata() or ()
     kept = trailers_beside(message, None, trailers)
     if len(kept) < len(trailers):
         call.log["error.cut"] = True
     context.set_trailing_metadata(kept)
 
 
-def _shortened_message(call: Call, context: Any) -> str:
+def shortened_message(call: Call, context: Any) -> str:
+    """The message that a handler set beside a code, cut there to what arrives."""
     message = (context.details() or b"").decode(errors="replace")
     short = cut(message, MAX_MESSAGE)
     if short != message:

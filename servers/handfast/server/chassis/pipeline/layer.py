@@ -31,8 +31,8 @@ from handfast.server.chassis.errors import (
     ResponseTooLarge,
     UnparsableRequest,
 )
-from handfast.server.chassis.errors.mapping import check_end, end_with, unknown_method
-from handfast.server.chassis.errors.status import ENTRY_BYTES
+from handfast.server.chassis.errors.mapping import end_with, shortened_message, unknown_method
+from handfast.server.chassis.errors.status import ENTRY_BYTES, check_trailers
 from handfast.server.chassis.pipeline.pools import Limiter
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
@@ -131,7 +131,7 @@ class CallLayer(grpc.ServerInterceptor):
             try:
                 _check(call, method, context)
                 reply = serialize(behavior(read(call, request), context))
-                check_end(call, context)
+                _check_end(call, context)
                 call.sent = 1
                 return reply
             except BaseException as error:  # grpcio would leave the caller waiting after a SystemExit
@@ -152,7 +152,7 @@ class CallLayer(grpc.ServerInterceptor):
                     yield serialized
                     call.waiting_since = None
                     call.sent += 1
-                check_end(call, context)
+                _check_end(call, context)
             except GeneratorExit:  # the caller left
                 raise
             except BaseException as error:
@@ -270,6 +270,15 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
         raise NotStageable(f"{name} does not take part in transactions.", method=name)
     for key in sorted(STAGE_KEYS & call.repeated):
         raise InvalidMetadata(f"{key} came more than once.", key=key)
+
+
+def _check_end(call: Call, context: Any) -> None:
+    """For a handler that has returned. Raises ValueError or ResponseTooLarge where its trailers cannot be sent, and
+    shortens the message that it may have set beside a code."""
+    if trailers := context.trailing_metadata():
+        check_trailers(trailers)
+    if context.details():
+        shortened_message(call, context)
 
 
 def metadata_size(entries: Any) -> int:
