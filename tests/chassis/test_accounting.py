@@ -369,3 +369,19 @@ def test_a_stop_tells_those_that_wait_to_come_again(own_bench: Bench) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         call.result()
     assert Failure(caught.value).info.reason == "SHUTTING_DOWN"
+
+
+def test_replies_count_as_sent_though_their_caller_leaves_as_soon_as_it_has_them(bench: Bench) -> None:
+    bench.scripted.entered = threading.Semaphore(0)
+    labels = labels_of("server_stream")
+
+    def sent() -> float:
+        return bench.server.metrics.registry.get_sample_value("grpc_server_msg_sent_total", labels) or 0.0
+
+    before, calls = sent(), 50
+    for number in range(calls):
+        call = bench.start_call("server_stream", "wait", id_=f"leaves-{number}").call
+        next(call)
+        call.cancel()
+    assert eventually(lambda: bench.in_flight() == 0)
+    assert sent() == before + calls

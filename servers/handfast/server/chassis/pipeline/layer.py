@@ -148,10 +148,10 @@ class CallLayer(grpc.ServerInterceptor):
                 _check(call, method, context)
                 for reply in behavior(read(call, request), context):
                     serialized = serialize(reply)
+                    call.sent += 1  # before it is: where the caller has it and leaves, this goes on no more
                     call.waiting_since = time.monotonic()
                     yield serialized
                     call.waiting_since = None
-                    call.sent += 1
                 _check_end(call, context)
             except GeneratorExit:  # the caller left
                 raise
