@@ -21,7 +21,7 @@ from tests.eventually import PATIENCE
 from tests.project.commands import ROOT
 from tests.project.readme import blocks
 
-from .conftest import Failure, Running, StartServer
+from .conftest import Failure, Running, StartServer, new_server, new_users
 from .scripted import METHODS
 from .test_accounting import CASES, Bench, check_records, new_bench, says
 
@@ -267,6 +267,12 @@ def test_what_is_refused_for_overload_costs_no_interceptor_anything(around: Benc
         code, ends = CASES["overload"]
         assert ends(around, "unary", "around-overloaded") is code
     assert len(seen) == 3  # those that were taken
+
+
+@pytest.mark.parametrize("given", [Around, grpc_interceptor.AsyncServerInterceptor, object()], ids=str)
+def test_what_is_no_interceptor_is_refused_before_any_call(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"interceptors: .* is no grpc\.ServerInterceptor"):
+        new_server(new_users(), interceptors=[given])
 
 
 def first_of_a_watch(running: Running, request_id: str) -> Any:

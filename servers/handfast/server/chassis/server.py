@@ -94,7 +94,8 @@ class Server:
                    outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages,
                    and may raise what a handler may
 
-    Raises ValueError where two pools that differ have the same name.
+    Raises ValueError where two pools that differ have the same name, and TypeError where an interceptor is something
+    else, such as a class or one for asyncio.
     """
 
     def __init__(
@@ -108,6 +109,9 @@ class Server:
         on_close: Sequence[Callable[[], None]] = (),
         interceptors: Sequence[grpc.ServerInterceptor] = (),
     ) -> None:
+        for interceptor in interceptors:
+            if not isinstance(interceptor, grpc.ServerInterceptor):
+                raise TypeError(f"interceptors: {interceptor!r} is no grpc.ServerInterceptor")
         self.settings = settings
         self.port = 0
         self.metrics_port = 0
