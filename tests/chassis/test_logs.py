@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -7,6 +8,7 @@ import pathlib
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +129,30 @@ def test_a_line_about_no_exception_has_none(running: Running, given: Any) -> Non
     running.get_user(behavior, metadata=(("x-request-id", request_id),))
     (line,) = [line for line in running.log_lines(request_id) if line["event"] == "noted"]
     assert "exception" not in line
+
+
+class Large:
+    """Something that a handler has at hand."""
+
+
+def test_what_a_handler_had_when_it_crashed_is_freed_without_the_garbage_collector(running: Running) -> None:
+    left: list[weakref.ref[Large]] = []
+
+    def behavior(_request: Any, _context: Any) -> None:
+        large = Large()
+        left.append(weakref.ref(large))
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ZeroDivisionError from error
+
+    gc.disable()
+    try:
+        running.failure(behavior, metadata=(("x-request-id", "crashed-and-freed"),))
+        assert "ZeroDivisionError" in running.call_log("crashed-and-freed")["exception"]
+        assert eventually(lambda: left[0]() is None)
+    finally:
+        gc.enable()
 
 
 class Unprintable(pathlib.PurePosixPath):

@@ -7,9 +7,12 @@ variables along its traceback.
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -102,8 +105,19 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _messages(errors: Iterable[BaseException]) -> Iterator[Message]:
     for error in errors:
-        places = [error.args, *(tuple(frame.f_locals.values()) for frame, _ in traceback.walk_tb(error.__traceback__))]
+        places = [error.args, *(_local_values(frame) for frame, _ in traceback.walk_tb(error.__traceback__))]
         yield from (value for values in places for value in values if isinstance(value, Message))
+
+
+def _local_values(frame: FrameType) -> tuple[object, ...]:
+    """The values of a frame's local variables. Before Python 3.13 a function's frame keeps what is made of them to be
+    looked at. The exception is among that, and leads back to the frame: nothing that the function had would be freed
+    before the garbage collector comes, so it is taken away again."""
+    seen = frame.f_locals
+    values = tuple(seen.values())
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        seen.clear()
+    return values
 
 
 def _drivers(error: BaseException) -> BaseException:
