@@ -83,7 +83,7 @@ def test_an_account_call_that_waits_for_its_turn(canceller: Canceller) -> None:
 
     with turns.holding("ada"):
         for _ in range(TIMES):
-            interrupted(canceller, wait, lambda: turns._locks["ada"].waiting == 1)
+            interrupted(canceller, wait, lambda: turns.waiting == 1)
             assert turns.waiting == 0
     with turns.holding("ada"):
         pass

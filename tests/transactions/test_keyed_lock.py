@@ -21,15 +21,14 @@ def pool() -> ThreadPoolExecutor:
 
 def queued(pool: ThreadPoolExecutor, limited: KeyedLock, resource: str, act: Callable[[], None]) -> Future[None]:
     """One that waits for its turn, which somebody has."""
-    lock = limited._locks[resource]
-    waited = lock.waiting
+    waited = limited.waiting
 
     def take() -> None:
         with limited.holding(resource):
             act()
 
     future = pool.submit(take)
-    assert eventually(lambda: lock.waiting == waited + 1)
+    assert eventually(lambda: limited.waiting == waited + 1)
     return future
 
 
@@ -42,6 +41,18 @@ def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPo
         each.result(10)
     assert order == [0, 1, 2, 3, 4]
     assert limited.waiting == 0
+
+
+def test_who_takes_it_again_and_again_lets_others_have_their_turn(pool: ThreadPoolExecutor) -> None:
+    limited, had_a_turn = KeyedLock(waiting=8), threading.Event()
+    with limited.holding("ada"):
+        waiting = queued(pool, limited, "ada", had_a_turn.set)
+    turns = 0
+    while not had_a_turn.is_set():
+        with limited.holding("ada"):
+            turns += 1
+    assert turns <= 1
+    waiting.result(10)
 
 
 def test_those_of_another_resource_do_not_wait() -> None:

@@ -39,7 +39,7 @@ PARTS = {
     "data": Part(
         ("chassis/data/*.py",),
         (
-            *_chassis("fair_lock", "database_errors", "fingerprint"),
+            *_chassis("database_errors", "fingerprint"),
             *_modules("tests/databases", "test_database", "test_local_transactions", "test_migrations"),
             *_modules("tests/databases", "test_cancellation", "test_postgresql_elsewhere", "test_readiness"),
             "tests/users/test_request_id.py",

@@ -10,5 +10,4 @@ metrics.py            how many writes are committed together, and how long that 
 schema.py             whose a database is, and which version of which schema it has
 migrations.py         brings a database to the schema that the code expects
 idempotency.py        makes the repeat of a write harmless
-fair_lock.py          a lock that serves those who wait in the order of their arrival
 """

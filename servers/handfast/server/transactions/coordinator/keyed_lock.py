@@ -8,10 +8,12 @@ and other replicas pass it by, and wait-die settles what meets after all.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from handfast.server.chassis.data.fair_lock import FairLock, TurnTimeout
+from handfast.server.chassis.cancellation import cancel_scope, check_active
+from handfast.server.chassis.errors import DomainError
 from handfast.server.transactions.coordinator.errors import TooManyChanges
 
 PATIENCE_SECONDS = 5.0
@@ -19,45 +21,69 @@ PATIENCE_SECONDS = 5.0
 
 
 class KeyedLock:
-    """`waiting` is how many calls may wait at once, for whatever resources: those who wait hold a thread each."""
+    """`waiting` is how many calls may wait at once, for whatever resources: those who wait hold a thread each.
+
+    A lock is handed to the call that has waited longest. `threading.Lock` would let one who releases it take it again.
+    """
 
     def __init__(self, waiting: int) -> None:
         self._most = waiting
         self._guard = threading.Lock()
-        self._calls: dict[str, int] = {}
-        self._locks: dict[str, FairLock] = {}
+        self._held: dict[str, deque[_Turn]] = {}  # for each resource whose lock is held, who waits for it
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(self._calls.values()) - len(self._calls)
+        with self._guard:
+            return self._count()
 
     @contextmanager
     def holding(self, resource: str) -> Iterator[None]:
         """Holds the lock of the resource; those who wait get it in the order in which they came. An empty name has no
-        lock. Raises TooManyChanges where too many wait already, or when it takes too long."""
+        lock. Raises TooManyChanges where too many wait already, or when it takes too long; and as `check_active` does
+        when the call being served is over."""
         if not resource:
             yield
             return
-        lock = self._enter(resource)
+        self._acquire(resource)
         try:
-            with lock.holding(PATIENCE_SECONDS):
-                yield
-        except TurnTimeout:
-            raise TooManyChanges(resource) from None
+            yield
         finally:
-            self._leave(resource)
+            self._release(resource)
 
-    def _enter(self, resource: str) -> FairLock:
+    def _acquire(self, resource: str) -> None:
+        turn = _Turn()
         with self._guard:
-            calls = self._calls.get(resource, 0)
-            if calls and self.waiting >= self._most:
+            queue = self._held.get(resource)
+            if queue is None:
+                self._held[resource] = deque()
+                return
+            if self._count() >= self._most:
                 raise TooManyChanges(resource)
-            self._calls[resource] = calls + 1
-            return self._locks.setdefault(resource, FairLock())
-
-    def _leave(self, resource: str) -> None:
+            queue.append(turn)
+        with suppress(DomainError), cancel_scope(turn.awake.set):
+            turn.awake.wait(PATIENCE_SECONDS)
         with self._guard:
-            self._calls[resource] -= 1
-            if not self._calls[resource]:
-                del self._calls[resource], self._locks[resource]
+            if turn.came:  # perhaps just now
+                return
+            queue.remove(turn)
+        check_active()
+        raise TooManyChanges(resource)
+
+    def _release(self, resource: str) -> None:
+        with self._guard:
+            if queue := self._held[resource]:
+                turn = queue.popleft()
+                turn.came = True  # and it stays held
+                turn.awake.set()
+            else:
+                del self._held[resource]
+
+    def _count(self) -> int:
+        return sum(map(len, self._held.values()))
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.awake = threading.Event()
+        self.came = False
