@@ -1,8 +1,7 @@
 """A service's own data.
 
-database.py           SQLite by file or PostgreSQL by URL: reads, local transactions, durability
+database.py           SQLite by file or PostgreSQL by URL: reads, local transactions, durability, kept connections
 statements.py         runs the statements of most calls on the driver, at a tenth of the cost
-kept_connections.py   connections that are opened once, for any thread to take
 sqlite.py             a file, which must stay the one that was opened
 group_commit.py       writes of SQLite that wait are committed together
 postgresql.py         how it is reached, directly or by a pooler; few round trips; cancelling

@@ -10,17 +10,17 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import NullPool
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active, sleep
 from handfast.server.chassis.data.group_commit import GroupCommit
-from handfast.server.chassis.data.kept_connections import KeptConnections, begun
 from handfast.server.chassis.data.postgresql import Session, cancellable, is_idle, migrating, postgresql_engine
 from handfast.server.chassis.data.sqlite import FULL, SqliteFile, beginning, close_cursors
 from handfast.server.chassis.data.statements import SESSION
@@ -66,13 +66,13 @@ class Database:
             writer = file.engine(read_only=False)
             self.engine = beginning(writer)
             """The engine of transactions that SQLAlchemy begins and commits, for migrations."""
-            self._writes = GroupCommit(partial(begun, writer), close_cursors, file.check, PATIENCE_S)
-            self._kept = KeptConnections(file.engine(read_only=True), connections, close_cursors)
+            self._writes = GroupCommit(partial(_begun, writer), close_cursors, file.check, PATIENCE_S)
+            self._kept = _KeptConnections(file.engine(read_only=True), connections, close_cursors)
             self._prober = file.engine(read_only=True)
         elif self.dialect == "postgresql":
             engine = postgresql_engine(_parsed(url), poolclass=NullPool)
             self.engine = migrating(engine)
-            self._kept = KeptConnections(engine, connections, is_idle)
+            self._kept = _KeptConnections(engine, connections, is_idle)
             self._prober = postgresql_engine(_parsed(url), pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
         else:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
@@ -80,7 +80,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection on which every statement stands alone."""
-        connection = self._kept.take(PATIENCE_S)
+        connection = self._kept.take()
         try:
             with self._cancel_scope(connection):
                 yield connection
@@ -124,7 +124,7 @@ class Database:
     def _transact(self, work: Callable[[sa.Connection], Result]) -> Result:
         if self._writes is not None:
             return self._writes.write(partial(self._run, work))
-        connection = self._kept.take(PATIENCE_S)
+        connection = self._kept.take()
         session: Session = connection.info[SESSION]
         try:
             session.begin()
@@ -228,6 +228,68 @@ class Database:
         self._prober.dispose()
         if self._file is not None:
             self._file.close()
+
+
+class _KeptConnections:
+    """At most `limit` connections, opened when they are first needed and kept, for any thread to take one and give it
+    back.
+
+    SQLAlchemy's pool resets a connection whenever it comes back, and makes an object and its events for the next user:
+    that costs more than most of what is done with it. A kept connection stays checked out. `reset` leaves one as the
+    next user needs it, and says whether that was possible; else it is closed.
+    """
+
+    def __init__(self, engine: sa.Engine, limit: int, reset: Callable[[sa.Connection], bool]) -> None:
+        self._engine, self._limit, self._reset = engine, limit, reset
+        self._free = threading.Semaphore(limit)
+        self._idle: list[sa.Connection] = []  # what was used last is used next; `append` and `pop` are atomic
+
+    def take(self) -> sa.Connection:
+        """One for the caller alone, until `give_back`. Raises sqlalchemy.exc.TimeoutError where none becomes free in
+        time, and DBAPIError where none can be opened."""
+        if not self._free.acquire(timeout=PATIENCE_S):
+            raise NoConnection(f"none of {self._limit} connections became free in time")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def give_back(self, connection: sa.Connection) -> None:
+        """One that is broken is closed, and all that are idle with it: the server that they led to may be gone."""
+        try:
+            if not connection.invalidated and self._reset(connection):
+                self._idle.append(connection)
+            else:
+                _discard(connection)
+                self.close()
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        """Closes those that are idle. Others can be opened afterwards."""
+        with suppress(IndexError):
+            while True:
+                _discard(self._idle.pop())
+
+    def _open(self) -> sa.Connection:
+        try:
+            return _begun(self._engine)
+        except BaseException:
+            self._free.release()
+            raise
+
+
+def _begun(engine: sa.Engine) -> sa.Connection:
+    """A new connection that SQLAlchemy believes to be in one transaction for good, so that it neither begins nor ends
+    any: that is left to whoever has it. Raises DBAPIError where none can be opened."""
+    connection = engine.connect()
+    connection.begin()
+    return connection
+
+
+def _discard(connection: sa.Connection) -> None:
+    connection.invalidate()  # or SQLAlchemy would roll back first, on what may be broken
+    connection.close()
 
 
 def one_line(cause: object) -> str:
