@@ -50,8 +50,8 @@ _random = random.Random()  # request ids need to be unique, not secret, and this
 
 
 def tolerance_of(timeout: float) -> float:
-    """How many seconds before the end of a timeout, in seconds, a caller that leaves does so for its deadline: a
-    timeout is rounded up by up to 1 % on its way here, so at its deadline the caller cancels a little early."""
+    """How close to the end of a timeout, in seconds, a caller that leaves counts as one whose time is up. gRPC rounds a
+    timeout up by up to 1 % on its way here, so the caller's own clock ends the call a little before the server's."""
     return max(0.01, 0.01 * timeout)
 
 
@@ -144,7 +144,7 @@ class Call(Propagated):
     request                the message that was read last; None before the first
     context                grpcio's own, once a handler has the call, and until the call is closed
     refused                why it is not begun, if it is not
-    tolerance_s            how many seconds before the deadline a caller that leaves does so for the deadline
+    tolerance_s            a caller that leaves so many seconds before the deadline counts as one whose time is up
     cancelled              grpcio is done with the call: its caller has left, or has the reply. The handler may run on
     ended_epoch_s          when that was, in seconds since the epoch
     stopping               the server stops, and this call had its time to end
@@ -269,7 +269,7 @@ class Call(Propagated):
             self._act_at_end()
 
     def at_end(self, act: Callable[[], None]) -> None:
-        """Does it when grpcio is done with the call, or now if it is; once, whichever thread comes first."""
+        """Calls `act` once: when grpcio is done with the call, or now if it is done already."""
         self._at_end = [act]
         if self.cancelled:
             self._act_at_end()

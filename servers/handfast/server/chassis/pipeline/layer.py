@@ -74,7 +74,7 @@ class CallLayer(grpc.ServerInterceptor):
         self._limiter, self._canceller, self._refusal = limiter, canceller, refusal
         self._message_limit = message_limit
         # What serves a method is put together once, unless an interceptor wants to choose for each call.
-        self._keeps_handlers = all(map(_looks_when_served, interceptors))
+        self._keeps_handlers = all(map(_runs_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}
 
     def intercept_service(
@@ -224,8 +224,8 @@ class CallLayer(grpc.ServerInterceptor):
         return serialize
 
 
-def _looks_when_served(interceptor: grpc.ServerInterceptor) -> bool:
-    """Whether it looks at calls in the thread that serves them, and does the same around each call of a method."""
+def _runs_when_served(interceptor: grpc.ServerInterceptor) -> bool:
+    """Whether the interceptor runs on the thread that serves a call, so that it can be put around a method once."""
     by_default = grpc_interceptor.ServerInterceptor.intercept_service
     return getattr(type(interceptor), "intercept_service", None) is by_default
 

@@ -32,7 +32,7 @@ DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 """The seconds by which calls are told apart in metrics."""
 QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
-_LOOK_EVERY = 0.005
+_LOOK_EVERY = 0.005  # seconds
 _CANCELLED = "cancelled"  # as grpcio's state of a call has it
 
 _log = structlog.get_logger()
@@ -162,7 +162,7 @@ class CallExecutor(futures.Executor):
             self._canceller.begin(call)
         with suppress(BaseException):  # grpcio has told the caller
             serve(*arguments)
-        # Not without a request: nothing would tell when such a call is over.
+        # A call whose request never came has no context, and nothing would tell when it is over.
         if call.context is not None and call.refused is None and call.method.outlasts_its_handler:
             call.waiting_since = None
             call.at_end(partial(self._close, call, arguments))
@@ -187,7 +187,7 @@ class CallExecutor(futures.Executor):
 
 
 class _Threads:
-    """Those of one pool. Jobs are put by grpcio's polling thread alone."""
+    """Those of one pool. Only grpcio's polling thread puts jobs."""
 
     def __init__(self, pool: Pool, run: Callable[[_Job], None]) -> None:
         self._pool, self._run_job = pool, run

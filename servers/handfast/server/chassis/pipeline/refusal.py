@@ -1,7 +1,7 @@
 """What becomes of calls that are not begun: beyond those that a pool takes at once, or while the server stops.
 
 They are refused before anything of them is read. With far more load than a server can take, what it still completes is
-what refusing leaves it time for. So a refusal is made ahead but for its request id, goes round the other layers, and
+what refusing leaves it time for. So a refusal is made ahead but for its request id, passes by all interceptors, and
 waits where there are many: callers that come again at once come no faster than they are refused.
 """
 
