@@ -111,6 +111,21 @@ def test_one_that_fails_leaves_a_connection_that_serves_on_whatever_it_was_used_
         assert values(counters) == [0, 2]
 
 
+def test_one_that_fails_raises_its_error_and_logs_nothing_besides(
+    counters: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert = Statement(counters, sa.insert(COUNTERS))
+    update = Statement(counters, sa.update(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+
+    def work(connection: sa.Connection) -> None:
+        insert.send(connection, name="a", value=0)  # this fails, and says so while others are still being sent
+        update.send_each(connection, [{"name_": "b", "value": value} for value in range(500)])
+
+    with pytest.raises(IntegrityError):
+        counters.write(work)
+    assert not caplog.records
+
+
 def test_where_begin_fails_nothing_is_done_outside_of_a_local_transaction(
     counters: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -53,6 +54,7 @@ def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
     Behind a pooler that shares sessions between transactions, such as PgBouncer, nothing is kept in a session: neither
     prepared statements, nor the timeouts, which then are set in each local transaction, in the round trip of its BEGIN.
     """
+    logging.getLogger("psycopg").addFilter(_is_news)
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
@@ -93,6 +95,11 @@ def migrating(engine: sa.Engine) -> sa.Engine:
             connection.exec_driver_sql(_SET_IN_TRANSACTION)
 
     return engine
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Of a pipeline whose error is raised, psycopg logs that what came after it was skipped.
+    return not str(record.msg).startswith("error ignored terminating")
 
 
 class Session:
