@@ -218,3 +218,13 @@ def test_no_other_failure_is_tried_again(counters: Database, state: str) -> None
     with pytest.raises(DBAPIError):
         counters.write(work)
     assert len(runs) == 1
+
+
+def test_one_statement_of_its_own_is_committed_when_it_has_run(counters: Database) -> None:
+    def work(connection: sa.Connection) -> None:
+        add(connection, "a")
+        raise ValueError("too late")
+
+    with pytest.raises(ValueError, match="too late"):
+        counters.write(work, one_statement=True)
+    assert values(counters) == [1, 0]

@@ -32,8 +32,8 @@ ROUND_TRIPS = {
     "UpdateUser with a request id": 2,
     "a stage": 3,
     "a stage that takes an email": 5,
-    "a decision": 2,
-    "10 decisions marked as finished": 2,
+    "a decision": 1,
+    "10 decisions marked as finished": 1,
     "10 branches finished": 4,
 }
 """Of each. BEGIN travels with the first statement, COMMIT with what nobody waits for."""

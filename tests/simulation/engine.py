@@ -304,6 +304,6 @@ class SimulatedDatabase(Database):
         with self._simulated.connect() as connection:
             yield connection
 
-    def _transact(self, work: Callable[[Any], Any]) -> Any:
+    def _transact(self, work: Callable[[Any], Any], one_statement: bool) -> Any:
         with self._simulated.begin() as connection:
             return work(connection)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 
 import pytest
 
@@ -84,5 +85,8 @@ def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(register, "insert", lambda *arguments: leave() and insert(*arguments))
 
     served(lambda: coordinator._decide(commit, answer), leaving)
+    # What needs no second statement commits by itself, so there is no moment between the two.
+    alone = replace(answer, request_id="")
+    served(lambda: coordinator._decide(commit, alone), lambda leave: [leave()].clear())
     assert register.find([transaction_id])[0] == {}
     assert answers.find("m", answer.request_id) is None

@@ -91,9 +91,10 @@ class Database:
             self._kept.give_back(connection)
         self._check_file()
 
-    def write(self, work: Callable[[sa.Connection], Result]) -> Result:
+    def write(self, work: Callable[[sa.Connection], Result], *, one_statement: bool = False) -> Result:
         """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
-        to another.
+        to another. Of `one_statement`, which may be followed by reads, PostgreSQL makes a local transaction by itself,
+        in one round trip; what `work` raises after it takes nothing back.
 
         `work` may run several times, so what it does besides its statements must not count. It must not call other
         services, as it holds locks, and not `write` itself, which raises RuntimeError.
@@ -105,7 +106,7 @@ class Database:
             raise RuntimeError("a write within the work of another would wait for itself")
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                return self._transact(work)
+                return self._transact(work, one_statement)
             except DBAPIError as error:
                 if not _lost_to_another(error):
                     self._note_damage(error)
@@ -121,12 +122,14 @@ class Database:
         if self._writes is not None:
             self._writes.observe = observe
 
-    def _transact(self, work: Callable[[sa.Connection], Result]) -> Result:
+    def _transact(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         if self._writes is not None:
             return self._writes.write(partial(self._run, work))
         connection = self._kept.take()
         session: Session = connection.info[SESSION]
         try:
+            if one_statement and not session.pooled:
+                return self._run(work, connection, commits_itself=True)
             session.begin()
             result = self._run(work, connection)
             session.commit(connection)
@@ -137,12 +140,15 @@ class Database:
         finally:
             self._kept.give_back(connection)
 
-    def _run(self, work: Callable[[sa.Connection], Result], connection: sa.Connection) -> Result:
+    def _run(
+        self, work: Callable[[sa.Connection], Result], connection: sa.Connection, *, commits_itself: bool = False
+    ) -> Result:
         self._here.working = True
         try:
             with self._cancel_scope(connection):
                 result = work(connection)
-                check_active()
+                if not commits_itself:
+                    check_active()
                 return result
         finally:
             self._here.working = False

@@ -104,11 +104,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 class Session:
     """Runs statements on one connection in as few round trips as there can be: BEGIN and what is `sent` travel with the
-    next statement that somebody waits for, or with COMMIT (pipeline mode of libpq).
+    next statement that somebody waits for, or with COMMIT (pipeline mode of libpq). Before `begin`, each statement
+    commits by itself, and nothing is to be `sent`. `pooled` says that a pooler is in between.
     """
 
     def __init__(self, driver: psycopg.Connection[Any], pooled: bool) -> None:
-        self._driver = driver
+        self._driver, self.pooled = driver, pooled
         self._first = [(_BEGIN, None), (_SET_IN_TRANSACTION, None)] if pooled else [(_BEGIN, None)]
         self._unsent: list[tuple[str, Any]] = []
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.call import Call, current
-from handfast.server.chassis.cancellation import check_active, shield, sleep
+from handfast.server.chassis.cancellation import shield, sleep
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.idempotency import Identified, fingerprint
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
@@ -72,13 +72,6 @@ _FINAL_CODES = frozenset(code.value[0] for code in FINAL)
 _log = structlog.get_logger()
 
 
-class _AnsweredBefore(Exception):
-    """Another call with the same request id was answered first, so the transaction of this one is aborted."""
-
-    def __init__(self, reply: StoredReply) -> None:
-        self.reply = reply
-
-
 class Coordinator:
     def __init__(
         self,
@@ -113,7 +106,7 @@ class Coordinator:
         """
         call = current()
         method = call.method.path.removeprefix("/")
-        digest = fingerprint(method, request)
+        digest = fingerprint(method, request) if request.request_id else b""
         first_attempt = ""
         with self._locks.holding(resource):
             for attempt in itertools.count(1):
@@ -122,14 +115,13 @@ class Coordinator:
                 first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
                 answer = StoredReply(method, request.request_id, digest, transaction_id)
                 try:
-                    result = self._attempt(call, calls, compose, faults, answer, first_attempt)
+                    return self._attempt(call, calls, compose, faults, answer, first_attempt)
                 except _AnsweredBefore as before:
                     return _as_answered(call, before.reply, digest, reply_type)
-                if not isinstance(result, Exception):
-                    return result
-                if not (_makes_way(result) and _has_time(call, attempt)):
-                    call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
-                    raise result
+                except Exception as error:
+                    if not (_makes_way(error) and _has_time(call, attempt)):
+                        call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
+                        raise
                 # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
                 # way for it.
                 sleep(random.uniform(0, PAUSE_SECONDS * attempt))
@@ -143,51 +135,46 @@ class Coordinator:
         faults: Sequence[Violation],
         answer: StoredReply,
         first_attempt: str,
-    ) -> Reply | Exception:
-        """One transaction. Returns the reply of a committed one, or the error for which it was aborted. `answer` names
-        the request and the transaction."""
-        transaction_id, deadline_us = answer.transaction_id, self._clock() + TIMEOUT_US
+    ) -> Reply:
+        """One transaction: commits it, or aborts it and raises why. `answer` names the request and the transaction."""
+        transaction_id = answer.transaction_id
         commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
-        staged = stage(transaction_id, deadline_us, calls, faults, first_attempt, self._clock)
-        error = staged.error
-        if error is None:
-            try:
-                return self._commit(call, commit, answer, compose(staged.replies, transaction_id))
-            except _AnsweredBefore:
+        replies: Sequence[Any] = ()
+        try:
+            replies = stage(transaction_id, self._clock() + TIMEOUT_US, calls, faults, first_attempt, self._clock)
+            reply = compose(replies, transaction_id)
+            # From here on it may be committed, so a caller that loses the reply should know its name.
+            call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, transaction_id))
+            reached("coordinator.staged")
+            self._decide(commit, replace(answer, reply=reply.SerializeToString()) if answer.request_id else answer)
+            reached("coordinator.decided")
+            return reply
+        except _AnsweredBefore:
+            raise
+        except Exception as error:
+            if self._abort(commit, answer, error).outcome is Outcome.ABORTED:
                 raise
-            except Exception as failed:
-                error = failed
-        standing = self._abort(commit, answer, error)
-        if standing.outcome is Outcome.COMMITTED:  # the database failed only after it had stored the decision
-            return compose(staged.replies, transaction_id)
-        return error
-
-    def _commit(self, call: Call, commit: Decision, answer: StoredReply, reply: Reply) -> Reply:
-        # From here on it may be committed, so a caller that loses the reply should know its name.
-        call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, commit.transaction_id))
-        reached("coordinator.staged")
-        self._decide(commit, replace(answer, reply=reply.SerializeToString()))
-        reached("coordinator.decided")
-        return reply
+            return compose(replies, transaction_id)  # the database failed only after it had stored the decision
 
     def _abort(self, commit: Decision, answer: StoredReply, error: Exception) -> Decision:
         """Aborts for `error`, before the caller hears of it, and returns the decision that stands: where the error came
         from the database, that can be `commit`, since a decision is written once.
         """
-        if isinstance(error, SQLAlchemyError):
-            _log.error(
-                "a decision may not have been stored", transaction_id=commit.transaction_id, **cause_for_log(error)
-            )
-        failure = _final_failure(error, current())
+        failed = isinstance(error, SQLAlchemyError)
+        if failed:
+            cause = cause_for_log(error)
+            _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, **cause)
+        if answer.request_id:
+            answer = replace(answer, failure=_final_failure(error, current()))
         try:
             with shield():
-                return self._decide(_aborted(commit, _reason(error)), replace(answer, failure=failure))
+                return self._decide(_aborted(commit, _reason(error)), answer)
         except _AnsweredBefore:
             raise
         except Exception as second:
-            if isinstance(error, SQLAlchemyError):
+            if failed:
                 raise TransactionOutcomeUnknown(commit.transaction_id) from second
-            if answer.request_id and failure is not None:
+            if answer.failure is not None:
                 raise  # reported as final though it is not stored, it could be followed by a repeat that commits
             raise error from second
 
@@ -197,7 +184,7 @@ class Coordinator:
         """
         insert = partial(self._insert, decision=decision, answer=answer)
         try:
-            earlier, row = self._decisions.database.write(insert)
+            earlier, row = self._decisions.database.write(insert, one_statement=not answer.request_id)
         finally:
             self._notifier.wake()
         self._decisions.observe(row)
@@ -210,26 +197,26 @@ class Coordinator:
     ) -> tuple[StoredReply | None, DecisionRow]:
         """In a local transaction: inserts the answer and the decision. Where another call with the same request id was
         answered first, returns its answer, and aborts."""
-        if answer.request_id:
-            earlier = self._replies.insert(connection, answer)
-            if earlier is not None:
-                return earlier, self._standing(connection, _aborted(decision, REPEATED))
-        row = self._standing(connection, decision)
-        if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
-            # Which takes the answer back, too.
-            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
-        if decision.outcome is Outcome.COMMITTED:
-            check_active()
-        return None, row
-
-    def _standing(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
-        """The decision that stands once this one is inserted where none is."""
+        earlier = self._replies.insert(connection, answer) if answer.request_id else None
+        if earlier is not None:
+            decision = _aborted(decision, REPEATED)
         try:
-            return self._decisions.insert(connection, decision)
+            row = self._decisions.insert(connection, decision)
         except TransactionForgotten:
             # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
             now_us = self._clock()
-            return DecisionRow(_aborted(decision, FORGOTTEN), now_us, now_us)
+            row = DecisionRow(_aborted(decision, FORGOTTEN), now_us, now_us)
+        if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
+            # Which takes the answer back, too.
+            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
+        return earlier, row
+
+
+class _AnsweredBefore(Exception):
+    """Another call with the same request id was answered first, so the transaction of this one is aborted."""
+
+    def __init__(self, reply: StoredReply) -> None:
+        self.reply = reply
 
 
 def _makes_way(error: Exception) -> bool:

@@ -103,7 +103,7 @@ class DecisionStore:
 
     def decide(self, decision: Decision) -> DecisionRow:
         """`insert` in a local transaction of its own."""
-        row = self.database.write(partial(self.insert, decision=decision))
+        row = self.database.write(partial(self.insert, decision=decision), one_statement=True)
         self.observe(row)
         return row
 
@@ -141,7 +141,7 @@ class DecisionStore:
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
         """What another replica has marked already stays as it is."""
         mark = partial(self._mark_finished.all, ids=list(transaction_ids), finish_time=self._clock())
-        for row in self.database.write(mark):
+        for row in self.database.write(mark, one_statement=True):
             for observer in self._observers:
                 observer.finished(_decision_row(row))
 

@@ -59,14 +59,6 @@ class PlannedCall:
     explain: Callable[[ServiceError], Exception] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """How staging went: all replies, in the order of the calls, or one error."""
-
-    replies: Sequence[Any]
-    error: Exception | None
-
-
 def stage(
     transaction_id: str,
     deadline_us: int,
@@ -74,17 +66,18 @@ def stage(
     faults: Sequence[Violation] = (),
     first_attempt: str = "",
     clock: Clock = now,
-) -> Staged:
-    """Each participant has one call, so each is operation 1 of its branch. With `faults` of the request it always ends
-    in an error, which has what the participants find as well. `deadline_us` is by the `clock`.
+) -> list[Any]:
+    """Returns all replies, in the order of the calls, or raises one error. Each participant has one call, so each is
+    operation 1 of its branch. With `faults` of the request it always raises, and what the participants find as well.
+    `deadline_us` is by the `clock`.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
     begun = [_begun(call, metadata) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []
-    for call, answer in zip(calls, begun, strict=True):
+    for call, each in zip(calls, begun, strict=True):
         try:
-            replies.append(_reply(call, answer))
+            replies.append(_reply(call, each))
         except ServiceError as error:
             if error.reason in _ABOUT_THE_TRANSACTION:
                 refused.append(_not_in_time(error, call.participant, transaction_id, deadline_us, clock()))
@@ -92,11 +85,10 @@ def stage(
                 refused.append(_in_the_callers_words(error, call))
         except DomainError as error:  # not staged, or nobody waits for this call any more
             refused.append(error)
-    try:
-        check_active()
-    except DomainError as error:
-        refused.append(error)
-    return Staged(replies, _one_error(refused, faults) if refused or faults else None)
+    if faults or refused:
+        raise _one_error(refused, faults)
+    check_active()
+    return replies
 
 
 def _begun(call: PlannedCall, metadata: Metadata) -> Any:
@@ -111,9 +103,7 @@ def _reply(call: PlannedCall, begun: Any) -> Any:
     if isinstance(begun, ServiceError):
         raise begun
     reply = wait_for(begun)
-    if (transaction_metadata.STAGED, call.participant) not in (
-        (key, value) for key, value in begun.trailing_metadata()
-    ):
+    if (transaction_metadata.STAGED, call.participant) not in begun.trailing_metadata():
         raise NotStaged(call.participant)
     return reply
 
