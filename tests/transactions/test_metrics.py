@@ -20,9 +20,10 @@ from handfast.server.chassis.errors import CallDeadlineExceeded
 from handfast.server.chassis.ids import new_id
 from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
-from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt, export_participant
+from handfast.server.transactions.metrics import CoordinatorMetrics, export_coordinator, export_participant
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -140,7 +141,7 @@ class Counted:
         metrics = CoordinatorMetrics(REASONS)
         metrics.register(self.registry)
         self.register = DecisionStore(database, accounts_tables.coordinator, lambda: self.clock, observers=(metrics,))
-        count_decisions_in_doubt(self.registry, self.register, lambda: self.clock)
+        export_coordinator(self.registry, self.register, DecisionNotifier(self.register, {}), lambda: self.clock)
 
     def begin(self) -> str:
         return id_at(self.clock)

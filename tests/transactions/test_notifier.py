@@ -137,11 +137,17 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
         assert eventually(lambda: end_who_waits() or failures)
         assert eventually(lambda: failures)
     try:
-        assert eventually(lambda: decisions.count_unfinished() == 0)
+        assert eventually(lambda: unfinished(decisions) == 0)
     finally:
         notifier.stop(10)
     found, _ = decisions.find([id_])
     assert found[id_].finish_time is not None
+
+
+def unfinished(decisions: DecisionStore) -> int:
+    """How many there are."""
+    with decisions.database.read() as connection:
+        return decisions.count_unfinished(connection)
 
 
 def commit(decisions: DecisionStore, count: int) -> list[str]:
@@ -171,7 +177,7 @@ def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
     decisions.accept_loss(lost, ["users"])
     users._lost = []
     users_notifier.run_once()
-    assert decisions.count_unfinished() == 0
+    assert unfinished(decisions) == 0
     users_notifier.look_at_everything()
     users_notifier.run_once()
     assert notifier.lost == 0
@@ -186,11 +192,11 @@ def test_many_that_are_lost_are_not_read_in_every_pass(
     notifier = DecisionNotifier(decisions, stubs)
     users_notifier = notifier.by_participant["users"]
     pages: list[str] = []
-    unfinished = decisions.unfinished
+    read = decisions.unfinished
 
     def page(after: str, limit: int) -> list[Decision]:
         pages.append(after)
-        return unfinished(after, limit)
+        return read(after, limit)
 
     monkeypatch.setattr(decisions, "unfinished", page)
     users_notifier.run_once()
@@ -203,7 +209,7 @@ def test_many_that_are_lost_are_not_read_in_every_pass(
     users_notifier.run_once()
     assert pages == [lost[-1]]
     assert users.notified[-1] == fine
-    assert decisions.count_unfinished() == len(lost)
+    assert unfinished(decisions) == len(lost)
     time.now += LONGEST_WITHOUT_WHOLE_PASS
     users_notifier.run_once()
     assert sorted(users.notified) == sorted([*lost, *lost, fine])
@@ -217,10 +223,10 @@ def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_
     stubs: Any = {"users": Confirming()}
     users_notifier = DecisionNotifier(decisions, stubs).by_participant["users"]
     users_notifier.run_once()
-    assert decisions.count_unfinished() == 1
+    assert unfinished(decisions) == 1
     decisions.accept_loss(id_, ["gone"])
     users_notifier.run_once()
-    assert decisions.count_unfinished() == 0
+    assert unfinished(decisions) == 0
 
 
 def test_what_an_answer_leaves_out_is_sent_again_and_not_taken_as_confirmed(decisions: DecisionStore) -> None:
@@ -279,7 +285,7 @@ def test_decisions_are_gathered_until_a_batch_is_full(decisions: DecisionStore) 
         for _ in range(3):
             commit(decisions, 1)
             notifier.wake()
-        assert eventually(lambda: decisions.count_unfinished() == 0)
+        assert eventually(lambda: unfinished(decisions) == 0)
         assert users.sizes == [3]
     finally:
         notifier.stop(10)
@@ -295,4 +301,4 @@ def test_what_was_gathered_is_sent_before_the_notifier_stops(decisions: Decision
     notifier.wake()
     notifier.stop(10)
     assert users.sizes == [1]
-    assert decisions.count_unfinished() == 0
+    assert unfinished(decisions) == 0

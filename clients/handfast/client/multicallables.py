@@ -16,7 +16,8 @@ Metadata = Iterable[tuple[str, str | bytes]] | None
 
 
 class _MultiCallable:
-    """`plain` and `retrying` are gRPC's own multi-callables, on the two channels that `options` explains."""
+    """`plain` and `retrying` are gRPC's own multi-callables, on the two channels that `options` explains. What a call
+    is given `more`, such as its credentials and `wait_for_ready`, goes on to them."""
 
     def __init__(self, method: Method, plain: Any, retrying: Any = None) -> None:
         self._method = method
@@ -30,49 +31,31 @@ class _MultiCallable:
 
 class _UnaryResponse(_MultiCallable):
     def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any, timeout: float | None = None, metadata: Metadata = None, *more: Any, **named: Any
     ) -> Any:
         inner, out = self._prepare(request, timeout, metadata)
         try:
-            return inner(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+            return inner(out.request, out.timeout, out.metadata, *more, **named)
         except grpc.RpcError as error:
             raise service_error(error, out.request_id) from error
 
     def with_call(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any, timeout: float | None = None, metadata: Metadata = None, *more: Any, **named: Any
     ) -> tuple[Any, grpc.Call]:
         inner, out = self._prepare(request, timeout, metadata)
         try:
             return inner.with_call(  # type: ignore[no-any-return]
-                out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression
+                out.request, out.timeout, out.metadata, *more, **named
             )
         except grpc.RpcError as error:
             raise service_error(error, out.request_id) from error
 
     def future(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any, timeout: float | None = None, metadata: Metadata = None, *more: Any, **named: Any
     ) -> Any:
         inner, out = self._prepare(request, timeout, metadata)
         try:
-            call = inner.future(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+            call = inner.future(out.request, out.timeout, out.metadata, *more, **named)
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
         return CallFuture(call, out.request_id)
@@ -80,17 +63,11 @@ class _UnaryResponse(_MultiCallable):
 
 class _StreamResponse(_MultiCallable):
     def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Metadata = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
+        self, request: Any, timeout: float | None = None, metadata: Metadata = None, *more: Any, **named: Any
     ) -> Any:
         inner, out = self._prepare(request, timeout, metadata)
         try:
-            call = inner(out.request, out.timeout, out.metadata, credentials, wait_for_ready, compression)
+            call = inner(out.request, out.timeout, out.metadata, *more, **named)
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
         return CallIterator(call, out.request_id)
@@ -111,7 +88,7 @@ class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[
             return CallFuture(inner.future(out.request, out.timeout, out.metadata), out.request_id)
 
 
-class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[misc, type-arg]
     pass
 
 
@@ -119,5 +96,5 @@ class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: igno
     pass
 
 
-class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[misc, type-arg]
     pass

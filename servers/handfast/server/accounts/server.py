@@ -25,7 +25,7 @@ from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import POOL, TransactionServicer, transaction_service
-from handfast.server.transactions.metrics import CoordinatorMetrics, count_decisions_in_doubt, export_lost
+from handfast.server.transactions.metrics import CoordinatorMetrics, export_coordinator
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1 import reasons_pb2 as users_reasons
@@ -69,7 +69,6 @@ def build(settings: SuiteSettings) -> Server:
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
     metrics.register(server.metrics.registry)
-    count_decisions_in_doubt(server.metrics.registry, decisions)
-    export_lost(server.metrics.registry, notifier)
+    export_coordinator(server.metrics.registry, decisions, notifier)
     export_writes(server.metrics.registry, database)
     return server

@@ -32,6 +32,9 @@ def create_table() -> None:
 class Prunable(Protocol):
     """What a database forgets by its horizon: branches at a participant, decisions at the coordinator."""
 
+    def count_unfinished(self, connection: sa.Connection) -> int:
+        """How many transactions are not finished here."""
+
     def oldest_unfinished(self, connection: sa.Connection) -> str | None:
         """The oldest transaction that is not finished here; None where there is none."""
 

@@ -20,17 +20,20 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions.horizon import Prunable
 from handfast.server.transactions.participant import Participant
 
 OTHER = "other"
@@ -76,7 +79,6 @@ class CoordinatorMetrics:
     def register(self, registry: CollectorRegistry) -> None:
         for metric in (self._decided, self._decide_seconds, self._finish_seconds, self._losses_accepted):
             registry.register(metric)
-        export_clock(registry)
 
     def decided(self, row: DecisionRow) -> None:
         decision = row.decision
@@ -97,36 +99,21 @@ class CoordinatorMetrics:
         self._losses_accepted.inc()
 
 
-def export_lost(registry: CollectorRegistry, notifier: DecisionNotifier) -> None:
-    """Shows how many decisions some participant cannot follow."""
+def export_coordinator(
+    registry: CollectorRegistry, decisions: DecisionStore, notifier: DecisionNotifier, clock: Clock = now
+) -> None:
+    """Shows how many decisions some participant has not confirmed, how old the oldest of them is, and how many some
+    participant cannot follow."""
+    _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions.database, decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
-
-
-def count_decisions_in_doubt(registry: CollectorRegistry, decisions: DecisionStore, clock: Clock = now) -> None:
-    """Shows how many decisions some participant has not confirmed, and how old the oldest of them is."""
-    text = "Decisions that some participant has not confirmed."
-
-    def oldest() -> str | None:
-        with decisions.database.read() as connection:
-            return decisions.oldest_unfinished(connection)
-
-    _in_doubt(registry, text, decisions.count_unfinished, oldest, clock)
+    export_clock(registry)
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
     store = participant.store
-
-    def count() -> int:
-        with store.database.read() as connection:
-            return store.branches.count_unfinished(connection)
-
-    def oldest() -> str | None:
-        with store.database.read() as connection:
-            return store.branches.oldest_unfinished(connection)
-
-    _in_doubt(registry, "Branches of transactions that are not finished here.", count, oldest, now)
+    _in_doubt(registry, "Branches of transactions that are not finished here.", store.database, store.branches, now)
     lost = Counter(
         "handfast_committed_changes_lost",
         "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
@@ -144,27 +131,25 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
     export_clock(registry)
 
 
-def _in_doubt(
-    registry: CollectorRegistry, text: str, count: Callable[[], int], oldest: Callable[[], str | None], clock: Clock
-) -> None:
-    def age() -> float:
-        transaction_id = oldest()
+def _in_doubt(registry: CollectorRegistry, text: str, database: Database, records: Prunable, clock: Clock) -> None:
+    def age(connection: sa.Connection) -> float:
+        transaction_id = records.oldest_unfinished(connection)
         return 0.0 if transaction_id is None else _seconds(wire.minted_at(transaction_id), clock())
 
-    _looked_up(registry, "handfast_transactions_in_doubt", text, count)
+    def looked_up(name: str, text: str, look_up: Callable[[sa.Connection], float]) -> None:
+        def measure() -> float:
+            try:
+                with database.read() as connection:
+                    return look_up(connection)
+            except SQLAlchemyError as error:  # the other metrics are wanted most just then
+                _log.warning("what is in doubt could not be looked up", metric=name, error=type(error).__name__)
+                return math.nan
+
+        Gauge(name, text, registry=registry).set_function(measure)
+
+    looked_up("handfast_transactions_in_doubt", text, records.count_unfinished)
     text = "Time since the minting of the oldest transaction in doubt; 0 where there is none."
-    _looked_up(registry, "handfast_transactions_in_doubt_oldest_seconds", text, age)
-
-
-def _looked_up(registry: CollectorRegistry, name: str, text: str, look_up: Callable[[], float]) -> None:
-    def measure() -> float:
-        try:
-            return look_up()
-        except SQLAlchemyError as error:  # the other metrics are wanted most just then
-            _log.warning("what is in doubt could not be looked up", metric=name, error=type(error).__name__)
-            return math.nan
-
-    Gauge(name, text, registry=registry).set_function(measure)
+    looked_up("handfast_transactions_in_doubt_oldest_seconds", text, age)
 
 
 def _histogram(name: str, text: str) -> Histogram:

@@ -169,13 +169,12 @@ class DecisionStore:
         connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*accepted, *new]})
         return _decision_row(self._find.first(connection, ids=[transaction_id])), new
 
-    def count_unfinished(self) -> int:
-        with self.database.read() as connection:
-            return int(connection.execute(self._count_unfinished).scalar_one())
-
     def prune(self, wanted: str) -> int:
         """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
         return self.database.write(partial(self.horizon.prune, records=self, wanted=wanted))
+
+    def count_unfinished(self, connection: sa.Connection) -> int:
+        return int(connection.execute(self._count_unfinished).scalar_one())
 
     def oldest_unfinished(self, connection: sa.Connection) -> str | None:
         oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
