@@ -142,6 +142,17 @@ def test_a_begun_call_that_is_cancelled_first_or_never_waited_for_leaves_nothing
     assert len(kept) == 2
 
 
+def test_a_begun_call_that_is_cancelled_once_it_was_answered_is_cancelled_all_the_same(
+    backend: Backend, users: UserServiceStub, kept: list[Any]
+) -> None:
+    call = begin(users.GetUser, REQUEST)
+    assert eventually(lambda: backend.received)
+    users.GetUser(REQUEST)  # by the same connection, so the answer to the first is here, too
+    call.cancel()
+    with pytest.raises(grpc.FutureCancelledError):
+        call.result()
+
+
 def test_a_begun_call_to_a_server_that_is_away_says_so(kept: list[Any]) -> None:
     with channel("127.0.0.1:1") as away, pytest.raises(Unavailable):
         begin(UserServiceStub(away).UpdateUser, UpdateUserRequest(), timeout=5).result()

@@ -61,11 +61,11 @@ class BegunCall:
         Raises ServiceError, and grpc.FutureCancelledError after `cancel()`.
         """
         self._take()
+        if self._cancelled:  # though a response may have come before
+            raise grpc.FutureCancelledError
         try:
             return self._end(self._state, self._call, False, None)
         except grpc.RpcError as error:
-            if self._cancelled:
-                raise grpc.FutureCancelledError from None
             raise service_error(error, self._request_id) from error
 
     def cancel(self) -> None:
