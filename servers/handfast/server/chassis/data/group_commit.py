@@ -186,7 +186,7 @@ class GroupCommit:
             return []
         began_monotonic_s = time.monotonic()
         driver = _driver(connection)
-        self._run(first, connection)
+        first.run(connection, self._reset)
         if not driver.in_transaction:
             self._end(first, connection)
             return []
@@ -202,7 +202,7 @@ class GroupCommit:
                     write = self._waiting.popleft()
                 group.append(write)
                 driver.execute("SAVEPOINT work")
-                self._run(write, connection)
+                write.run(connection, self._reset)
                 if not driver.in_transaction:
                     self._end(write, connection)
                     return group[:-1]
@@ -232,10 +232,6 @@ class GroupCommit:
                 late = time.monotonic() - write.arrived_monotonic_s >= self._patience_s
                 if late or code & 0xFF != sqlite3.SQLITE_BUSY:
                     raise failure from error
-
-    def _run(self, write: _Write, connection: sa.Connection) -> None:
-        write.run(connection)
-        self._reset(connection)
 
     def _commit(self, group: list[_Write], connection: sa.Connection, began_monotonic_s: float) -> list[_Write]:
         driver = _driver(connection)
@@ -298,13 +294,14 @@ class _Write:
     def check_active(self) -> None:
         self._context.run(check_active)
 
-    def run(self, connection: sa.Connection) -> None:
+    def run(self, connection: sa.Connection, reset: Callable[[sa.Connection], object]) -> None:
         """In its caller's context."""
         self.result = self.error = None
         try:
             self.result = self._context.run(self._work, connection)
         except BaseException as error:
             self.error = error
+        reset(connection)
 
     def finish(self, error: BaseException | None) -> None:
         self.error, self.done = error, True

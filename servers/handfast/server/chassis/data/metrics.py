@@ -14,26 +14,23 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
-class _Groups:
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._size = Histogram(
-            "handfast_write_group_size",
-            "Writes that were committed together, on SQLite.",
-            registry=registry,
-            buckets=_SIZES,
-        )
-        self._seconds = Histogram(
-            "handfast_write_group_seconds",
-            "Time from the BEGIN of a group of writes to the end of its COMMIT, on SQLite.",
-            registry=registry,
-            buckets=_SECONDS,
-        )
-
-    def committed(self, size: int, seconds: float) -> None:
-        self._size.observe(size)
-        self._seconds.observe(seconds)
-
-
 def export_writes(registry: CollectorRegistry, database: Database) -> None:
     """Observes each group of writes from now on."""
-    database.observe_groups(_Groups(registry).committed)
+    sizes = Histogram(
+        "handfast_write_group_size",
+        "Writes that were committed together, on SQLite.",
+        registry=registry,
+        buckets=_SIZES,
+    )
+    seconds = Histogram(
+        "handfast_write_group_seconds",
+        "Time from the BEGIN of a group of writes to the end of its COMMIT, on SQLite.",
+        registry=registry,
+        buckets=_SECONDS,
+    )
+
+    def committed(size: int, took_s: float) -> None:
+        sizes.observe(size)
+        seconds.observe(took_s)
+
+    database.observe_groups(committed)
