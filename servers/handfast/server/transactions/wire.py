@@ -10,7 +10,8 @@ from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERAT
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
-from handfast.server.transactions.core.model import StageRequest
+from handfast.server.transactions.core.model import Outcome, StageRequest
+from handfast.transactions.v1 import transactions_pb2 as pb
 
 _UTC = datetime.UTC
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
@@ -22,6 +23,9 @@ MAX_TIMEOUT_US = 300 * MICROSECONDS_PER_SECOND
 """How long a transaction may take."""
 MAX_CLOCK_SKEW_US = 5 * MICROSECONDS_PER_SECOND
 """How far ahead another machine's clock may be."""
+
+OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
+STATES = {outcome: state for state, outcome in OUTCOMES.items()}
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

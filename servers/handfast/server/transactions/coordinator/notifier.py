@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence, Set
 import structlog
 
 from handfast.server.chassis.errors.mapping import cause_for_log
+from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
-from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.lost import Lost
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -33,10 +34,6 @@ SHARE_OF_WHOLE_PASSES = 0.01
 BATCH = 100
 """Decisions sent at once: few enough that other writes of the participant get their turn."""
 
-_STATES = {
-    Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
-    Outcome.ABORTED: pb.TRANSACTION_STATE_ABORTED,
-}
 _log = structlog.get_logger()
 
 
@@ -236,7 +233,7 @@ class ParticipantNotifier(threading.Thread):
             decisions=[
                 pb.Decision(
                     transaction_id=transaction_id,
-                    state=_STATES[decision.outcome],
+                    state=wire.STATES[decision.outcome],
                     operation_count=decision.committed_count(self._participant),
                     loss_accepted=self._participant in decision.loss_accepted,
                 )

@@ -42,12 +42,6 @@ MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200
 
-_STATES = {
-    Outcome.COMMITTED: pb.TRANSACTION_STATE_COMMITTED,
-    Outcome.ABORTED: pb.TRANSACTION_STATE_ABORTED,
-}
-_OUTCOMES = {state: outcome for outcome, state in _STATES.items()}
-
 
 class TransactionServicer(TransactionServiceServicer):
     def __init__(
@@ -197,7 +191,7 @@ class TransactionServicer(TransactionServiceServicer):
     def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.ListTransactionsResponse:
-        outcome = _OUTCOMES.get(request.state)
+        outcome = wire.OUTCOMES.get(request.state)
         list_name = f"transactions/{request.state}/{int(request.unfinished)}"
         with Violations.collect() as violations:
             start, size = check_page(violations, request, list_name)
@@ -216,7 +210,7 @@ def _message(row: DecisionRow) -> pb.Transaction:
     committed = decision.outcome is Outcome.COMMITTED
     return pb.Transaction(
         transaction_id=decision.transaction_id,
-        state=_STATES[decision.outcome],
+        state=wire.STATES[decision.outcome],
         branches=[
             pb.TransactionBranch(participant=participant, operation_count=count)
             for participant, count in sorted(decision.branches.items())

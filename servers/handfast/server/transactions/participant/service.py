@@ -30,7 +30,6 @@ MAX_DECISIONS = 1000
 PARTICIPANT_POOL = Pool("participant", 4)
 BRANCHES = "branches"
 
-_OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
 _RESULTS = {FinishResult.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, FinishResult.LOST: pb.FINISH_RESULT_LOST}
 
 
@@ -94,14 +93,14 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
 
 def _check_decision(violations: Violations, path: str, decision: pb.Decision) -> None:
     wire.check_transaction_id(violations, f"{path}.transaction_id", decision.transaction_id)
-    if decision.state not in _OUTCOMES:
+    if decision.state not in wire.OUTCOMES:
         violations.add(f"{path}.state", "must be COMMITTED or ABORTED")
     if decision.operation_count < 0:
         violations.add(f"{path}.operation_count", "must not be negative")
 
 
 def _branch_decision(decision: pb.Decision) -> BranchDecision:
-    outcome = _OUTCOMES[decision.state]
+    outcome = wire.OUTCOMES[decision.state]
     count = decision.operation_count if outcome is Outcome.COMMITTED else 0
     return BranchDecision(decision.transaction_id, outcome, count, decision.loss_accepted)
 
@@ -111,7 +110,6 @@ _STATES = {
     BranchState.CLOSED: pb.BRANCH_STATE_CLOSED,
     BranchState.FINISHED: pb.BRANCH_STATE_FINISHED,
 }
-_STATE_OF_OUTCOME = {outcome: state for state, outcome in _OUTCOMES.items()}
 
 
 def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
@@ -122,7 +120,7 @@ def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
         state=_STATES[branch.state],
         deadline=timestamp(branch.deadline_us) if branch.deadline_us else None,
         operation_count=branch.staged,
-        outcome=_STATE_OF_OUTCOME[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
+        outcome=wire.STATES[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
     )
 
 
