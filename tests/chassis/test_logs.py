@@ -196,7 +196,7 @@ def test_a_report_that_fails_costs_no_thread(start: StartServer, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(CallLog, "_head", fail)
         running.get_user(lambda _request, _context: users_pb2.GetUserResponse(), metadata=(("x-request-id", "lost"),))
-    lines = eventually(lambda: running.log_lines("lost")) or []
+        lines = eventually(lambda: running.log_lines("lost")) or []  # it comes after the reply
     assert [line["event"] for line in lines] == ["the end of a call could not be reported"]
     running.get_user(lambda _request, _context: users_pb2.GetUserResponse(), metadata=(("x-request-id", "kept"),))
     assert running.call_log("kept")["grpc.code"] == "OK"

@@ -17,6 +17,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MU
 # What differs from run to run, though it has the same form.
 _VOLATILE = {
     "UUID": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    "REQUEST_ID": r"\b[0-9a-f]{32}\b",
     "TIME": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z",
     "ETAG": r'(?<="etag": ")[0-9a-f]{16}(?=")',
 }
