@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from handfast.server.chassis.data.statements import Statement
+from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import BranchDecision, Outcome
-from handfast.server.transactions.participant.finishing import FinishResult
+from handfast.server.transactions.participant.finishing import FAILED, FinishResult
 from handfast.server.users.tables import participant as tables
 from handfast.server.users.tables import users as users_table
 from tests.transactions.participants import Users, old_id
@@ -139,7 +141,10 @@ def test_many_take_as_many_statements_as_few(users: Users, monkeypatch: pytest.M
     assert work(40, OLD) == work(4, OLD - 100)
 
 
-def test_a_batch_that_fails_is_finished_one_by_one(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ValueError("cannot be finished"), DatabaseUnavailable("It is away.")], ids=str)
+def test_a_batch_that_fails_is_finished_one_by_one(
+    users: Users, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     ids = [old_id(60 - number) for number in range(3)]
     for number, id_ in enumerate(ids):
         users.stage(id_, f"user-{number}")
@@ -147,15 +152,24 @@ def test_a_batch_that_fails_is_finished_one_by_one(users: Users, monkeypatch: py
 
     def fail(decision: BranchDecision, *others: Any) -> Any:
         if decision.transaction_id == ids[1]:
-            raise ValueError("cannot be finished")
+            raise error
         return finish(decision, *others)
 
     monkeypatch.setattr(rules, "finish", fail)
     results = users.participant.finisher.finish_all([committed(id_, 1) for id_ in ids], lambda: True)
     assert next(results) == (ids[0], FinishResult.CONFIRMED)
-    with pytest.raises(ValueError, match="cannot be finished"):
-        next(results)
-    assert [users.participant.get(f"user-{number}") is not None for number in range(3)] == [True, False, False]
+    concerns_all = isinstance(error, DatabaseUnavailable)
+    if concerns_all:
+        with pytest.raises(DatabaseUnavailable):
+            next(results)
+    else:
+        with capture_logs() as lines:
+            assert list(results) == [(ids[2], FinishResult.CONFIRMED)]
+        assert [(line["event"], line["transaction_id"], line["exc_info"]) for line in lines] == [
+            (FAILED, ids[1], error)
+        ]
+    found = [users.participant.get(f"user-{number}") is not None for number in range(3)]
+    assert found == [True, False, not concerns_all]
 
 
 def test_nothing_more_is_finished_once_nobody_waits(users: Users) -> None:

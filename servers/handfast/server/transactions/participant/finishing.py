@@ -13,7 +13,8 @@ import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.clock import Clock
-from handfast.server.chassis.errors.database import is_conflict
+from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
+from handfast.server.chassis.errors.database import failure_of, is_conflict
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
@@ -29,6 +30,7 @@ from handfast.server.transactions.participant.store import Store
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
 NO_LONGER_KNOWN = "a commit came again of a transaction that is no longer known here, whatever was staged of it"
 LEFT_FOR_LATER = "a branch is not finished yet, as others hold what it needs"
+FAILED = "a branch could not be finished, and will be tried again"
 
 _log = structlog.get_logger()
 
@@ -85,8 +87,8 @@ class BranchFinisher(Generic[M]):
         self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
     ) -> Iterator[tuple[str, FinishResult]]:
         """Finishes these branches, many in each local transaction, as long as `go_on` says so. Where a local
-        transaction fails, its branches are finished one by one; one that needs what others keep for themselves is left
-        out, and holds up no other.
+        transaction fails, its branches are finished one by one. One that fails by itself, or needs what others keep for
+        themselves, is left out, and holds up no other. Raises what concerns them all, such as DatabaseUnavailable.
         """
         sizes: dict[str, tuple[int, int]] = {}
         if len(decisions) > 1:
@@ -101,11 +103,11 @@ class BranchFinisher(Generic[M]):
                 if len(batch) > 1:
                     for decision in batch:
                         yield from self.finish_all([decision], go_on)
-                elif is_conflict(error):
-                    id_ = batch[0].transaction_id
-                    _log.warning(LEFT_FOR_LATER, transaction_id=id_, **cause_for_log(error))
-                else:
+                elif _concerns_all(error):
                     raise
+                else:
+                    text = LEFT_FOR_LATER if is_conflict(error) else FAILED
+                    _log.warning(text, transaction_id=batch[0].transaction_id, **cause_for_log(error))
 
     def finish(self, *decisions: BranchDecision) -> dict[str, FinishResult]:
         """Finishes these branches in one local transaction. Returns the result of each, by the transaction id."""
@@ -165,3 +167,11 @@ class BranchFinisher(Generic[M]):
                 _log.warning(LOSS_ACCEPTED, transaction_id=id_, committed=count, applied=held)
         reached("participant.finished")
         return FinishResult.CONFIRMED
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether other branches would fail as well."""
+    failure = failure_of(error)
+    if failure is None:
+        return isinstance(error, DomainError) and not is_conflict(error)
+    return failure.error in (DatabaseUnavailable, CallDeadlineExceeded)
