@@ -341,7 +341,7 @@ class SimulatedRegister(DecisionStore):
                 (row for row in c.scan("decisions") if row["finish_time"] is not None), p["horizon"]
             )
         )
-        self._delete: Any = Statement(delete)
+        self._delete_finished: Any = Statement(delete)
 
 
 class SimulatedAnswers(ReplyStore):

@@ -85,7 +85,7 @@ class ForgettingRegister(statements.SimulatedRegister):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._newest_finished = Statement(lambda c, p: statements.newest_below(c.scan("decisions"), p["horizon"]))
-        self._delete = Statement(lambda c, p: _delete_below(c, "decisions", p["horizon"]))
+        self._delete_finished = Statement(lambda c, p: _delete_below(c, "decisions", p["horizon"]))
 
 
 class ForgettingBranches(statements.SimulatedBranches):

@@ -7,7 +7,6 @@ every id.
 
 from __future__ import annotations
 
-from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -29,20 +28,35 @@ def create_table() -> None:
     op.bulk_insert(table, [{"transaction_id": ""}])
 
 
-class Prunable(Protocol):
-    """What a database forgets by its horizon: branches at a participant, decisions at the coordinator."""
+class Prunable:
+    """What a database forgets by its horizon: branches at a participant, decisions at the coordinator. `id_` is the
+    column of a table with the ids of transactions, `finished` the condition of the rows that may be forgotten.
+    """
+
+    def __init__(self, id_: sa.Column[str], finished: sa.ColumnElement[bool]) -> None:
+        unfinished, below = sa.not_(finished), id_ < sa.bindparam("horizon")
+        self._count_unfinished = sa.select(sa.func.count()).select_from(id_.table).where(unfinished)
+        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(unfinished)
+        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
+        self._delete_finished = sa.delete(id_.table).where(below, finished)
 
     def count_unfinished(self, connection: sa.Connection) -> int:
         """How many transactions are not finished here."""
+        return int(connection.execute(self._count_unfinished).scalar_one())
 
     def oldest_unfinished(self, connection: sa.Connection) -> str | None:
         """The oldest transaction that is not finished here; None where there is none."""
+        oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
+        return oldest
 
     def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
         """The newest transaction below the id `below` that is finished here; None where there is none."""
+        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
+        return newest
 
     def delete_finished(self, connection: sa.Connection, below: str) -> int:
         """Deletes what is finished below the id `below`. Returns how many transactions that were."""
+        return connection.execute(self._delete_finished, {"horizon": below}).rowcount
 
 
 class Horizon:

@@ -19,7 +19,7 @@ from handfast.server.chassis.data.statements import Row, Statement
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.horizon import Horizon
+from handfast.server.transactions.horizon import Horizon, Prunable
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Observer(Protocol):
 _log = structlog.get_logger()
 
 
-class DecisionStore:
+class DecisionStore(Prunable):
     def __init__(
         self, database: Database, tables: CoordinatorTables, clock: Clock = now, observers: Sequence[Observer] = ()
     ) -> None:
         table, id_ = tables.decisions, tables.decisions.c.transaction_id
         finished = table.c.finish_time.is_not(None)
         is_id = id_ == sa.bindparam("id_")
-        below = id_ < sa.bindparam("horizon")
+        super().__init__(id_, finished)
         self.database, self._observers = database, observers
         self._table, self._clock = table, clock
         self.horizon = Horizon(tables.horizon)
@@ -74,10 +74,6 @@ class DecisionStore:
         )
         self._lock = sa.select(table).where(is_id).with_for_update()
         self._accept_loss = sa.update(table).where(is_id)
-        self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(sa.not_(finished))
-        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(sa.not_(finished))
-        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
-        self._delete = sa.delete(table).where(below, finished)
 
     def insert(self, connection: sa.Connection, decision: Decision) -> DecisionRow:
         """Inserts a decision where there is none. Returns the one that stands. Raises TransactionForgotten below the
@@ -172,20 +168,6 @@ class DecisionStore:
     def prune(self, wanted: str) -> int:
         """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
         return self.database.write(partial(self.horizon.prune, records=self, wanted=wanted))
-
-    def count_unfinished(self, connection: sa.Connection) -> int:
-        return int(connection.execute(self._count_unfinished).scalar_one())
-
-    def oldest_unfinished(self, connection: sa.Connection) -> str | None:
-        oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
-        return oldest
-
-    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
-        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
-        return newest
-
-    def delete_finished(self, connection: sa.Connection, below: str) -> int:
-        return connection.execute(self._delete, {"horizon": below}).rowcount
 
 
 def _insert_unless_forgotten(database: Database, tables: CoordinatorTables) -> Any:

@@ -11,9 +11,10 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.finishing import unheard_of
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
+from handfast.server.transactions.horizon import Prunable
 
 
-class Branches:
+class Branches(Prunable):
     def __init__(self, database: Database, table: sa.Table) -> None:
         id_ = table.c.transaction_id
         is_branch, one_of_them = id_ == sa.bindparam("id_"), database.one_of(id_, "ids")
@@ -26,13 +27,9 @@ class Branches:
         self._delete = Statement(database, sa.delete(table).where(one_of_them))
 
         unfinished = table.c.state != BranchState.FINISHED.value
+        super().__init__(id_, sa.not_(unfinished))
         after = id_ > sa.bindparam("after")
         self._unfinished = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
-        self._count_unfinished = sa.select(sa.func.count()).select_from(table).where(unfinished)
-        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(unfinished)
-        below, finished = id_ < sa.bindparam("horizon"), sa.not_(unfinished)
-        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
-        self._delete_finished = sa.delete(table).where(below, finished)
 
     def find(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
         row = self._find.first(connection, id_=transaction_id)
@@ -88,22 +85,6 @@ class Branches:
     def unfinished(self, connection: sa.Connection, after: str, limit: int) -> list[Branch]:
         """The oldest branches that are not finished, from after the transaction `after` on."""
         return [_branch(row) for row in connection.execute(self._unfinished, {"after": after, "limit_": limit})]
-
-    def count_unfinished(self, connection: sa.Connection) -> int:
-        return int(connection.execute(self._count_unfinished).scalar_one())
-
-    def oldest_unfinished(self, connection: sa.Connection) -> str | None:
-        oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
-        return oldest
-
-    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
-        """The newest branch below this id that is finished."""
-        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
-        return newest
-
-    def delete_finished(self, connection: sa.Connection, below: str) -> int:
-        """Forgets the finished branches below this id. Returns how many."""
-        return connection.execute(self._delete_finished, {"horizon": below}).rowcount
 
 
 def _branch(row: Any) -> Branch:
