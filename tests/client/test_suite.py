@@ -107,10 +107,17 @@ def test_a_channel_tells_when_it_is_ready(backend: Backend) -> None:
     asyncio.run(ready())
 
 
+def loaded_by(imports: str, names: str) -> list[str]:
+    """The modules with such names that a program has loaded after these imports; `names` is a condition on `name`."""
+    script = f"import sys, {imports}\nprint(*sorted(name for name in sys.modules if {names}))"
+    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+
+
 def test_a_program_that_calls_one_service_loads_no_stubs_of_the_others() -> None:
-    script = (
-        "import sys, handfast.client, handfast.users.v1.users_pb2_grpc\n"
-        "print(*sorted(name for name in sys.modules if name.startswith('handfast.') and name.endswith('_pb2_grpc')))"
-    )
-    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    assert printed.split() == ["handfast.users.v1.users_pb2_grpc"]
+    stubs = "name.startswith('handfast.') and name.endswith('_pb2_grpc')"
+    loaded = loaded_by("handfast.client, handfast.users.v1.users_pb2_grpc", stubs)
+    assert loaded == ["handfast.users.v1.users_pb2_grpc"]
+
+
+def test_the_client_loads_no_protobuf_before_there_is_a_stub() -> None:
+    assert loaded_by("handfast.client", "name.startswith('google')") == []

@@ -29,16 +29,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
 
 from handfast.client.failed_call import FailedCall
 
-_Detail = TypeVar("_Detail", bound=Message)
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
+    from google.rpc import status_pb2
+
+_Detail = TypeVar("_Detail", bound="Message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class ServiceError(FailedCall):
         trailing_metadata: Iterable[tuple[str, str | bytes]] = (),
         debug_error_string: str = "",
     ) -> None:
+        from google.rpc import error_details_pb2  # only now, and below, too, as most calls succeed
+
         super().__init__(message)
         self.message = message
         self.status_proto = status_proto
@@ -208,6 +212,8 @@ def service_error(error: grpc.RpcError, request_id: str) -> ServiceError:
 
     An interceptor can raise any `grpc.RpcError`, even one that says nothing but its text.
     """
+    from google.rpc import error_details_pb2
+
     status_proto = _status_proto(error)
     error_class = _BY_STATUS.get(_told(error, "code"), Unknown)
     info = _detail(status_proto, error_details_pb2.ErrorInfo)
@@ -232,7 +238,8 @@ def _told(error: grpc.RpcError, what: str) -> Any:
 def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
     if not hasattr(error, "trailing_metadata"):
         return None
-    from grpc_status import rpc_status  # only now, as most calls succeed
+    from google.protobuf.message import DecodeError
+    from grpc_status import rpc_status
 
     try:
         status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]
@@ -248,6 +255,8 @@ def _seconds(delay: Duration) -> float:
 
 def unpacked(status_proto: status_pb2.Status, detail_class: type[_Detail]) -> list[_Detail]:
     """The details of one class, without those that cannot be read: an error must not hide behind another."""
+    from google.protobuf.message import DecodeError
+
     details = []
     for packed in status_proto.details:
         detail = detail_class()

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
-
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from handfast.client.arguments import check_call_timeout, check_metadata
 from handfast.client.errors import DeadlineExceeded
 from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
 from handfast.client.transaction_metadata import TRANSACTION_ID
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.message import Message
 
 Serializer: TypeAlias = Callable[[Any], bytes] | None
 
@@ -51,6 +49,11 @@ class Method:
     @classmethod
     def find(cls, path: str, default_timeout: float | None, serializer: Serializer) -> Method:
         """The method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`."""
+        # Imported only now, here and in `errors`: whoever has a stub has loaded protobuf with it.
+        from google.protobuf import descriptor_pool
+        from google.protobuf.descriptor_pb2 import MethodOptions
+        from google.protobuf.message_factory import GetMessageClass
+
         name = path.rpartition("/")[2]
         try:
             descriptor = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
