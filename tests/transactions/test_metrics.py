@@ -23,7 +23,7 @@ from handfast.server.transactions.coordinator.decision_store import DecisionStor
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
-from handfast.server.transactions.metrics import CoordinatorMetrics, export_coordinator, export_participant
+from handfast.server.transactions.metrics import export_coordinator, export_participant
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -138,10 +138,9 @@ class Counted:
     def __init__(self, database: Database) -> None:
         self.registry = CollectorRegistry()
         self.clock = 1_800_000_000_000_000
-        metrics = CoordinatorMetrics(REASONS)
-        metrics.register(self.registry)
-        self.register = DecisionStore(database, accounts_tables.coordinator, lambda: self.clock, observers=(metrics,))
-        export_coordinator(self.registry, self.register, DecisionNotifier(self.register, {}), lambda: self.clock)
+        self.register = DecisionStore(database, accounts_tables.coordinator, lambda: self.clock)
+        notifier = DecisionNotifier(self.register, {})
+        export_coordinator(self.registry, self.register, notifier, REASONS, lambda: self.clock)
 
     def begin(self) -> str:
         return id_at(self.clock)

@@ -25,7 +25,7 @@ from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import POOL, TransactionServicer, transaction_service
-from handfast.server.transactions.metrics import CoordinatorMetrics, export_coordinator
+from handfast.server.transactions.metrics import export_coordinator
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1 import reasons_pb2 as users_reasons
@@ -46,8 +46,7 @@ def build(settings: SuiteSettings) -> Server:
     suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
     channels = {name: channel(address) for name, address in addresses.items()}
 
-    metrics = CoordinatorMetrics(REASONS)
-    decisions = DecisionStore(database, tables.coordinator, observers=(metrics,))
+    decisions = DecisionStore(database, tables.coordinator)
     replies = ReplyStore(database, tables.coordinator.answers)
     participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
     notifier = DecisionNotifier(decisions, participants)
@@ -68,7 +67,6 @@ def build(settings: SuiteSettings) -> Server:
         background=(notifier, Pruner(decisions, replies)),
         on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
-    metrics.register(server.metrics.registry)
-    export_coordinator(server.metrics.registry, decisions, notifier)
+    export_coordinator(server.metrics.registry, decisions, notifier, REASONS)
     export_writes(server.metrics.registry, database)
     return server

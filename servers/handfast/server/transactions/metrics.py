@@ -22,12 +22,13 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import ReasonEnum, reason_name
+from handfast.server.chassis.histogram import Histogram
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
@@ -41,6 +42,7 @@ OF_THE_SUITE = frozenset({"REQUEST_REPEATED", "ROLLED_BACK_BY_OPERATOR"})
 """Reasons that no error carries: of the coordinator, and of `handfast transactions resolve`."""
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_LABELS = {outcome: outcome.value.lower() for outcome in Outcome}
 
 _log = structlog.get_logger()
 
@@ -50,60 +52,55 @@ class CoordinatorMetrics:
     callers are free to invent, count as `other`.
     """
 
-    def __init__(self, reasons: Iterable[ReasonEnum[Any]]) -> None:
+    def __init__(self, registry: CollectorRegistry, reasons: Iterable[ReasonEnum[Any]]) -> None:
         self._reasons = OF_THE_SUITE.union(reason_name(enum, value) for enum in reasons for value in enum.values())
         self._decided = Counter(
             "handfast_transactions_decided",
             "Transactions decided here, by outcome; aborted ones by reason.",
             ("outcome", "reason"),
-            registry=None,
+            registry=registry,
         )
         self._decide_seconds = _histogram(
-            "handfast_transaction_decide_seconds", "Time from the minting of a transaction to its decision."
+            registry, "handfast_transaction_decide_seconds", "Time from the minting of a transaction to its decision."
         )
         self._finish_seconds = _histogram(
-            "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
+            registry, "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
         )
         self._losses_accepted = Counter(
             "handfast_losses_accepted",
             "Times that an operator let a participant finish a transaction without what it had lost.",
-            registry=None,
+            registry=registry,
         )
-        # Looked up once: to look up the metric of some labels costs more than to observe.
-        self._committed = self._decided.labels(_label(Outcome.COMMITTED), "")
-        self._decide_seconds_by_outcome, self._finish_seconds_by_outcome = (
-            {outcome: histogram.labels(_label(outcome)) for outcome in Outcome}
-            for histogram in (self._decide_seconds, self._finish_seconds)
-        )
-
-    def register(self, registry: CollectorRegistry) -> None:
-        for metric in (self._decided, self._decide_seconds, self._finish_seconds, self._losses_accepted):
-            registry.register(metric)
+        # Looked up once: to look up the metric of some labels costs more than to count.
+        self._committed = self._decided.labels(_LABELS[Outcome.COMMITTED], "")
 
     def decided(self, row: DecisionRow) -> None:
         decision = row.decision
+        label = _LABELS[decision.outcome]
         if decision.outcome is Outcome.COMMITTED:
             self._committed.inc()
         else:
             reason = decision.abort_reason if decision.abort_reason in self._reasons else OTHER
-            self._decided.labels(_label(decision.outcome), reason).inc()
-        minted = wire.minted_at(decision.transaction_id)
-        self._decide_seconds_by_outcome[decision.outcome].observe(_seconds(minted, row.decide_time))
+            self._decided.labels(label, reason).inc()
+        self._decide_seconds.observe(_seconds(wire.minted_at(decision.transaction_id), row.decide_time), label)
 
-    def finished(self, row: DecisionRow) -> None:
-        assert row.finish_time is not None
-        seconds = _seconds(row.decide_time, row.finish_time)
-        self._finish_seconds_by_outcome[row.decision.outcome].observe(seconds)
+    def finished(self, outcome: Outcome, decide_time: int, finish_time: int) -> None:
+        self._finish_seconds.observe(_seconds(decide_time, finish_time), _LABELS[outcome])
 
     def loss_accepted(self) -> None:
         self._losses_accepted.inc()
 
 
 def export_coordinator(
-    registry: CollectorRegistry, decisions: DecisionStore, notifier: DecisionNotifier, clock: Clock = now
+    registry: CollectorRegistry,
+    decisions: DecisionStore,
+    notifier: DecisionNotifier,
+    reasons: Iterable[ReasonEnum[Any]],
+    clock: Clock = now,
 ) -> None:
-    """Shows how many decisions some participant has not confirmed, how old the oldest of them is, and how many some
-    participant cannot follow."""
+    """Observes decisions from now on, as CoordinatorMetrics does, and shows how many some participant has not
+    confirmed, how old the oldest of them is, and how many some participant cannot follow."""
+    decisions.observers.append(CoordinatorMetrics(registry, reasons))
     _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions.database, decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
@@ -152,12 +149,8 @@ def _in_doubt(registry: CollectorRegistry, text: str, database: Database, record
     looked_up("handfast_transactions_in_doubt_oldest_seconds", text, age)
 
 
-def _histogram(name: str, text: str) -> Histogram:
-    return Histogram(name, text, ("outcome",), registry=None, buckets=_BUCKETS)
-
-
-def _label(outcome: Outcome) -> str:
-    return outcome.value.lower()
+def _histogram(registry: CollectorRegistry, name: str, text: str) -> Histogram:
+    return Histogram(registry, name, text, _BUCKETS, "outcome", list(_LABELS.values()))
 
 
 def _seconds(start: int, end: int) -> float:

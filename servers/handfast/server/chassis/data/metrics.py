@@ -6,9 +6,10 @@ handfast_write_group_seconds    from the BEGIN of such a group to the end of its
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.histogram import Histogram
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -16,18 +17,10 @@ _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 
 def export_writes(registry: CollectorRegistry, database: Database) -> None:
     """Observes each group of writes from now on."""
-    sizes = Histogram(
-        "handfast_write_group_size",
-        "Writes that were committed together, on SQLite.",
-        registry=registry,
-        buckets=_SIZES,
-    )
-    seconds = Histogram(
-        "handfast_write_group_seconds",
-        "Time from the BEGIN of a group of writes to the end of its COMMIT, on SQLite.",
-        registry=registry,
-        buckets=_SECONDS,
-    )
+    text = "Writes that were committed together, on SQLite."
+    sizes = Histogram(registry, "handfast_write_group_size", text, _SIZES)
+    text = "Time from the BEGIN of a group of writes to the end of its COMMIT, on SQLite."
+    seconds = Histogram(registry, "handfast_write_group_seconds", text, _SECONDS)
 
     def committed(size: int, took_s: float) -> None:
         sizes.observe(size)

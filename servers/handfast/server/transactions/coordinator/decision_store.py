@@ -40,7 +40,7 @@ class Observer(Protocol):
 
     def decided(self, row: DecisionRow) -> None: ...
 
-    def finished(self, row: DecisionRow) -> None: ...
+    def finished(self, outcome: Outcome, decide_time: int, finish_time: int) -> None: ...
 
     def loss_accepted(self) -> None: ...
 
@@ -49,14 +49,13 @@ _log = structlog.get_logger()
 
 
 class DecisionStore(Prunable):
-    def __init__(
-        self, database: Database, tables: CoordinatorTables, clock: Clock = now, observers: Sequence[Observer] = ()
-    ) -> None:
+    def __init__(self, database: Database, tables: CoordinatorTables, clock: Clock = now) -> None:
         table, id_ = tables.decisions, tables.decisions.c.transaction_id
         finished = table.c.finish_time.is_not(None)
         is_id = id_ == sa.bindparam("id_")
         super().__init__(id_, finished)
-        self.database, self._observers = database, observers
+        self.database = database
+        self.observers: list[Observer] = []
         self._table, self._clock = table, clock
         self.horizon = Horizon(tables.horizon)
         self._insert = Statement(database, _insert_unless_forgotten(database, tables))
@@ -70,7 +69,9 @@ class DecisionStore(Prunable):
         )
         self._mark_finished = Statement(
             database,
-            sa.update(table).where(database.one_of(id_, "ids"), sa.not_(finished)).returning(*table.columns),
+            sa.update(table)
+            .where(database.one_of(id_, "ids"), sa.not_(finished))
+            .returning(table.c.outcome, table.c.decide_time),
         )
         self._lock = sa.select(table).where(is_id).with_for_update()
         self._accept_loss = sa.update(table).where(is_id)
@@ -105,7 +106,7 @@ class DecisionStore(Prunable):
 
     def observe(self, row: DecisionRow) -> None:
         """Calls the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
-        for observer in self._observers if row.inserted else ():
+        for observer in self.observers if row.inserted else ():
             observer.decided(row)
 
     def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, DecisionRow], str]:
@@ -136,10 +137,11 @@ class DecisionStore(Prunable):
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
         """What another replica has marked already stays as it is."""
-        mark = partial(self._mark_finished.all, ids=list(transaction_ids), finish_time=self._clock())
+        finish_time = self._clock()
+        mark = partial(self._mark_finished.all, ids=list(transaction_ids), finish_time=finish_time)
         for row in self.database.write(mark, one_statement=True):
-            for observer in self._observers:
-                observer.finished(_decision_row(row))
+            for observer in self.observers:
+                observer.finished(Outcome(row.outcome), row.decide_time, finish_time)
 
     def accept_loss(self, transaction_id: str, participants: Collection[str]) -> DecisionRow | None:
         """Lets these finish a transaction without what they have lost of it. Returns the decision with their names;
@@ -150,7 +152,7 @@ class DecisionStore(Prunable):
         )
         for participant in new:
             _log.warning("a loss was accepted", transaction_id=transaction_id, participant=participant)
-            for observer in self._observers:
+            for observer in self.observers:
                 observer.loss_accepted()
         return row
 
