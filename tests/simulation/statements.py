@@ -293,7 +293,7 @@ def with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns
 class SimulatedRegister(DecisionStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         engine.tables.setdefault("decisions", {})
-        self.database, self._clock, self._observers = SimulatedDatabase(engine), clock, ()
+        self.database, self._clock, self.observers = SimulatedDatabase(engine), clock, []
         self.horizon = SimulatedHorizon(engine)
 
         def found(c: Connection, p: Columns) -> Result:
