@@ -75,6 +75,15 @@ def test_methods_that_nobody_called_are_there_at_zero(running: Running) -> None:
     assert running.metric(f'grpc_server_handled_total{{grpc_code="DeadlineExceeded",{labels}}}') == 0
 
 
+@pytest.mark.parametrize("name", ["grpc_server_started_total", "handfast_calls_in_flight", "python_info"])
+def test_a_metric_can_be_asked_for_by_its_name(running: Running, name: str) -> None:
+    with urllib.request.urlopen(f"{running.server.metrics_url}?name[]={name}", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    assert samples
+    assert all(sample.startswith(name) for sample in samples)
+
+
 def test_the_process_is_measured_too(running: Running) -> None:
     assert running.metric("process_resident_memory_bytes") > 0
 

@@ -37,7 +37,7 @@ class Metrics(Collector):
     def __init__(self, limiter: Limiter) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every scrape, to nobody's use
         self._limiter = limiter
-        self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry(auto_describe=True)  # so that `/metrics?name[]=…` finds any by its name
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
