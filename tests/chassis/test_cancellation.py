@@ -44,7 +44,7 @@ LONG = 1000.0
 def call(canceller: Canceller) -> Iterator[Call]:
     """The one that the test serves."""
     call = Call(METHOD, METHOD.path)
-    canceller.begin(call)
+    canceller.watch(call)
     token = CURRENT.set(call)
     yield call
     CURRENT.reset(token)
@@ -54,11 +54,11 @@ def let_it_look_at_all(canceller: Canceller) -> None:
     """Waits until it has looked at all calls twice."""
     looked: list[None] = []
     other = Call(METHOD, METHOD.path)
-    other.cancelled, other.callbacks = True, Callbacks()
+    other.grpc_ended_epoch_s, other.callbacks = 1.0, Callbacks()
     other.callbacks.all.append(lambda: looked.append(None))
-    canceller.begin(other)
+    canceller.watch(other)
     assert eventually(lambda: len(looked) >= 2)
-    canceller.end(other)
+    canceller.forget(other)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ def test_a_call_is_over_for_one_reason(
     why: type[DomainError] | None,
 ) -> None:
     call.deadline_monotonic_s = None if remaining is None else time.monotonic() + remaining
-    call.cancelled, call.stopping, call.tolerance_s = over, stopping, 10.0
+    call.grpc_ended_epoch_s = 1.0 if over else None
+    call.stopping, call.tolerance_s = stopping, 10.0
     found = why_ended(call, early=early)
     assert type(found) is (why or type(None))
 
@@ -110,12 +111,12 @@ def test_a_query_was_interrupted_for_what_ended_the_call(
     interrupted = sqlite3.OperationalError("interrupted")
     interrupted.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
     call.deadline_monotonic_s = None if remaining is None else time.monotonic() + remaining
-    call.cancelled = over
+    call.grpc_ended_epoch_s = 1.0 if over else None
     assert type(database_error(interrupted, call)) is error
 
 
 def test_what_has_to_be_done_is_done_though_the_call_is_over(call: Call) -> None:
-    call.cancelled = True
+    call.grpc_ended_epoch_s = 1.0
     with shield():
         check_active()
         with shield(), cancel_scope(pytest.fail):
@@ -133,7 +134,7 @@ def test_outside_of_calls_nothing_is_interrupted() -> None:
 
 
 def test_who_comes_to_wait_in_a_call_that_is_over_does_not(call: Call) -> None:
-    call.cancelled = True
+    call.grpc_ended_epoch_s = 1.0
     with pytest.raises(CallCancelled), cancel_scope(pytest.fail):
         pytest.fail("it began to wait")
     with pytest.raises(CallCancelled):
@@ -149,13 +150,13 @@ def test_what_waits_is_woken_again_and_again_until_it_ends_and_never_after(
         if stops:
             canceller.interrupt_all()
         else:
-            canceller.interrupt(call)
+            canceller.grpc_ended(call)
         assert eventually(lambda: len(woken) >= 3)
     number = len(woken)
-    canceller.interrupt(call)
+    canceller.grpc_ended(call)
     let_it_look_at_all(canceller)
     assert len(woken) == number
-    canceller.end(call)
+    canceller.forget(call)
 
 
 def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
@@ -167,7 +168,7 @@ def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
         raise OSError("it will not wake")
 
     with cancel_scope(fail), cancel_scope(woken.set):
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         assert woken.wait(PATIENCE)
     assert canceller.is_alive()
     writer.flush()
@@ -178,10 +179,10 @@ def test_a_wake_that_fails_is_logged_and_holds_up_no_other(
 def test_a_call_that_begins_while_the_server_stops_is_told(canceller: Canceller) -> None:
     canceller.interrupt_all()
     late = Call(METHOD, METHOD.path)
-    canceller.begin(late)
+    canceller.watch(late)
     assert canceller.running == 1
     assert late.stopping
-    canceller.end(late)
+    canceller.forget(late)
     assert canceller.running == 0
 
 
@@ -189,16 +190,16 @@ def test_a_call_that_keeps_its_thread_waiting_for_the_caller_is_cut_once(cancell
     cuts: list[tuple[int, str]] = []
     call = Call(METHOD, METHOD.path)
     call.cancel = lambda code, message: cuts.append((code, message))
-    canceller.begin(call)
+    canceller.watch(call)
     let_it_look_at_all(canceller)
     assert cuts == []  # it is at work
     call.waiting_since = time.monotonic()
     assert eventually(lambda: cuts)
     let_it_look_at_all(canceller)
-    assert cuts == [(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.cut)]
-    assert call.log["error.message"] == call.cut
-    assert "0.05 seconds" in call.cut
-    canceller.end(call)
+    assert cuts == [(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.idle_error)]
+    assert call.log["error.message"] == call.idle_error
+    assert "0.05 seconds" in call.idle_error
+    canceller.forget(call)
 
 
 class Answer:
@@ -242,7 +243,7 @@ def test_a_call_that_is_over_cancels_its_question(canceller: Canceller, call: Ca
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(copy_context().run, wait_for, asked)
         assert eventually(lambda: call.callbacks is not None and call.callbacks.all)
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         with pytest.raises(CallCancelled):
             answer.result(PATIENCE)
     later = Answer(lambda: "never asked for")

@@ -8,9 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc import _server
 
 from handfast.server.chassis.call import Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller
+from handfast.server.chassis.pipeline import pools
 from handfast.server.chassis.pipeline.pools import CallExecutor
 
 OK, LATE = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
@@ -23,7 +25,7 @@ def new_call() -> Call:
 
 
 @pytest.mark.parametrize(
-    ("decided", "sent", "deadline", "left_at", "stopped", "cut", "code"),
+    ("decided", "sent", "deadline", "left_at", "stopped", "idle_error", "code"),
     [
         (OK, True, FAR, None, False, "", OK),
         (OK, True, -1.0, 0.0, True, "", OK),
@@ -49,15 +51,15 @@ def test_a_call_is_recorded_as_its_caller_saw_it(
     deadline: float,
     left_at: float | None,
     stopped: bool,
-    cut: str,
+    idle_error: str,
     code: grpc.StatusCode,
 ) -> None:
     """`deadline` and `left_at` are seconds after the call's arrival."""
     call = new_call()
     arrived = time.time()
-    call.code, call.cut = decided, cut
-    call.ended_epoch_s = None if left_at is None else arrived + left_at
-    call.close(status_sent=sent, deadline_epoch_s=arrived + deadline, server_stopped=stopped)
+    call.code, call.idle_error = decided, idle_error
+    call.grpc_ended_epoch_s = None if left_at is None else arrived + left_at
+    call.record(status_sent=sent, deadline_epoch_s=arrived + deadline, server_stopped=stopped)
     assert call.code is code
     assert call.seconds > 0
 
@@ -68,7 +70,7 @@ def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is
     call: Any = new_call()
     call.context = call.cancel = object()
     event = SimpleNamespace(call_details=SimpleNamespace(deadline=time.time() + FAR * 10))
-    executor._close(call, (None, event, SimpleNamespace(statused=False, client="cancelled")))
+    executor._record(call, (None, event, SimpleNamespace(statused=False, client="cancelled")))
     assert told == [(GONE, True)] * 2
     assert (call.context, call.cancel) == (None, None)
 
@@ -77,10 +79,19 @@ def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is
 def test_what_waits_for_the_end_is_done_once(ended_first: bool) -> None:
     call, done = new_call(), []
     if ended_first:
-        call.note_end()
-    call.at_end(lambda: done.append(call.ended_epoch_s))
+        call.grpc_ended()
+    call.when_grpc_ended(lambda: done.append(call.grpc_ended_epoch_s))
     assert len(done) == int(ended_first)
-    call.note_end()
-    call.note_end()
+    call.grpc_ended()
+    call.grpc_ended()
     assert len(done) == 1
     assert done[0] is not None
+
+
+@pytest.mark.parametrize("changed", ["_unary_response_in_pool", "_stream_response_in_pool", "_possibly_finish_call"])
+def test_requests_are_left_to_a_grpcio_that_is_another_inside(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    assert pools._is_as_expected()
+    monkeypatch.setattr(_server, changed, lambda rpc_event, state: None)
+    assert not pools._is_as_expected()
+    monkeypatch.delattr(_server, changed)
+    assert not pools._is_as_expected()

@@ -40,11 +40,13 @@ class Changed(errors.Aborted):
     retry_after = 0.25
 
 
-def refused(running: Running, error: Exception, trailers: Any = (), **options: Any) -> Failure:
-    """Checks what has to be there in each case."""
+def refused(running: Running, error: Exception, trailers: Any = (), ours: Any = (), **options: Any) -> Failure:
+    """Checks what has to be there in each case. `ours` are trailers that the chassis adds."""
 
     def behavior(_request: users_pb2.GetUserRequest, context: grpc.ServicerContext) -> None:
         context.set_trailing_metadata(trailers)
+        for key, value in ours:
+            current().add_trailer(key, value)
         raise error
 
     failure = running.failure(behavior, **options)
@@ -205,17 +207,17 @@ def test_a_peer_that_names_itself_at_length_is_cut_as_well(running: Running) -> 
 @pytest.mark.parametrize(("number", "length"), [(1, 10), (1, 150), (1, 1900), (3, 600), (1, 7000), (100, 50)])
 @pytest.mark.parametrize("key", ["hint", "hint-bin"])
 def test_other_trailers_and_the_error_fit_together(running: Running, key: str, number: int, length: int) -> None:
-    """Where all are too many, those of the transaction and of gRPC stay."""
+    """Where all are too many, those of the chassis stay."""
     ours = [("handfast-transaction-id", "01a2064d-0405-7030-95f9-b6516007df33"), ("grpc-retry-pushback-ms", "-1")]
     keys = [f"{n}-{key}" for n in range(number)]
     trailers: list[tuple[str, Any]] = [(each, b"x" * length if is_binary(key) else "x" * length) for each in keys]
     worst = peers(*peers_details("漢" * 200, 300), message="%" * 3000)
-    failure = refused(running, worst, (*trailers, *ours), metadata=(("x-request-id", "~" * 128),))
+    failure = refused(running, worst, trailers, ours, metadata=(("x-request-id", "~" * 128),))
     assert retry_after(failure) == 0.25
     assert failure.trailers.items() >= dict(ours).items()
     arrived = [each for each in keys if each in failure.trailers]
     assert len(arrived) == number if number * length < 200 else 0 <= len(arrived) < number
-    small = refused(running, Changed("m"), (*trailers, *ours))
+    small = refused(running, Changed("m"), trailers, ours)
     arrived = [each for each in keys if each in small.trailers]
     assert (arrived == keys) == (number * length < 4000)
 
@@ -257,6 +259,33 @@ def test_trailers_that_no_client_would_take_beside_a_reply_are_refused(running: 
     assert (failure.code, failure.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE")
     assert failure.trailers["x-small"] == "s"
     assert running.call_log(failure.request_id)["grpc.code"] == "ResourceExhausted"
+
+
+def test_initial_metadata_that_no_client_would_take_is_not_sent(running: Running) -> None:
+    def behavior(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        context.send_initial_metadata((("x-large", "l" * LIMIT),))
+        return users_pb2.GetUserResponse()
+
+    failure = running.failure(behavior)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE")
+    assert running.call_log(failure.request_id)["grpc.code"] == "ResourceExhausted"
+
+
+@pytest.mark.parametrize("by_the_call", [False, True], ids=["by the context", "by the call"])
+@pytest.mark.parametrize("entry", [("Capital", "v"), ("k", "two\nlines"), ("k", "ä")], ids=str)
+def test_initial_metadata_that_cannot_be_sent_is_an_internal_error(
+    running: Running, entry: Any, by_the_call: bool
+) -> None:
+    def reply(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
+        if by_the_call:
+            current().send_initial_metadata(entry)
+        else:
+            context.send_initial_metadata((entry,))
+        return users_pb2.GetUserResponse()
+
+    failure = running.failure(reply)
+    assert (failure.code, failure.info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "initial metadata" in running.call_log(failure.request_id)["exception"]
 
 
 @pytest.mark.parametrize(

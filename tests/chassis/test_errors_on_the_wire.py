@@ -199,7 +199,7 @@ def test_the_details_of_several_peers_come_as_one_of_each_kind(running: Running)
 
 def test_of_a_caller_that_left_there_is_no_cause_to_look_for(running: Running) -> None:
     def behavior(_request: Any, _context: Any) -> None:
-        current().cancelled = True
+        current().grpc_ended_epoch_s = 1.0
         raise Cancelled("10.1.2.3")
 
     failure = running.failure(behavior)

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.operations import readiness
-from handfast.server.chassis.pipeline import metrics
+from handfast.server.chassis.pipeline import metrics, pools
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
@@ -41,8 +41,8 @@ NAME = "handfast.test.Held"
 METHODS = {"Echo": (False, False), "Spell": (False, True), "Join": (True, False), "Double": (True, True)}
 TYPES = {"Echo": "unary", "Spell": "server_stream", "Join": "client_stream", "Double": "bidi_stream"}
 THREADS = 2
-LIMIT = 0.5
-"""Seconds that a call may keep a thread waiting."""
+LIMIT, LONG = 0.5, 600.0
+"""Seconds that a call may wait for its caller."""
 
 
 class Held:
@@ -74,14 +74,27 @@ def servicer() -> Held:
 
 
 @pytest.fixture
-def held(servicer: Held, log: io.BytesIO, writer: LogWriter) -> Iterator[Running]:
-    settings = ServerSettings(name="test", listen="127.0.0.1:0", threads=THREADS, grace=0.3, stream_idle_timeout=LIMIT)
-    server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS, servicer)])
-    server.start()
-    running = Running(new_users(), server, log, writer)
-    yield running
-    running.channel.close()
-    server.stop()
+def start_held(servicer: Held, log: io.BytesIO, writer: LogWriter) -> Iterator[Callable[[float], Running]]:
+    """Starts a server whose calls may wait so many seconds for their callers."""
+    with ExitStack() as closing:
+
+        def start(limit: float) -> Running:
+            settings = ServerSettings(
+                name="test", listen="127.0.0.1:0", threads=THREADS, grace=0.3, stream_idle_timeout=limit
+            )
+            server = Server(settings, domain="handfast.test", services=[service_of_texts(NAME, METHODS, servicer)])
+            server.start()
+            closing.callback(server.stop)
+            running = Running(new_users(), server, log, writer)
+            closing.callback(running.channel.close)
+            return running
+
+        yield start
+
+
+@pytest.fixture
+def held(start_held: Callable[[float], Running]) -> Running:
+    return start_held(LIMIT)
 
 
 @pytest.fixture
@@ -128,21 +141,41 @@ def cut(pending: Any) -> Failure:
     return Failure(caught.value)
 
 
+@pytest.mark.parametrize("receives_first", [True, False], ids=["a thread comes after the request", "a thread waits"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_request_that_never_comes_holds_no_thread_for_long(
-    held: Running, requests: Callable[..., Iterator[bytes]], method: str
+    held: Running,
+    requests: Callable[..., Iterator[bytes]],
+    method: str,
+    receives_first: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pools, "_RECEIVES_REQUESTS", receives_first)
     labels = f'grpc_code="DeadlineExceeded",grpc_method="{method}",grpc_service="{NAME}",grpc_type="{TYPES[method]}"'
-    pending = [call(held, method, requests(), f"silent-{method}-{number}") for number in range(THREADS)]
+    pending = [
+        call(held, method, requests(), f"silent-{method}-{receives_first}-{number}") for number in range(THREADS)
+    ]
     assert is_answered(lambda: echo(held))
     for number, each in enumerate(pending):
         failure = cut(each)
         assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "waited 0.5 seconds for the caller" in failure.message
-        line = held.call_log(f"silent-{method}-{number}")
+        line = held.call_log(f"silent-{method}-{receives_first}-{number}")
         assert (line["grpc.code"], line["error.message"]) == ("DeadlineExceeded", failure.message)
     assert eventually(lambda: held.server.canceller.running == 0)
     assert held.metric(f"grpc_server_handled_total{{{labels}}}") == THREADS
+
+
+@pytest.mark.parametrize("method", ["Echo", "Spell"])
+def test_a_single_request_that_never_comes_holds_no_thread_at_all(
+    start_held: Callable[[float], Running], requests: Callable[..., Iterator[bytes]], method: str
+) -> None:
+    held = start_held(LONG)
+    pending = [call(held, method, requests(), f"awaited-{method}-{number}") for number in range(2 * THREADS)]
+    assert echo(held)
+    for each in pending:
+        each.cancel()
+    assert {held.call_log(f"awaited-{method}-{number}")["grpc.code"] for number in range(2 * THREADS)} == {"Canceled"}
 
 
 @pytest.mark.parametrize("method", ["Join", "Double"])

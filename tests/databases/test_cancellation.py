@@ -35,7 +35,7 @@ def database(database_urls: dict[str, str], tmp_path: Path) -> Iterator[Database
 @pytest.fixture
 def call(canceller: Canceller) -> Call:
     call = Call(METHOD, METHOD.path)
-    canceller.begin(call)
+    canceller.watch(call)
     return call
 
 
@@ -56,7 +56,7 @@ def test_a_call_that_is_over_ends_its_query(database: Database, canceller: Cance
     with ThreadPoolExecutor(1) as pool:
         running = serving(call, pool, database, entered)
         assert entered.wait(5)
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         with pytest.raises(sa.exc.OperationalError):
             running.result(10)
     with database.read() as connection:
@@ -90,7 +90,7 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(database: Database, ca
             connection.execute(update)
             waiting = pool.submit(copy_context().run, write)
             assert eventually(lambda: call.callbacks is not None and bool(call.callbacks.all))
-            canceller.interrupt(call)
+            canceller.grpc_ended(call)
             with pytest.raises((sa.exc.OperationalError, CallCancelled)):
                 waiting.result(10)
 
@@ -101,7 +101,7 @@ def test_a_call_that_waits_for_its_turn_to_write_gives_up(database: Database, ca
 def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
     database: Database, canceller: Canceller, call: Call
 ) -> None:
-    canceller.interrupt(call)
+    canceller.grpc_ended(call)
 
     def serve() -> list[int]:
         CURRENT.set(call)

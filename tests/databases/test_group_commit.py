@@ -194,11 +194,11 @@ def test_an_interrupt_in_a_change_ends_its_own_work_alone(
     database: Database, writes: GroupCommit, canceller: Canceller
 ) -> None:
     call = Call(METHOD, METHOD.path)
-    canceller.begin(call)
+    canceller.watch(call)
 
     def cancelled(connection: sa.Connection) -> None:
         assert serving() is call  # it runs in its caller's context
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         connection.exec_driver_sql(f"UPDATE notes SET content = ({FOREVER})")
 
     context = copy_context()
@@ -451,14 +451,14 @@ def test_a_call_that_is_over_leaves_the_queue_and_its_work_does_not_run(
     database: Database, writes: GroupCommit, canceller: Canceller
 ) -> None:
     call = Call(METHOD, METHOD.path)
-    canceller.begin(call)
+    canceller.watch(call)
     context = copy_context()
     context.run(CURRENT.set, call)
 
     def hold(connection: sa.Connection) -> None:
         waiting = pool.submit(context.run, database.write, insert("late"))
         assert eventually(lambda: writes.waiting == 1)
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         assert results([waiting]) == [CallCancelled]
 
     with ThreadPoolExecutor(1) as pool:

@@ -62,19 +62,12 @@ class Context:
 
     def __init__(self, world: World, deadline: int) -> None:
         self._world, self._deadline = world, deadline
-        self._trailers: tuple[tuple[str, Any], ...] = ()
 
     def peer(self) -> str:
         return "simulated"
 
     def time_remaining(self) -> float:
         return (self._deadline - self._world.scheduler.now) / SECOND
-
-    def trailing_metadata(self) -> tuple[tuple[str, Any], ...]:
-        return self._trailers
-
-    def set_trailing_metadata(self, trailers: tuple[tuple[str, Any], ...]) -> None:
-        self._trailers = trailers
 
     def send_initial_metadata(self, metadata: Any) -> None:
         """Nobody looks at it here."""
@@ -90,7 +83,6 @@ class Future:
         self._waking: Callable[[], None] | None = None
         self._reply: Any = None
         self._error: ServiceError | None = None
-        self._trailers: tuple[tuple[str, Any], ...] = ()
 
     def settle(self, reply: Any, error: ServiceError | None, trailers: tuple[tuple[str, Any], ...] = ()) -> None:
         """Only the first answer counts."""
@@ -240,7 +232,7 @@ class Network:
                 elif error.code == grpc.StatusCode.INTERNAL.value[0]:
                     world.log(process.name, str(call.log.get("exception", "")))
                     world.fail(f"{process.name} cannot answer {future.name}: {raised!r}")
-            self._answer(future, process, method, reply, error, context.trailing_metadata())
+            self._answer(future, process, method, reply, error, call.trailers)
 
         world.scheduler.spawn(process, serve, request if not metadata else None)
         # A crash cuts the connections of the calls that are being served.

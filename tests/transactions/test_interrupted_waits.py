@@ -30,16 +30,16 @@ def interrupted(canceller: Canceller, wait: Callable[[], object], waits: Callabl
 
     def serve() -> None:
         CURRENT.set(call)
-        canceller.begin(call)
+        canceller.watch(call)
         try:
             wait()
         finally:
-            canceller.end(call)
+            canceller.forget(call)
 
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(copy_context().run, serve)
         assert eventually(waits)
-        canceller.interrupt(call)
+        canceller.grpc_ended(call)
         with pytest.raises(CallCancelled):
             served.result(PATIENCE)
 

@@ -32,7 +32,7 @@ def served(work: Callable[[], object], leaving: Callable[[Callable[[], object]],
     call = Call(METHOD, METHOD.path)
 
     def leave() -> bool:
-        call.cancelled = True
+        call.grpc_ended_epoch_s = 1.0
         return True
 
     def serve() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,13 @@ from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import CURRENT as CURRENT
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY, Propagated
 from handfast.server.chassis.logs.redaction import PersonalData
+from handfast.server.chassis.metadata import check_metadata
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
 
 STREAM_IDLE_TIMEOUT = 30.0
-"""Seconds that a call may keep a thread waiting for its caller."""
+"""Seconds that a call may wait for its caller: for a request, or until a reply is taken."""
 
 _NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -45,12 +47,13 @@ _TYPES = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
+Metadata = Sequence[tuple[str, str | bytes]]
 _OK, _UNKNOWN = grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN
 _random = random.Random()  # request ids need to be unique, not secret, and this costs no system call
 
 
 def tolerance_of(timeout: float) -> float:
-    """How close to the end of a timeout, in seconds, a caller that leaves counts as one whose time is up. gRPC rounds a
+    """How many seconds before the end of a timeout a caller that leaves counts as one whose time is up. gRPC rounds a
     timeout up by up to 1 % on its way here, so the caller's own clock ends the call a little before the server's."""
     return max(0.01, 0.01 * timeout)
 
@@ -63,8 +66,7 @@ class Pool:
     name                  in metrics; no two pools of a server have the same
     threads               how many calls are served at once
     queue                 how many more may wait for a thread; further ones are refused. None: any number
-    stream_idle_timeout   how many seconds a call may keep a thread waiting for its caller: for a request, or until a
-                          reply is taken
+    stream_idle_timeout   how many seconds a call may wait for its caller: for a request, or until a reply is taken
     """
 
     name: str
@@ -79,7 +81,7 @@ class Pool:
 
 
 class Refused(enum.Enum):
-    """Why a call is not begun."""
+    """Why a call is refused before anything of it is read."""
 
     OVERLOADED = enum.auto()
     STOPPING = enum.auto()
@@ -89,8 +91,8 @@ class Refused(enum.Enum):
 class Method:
     """What is known of a method before anybody calls it.
 
-    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it. The
-    handler of one that `pushes` hands its call over to an `Outlet`, and ends.
+    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it. Where
+    a method `pushes`, its handler returns at once, and an `Outlet` sends the replies.
     """
 
     path: str
@@ -104,8 +106,9 @@ class Method:
 
     @property
     def outlasts_its_handler(self) -> bool:
-        """Whether only the end of a call tells how it ended. Where requests stream, they can run out before grpcio says
-        that the caller left: the handler then ends as if all were well."""
+        """Whether a call can go on after its handler has ended, so that its code is known only once grpcio is done with
+        it. Where requests stream, they can run out before grpcio says that the caller left: the handler then ends as if
+        all were well."""
         return self.pushes or self.type in ("client_stream", "bidi_stream")
 
     @classmethod
@@ -123,7 +126,8 @@ class Method:
 
 
 class Callbacks:
-    """What to call when a call is over, so that its handler waits no longer. The lock is held while that is done."""
+    """What to call when nobody waits for a call any more, so that its handler stops waiting, too. The lock is held
+    while they are called."""
 
     def __init__(self) -> None:
         self.all: list[Callable[[], object]] = []
@@ -142,21 +146,30 @@ class Call(Propagated):
     log                    fields for this call's line in the log, such as `transaction_id`; never personal data
     state                  what interceptors leave for those inside of them and for the handler, such as who calls
     request                the message that was read last; None before the first
-    context                grpcio's own, once a handler has the call, and until the call is closed
-    refused                why it is not begun, if it is not
+    context                grpcio's own; None before the handler starts, and once the call is recorded
+    trailers               what the chassis and transactions send after the last reply, or with the error
+    refused                why the call is refused, if it is
     tolerance_s            a caller that leaves so many seconds before the deadline counts as one whose time is up
-    cancelled              grpcio is done with the call: its caller has left, or has the reply. The handler may run on
-    ended_epoch_s          when that was, in seconds since the epoch
-    stopping               the server stops, and this call had its time to end
-    waiting_since          since when it keeps its thread waiting for the caller, in seconds of `time.monotonic()`
-    cancel                 ends it with a code and a message; None before a thread has it, and once it is closed
-    cut                    why the server ended it, if it did
+    grpc_ended_epoch_s     when grpcio was done with the call, in seconds since the epoch; None before that
+    stopping               the server stops, and this call has had its time to end
+    waiting_since          since when the handler or its request waits for the caller, in seconds of `time.monotonic()`;
+                           None while neither does
+    cancel                 ends the call with a code and a message; None before it is submitted, and once it is recorded
+    idle_error             what its caller is told where the server ended the call for waiting too long; else empty
     shielded, callbacks    how `cancellation.py` stops what the handler waits for
-    code                   what the handler decided; once the call is closed, what the caller saw; None before that
-    arrived_monotonic_s    when it did, in seconds of `time.monotonic()`
-    seconds                from arrival to the end, the time in the queue included
-    received, sent         messages
-    pushed                 an `Outlet` sends its replies and ends it
+    code                   what the handler decided; once the call is recorded, what the caller saw; None before that
+    arrived_monotonic_s    when the call arrived, in seconds of `time.monotonic()`
+    seconds                from its arrival until it was recorded, the time in the queue included
+    received, sent         how many messages
+    pushed                 an `Outlet` sends the replies and ends the call
+
+    A call ends in three steps:
+
+    handler_ended    the handler has returned or raised, and the code that it decided is known
+    grpc_ended       grpcio is done with the call: its caller has the reply, or has left. Where the caller left, this
+                     comes first, and the handler may run on
+    record           the handler has ended and grpcio was given its status, or has ended, too. From then on `code` is
+                     what the caller saw, and nothing changes any more
     """
 
     # Most calls keep these. As attributes of the class they cost a call nothing.
@@ -166,14 +179,14 @@ class Call(Propagated):
     repeated: frozenset[str] = frozenset()
     request: Message | None = None
     context: grpc.ServicerContext | None = None
+    trailers: Metadata = ()
     refused: Refused | None = None
     tolerance_s = 0.0
-    cancelled = False
-    ended_epoch_s: float | None = None
+    grpc_ended_epoch_s: float | None = None
     stopping = False
     waiting_since: float | None = None
     cancel: Callable[[int, str], object] | None = None
-    cut = ""
+    idle_error = ""
     shielded = False
     callbacks: Callbacks | None = None
     code: grpc.StatusCode | None = None
@@ -183,9 +196,9 @@ class Call(Propagated):
     pushed = False
     _initial_metadata_sent = False
     _personal_data: tuple[Message, PersonalData] | None = None
-    _at_end: list[Callable[[], None]] | None = None
+    _when_grpc_ended: list[Callable[[], None]] | None = None
 
-    def __init__(self, method: Method, path: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
+    def __init__(self, method: Method, path: str, metadata: Metadata = ()) -> None:
         self.method = method
         self.path = path
         self.arrived_monotonic_s = time.monotonic()
@@ -200,12 +213,12 @@ class Call(Propagated):
             request_id = f"{_random.getrandbits(128):032x}"
         self.request_id = request_id
         traceparent = self.metadata.get(TRACEPARENT_KEY)  # of several gRPC itself keeps the last
-        # What is none is not handed on: it could be no header value at all.
+        # A malformed one is not handed on: it may be no header value at all.
         if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent):
             self.traceparent = traceparent
 
     def begin(self, context: grpc.ServicerContext) -> None:
-        """A handler starts on the call."""
+        """The handler starts."""
         self.context = context
         self.waiting_since = None
         remaining = context.time_remaining()
@@ -214,14 +227,17 @@ class Call(Propagated):
             self.tolerance_s = tolerance_of(remaining)
         elif self.method.type == "unary":
             self.deadline_monotonic_s = time.monotonic() + DEFAULT_DEADLINE
+        # What a handler sends by its context is checked, too.
+        context.send_initial_metadata = self._check_and_send  # type: ignore[method-assign]
 
-    def end(self, context: grpc.ServicerContext) -> None:
-        """Its handler has ended, or hands it over: notes the code that it decided, and names the call to its caller,
-        in the trailers. A handler can set a code without raising, as the health service does."""
+    def handler_ended(self, context: grpc.ServicerContext) -> None:
+        """The handler has returned or raised, or an `Outlet` goes on in its place. Notes the code that it decided, and
+        adds the trailers of the chassis to its own, the request id among them."""
+        # A handler can set a code without raising, as the health service does.
         code = context.code()  # type: ignore[attr-defined]  # its stubs leave it out
         self.code = _OK if code is None else code if isinstance(code, grpc.StatusCode) else _UNKNOWN
-        trailers = context.trailing_metadata() or ()
-        context.set_trailing_metadata((*trailers, (REQUEST_ID_KEY, self.request_id)))
+        of_handler = context.trailing_metadata() or ()
+        context.set_trailing_metadata((*of_handler, *self.trailers, (REQUEST_ID_KEY, self.request_id)))
 
     @property
     def peer(self) -> str:
@@ -244,60 +260,66 @@ class Call(Propagated):
         return known[1]
 
     def add_trailer(self, key: str, value: str | bytes) -> None:
-        """Adds to what the caller gets after the last reply, or with the error."""
-        if self.context is not None:
-            earlier = self.context.trailing_metadata() or ()
-            self.context.set_trailing_metadata((*earlier, (key, value)))
+        """Adds to what the caller gets after the last reply, or with the error. For the chassis and transactions, whose
+        few short trailers gRPC can send; those of a handler go to its context, and are checked."""
+        self.trailers = (*self.trailers, (key, value))
 
     def send_initial_metadata(self, *entries: tuple[str, str | bytes]) -> None:
         """Sends `entries` and the request id now, for what the caller should learn even if no reply follows. That is
         one more operation on the wire, and gRPC clients do not repeat a call that it has come back from. The first
-        to send decides; whatever comes later is not sent."""
+        to send decides; whatever comes later is not sent. Raises ValueError where gRPC cannot send an entry, and
+        ResponseTooLarge where they are too large."""
         if self._initial_metadata_sent or self.context is None:
             return
+        with_id = ((REQUEST_ID_KEY, self.request_id), *entries)
+        check_metadata("initial", with_id)
+        with suppress(ValueError, grpc.RpcError):  # a stream has sent its first reply, or nobody listens any more
+            self._send(with_id)
+
+    def _check_and_send(self, initial_metadata: Metadata) -> None:
+        check_metadata("initial", initial_metadata)
+        self._send(initial_metadata)
+
+    def _send(self, entries: Metadata) -> None:
         self._initial_metadata_sent = True
+        type(self.context).send_initial_metadata(self.context, entries)  # type: ignore[union-attr, arg-type]
+
+    def grpc_ended(self) -> None:
+        """grpcio is done with the call. Where the caller left, the handler may run on."""
+        self.grpc_ended_epoch_s = time.time()
+        if self._when_grpc_ended is not None:
+            self._act()
+
+    def when_grpc_ended(self, act: Callable[[], None]) -> None:
+        """Calls `act` once: as soon as grpcio is done with the call, or now if it is done already."""
+        self._when_grpc_ended = [act]
+        if self.grpc_ended_epoch_s is not None:
+            self._act()
+
+    def _act(self) -> None:
+        assert self._when_grpc_ended is not None
         try:
-            self.context.send_initial_metadata(((REQUEST_ID_KEY, self.request_id), *entries))
-        except (ValueError, grpc.RpcError):  # a handler sent some by itself, or nobody listens any more
-            return
-
-    def note_end(self) -> None:
-        """grpcio is done with the call. Its handler may run on, if the caller left."""
-        self.ended_epoch_s = time.time()
-        self.cancelled = True
-        if self._at_end is not None:
-            self._act_at_end()
-
-    def at_end(self, act: Callable[[], None]) -> None:
-        """Calls `act` once: when grpcio is done with the call, or now if it is done already."""
-        self._at_end = [act]
-        if self.cancelled:
-            self._act_at_end()
-
-    def _act_at_end(self) -> None:
-        assert self._at_end is not None
-        try:
-            act = self._at_end.pop()
-        except IndexError:
+            act = self._when_grpc_ended.pop()
+        except IndexError:  # the other thread came first
             return
         act()
 
-    def close(self, *, status_sent: bool, deadline_epoch_s: float, server_stopped: bool) -> None:
-        """The call is over, and its handler has ended: notes how long it took, and the code that its caller saw. The
-        deadline is far in the future where there is none."""
+    def record(self, *, status_sent: bool, deadline_epoch_s: float, server_stopped: bool) -> None:
+        """Notes how long the call took, and the code that its caller saw. `status_sent` says whether grpcio was given a
+        status to send. The deadline is far in the future where there is none."""
         self.seconds = time.monotonic() - self.arrived_monotonic_s
-        if self.cut and (self.code is None or not status_sent):
+        if self.idle_error and (self.code is None or not status_sent):
             self.code = grpc.StatusCode.DEADLINE_EXCEEDED
         elif not status_sent:
-            self.code = self._code_of_a_cut_call(deadline_epoch_s, server_stopped)
+            self.code = self._code_without_status(deadline_epoch_s, server_stopped)
         elif self.code is None:
             # Without a handler, grpcio answers just one thing: that a unary call came without its request.
             self.code = grpc.StatusCode.UNIMPLEMENTED
 
-    def _code_of_a_cut_call(self, deadline_epoch_s: float, server_stopped: bool) -> grpc.StatusCode:
+    def _code_without_status(self, deadline_epoch_s: float, server_stopped: bool) -> grpc.StatusCode:
         now = time.time()
         arrived_epoch_s = now - self.seconds
-        if deadline_epoch_s - (self.ended_epoch_s or now) <= tolerance_of(deadline_epoch_s - arrived_epoch_s):
+        if deadline_epoch_s - (self.grpc_ended_epoch_s or now) <= tolerance_of(deadline_epoch_s - arrived_epoch_s):
             return grpc.StatusCode.DEADLINE_EXCEEDED
         return grpc.StatusCode.UNAVAILABLE if server_stopped else grpc.StatusCode.CANCELLED
 

@@ -1,8 +1,8 @@
-"""Lets a call that is over stop waiting: its caller has left, its deadline has passed, or the server stops. And ends
-one that keeps its thread waiting for the caller.
+"""Stops what a handler waits for when nobody waits for the handler any more: the caller has left, the deadline has
+passed, or the server stops. Such a call is said to be over. And ends calls that wait too long for their callers.
 
-What waits within a call (for the database, a lock, a peer, the next attempt) does so in a block that says how to wake
-it. Outside of calls, and in `shield` blocks, nothing is woken.
+A handler that waits (for the database, a lock, a peer, the next attempt) does so in a block that says how to wake it.
+Outside of calls, and in `shield` blocks, nothing is woken.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
     before it is.
     """
     deadline = call.deadline_monotonic_s
-    if call.cancelled:
+    if call.grpc_ended_epoch_s is not None:
         early = max(early, call.tolerance_s)
     if deadline is not None and deadline - time.monotonic() <= early:
         return CallDeadlineExceeded("The time was up before the work was done.")
-    if call.cancelled:
+    if call.grpc_ended_epoch_s is not None:
         return CallCancelled("The call was cancelled before the work was done.")
     if call.stopping:
         return ShuttingDown("The server stops, and the work was not done in time.")
@@ -147,21 +147,22 @@ class Canceller(threading.Thread):
 
     @property
     def running(self) -> int:
-        """How many calls have a thread."""
+        """How many calls are watched."""
         return len(self._running)
 
-    def begin(self, call: Call) -> None:
-        """A thread starts on the call."""
+    def watch(self, call: Call) -> None:
+        """The call was submitted."""
         self._running.add(call)
         if self._stopping:  # looked at after it was added: `interrupt_all` may be under way
             call.stopping = True
 
-    def end(self, call: Call) -> None:
+    def forget(self, call: Call) -> None:
+        """The call is recorded, or an `Outlet` has it."""
         self._running.discard(call)
 
-    def interrupt(self, call: Call) -> None:
-        """grpcio is done with the call: it is answered, its caller has left, or its deadline has passed."""
-        call.note_end()
+    def grpc_ended(self, call: Call) -> None:
+        """grpcio is done with the call: its caller has the reply, or has left, or its deadline has passed."""
+        call.grpc_ended()
         if call.callbacks is not None and call.callbacks.all:
             self._to_wake.put(call)
 
@@ -185,19 +186,22 @@ class Canceller(threading.Thread):
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
                 for call in self._running.copy():
-                    _cut_idle(call)
+                    _end_idle(call)
                     if call.callbacks is not None and why_ended(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
 
 
-def _cut_idle(call: Call) -> None:
+def _end_idle(call: Call) -> None:
+    """Ends the call if it has waited too long for its caller."""
     since, cancel, limit = call.waiting_since, call.cancel, call.method.pool.stream_idle_timeout
-    if since is None or cancel is None or call.cut or time.monotonic() - since < limit:
+    if since is None or cancel is None or call.idle_error or time.monotonic() - since < limit:
         return
-    call.cut = f"The server waited {limit:g} seconds for the caller, who neither sent a request nor took a reply."
-    call.log["error.message"] = call.cut
-    cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.cut)
+    call.idle_error = (
+        f"The server waited {limit:g} seconds for the caller, who neither sent a request nor took a reply."
+    )
+    call.log["error.message"] = call.idle_error
+    cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.idle_error)
 
 
 def _wake(call: Call) -> None:

@@ -143,8 +143,8 @@ class Server:
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
         self.metrics = Metrics(limiter)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
-        on_end = (limiter.release, self.canceller.end, CallLog(settings.name, settings.log_level).ended)
-        self._executor = CallExecutor(self.canceller, on_end)
+        on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
+        self._executor = CallExecutor(self.canceller, on_record)
         layer = CallLayer(methods, unknown, limiter, self.canceller, refusal(limiter), interceptors)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
@@ -212,7 +212,7 @@ class Server:
             self.canceller.interrupt_all()  # what waits is woken, and tells its caller to come again
             drained = self._limiter.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
         if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
-            self._executor.calls_are_cut = True
+            self._executor.server_stopped = True
             self._grpc.stop(0).wait(_CUT_SECONDS)
         if not self._executor.stop(_CUT_SECONDS):
             _log.warning("some handlers did not end within the grace period", grace=grace)

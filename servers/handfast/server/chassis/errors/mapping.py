@@ -22,8 +22,9 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
-from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, trailers_beside
+from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, room_beside
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
+from handfast.server.chassis.metadata import metadata_bytes, those_that_fit
 
 CODES: Mapping[type[DomainError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -60,7 +61,8 @@ def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) ->
     except Exception as failure:  # of a domain error that is not made as it should be, so nobody foresaw it
         status = to_status(failure, call)
     sent = rpc_status.to_status(status)
-    trailers = trailers_beside(status.message, status, context.trailing_metadata() or ())
+    room = room_beside(status.message, status) - metadata_bytes(call.trailers)
+    trailers = those_that_fit(context.trailing_metadata() or (), room)
     context.set_trailing_metadata((*trailers, *sent.trailing_metadata))
     context.abort(sent.code, sent.details)
 
@@ -75,7 +77,7 @@ def _is_grpcios(error: BaseException, context: grpc.ServicerContext) -> bool:
 def _shorten(call: Call, context: Any) -> None:
     """Lets what somebody aborted the call with reach its caller, who takes 8 KiB."""
     message, trailers = shortened_message(call, context), context.trailing_metadata() or ()
-    kept = trailers_beside(message, None, trailers)
+    kept = those_that_fit(trailers, room_beside(message, None) - metadata_bytes(call.trailers))
     if len(kept) < len(trailers):
         call.log["error.cut"] = True
     context.set_trailing_metadata(kept)

@@ -6,9 +6,7 @@ which add up to less than LIMIT, whatever a status is made of.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
@@ -16,14 +14,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo
 from google.rpc.status_pb2 import Status
 
 from handfast.server.chassis.call import Call
-from handfast.server.chassis.errors import ResponseTooLarge, Violation
-
-LIMIT = 7 * 1024
-"""Bytes of metadata that an error has at most, counted as HTTP/2 does (RFC 9113, 6.5.2). The rest of the 8 KiB is for
-what gRPC and proxies add."""
-
-ENTRY_BYTES = 32
-"""Bytes that HTTP/2 counts for each entry of metadata beside its key and value."""
+from handfast.server.chassis.errors import Violation
+from handfast.server.chassis.metadata import LIMIT, base64_bytes
 
 MAX_MESSAGE = 512
 """Bytes of a message. gRPC percent-encodes them, which makes up to three of one, and sends them in the details, too."""
@@ -35,11 +27,11 @@ _MAX_DETAILS = 2560  # bytes of all values and violations, and of what else a pe
 _FRAME = 12  # bytes that a value, a violation or a detail takes beside its texts, at most
 _LEFT_OUT = 48  # bytes of the violation that says how many are left out
 _OTHER_ENTRIES = 320  # bytes of status, request id and keys
-_KEY = re.compile(r"[0-9a-z_.-]+")
-_TEXT = re.compile(rb"[ -~]*")
-_OURS = ("handfast-", "grpc-")
 
-Trailers = Sequence[tuple[str, str | bytes]]
+
+def room_beside(message: str, status: Status | None) -> int:
+    """How many bytes of trailers fit beside the message, the status and the request id."""
+    return LIMIT - _OTHER_ENTRIES - 3 * len(message.encode()) - base64_bytes(0 if status is None else status.ByteSize())
 
 
 class StatusBuilder:
@@ -114,50 +106,6 @@ class StatusBuilder:
         return True
 
 
-def trailers_beside(message: str, status: Status | None, trailers: Iterable[Any]) -> Trailers:
-    """Those of `trailers` that can be sent, and fit into LIMIT beside the message, the status and the request id: ours
-    first, then the short ones."""
-    room = LIMIT - _OTHER_ENTRIES - 3 * len(message.encode())
-    if status is not None:
-        room -= _base64(status.ByteSize())
-    sendable = [trailer for trailer in trailers if _is_sendable(trailer)]
-    kept = []
-    for trailer in sorted(sendable, key=lambda each: (not each[0].startswith(_OURS), _size(each))):
-        room -= _size(trailer)
-        if room >= 0:
-            kept.append(trailer)
-    return [trailer for trailer in sendable if trailer in kept]
-
-
-def check_trailers(trailers: Iterable[Any]) -> None:
-    """For those that a handler sets beside its reply. Raises ValueError where one cannot be sent, and ResponseTooLarge
-    where they have more than what gRPC clients take."""
-    for trailer in trailers:
-        if not _is_sendable(trailer):
-            raise ValueError(f"trailing metadata: {_key_of(trailer)!r} has no key and value that gRPC can send")
-    if (size := sum(map(_size, trailers))) > LIMIT:
-        raise ResponseTooLarge(
-            f"The trailing metadata would have {size} bytes; up to {LIMIT} are sent.", size=size, limit=LIMIT
-        )
-
-
-def _key_of(trailer: Any) -> object:
-    return trailer if isinstance(trailer, str) else next(iter(trailer), None)
-
-
-def _is_sendable(trailer: Any) -> bool:
-    """Whether gRPC takes it (https://grpc.io/docs/guides/metadata/). Of what it does not take the caller would hear
-    nothing, or that the metadata is invalid."""
-    if isinstance(trailer, str) or len(trailer) != 2:  # a dict gives its keys
-        return False
-    key, value = trailer
-    if not isinstance(key, str) or not isinstance(value, str | bytes) or not _KEY.fullmatch(key):
-        return False
-    if key.endswith("-bin"):
-        return isinstance(value, bytes) or value.isascii()
-    return _TEXT.fullmatch(value if isinstance(value, bytes) else value.encode(errors="replace")) is not None
-
-
 def cut(text: str, limit: int) -> str:
     """`text` in at most `limit` bytes of UTF-8; what is cut ends in `…`. Surrogates, which JSON can bring in and UTF-8
     cannot carry, become `?`."""
@@ -165,12 +113,3 @@ def cut(text: str, limit: int) -> str:
     if len(encoded) <= limit:
         return encoded.decode()
     return encoded[: limit - len("…".encode())].decode(errors="ignore") + "…"
-
-
-def _size(trailer: tuple[str, str | bytes]) -> int:
-    key, value = trailer
-    return ENTRY_BYTES + len(key) + (_base64(len(value)) if key.endswith("-bin") else len(value))
-
-
-def _base64(size: int) -> int:
-    return -(-size * 4 // 3)

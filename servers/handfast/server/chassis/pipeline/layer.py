@@ -32,7 +32,7 @@ from handfast.server.chassis.errors import (
     UnparsableRequest,
 )
 from handfast.server.chassis.errors.mapping import end_with, shortened_message, unknown_method
-from handfast.server.chassis.errors.status import ENTRY_BYTES, check_trailers
+from handfast.server.chassis.metadata import ENTRY_BYTES, check_metadata
 from handfast.server.chassis.pipeline.pools import Limiter
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
@@ -137,7 +137,7 @@ class CallLayer(grpc.ServerInterceptor):
             except BaseException as error:  # grpcio would leave the caller waiting after a SystemExit
                 end_with(error, call, context)
             finally:
-                call.end(context)
+                call.handler_ended(context)
 
         return serve
 
@@ -158,7 +158,7 @@ class CallLayer(grpc.ServerInterceptor):
             except BaseException as error:
                 end_with(error, call, context)
             finally:
-                call.end(context)
+                call.handler_ended(context)
 
         return serve
 
@@ -175,8 +175,8 @@ class CallLayer(grpc.ServerInterceptor):
             except BaseException as error:
                 end_with(error, call, context)
             finally:
-                call.end(context)
-                self._canceller.end(call)
+                call.handler_ended(context)
+                self._canceller.forget(call)
             if not call.pushed:
                 send(None)  # ends the call
 
@@ -187,8 +187,8 @@ class CallLayer(grpc.ServerInterceptor):
     def _begin(self, context: grpc.ServicerContext) -> Call:
         call = current()
         call.begin(context)
-        if not context.add_callback(partial(self._canceller.interrupt, call)):
-            self._canceller.interrupt(call)
+        if not context.add_callback(partial(self._canceller.grpc_ended, call)):
+            self._canceller.grpc_ended(call)
         return call
 
     def _parser(self, deserialize: Callable[[bytes], Any]) -> Callable[[Call, bytes], Any]:
@@ -276,7 +276,7 @@ def _check_end(call: Call, context: Any) -> None:
     """For a handler that has returned. Raises ValueError or ResponseTooLarge where its trailers cannot be sent, and
     shortens the message that it may have set beside a code."""
     if trailers := context.trailing_metadata():
-        check_trailers(trailers)
+        check_metadata("trailing", trailers)
     if context.details():
         shortened_message(call, context)
 

@@ -1,9 +1,9 @@
 """Pools of threads: how many calls each takes at once, and the threads that serve them.
 
-A call is counted in by the `Limiter` as it arrives, and out as it ends. grpcio then submits it to one executor, which
-picks the threads of the pool that its method names, and closes the call when grpcio is done with it: also when the
-deadline or a cancellation came while the call was queued, so that no handler ever saw it. Threads start as they are
-needed, and are daemons: a handler that will not end does not hold the process.
+The `Limiter` counts a call in as it arrives. grpcio then submits it to one executor. That receives the request, where
+there is to be just one, gives the call to a thread of the pool that its method names, and records it at its end: also
+where the deadline or a cancellation came before a thread had it, so that no handler ever saw it. Then the call is
+counted out. Threads start as they are needed, and are daemons: a handler that will not end does not hold the process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent import futures
 from contextlib import suppress
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import grpc
 import structlog
+from grpc import _server
+from grpc._cython import cygrpc
 
 from handfast.client.propagation import CURRENT
 from handfast.server.chassis.call import Call, Method, Pool, Refused
@@ -34,6 +37,7 @@ QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
 _LOOK_EVERY = 0.005  # seconds
 _CANCELLED = "cancelled"  # as grpcio's state of a call has it
+_TOKEN = "receive_request"  # of an operation that grpcio's state of a call waits for
 
 _log = structlog.get_logger()
 
@@ -88,7 +92,7 @@ class Limiter:
             return False
 
     def release(self, call: Call) -> None:
-        """Counts out a call that is closed."""
+        """Counts out a call that is recorded."""
         counts = self.methods[call.method]
         assert call.code is not None
         with self.lock:
@@ -124,13 +128,13 @@ class Limiter:
 
 
 class CallExecutor(futures.Executor):
-    """Serves calls by the threads of their pools. Each of `on_end` is told of every call once, when it is closed; it
-    runs between calls, so it must be quick.
+    """Serves calls by the threads of their pools. Each of `on_record` is called with every call once, when that is
+    recorded; it runs between calls, so it must be quick.
     """
 
-    def __init__(self, canceller: Canceller, on_end: Sequence[Callable[[Call], None]]) -> None:
-        self._canceller, self._on_end = canceller, on_end
-        self.calls_are_cut = False
+    def __init__(self, canceller: Canceller, on_record: Sequence[Callable[[Call], None]]) -> None:
+        self._canceller, self._on_record = canceller, on_record
+        self.server_stopped = False
         """Set before the server cancels what is still running."""
         self._threads: dict[str, _Threads] = {}
 
@@ -139,9 +143,16 @@ class CallExecutor(futures.Executor):
         self._threads.setdefault(pool.name, _Threads(pool, self._run))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        # grpcio submits `Context.run` of the context that the interceptors ran in.
+        # On grpcio's polling thread. grpcio submits `Context.run` of the context that the interceptors ran in.
         call: Any = fn.__self__[CURRENT]  # type: ignore[attr-defined]
-        self._threads[pool_of(call).name].put((call, fn, args))
+        if call.refused is None:
+            call.cancel = args[1].call.cancel
+            self._canceller.watch(call)
+        put = self._threads[pool_of(call).name].put
+        if _takes_one_request(args):
+            _receive_request(call, args, lambda with_request: put((call, fn, with_request)))
+        else:
+            put((call, fn, args))
         return _NOBODY_WAITS
 
     def stop(self, timeout: float) -> bool:
@@ -157,33 +168,75 @@ class CallExecutor(futures.Executor):
     def _run(self, job: _Job) -> None:
         call, serve, arguments = job
         if call.refused is None:
-            call.cancel = arguments[1].call.cancel
-            call.waiting_since = time.monotonic()  # for its request
-            self._canceller.begin(call)
+            call.waiting_since = time.monotonic()  # for its request, where that was not received before
         with suppress(BaseException):  # grpcio has told the caller
             serve(*arguments)
-        # A call whose request never came has no context, and nothing would tell when it is over.
+        # A call whose request never came has no context, and nothing would tell when grpcio is done with it.
         if call.context is not None and call.refused is None and call.method.outlasts_its_handler:
             call.waiting_since = None
-            call.at_end(partial(self._close, call, arguments))
+            call.when_grpc_ended(partial(self._record, call, arguments))
         else:
-            self._close(call, arguments)
+            self._record(call, arguments)
 
-    def _close(self, call: Call, arguments: tuple[Any, ...]) -> None:
-        # grpcio has no public way to ask whether the caller was sent a status, nor for the deadline of a call that no
-        # handler had: both stand in the arguments of the function that it runs.
+    def _record(self, call: Call, arguments: tuple[Any, ...]) -> None:
+        # grpcio has no public way to ask whether it was given a status for the caller, nor for the deadline of a call
+        # that no handler had: both stand in the arguments of the function that it runs.
         _function, rpc_event, state, *_rest = arguments
-        call.close(
+        call.record(
             status_sent=state.statused and state.client != _CANCELLED,
             deadline_epoch_s=rpc_event.call_details.deadline,
-            server_stopped=self.calls_are_cut,
+            server_stopped=self.server_stopped,
         )
-        for report in self._on_end:
+        for act in self._on_record:
             try:
-                report(call)
+                act(call)
             except Exception:  # the thread has further calls to serve
                 _log.exception("the end of a call could not be reported", request_id=call.request_id)
         call.context = call.cancel = None  # they lead back to the call: a cycle for the garbage collector
+
+
+def _is_as_expected() -> bool:
+    """Whether this version of grpcio has inside what `_receive_request` builds upon."""
+    serve = ["rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"]
+    return all(
+        list(signature(getattr(_server, name, lambda: None)).parameters) == parameters
+        for name, parameters in (
+            ("_unary_response_in_pool", serve),
+            ("_stream_response_in_pool", serve),
+            ("_possibly_finish_call", ["state", "token"]),
+        )
+    )
+
+
+_RECEIVES_REQUESTS = _is_as_expected()
+
+
+def _takes_one_request(arguments: tuple[Any, ...]) -> bool:
+    return _RECEIVES_REQUESTS and arguments[4].__name__ == "unary_request"  # grpcio's own, which waits for it
+
+
+def _receive_request(call: Call, arguments: tuple[Any, ...], then: Callable[[tuple[Any, ...]], None]) -> None:
+    """Receives the request, and calls `then` with the arguments of the function that serves the call.
+
+    By itself grpcio takes a thread first, which begins to receive the request and waits until the polling thread has
+    it. Here a call passes from one thread to another only once, which saves a fifth of what an empty method costs
+    (measured), and a request that never comes holds no thread. None of this is public in grpcio, so a version that has
+    other things inside does it by itself.
+    """
+    function, rpc_event, state, behavior, _wait_for_request, *codec = arguments
+
+    def received(event: Any) -> Any:
+        request = event.batch_operations[0].message()
+        with state.condition:
+            finished = _server._possibly_finish_call(state, _TOKEN)
+        call.waiting_since = None
+        # Where the caller sent none, or has left, grpcio finds that out by itself.
+        then(arguments if request is None else (function, rpc_event, state, behavior, lambda: request, *codec))
+        return finished
+
+    call.waiting_since = time.monotonic()
+    rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+    state.due.add(_TOKEN)
 
 
 class _Threads:

@@ -55,7 +55,7 @@ def _refuse(context: grpc.ServicerContext) -> Never:
     try:
         context.abort(prepared.code, prepared.message)
     finally:
-        call.end(context)
+        call.handler_ended(context)
 
 
 def _error(method: Method, why: Refused) -> DomainError:

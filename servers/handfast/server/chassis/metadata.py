@@ -1,0 +1,75 @@
+"""Metadata that a handler sends: what gRPC can send (https://grpc.io/docs/guides/metadata/), and how much of it.
+
+gRPC clients take 8 KiB of metadata by default, and lose a reply or an error that comes with more. Of an entry that gRPC
+cannot send the caller would hear nothing, or that some metadata is invalid.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from handfast.server.chassis.errors import ResponseTooLarge
+
+LIMIT = 7 * 1024
+"""Bytes of metadata that an error or a reply has at most, counted as HTTP/2 does (RFC 9113, 6.5.2). The rest of the
+8 KiB is for what gRPC and proxies add."""
+
+ENTRY_BYTES = 32
+"""Bytes that HTTP/2 counts for each entry beside its key and value."""
+
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_TEXT = re.compile(rb"[ -~]*")
+
+Entry = tuple[str, str | bytes]
+
+
+def check_metadata(kind: str, entries: Iterable[Any]) -> None:
+    """For what a handler sends beside its reply, of the `kind` trailing or initial. Raises ValueError where an entry
+    cannot be sent, and ResponseTooLarge where they have more bytes than LIMIT."""
+    for entry in entries:
+        if not is_sendable(entry):
+            key = entry if isinstance(entry, str) else next(iter(entry), None)
+            raise ValueError(f"{kind} metadata: {key!r} has no key and value that gRPC can send")
+    if (size := metadata_bytes(entries)) > LIMIT:
+        raise ResponseTooLarge(
+            f"The {kind} metadata would have {size} bytes; up to {LIMIT} are sent.", size=size, limit=LIMIT
+        )
+
+
+def those_that_fit(entries: Iterable[Any], room: int) -> Sequence[Entry]:
+    """Those of `entries` that can be sent and fit into `room` bytes, in their order. Where there is not room for all,
+    what gRPC itself reads goes first, and then the short ones."""
+    sendable = [entry for entry in entries if is_sendable(entry)]
+    kept = []
+    for entry in sorted(sendable, key=lambda each: (not each[0].startswith("grpc-"), metadata_bytes([each]))):
+        room -= metadata_bytes([entry])
+        if room >= 0:
+            kept.append(entry)
+    return [entry for entry in sendable if entry in kept]
+
+
+def is_sendable(entry: Any) -> bool:
+    """Whether gRPC can send what a handler gave as an entry of metadata."""
+    if isinstance(entry, str) or len(entry) != 2:  # a dict gives its keys
+        return False
+    key, value = entry
+    if not isinstance(key, str) or not isinstance(value, str | bytes) or not _KEY.fullmatch(key):
+        return False
+    if key.endswith("-bin"):
+        return isinstance(value, bytes) or value.isascii()
+    return _TEXT.fullmatch(value if isinstance(value, bytes) else value.encode(errors="replace")) is not None
+
+
+def metadata_bytes(entries: Iterable[Entry]) -> int:
+    """Bytes of entries that can be sent. Binary ones are sent as base64."""
+    return sum(
+        ENTRY_BYTES + len(key) + (base64_bytes(len(value)) if key.endswith("-bin") else len(value))
+        for key, value in entries
+    )
+
+
+def base64_bytes(size: int) -> int:
+    """How many characters `size` bytes have as base64 without padding."""
+    return -(-size * 4 // 3)
