@@ -26,12 +26,13 @@ TYPES = {"Echo": "unary", "Spell": "server_stream", "Join": "client_stream", "Do
 
 
 class Streams:
-    """Answers with the text it gets; `!` makes it fail, and `?` answer with what is no reply."""
+    """Answers with the text it gets; `!` and `GeneratorExit` make it fail, and `?` answer with what is no reply."""
 
     def Echo(self, request: StringValue, _context: grpc.ServicerContext) -> Any:
         return checked(request)
 
     def Spell(self, request: StringValue, _context: grpc.ServicerContext) -> Iterator[StringValue]:
+        checked(request)
         for letter in request.value:
             yield checked(StringValue(value=letter))
 
@@ -45,6 +46,8 @@ class Streams:
 
 
 def checked(request: StringValue) -> Any:
+    if request.value == "GeneratorExit":
+        raise GeneratorExit
     if request.value == "!":
         raise errors.InvalidMetadata("no", key="k")
     return reply(request.value)
@@ -173,6 +176,18 @@ def test_a_stream_that_fails_midway_delivers_what_came_before(streams: Running) 
     with pytest.raises(grpc.RpcError) as caught:
         next(replies)
     assert Failure(caught.value).info.reason == "INVALID_METADATA"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_handler_that_raises_what_ends_generators_does_not_leave_its_caller_waiting(
+    streams: Running, name: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(streams, name, ["GeneratorExit"], f"{name}-generator-exit")
+    assert Failure(caught.value).info.reason == "INTERNAL"
+    line = streams.call_log(f"{name}-generator-exit")
+    assert line["grpc.code"] == "Internal"
+    assert "GeneratorExit" in line["exception"]
 
 
 def test_a_caller_that_leaves_in_the_middle_of_its_own_stream_is_recorded_once(streams: Running) -> None:

@@ -153,9 +153,9 @@ class CallLayer(grpc.ServerInterceptor):
                     yield serialized
                     call.waiting_since = None
                 _check_end(call, context)
-            except GeneratorExit:  # the caller left
-                raise
             except BaseException as error:
+                if isinstance(error, GeneratorExit) and not context.is_active():
+                    raise  # the caller left, and grpcio closes this generator
                 end_with(error, call, context)
             finally:
                 call.handler_ended(context)
