@@ -20,11 +20,14 @@ class UniqueKeys:
     def __init__(self, database: Database, table: sa.Table, changes: sa.Table) -> None:
         value, pending, changed_by = table.c.value, table.c.pending_transaction_id, changes.c.transaction_id
         is_value = value == sa.bindparam("value_")
-        joined = table.outerjoin(changes, sa.and_(changed_by == pending, changes.c.value == value))
+        is_change = sa.and_(changed_by == pending, changes.c.value == value)
         columns = (value, table.c.holder, pending, changes.c.number, changes.c.holder.label("next_holder"))
-        with_changes = sa.select(*columns).select_from(joined)
-        self._find = Statement(database, with_changes.where(is_value))
-        self._changed_by = Statement(database, with_changes.where(database.one_of(changed_by, "ids")))
+        with_changes = sa.select(*columns)
+        outer = table.outerjoin(changes, is_change)
+        self._find = Statement(database, with_changes.select_from(outer).where(is_value))
+        # Not of the outer join, for which SQLite would go through the whole table.
+        of_these = with_changes.where(is_change, database.one_of(changed_by, "ids"))
+        self._changed_by = Statement(database, of_these)
         self._insert = Statement(database, database.insert_new(table))
         # Alone: PostgreSQL reads a row again after it waited for its lock, but not what the row was joined with.
         self._lock = Statement(database, sa.select(table.c.holder, pending).where(is_value).with_for_update())
