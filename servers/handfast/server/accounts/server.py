@@ -7,7 +7,7 @@ from __future__ import annotations
 from handfast.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 from handfast.accounts.v1 import reasons_pb2 as accounts_reasons
 from handfast.chassis.v1 import reasons_pb2 as chassis_reasons
-from handfast.client import channel, connect
+from handfast.client import Suite, channel
 from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
@@ -42,9 +42,8 @@ REASONS = tuple(
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, SCHEMA)
-    addresses = {USERS: settings.users_address, PREFERENCES: settings.preferences_address}
-    suite = connect(users=addresses[USERS], preferences=addresses[PREFERENCES], accounts=settings.accounts_address)
-    channels = {name: channel(address) for name, address in addresses.items()}
+    channels = {USERS: channel(settings.users_address), PREFERENCES: channel(settings.preferences_address)}
+    suite = Suite(channels[USERS], channels[PREFERENCES], channel(settings.accounts_address))
 
     decisions = DecisionStore(database, tables.coordinator)
     replies = ReplyStore(database, tables.coordinator.answers)
@@ -65,7 +64,7 @@ def build(settings: SuiteSettings) -> Server:
         services=(service, transaction_service(TransactionServicer(decisions, replies, notifier, holdings))),
         checks=(database_check(database, SCHEMA),),
         background=(notifier, Pruner(decisions, replies)),
-        on_close=(suite.close, *(each.close for each in channels.values()), database.close),
+        on_close=(suite.close, database.close),
     )
     export_coordinator(server.metrics.registry, decisions, notifier, REASONS)
     export_writes(server.metrics.registry, database)

@@ -49,24 +49,20 @@ class Holdings:
 
     def _ask(self, commit: Decision) -> dict[str, int | None]:
         request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
-        asked = {name: self._begun(name, request) for name in commit.branches}
-        return {name: _held(begun) for name, begun in asked.items()}
-
-    def _begun(self, participant: str, request: pb.QueryBranchRequest) -> Any:
-        """The call that is under way, or None where it could not even be sent."""
         try:
-            return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT_SECONDS)
-        except ServiceError:
-            return None
+            asked = {
+                name: begin(self._participants[name].QueryBranch, request, timeout=TIMEOUT_SECONDS)
+                for name in commit.branches
+            }
+        except ServiceError:  # no time is left
+            return dict.fromkeys(commit.branches)
+        return {name: _held(begun) for name, begun in asked.items()}
 
 
 def _held(begun: Any) -> int | None:
     """None where it does not say."""
-    if begun is None:
-        return None
     try:
         branch = wait_for(begun).branch
     except ServiceError:
         return None
-    dropped = branch.outcome == pb.TRANSACTION_STATE_ABORTED
-    return 0 if dropped else branch.operation_count
+    return 0 if branch.outcome == pb.TRANSACTION_STATE_ABORTED else branch.operation_count

@@ -29,7 +29,7 @@ class KeyedLock:
     def __init__(self, waiting: int) -> None:
         self._most = waiting
         self._guard = threading.Lock()
-        self._held: dict[str, deque[_Turn]] = {}  # for each resource whose lock is held, who waits for it
+        self._held: dict[str, deque[threading.Event]] = {}  # for each resource whose lock is held, who waits for it
 
     @property
     def waiting(self) -> int:
@@ -52,7 +52,6 @@ class KeyedLock:
             self._release(resource)
 
     def _acquire(self, resource: str) -> None:
-        turn = _Turn()
         with self._guard:
             queue = self._held.get(resource)
             if queue is None:
@@ -60,30 +59,23 @@ class KeyedLock:
                 return
             if self._count() >= self._most:
                 raise TooManyChanges(resource)
-            queue.append(turn)
-        with suppress(DomainError), cancel_scope(turn.awake.set):
-            turn.awake.wait(PATIENCE_SECONDS)
+            woken = threading.Event()
+            queue.append(woken)
+        with suppress(DomainError), cancel_scope(woken.set):
+            woken.wait(PATIENCE_SECONDS)
         with self._guard:
-            if turn.came:  # perhaps just now
+            if woken not in queue:  # it was handed the lock, perhaps just now
                 return
-            queue.remove(turn)
+            queue.remove(woken)
         check_active()
         raise TooManyChanges(resource)
 
     def _release(self, resource: str) -> None:
         with self._guard:
             if queue := self._held[resource]:
-                turn = queue.popleft()
-                turn.came = True  # and it stays held
-                turn.awake.set()
+                queue.popleft().set()  # and it stays held
             else:
                 del self._held[resource]
 
     def _count(self) -> int:
         return sum(map(len, self._held.values()))
-
-
-class _Turn:
-    def __init__(self) -> None:
-        self.awake = threading.Event()
-        self.came = False

@@ -15,12 +15,7 @@ from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.errors import (
-    DomainError,
-    InvalidFields,
-    Violation,
-    reason_name,
-)
+from handfast.server.chassis.errors import DomainError, InvalidFields, Violation, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
 from handfast.transactions.v1.reasons_pb2 import Reason
@@ -40,8 +35,6 @@ _FAR_AHEAD_US = wire.MAX_CLOCK_SKEW_US // 2
 """By how much a participant's clock may be ahead before it is to blame for what expires there: with less, it
 was the call that took its time.
 """
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ def stage(
     `deadline_us` is by the `clock`.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
-    begun = [_begun(call, metadata) for call in calls]
+    begun = [begin(call.method, call.request, metadata=metadata) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []
     for call, each in zip(calls, begun, strict=True):
@@ -91,17 +84,7 @@ def stage(
     return replies
 
 
-def _begun(call: PlannedCall, metadata: Metadata) -> Any:
-    """The call that is under way, or the error where it could not even be sent."""
-    try:
-        return begin(call.method, call.request, metadata=metadata)
-    except ServiceError as error:
-        return error
-
-
 def _reply(call: PlannedCall, begun: Any) -> Any:
-    if isinstance(begun, ServiceError):
-        raise begun
     reply = wait_for(begun)
     if (transaction_metadata.STAGED, call.participant) not in begun.trailing_metadata():
         raise NotStaged(call.participant)
