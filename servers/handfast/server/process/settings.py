@@ -88,7 +88,7 @@ class ServerSettings:
     grace: float = setting(10.0, "seconds that calls in flight get to end when a server stops", bounds=(0, 3600))
     stream_idle_timeout: float = setting(
         30.0,
-        "seconds that a call may keep a thread waiting for its next request, or until it takes a reply",
+        "seconds that a call may keep the server waiting for a request, or until it takes a reply",
         bounds=(0, MAX_AGE),
     )
     max_connection_age: float = setting(
