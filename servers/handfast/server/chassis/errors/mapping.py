@@ -22,7 +22,7 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import database_error, failure_of
-from handfast.server.chassis.errors.status import MAX_MESSAGE, StatusBuilder, cut, room_beside
+from handfast.server.chassis.errors.status import MAX_MESSAGE, build_status, cut, room_beside
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 from handfast.server.chassis.metadata import metadata_bytes, those_that_fit
 
@@ -149,28 +149,35 @@ def _silent_peer_error(error: ServiceError, call: Call) -> DomainError:
 
 def _own_status(error: DomainError, call: Call) -> Status:
     code = next(CODES[ancestor] for ancestor in type(error).__mro__ if ancestor in CODES)
-    builder = StatusBuilder(code.value[0], error.message)
-    builder.add_info(error.reason, call.method.domain, error.values)
+    delay = None
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMicroseconds(round(error.retry_after * 1e6))
-        builder.add(RetryInfo(retry_delay=delay))
-    if isinstance(error, errors.InvalidFields):
-        builder.add_violations(error.violations)
-    return builder.finish(call)
+    return build_status(
+        call,
+        code.value[0],
+        error.message,
+        reason=error.reason,
+        domain=call.method.domain,
+        values=error.values,
+        retry_delay=delay,
+        violations=error.violations if isinstance(error, errors.InvalidFields) else (),
+    )
 
 
 def _peers_status(peers: Status, call: Call) -> Status:
     """What a peer refused arrives as the peer's own error, with its domain and reason."""
-    builder = StatusBuilder(peers.code, peers.message)
     nameless = ErrorInfo(reason=reason_name(Reason, Reason.REASON_PEER_REFUSED), domain=call.method.domain)
     info = next(iter(unpacked(peers, ErrorInfo)), nameless)
-    builder.add_info(info.reason, info.domain, info.metadata)
-    for retry_info in unpacked(peers, RetryInfo)[:1]:
-        builder.add(RetryInfo(retry_delay=retry_info.retry_delay))
-    # Several peers' may have come together.
-    builder.add_violations(
-        [each for bad_request in unpacked(peers, BadRequest) for each in bad_request.field_violations]
+    return build_status(
+        call,
+        peers.code,
+        peers.message,
+        reason=info.reason,
+        domain=info.domain,
+        values=info.metadata,
+        retry_delay=next((each.retry_delay for each in unpacked(peers, RetryInfo)), None),
+        # Several peers' may have come together.
+        violations=[violation for each in unpacked(peers, BadRequest) for violation in each.field_violations],
+        others=[detail for detail in peers.details if detail.TypeName() not in _REBUILT],
     )
-    builder.add_others(detail for detail in peers.details if detail.TypeName() not in _REBUILT)
-    return builder.finish(call)

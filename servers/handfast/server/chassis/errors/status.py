@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from handfast.server.chassis.call import Call
@@ -34,75 +35,78 @@ def room_beside(message: str, status: Status | None) -> int:
     return LIMIT - _OTHER_ENTRIES - 3 * len(message.encode()) - base64_bytes(0 if status is None else status.ByteSize())
 
 
-class StatusBuilder:
-    """Makes one status. Texts that are too long are cut, and what there is no room for is left out: values, violations
-    and others, in the order in which they are added."""
+def build_status(
+    call: Call,
+    code: int,
+    message: str,
+    *,
+    reason: str,
+    domain: str,
+    values: Mapping[str, str],
+    retry_delay: Duration | None = None,
+    violations: Sequence[Violation | BadRequest.FieldViolation] = (),
+    others: Iterable[any_pb2.Any] = (),
+) -> Status:
+    """The status that the caller of `call` gets. The call's line in the log gets the fields `error.…` of it. Texts that
+    are too long are cut. Where there is not room for all values, violations and `others`, the last are left out."""
+    room = _Room()
+    status = Status(code=code, message=room.text(message, MAX_MESSAGE))
+    info = ErrorInfo(reason=room.text(reason, _MAX_NAME), domain=room.text(domain, _MAX_NAME))
+    for name, value in sorted(values.items(), key=lambda item: len(item[0]) + len(item[1])):  # short ones first
+        value = room.text(value, _MAX_TEXT)
+        if room.take(len(name.encode()) + len(value.encode()), leave=_MAX_DETAILS - _MAX_VALUES):
+            info.metadata[name] = value
+    details: list[Message] = [info]
+    log: dict[str, object] = {"error.domain": info.domain, "error.reason": info.reason}
+    if retry_delay is not None:
+        details.append(RetryInfo(retry_delay=retry_delay))
+    if violations:
+        details.append(_bad_request(violations, room))
+        log["error.violations"] = len(violations)
+    for detail in details:
+        status.details.add().Pack(detail, deterministic=True)  # the same error is the same bytes everywhere
+    status.details.extend(detail for detail in others if room.take(detail.ByteSize()))
+    status.details.add().Pack(RequestInfo(request_id=call.request_id))
+    if room.lacked:
+        log["error.cut"] = True  # the caller does not get all of it
+    call.log.update(log)
+    return status
 
-    def __init__(self, code: int, message: str) -> None:
-        self._room = _MAX_DETAILS
-        self._cut = False
-        self._log: dict[str, object] = {}
-        self._status = Status(code=code, message=self._text(message, MAX_MESSAGE))
 
-    def add(self, detail: Message) -> None:
-        """Adds a detail that is small."""
-        self._status.details.add().Pack(detail, deterministic=True)  # the same error is the same bytes everywhere
+def _bad_request(violations: Sequence[Violation | BadRequest.FieldViolation], room: _Room) -> BadRequest:
+    """As many violations as fit, and how many do not."""
+    listed = BadRequest()
+    for left, each in zip(range(len(violations), 0, -1), violations, strict=True):
+        violation = BadRequest.FieldViolation(
+            field=room.text(each.field, _MAX_NAME),
+            description=room.text(each.description, _MAX_TEXT),
+            reason=room.text(each.reason, _MAX_NAME),
+        )
+        if not room.take(violation.ByteSize(), leave=_LEFT_OUT if left > 1 else 0):
+            listed.field_violations.add(description=f"{left} more are not listed")
+            break
+        listed.field_violations.append(violation)
+    return listed
 
-    def add_info(self, reason: str, domain: str, values: Mapping[str, str]) -> None:
-        """Who refused and why, and the values that fit, short ones first."""
-        info = ErrorInfo(reason=self._text(reason, _MAX_NAME), domain=self._text(domain, _MAX_NAME))
-        rest = self._room - _MAX_VALUES
-        for name, value in sorted(values.items(), key=lambda item: len(item[0]) + len(item[1])):
-            value = self._text(value, _MAX_TEXT)
-            if self._take(len(name.encode()) + len(value.encode()) + _FRAME, rest):
-                info.metadata[name] = value
-        self.add(info)
-        self._log |= {"error.domain": info.domain, "error.reason": info.reason}
 
-    def add_violations(self, violations: Sequence[Violation | BadRequest.FieldViolation]) -> None:
-        """As many violations as fit, and how many do not."""
-        if not violations:
-            return
-        listed = BadRequest()
-        for number, each in enumerate(violations):
-            violation = BadRequest.FieldViolation(
-                field=self._text(each.field, _MAX_NAME),
-                description=self._text(each.description, _MAX_TEXT),
-                reason=self._text(each.reason, _MAX_NAME),
-            )
-            is_last = number == len(violations) - 1
-            if not self._take(violation.ByteSize() + _FRAME, 0 if is_last else _LEFT_OUT):
-                listed.field_violations.add(description=f"{len(violations) - number} more are not listed")
-                break
-            listed.field_violations.append(violation)
-        self.add(listed)
-        self._log["error.violations"] = len(violations)
+class _Room:
+    """How many bytes are left of those that a status has for its details; and whether something was `lacked`."""
 
-    def add_others(self, details: Iterable[any_pb2.Any]) -> None:
-        """What else a peer sent, as far as it fits."""
-        for detail in details:
-            if self._take(detail.ByteSize() + _FRAME, 0):
-                self._status.details.append(detail)
+    def __init__(self) -> None:
+        self._left = _MAX_DETAILS
+        self.lacked = False
 
-    def finish(self, call: Call) -> Status:
-        """The status, with the request id of `call`, whose line in the log learns of it (`error.…`)."""
-        self.add(RequestInfo(request_id=call.request_id))
-        call.log.update(self._log)
-        if self._cut:
-            call.log["error.cut"] = True  # the caller does not get all of it
-        return self._status
-
-    def _text(self, text: str, limit: int) -> str:
+    def text(self, text: str, limit: int) -> str:
         short = cut(text, limit)
-        self._cut |= len(short) < len(text)
+        self.lacked |= len(short) < len(text)
         return short
 
-    def _take(self, size: int, rest: int) -> bool:
-        """Takes `size` bytes of the room where that leaves `rest` bytes of it."""
-        if self._room - size < rest:
-            self._cut = True
+    def take(self, size: int, *, leave: int = 0) -> bool:
+        """Takes room for `size` bytes and their frame, where `leave` bytes stay after that."""
+        if self._left - size - _FRAME < leave:
+            self.lacked = True
             return False
-        self._room -= size
+        self._left -= size + _FRAME
         return True
 
 
