@@ -20,9 +20,8 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.logs.writer import GO_NAMES, LogWriter
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings, sqlite_url
 from tests.eventually import eventually
@@ -260,7 +259,7 @@ def check_records(bench: Bench, case: str, kind: str, expected: StatusCode, end:
     line = bench.call_log(id_)
     assert line["grpc.code"] == GO_NAMES[expected]
     assert eventually(lambda: bench.in_flight() == 0)
-    assert eventually(lambda: bench.server.canceller.running == 0)
+    assert eventually(lambda: len(bench.server.canceller.running) == 0)
     others = IN_THE_WAY.get(case, 0) if kind == "unary" else 0
     counted = {"started": 1 + others, "observed": 1 + others, expected.name: 1, **({"OK": others} if others else {})}
     eventually(lambda: increase(before, bench.records(labels)) == counted)  # the others may not be counted yet

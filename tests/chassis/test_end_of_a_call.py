@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -20,8 +22,8 @@ GONE, STOPPED, MISSING = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE,
 FAR = 1e9
 
 
-def new_call() -> Call:
-    return Call(Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1)), "/s/m")
+def new_call(kind: str = "unary") -> Call:
+    return Call(Method("/s/m", "s", "m", kind, "s", Pool("calls", 1)), "/s/m")
 
 
 @pytest.mark.parametrize(
@@ -76,16 +78,23 @@ def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is
 
 
 @pytest.mark.parametrize("ended_first", [False, True])
-def test_what_waits_for_the_end_is_done_once(ended_first: bool) -> None:
-    call, done = new_call(), []
-    if ended_first:
-        call.grpc_ended()
-    call.when_grpc_ended(lambda: done.append(call.grpc_ended_epoch_s))
-    assert len(done) == int(ended_first)
-    call.grpc_ended()
-    call.grpc_ended()
-    assert len(done) == 1
-    assert done[0] is not None
+def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(ended_first: bool) -> None:
+    recorded: list[Any] = []
+    executor = CallExecutor(Canceller(), [recorded.append])
+    call = new_call("bidi_stream")
+    when_ended: list[Callable[[], None]] = []
+
+    def add_callback(act: Callable[[], None]) -> bool:
+        when_ended.append(act)
+        return not ended_first
+
+    call.context = Mock(add_callback=add_callback)
+    event = SimpleNamespace(call=Mock(), call_details=SimpleNamespace(deadline=time.time() + FAR))
+    executor._run((call, lambda *_: None, (None, event, SimpleNamespace(statused=True, client="closed"))))
+    assert len(recorded) == int(ended_first)
+    if not ended_first:
+        when_ended.pop()()
+    assert recorded == [call]
 
 
 @pytest.mark.parametrize("changed", ["_unary_response_in_pool", "_stream_response_in_pool", "_possibly_finish_call"])

@@ -14,9 +14,9 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
 from benchmarks.wire import Wire
+from handfast.server.chassis.logs.writer import GO_NAMES
 from handfast.server.chassis.pipeline import refusal
 from handfast.server.chassis.pipeline.pools import Limiter
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 from handfast.server.chassis.server import Server, Service
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc

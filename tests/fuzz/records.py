@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
+from handfast.server.chassis.logs.writer import GO_NAMES
 from tests.fuzz.calls import Call, Outcome
 
 Counts = Counter[tuple[str, ...]]

@@ -12,8 +12,7 @@ from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
 from handfast.client import Suite
 from handfast.server.chassis.logs.tracebacks import MAX_TRACEBACK
 from handfast.server.chassis.logs.values import MAX_ELEMENTS, MAX_TEXT
-from handfast.server.chassis.logs.writer import LEVELS
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
+from handfast.server.chassis.logs.writer import GO_NAMES, LEVELS
 from handfast.users.v1.users_pb2 import GetUserRequest, User
 from tests.calls import refusal
 from tests.cli.processes import Process

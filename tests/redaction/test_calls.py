@@ -8,8 +8,7 @@ import logging
 
 from handfast.client import ServiceError
 from handfast.server.chassis.logs.redaction import REDACTED
-from handfast.server.chassis.logs.writer import LEVELS
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
+from handfast.server.chassis.logs.writer import GO_NAMES, LEVELS
 from tests.project.readme import OBSERVABILITY, quoted, table
 from tests.redaction.calls import METHODS, QUOTING, Printed
 from tests.redaction.contracts import marked_fields

@@ -196,7 +196,6 @@ class Call(Propagated):
     pushed = False
     _initial_metadata_sent = False
     _personal_data: tuple[Message, PersonalData] | None = None
-    _when_grpc_ended: list[Callable[[], None]] | None = None
 
     def __init__(self, method: Method, path: str, metadata: Metadata = ()) -> None:
         self.method = method
@@ -287,22 +286,6 @@ class Call(Propagated):
     def grpc_ended(self) -> None:
         """grpcio is done with the call. Where the caller left, the handler may run on."""
         self.grpc_ended_epoch_s = time.time()
-        if self._when_grpc_ended is not None:
-            self._act()
-
-    def when_grpc_ended(self, act: Callable[[], None]) -> None:
-        """Calls `act` once: as soon as grpcio is done with the call, or now if it is done already."""
-        self._when_grpc_ended = [act]
-        if self.grpc_ended_epoch_s is not None:
-            self._act()
-
-    def _act(self) -> None:
-        assert self._when_grpc_ended is not None
-        try:
-            act = self._when_grpc_ended.pop()
-        except IndexError:  # the other thread came first
-            return
-        act()
 
     def record(self, *, status_sent: bool, deadline_epoch_s: float, server_stopped: bool) -> None:
         """Notes how long the call took, and the code that its caller saw. `status_sent` says whether grpcio was given a
@@ -332,7 +315,6 @@ def serving() -> Call | None:
 
 def current() -> Call:
     """The call that this thread serves. Raises LookupError outside of calls."""
-    call = CURRENT.get(None)
-    if not isinstance(call, Call):
+    if (call := serving()) is None:
         raise LookupError("no call is being served here")
     return call

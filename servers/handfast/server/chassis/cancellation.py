@@ -24,7 +24,6 @@ LOOK_EVERY = 0.1
 """Seconds between looks at all calls: grpcio knows nothing of deadlines that are the server's own."""
 
 _log = structlog.get_logger()
-_making = threading.Lock()
 
 
 def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
@@ -65,10 +64,9 @@ class _CancelScope(AbstractContextManager[None]):
     __slots__ = ("_callbacks", "_wake")
 
     def __init__(self, call: Call, wake: Callable[[], object]) -> None:
-        if call.callbacks is None:  # few calls wait for anything
-            with _making:
-                call.callbacks = call.callbacks or Callbacks()
-        self._callbacks, self._wake = call.callbacks, wake
+        # Few calls wait for anything, so they are made by the first who does: `setdefault` keeps those.
+        self._callbacks = call.callbacks or vars(call).setdefault("callbacks", Callbacks())
+        self._wake = wake
 
     def __enter__(self) -> None:
         with self._callbacks.lock:
@@ -142,23 +140,19 @@ class Canceller(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="canceller", daemon=True)
         self._to_wake: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._running: set[Call] = set()
+        self.running: set[Call] = set()
+        """Calls that were submitted and are not recorded."""
         self._stopping = False
-
-    @property
-    def running(self) -> int:
-        """How many calls are watched."""
-        return len(self._running)
 
     def watch(self, call: Call) -> None:
         """The call was submitted."""
-        self._running.add(call)
+        self.running.add(call)
         if self._stopping:  # looked at after it was added: `interrupt_all` may be under way
             call.stopping = True
 
     def forget(self, call: Call) -> None:
         """The call is recorded, or an `Outlet` has it."""
-        self._running.discard(call)
+        self.running.discard(call)
 
     def grpc_ended(self, call: Call) -> None:
         """grpcio is done with the call: its caller has the reply, or has left, or its deadline has passed."""
@@ -169,7 +163,7 @@ class Canceller(threading.Thread):
     def interrupt_all(self) -> None:
         """The server stops, and calls had their time to end."""
         self._stopping = True
-        for call in self._running.copy():
+        for call in self.running.copy():
             call.stopping = True
             self._to_wake.put(call)
 
@@ -185,7 +179,7 @@ class Canceller(threading.Thread):
                 _wake(call)
             if time.monotonic() >= look_at:
                 # Again and again: what was woken between two statements goes on with the next.
-                for call in self._running.copy():
+                for call in self.running.copy():
                     _end_idle(call)
                     if call.callbacks is not None and why_ended(call) is not None:
                         _wake(call)

@@ -16,7 +16,10 @@ import structlog
 
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.logs.values import loggable
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
+
+_IRREGULAR = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
+GO_NAMES = {code: _IRREGULAR.get(code) or code.name.title().replace("_", "") for code in grpc.StatusCode}
+"""Status codes as Go spells them, for logs and metrics: dashboards made for go-grpc-middleware read both."""
 
 _INFO = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED")
 _ERROR = ("UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS")
@@ -122,7 +125,7 @@ class CallLog:
         if head is None:
             head = self._heads[key] = self._head(call.path, code)
         trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
-        more = f", {_to_json(fields)[1:-1]}" if call.log and (fields := _own_fields(call)) else ""
+        more = _own_fields(call) if call.log else ""
         line = (
             f'{{"timestamp": "{timestamp()}", {head}, "grpc.time_ms": {call.seconds * 1000:.3f}, '
             f'"request_id": {encode_basestring(call.request_id)}{trace}, "peer": {encode_basestring(call.peer)}{more}}}'
@@ -145,14 +148,14 @@ class CallLog:
         return _to_json(head)[1:-1]
 
 
-def _own_fields(call: Call) -> dict[str, object]:
+def _own_fields(call: Call) -> str:
     """What handlers and interceptors add to the line of a call. The fields that each line has stay as they are."""
     try:
         # A copy, as a thread that a handler left behind may still add some.
         fields = {str(loggable(name)): loggable(value) for name, value in call.log.copy().items()}
+        return "".join(f", {_to_json(name)}: {_to_json(fields[name])}" for name in fields if name not in _FIELDS)
     except Exception as error:  # of a value that cannot say what it is
-        return {"log.error": type(error).__name__}
-    return {name: value for name, value in fields.items() if name not in _FIELDS}
+        return f', "log.error": "{type(error).__name__}"'
 
 
 def encode(line: dict[str, Any]) -> bytes:

@@ -21,8 +21,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from handfast.server.chassis.logs.writer import GO_NAMES
 from handfast.server.chassis.pipeline.pools import DURATIONS_S, Limiter
-from handfast.server.chassis.pipeline.status_codes import GO_NAMES
 
 METRICS_TIMEOUT = 10.0
 """Seconds that a connection to `/metrics` may keep its thread waiting."""

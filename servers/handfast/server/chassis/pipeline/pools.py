@@ -153,7 +153,7 @@ class CallExecutor(futures.Executor):
             _receive_request(call, args, lambda with_request: put((call, fn, with_request)))
         else:
             put((call, fn, args))
-        return _NOBODY_WAITS
+        return None  # by a future grpcio would only count calls, which it is not asked to do
 
     def stop(self, timeout: float) -> bool:
         """Lets the threads end as they become idle; False where some were busy for `timeout` seconds more."""
@@ -174,9 +174,9 @@ class CallExecutor(futures.Executor):
         # A call whose request never came has no context, and nothing would tell when grpcio is done with it.
         if call.context is not None and call.refused is None and call.method.outlasts_its_handler:
             call.waiting_since = None
-            call.when_grpc_ended(partial(self._record, call, arguments))
-        else:
-            self._record(call, arguments)
+            if call.context.add_callback(partial(self._record, call, arguments)):
+                return
+        self._record(call, arguments)
 
     def _record(self, call: Call, arguments: tuple[Any, ...]) -> None:
         # grpcio has no public way to ask whether it was given a status for the caller, nor for the deadline of a call
@@ -275,16 +275,6 @@ class _Threads:
             self._run_job(job)
             del job  # or the call lives on until the next one comes
             self._idle.append(None)
-
-
-class _Unobserved:
-    """What `submit` returns: grpcio wants to know when a call has ended only to count calls, which it is not asked to
-    do. A `Future` would cost each call a lock and a queue of callbacks."""
-
-    def add_done_callback(self, _callback: object) -> None: ...
-
-
-_NOBODY_WAITS = _Unobserved()
 
 
 def pool_of(call: Call) -> Pool:
