@@ -91,8 +91,8 @@ class BegunCall:
 
 
 def begin(method: Any, request: Any, **options: Any) -> Any:
-    """Begins a call of `method`, of any stub; `options` are `timeout` in seconds and `metadata`. Returns what has
-    `result()`, `cancel()` and `trailing_metadata()`: a BegunCall on a synchronous channel of this package, else the
-    future that `method.future` gives. Raises as `future` does.
+    """Begins a call of `method`, of any stub; `options` are `timeout` in seconds and `metadata`, a tuple that is sent
+    without the checks of other calls. Returns what has `result()`, `cancel()` and `trailing_metadata()`: a BegunCall on
+    a synchronous channel of this package, else the future that `method.future` gives. Raises as `future` does.
     """
     return getattr(method, "begin", method.future)(request, **options)

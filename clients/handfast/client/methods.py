@@ -6,11 +6,11 @@ What depends on the method alone is read from its contract once, when a stub is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from handfast.client.arguments import check_call_timeout, check_metadata
+from handfast.client.arguments import check_call_timeout
 from handfast.client.errors import DeadlineExceeded
 from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
 from handfast.client.transaction_metadata import TRANSACTION_ID
@@ -69,15 +69,13 @@ class Method:
         idempotent = takes_request_id or level in (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
         return cls(name, idempotent, takes_request_id, default_timeout, request_class)
 
-    def outgoing(
-        self, request: Any, timeout: float | None, metadata: Iterable[tuple[str, str | bytes]] | None
-    ) -> Outgoing:
-        """The call to make. Raises TypeError or ValueError on arguments that can be none, and DeadlineExceeded where no
-        time is left, be it the caller's or that of the call being served."""
+    def outgoing(self, request: Any, timeout: float | None, given: tuple[tuple[str, str | bytes], ...]) -> Outgoing:
+        """The call to make, with the metadata that is `given`. Raises TypeError or ValueError on another request or
+        timeout than it can have, and DeadlineExceeded where no time is left, be it the caller's or that of the call
+        being served."""
         if self.request_class is not None and not isinstance(request, self.request_class):
             takes, given_type = self.request_class.DESCRIPTOR.full_name, type(request).__name__
             raise TypeError(f"request: {self.name} takes a {takes}, not {given_type}")
-        given = check_metadata(metadata)
         keys = dict(given)
         propagated = CURRENT.get()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from handfast.client.arguments import check_metadata
 from handfast.client.begun_call import BegunCall
 from handfast.client.calls import CallFuture, CallIterator
 from handfast.client.errors import service_error
@@ -25,8 +26,11 @@ class _MultiCallable:
         self._retrying = retrying or plain
 
     def _prepare(self, request: Any, timeout: float | None, metadata: Metadata) -> tuple[Any, Outgoing]:
-        outgoing = self._method.outgoing(request, timeout, metadata)
-        return (self._retrying if outgoing.retry else self._plain), outgoing
+        outgoing = self._method.outgoing(request, timeout, check_metadata(metadata))
+        return self._inner(outgoing), outgoing
+
+    def _inner(self, outgoing: Outgoing) -> Any:
+        return self._retrying if outgoing.retry else self._plain
 
 
 class _UnaryResponse(_MultiCallable):
@@ -77,9 +81,13 @@ class _StreamResponse(_MultiCallable):
 
 
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    def begin(self, request: Any, timeout: float | None = None, metadata: Metadata = None) -> BegunCall | CallFuture:
-        """Begins a call that has no thread of its own, where gRPC and its interceptors let it."""
-        inner, out = self._prepare(request, timeout, metadata)
+    def begin(
+        self, request: Any, timeout: float | None = None, metadata: tuple[tuple[str, str | bytes], ...] = ()
+    ) -> BegunCall | CallFuture:
+        """Begins a call that has no thread of its own, where gRPC and its interceptors let it. The metadata is taken
+        as it is: who begins calls makes it itself."""
+        out = self._method.outgoing(request, timeout, metadata)
+        inner = self._inner(out)
         try:
             return BegunCall(inner, out)
         except grpc.RpcError as error:  # the request cannot be serialized

@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from handfast.client.aio.calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from handfast.client.arguments import check_metadata
 from handfast.client.methods import Method
 
 Metadata = Iterable[tuple[str, str | bytes]] | None
@@ -33,7 +34,7 @@ class _MultiCallable:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        out = self._method.outgoing(request, timeout, metadata)
+        out = self._method.outgoing(request, timeout, check_metadata(metadata))
         call = (self._retrying if out.retry else self._plain)(
             out.request,
             timeout=out.timeout,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-from uuid import UUID
 
 from handfast.server.chassis.clock import Clock, now
 
@@ -38,7 +37,8 @@ class Ids:
                 self._millisecond, self._counter = millisecond, secrets.randbits(73)
             counter = self._counter
         high, low = counter >> 62, counter & _BELOW_VARIANT
-        return str(UUID(int=millisecond << 80 | high << 64 | low | _VERSION_AND_VARIANT))
+        digits = f"{millisecond << 80 | high << 64 | low | _VERSION_AND_VARIANT:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 new_id = Ids().mint
