@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -23,6 +24,7 @@ from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant.errors import CommittedChangeLost, TransactionForgotten
 from handfast.server.transactions.participant.finishing import NO_LONGER_KNOWN, FinishResult
+from handfast.server.transactions.participant.service import ParticipantServicer
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 from handfast.users.v1.users_pb2 import (
@@ -115,6 +117,19 @@ def test_who_is_told_a_commit_that_it_no_longer_knows_says_so_in_its_log(users: 
     assert [(line["log_level"], line["event"], line["transaction_id"]) for line in lines] == [
         ("warning", NO_LONGER_KNOWN, done)
     ]
+
+
+def test_a_branch_that_was_closed_before_anything_arrived_is_not_aborted_before_its_time_can_be_up(
+    users: Users,
+) -> None:
+    nobody: Any = None
+    running, long_over = old_id(60), old_id(310)
+    for transaction_id in (running, long_over):
+        request = pb.CloseBranchRequest(transaction_id=transaction_id)
+        closed = ParticipantServicer(users.participant).CloseBranch(request, nobody).branch
+        assert not closed.HasField("deadline")  # no staged call gave one
+    users.participant.sweeper.sweep()
+    assert users.coordinator.decisions.keys() == {long_over}
 
 
 class Monotonic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Generic
 
@@ -76,7 +77,9 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
 
     def _close(self, transaction_id: str, connection: sa.Connection) -> Branch:
         store = self._store
-        branch = store.branches.lock(connection, rules.unheard_of(transaction_id))
+        # Until the latest deadline that it can have nobody aborts it: it may be at other participants alone.
+        latest_us = wire.minted_at(transaction_id) + wire.MAX_TIMEOUT_US
+        branch = store.branches.lock(connection, replace(rules.unheard_of(transaction_id), deadline_us=latest_us))
         horizon = "" if branch else store.horizon.seen(connection)
         closed = rules.close(transaction_id, branch, horizon)
         if closed.state is BranchState.CLOSED:
@@ -118,7 +121,7 @@ def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
     return pb.Branch(
         transaction_id=branch.transaction_id,
         state=_STATES[branch.state],
-        deadline=timestamp(branch.deadline_us) if branch.deadline_us else None,
+        deadline=timestamp(branch.deadline_us) if branch.staged else None,
         operation_count=branch.staged,
         outcome=wire.STATES[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
     )
