@@ -27,6 +27,7 @@ What they find there, and what is around them:
     call.py             the call at hand, and what is known of its method
     cancellation.py     stops what a call waits for, when the call is over
     errors/             what may be raised, and what becomes of it
+    metadata.py         what metadata a handler may send
     connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command

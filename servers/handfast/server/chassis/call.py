@@ -36,7 +36,7 @@ STREAM_IDLE_TIMEOUT = 30.0
 _NO_DEADLINE = 1e9  # grpcio reports some 9e18 seconds where the caller set none
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: only a later version may have more parts, and none is `ff`;
-# ids of zeros stand for none.
+# an id of zeros means that there is none.
 _TRACEPARENT = re.compile(
     r"(00|(?P<later>(?!00|ff)[0-9a-f]{2}))-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
     r"(?(later)(-[!-~]{0,128})?)"

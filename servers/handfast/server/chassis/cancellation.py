@@ -27,9 +27,7 @@ _log = structlog.get_logger()
 
 
 def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
-    """Why nobody waits for the call any more; None where somebody does. A deadline counts as passed `early` seconds
-    before it is.
-    """
+    """Why the call is over; None where it is not. A deadline counts as passed `early` seconds before its time."""
     deadline = call.deadline_monotonic_s
     if call.grpc_ended_epoch_s is not None:
         early = max(early, call.tolerance_s)
@@ -43,8 +41,9 @@ def why_ended(call: Call, *, early: float = 0.0) -> DomainError | None:
 
 
 def check_active() -> None:
-    """Raises CallDeadlineExceeded, CallCancelled or ShuttingDown where the call being served is over. Asked last before
-    a commit: a handler runs on after its caller has given up, and must not do then what the caller believes undone.
+    """Raises CallDeadlineExceeded, CallCancelled or ShuttingDown where the call being served is over. To be called last
+    before a commit: a handler may run on after its caller has given up, and must not change then what the caller
+    believes unchanged.
     """
     call = serving()
     if call is not None and not call.shielded and (why := why_ended(call)) is not None:
@@ -52,9 +51,9 @@ def check_active() -> None:
 
 
 def cancel_scope(wake: Callable[[], object]) -> AbstractContextManager[None]:
-    """A block that waits for something. Calls `wake` from another thread when the call being served is over, and never
-    after the block has been left. So leaving may wait for a `wake` under way. Entering raises as `check_active` does
-    where the call is over already.
+    """A block that waits for something. Calls `wake` from another thread when the call being served is over, but never
+    after the block has been left: to leave it takes until a `wake` under way has returned. To enter it raises as
+    `check_active` does where the call is over already.
     """
     call = serving()
     return _NO_CALL if call is None or call.shielded else _CancelScope(call, wake)
@@ -123,7 +122,7 @@ def wait_for(future: Any) -> Any:
 
 
 def wait_for_all(*futures: Any) -> list[Any]:
-    """Those of several peers, asked side by side. Where one fails, the others are cancelled."""
+    """`wait_for` each of several peers, which work at the same time. Where one fails, the others are cancelled."""
     try:
         return [wait_for(future) for future in futures]
     except BaseException:
@@ -133,8 +132,8 @@ def wait_for_all(*futures: Any) -> list[Any]:
 
 
 class Canceller(threading.Thread):
-    """Wakes what calls wait for. In a thread of its own, as grpcio says on its polling thread that a call is over, and
-    nothing may take long there.
+    """Wakes the handlers of calls that are over. It is a thread of its own, because grpcio says on its polling thread
+    that it is done with a call, and to wake a handler can take longer than that thread may be held up.
     """
 
     def __init__(self) -> None:
@@ -161,7 +160,7 @@ class Canceller(threading.Thread):
             self._to_wake.put(call)
 
     def interrupt_all(self) -> None:
-        """The server stops, and calls had their time to end."""
+        """The server stops, and calls have had their time to end."""
         self._stopping = True
         for call in self.running.copy():
             call.stopping = True
@@ -178,7 +177,7 @@ class Canceller(threading.Thread):
                     return
                 _wake(call)
             if time.monotonic() >= look_at:
-                # Again and again: what was woken between two statements goes on with the next.
+                # Again and again: a handler that was woken between two statements goes on to wait for the next.
                 for call in self.running.copy():
                     _end_idle(call)
                     if call.callbacks is not None and why_ended(call) is not None:

@@ -278,9 +278,10 @@ def _end_by(background: Background, end: float) -> None:
 
 
 def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
-    """Lets no call end without an answer of ours. A connection waits with those beyond its streams, as HTTP/2 has it;
-    those within, grpcio keeps until our one polling thread comes to them. By default it drops some instead, without
-    details and uncounted: at random from 1000 on, after 30 s, and where streams that are over still have memory.
+    """Options with which no call ends without an answer of ours. A connection has a number of streams, and a client
+    waits with calls beyond that, as HTTP/2 has it. grpcio keeps all others until its polling thread comes to them. By
+    default it would drop some, without details and uncounted: at random when 1000 wait, after 30 s, and while streams
+    that have ended still take memory.
     """
     return (
         ("grpc.max_concurrent_streams", max(128, 2 * int(pool.limit))),

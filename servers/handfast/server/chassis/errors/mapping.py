@@ -58,7 +58,7 @@ def end_with(error: BaseException, call: Call, context: grpc.ServicerContext) ->
         error = unknown_method(call)  # in the contract, but the servicer leaves it to the generated class
     try:
         status = to_status(error, call)
-    except Exception as failure:  # of a domain error that is not made as it should be, so nobody foresaw it
+    except Exception as failure:  # nobody foresaw that a domain error would be made wrongly
         status = to_status(failure, call)
     sent = rpc_status.to_status(status)
     room = room_beside(status.message, status) - metadata_bytes(call.trailers)
@@ -75,7 +75,7 @@ def _is_grpcios(error: BaseException, context: grpc.ServicerContext) -> bool:
 
 
 def _shorten(call: Call, context: Any) -> None:
-    """Lets what somebody aborted the call with reach its caller, who takes 8 KiB."""
+    """Cuts the message and the trailers with which somebody aborted the call to what its caller takes, 8 KiB."""
     message, trailers = shortened_message(call, context), context.trailing_metadata() or ()
     kept = those_that_fit(trailers, room_beside(message, None) - metadata_bytes(call.trailers))
     if len(kept) < len(trailers):
@@ -84,7 +84,7 @@ def _shorten(call: Call, context: Any) -> None:
 
 
 def shortened_message(call: Call, context: Any) -> str:
-    """The message that a handler set beside a code, cut there to what arrives."""
+    """The message that a handler set beside a code. Where it is too long to arrive, it is cut, in the context, too."""
     message = (context.details() or b"").decode(errors="replace")
     short = cut(message, MAX_MESSAGE)
     if short != message:
@@ -107,7 +107,7 @@ def to_status(error: BaseException, call: Call) -> Status:
         known = error if isinstance(error, DomainError) else _translated(error, call)
         status, message = _own_status(known, call), known.message
         if known is not error and not isinstance(known, errors.CallCancelled):
-            # The operator needs the cause; of a caller that leaves there is none to look for.
+            # The operator needs the cause. A caller that left is no fault to look into.
             if isinstance(known, errors.Unforeseen):
                 call.log["exception"] = described(error, call.personal_data())
             else:
@@ -115,7 +115,7 @@ def to_status(error: BaseException, call: Call) -> Status:
     if isinstance(error, ServiceError) and error.status is grpc.StatusCode.UNAVAILABLE:
         # Our channel has tried again already. If every caller on the way did so too, the attempts would multiply.
         call.add_trailer("grpc-retry-pushback-ms", "-1")
-    if "error.violations" not in call.log:  # whose paths hold keys, which callers make up
+    if "error.violations" not in call.log:  # a message of violations has paths with keys that callers made up
         personal = call.personal_data()
         call.log["error.message"] = cut(message if personal is None else personal.removed_from(message), MAX_MESSAGE)
     return status

@@ -2,8 +2,8 @@
 
 That of grpcio-health-checking sends to watchers under the lock that a watcher needs to leave. Sending waits until the
 watcher reads and for the one polling thread of grpcio, and leaving runs on it: so a watcher that left in the wrong
-moment, or does not read, would stop the whole server. Here whoever has news leaves it at each watcher's outlet, and
-waits for nobody; a watcher costs no thread.
+moment, or does not read, would stop the whole server. Here news is left at each watcher's outlet, and nobody waits; a
+watcher costs no thread.
 """
 
 from __future__ import annotations

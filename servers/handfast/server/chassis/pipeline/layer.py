@@ -3,9 +3,9 @@
 What is inside of it, interceptors of a team's own and the handler, sees messages, and may raise what it likes. grpcio
 could parse and serialize by itself, but its failures would come without details, and uncounted.
 
-Known limits. A call that grpcio refuses by itself is recorded with another code where it was larger than four times the
-limit on messages. A deadline that passes while the reply is on its way, or in a flood before grpcio hands the call
-over, is seen by the caller alone.
+Known limits. grpcio itself refuses a message of more than four times the limit here, and such a call is recorded with
+another code than its caller sees. Where a deadline passes while the reply is on its way, or in a flood before grpcio
+hands the call over, only the caller notices.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CallLayer(grpc.ServerInterceptor):
         self._methods, self._unknown = methods, unknown
         self._limiter, self._canceller, self._refusal = limiter, canceller, refusal
         self._message_limit = message_limit
-        # What serves a method is put together once, unless an interceptor wants to choose for each call.
+        # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}
 
@@ -92,7 +92,7 @@ class CallLayer(grpc.ServerInterceptor):
         handler = self._handlers.get(path)
         if handler is None:
             handler = self._new_handler(continuation, handler_call_details, method)
-            # Anybody can make up names without end, so of methods that do not exist none is kept.
+            # None is kept of a method that does not exist: callers can make up names without end.
             if self._keeps_handlers and method is not self._unknown:
                 self._handlers[path] = handler
         return handler
@@ -103,12 +103,12 @@ class CallLayer(grpc.ServerInterceptor):
         details: grpc.HandlerCallDetails,
         method: Method,
     ) -> Handler:
-        """What serves calls of the method. There is always one, or the call would end uncounted."""
-        # Streaming both ways answers any caller: it reads nothing, and ends the call.
+        """The handler of the method. There is always one: without a handler, a call would not be counted."""
+        # One that streams both ways can end any call, as it need not read a request.
         try:
             inner = continuation(details) or grpc.stream_stream_rpc_method_handler(_refuse_unknown)
             return self._around(inner, method)
-        except BaseException as error:  # of an interceptor; the caller is told as if the handler had raised it
+        except BaseException as error:  # of an interceptor; its caller gets what a handler's exception becomes
             return self._around(grpc.stream_stream_rpc_method_handler(partial(_raise, error)), method)
 
     def _around(self, inner: Handler, method: Method) -> Handler:
@@ -148,7 +148,7 @@ class CallLayer(grpc.ServerInterceptor):
                 _check(call, method, context)
                 for reply in behavior(read(call, request), context):
                     serialized = serialize(reply)
-                    call.sent += 1  # before it is: where the caller has it and leaves, this goes on no more
+                    call.sent += 1  # counted before it is sent: once the caller leaves, nothing goes on after `yield`
                     call.waiting_since = time.monotonic()
                     yield serialized
                     call.waiting_since = None
@@ -167,8 +167,8 @@ class CallLayer(grpc.ServerInterceptor):
             call = self._begin(context)
             try:
                 _check(call, method, context)
-                # The handler itself returns none; an interceptor may run it only when it is asked for replies, or
-                # answer in its place.
+                # The handler returns no replies. But an interceptor may run it only once replies are asked for, or
+                # reply in its place.
                 for reply in behavior(read(call, request), context):
                     send(serialize(reply))
                     call.sent += 1
@@ -180,7 +180,7 @@ class CallLayer(grpc.ServerInterceptor):
             if not call.pushed:
                 send(None)  # ends the call
 
-        # This is how grpcio knows a handler whose replies come later. It would send them by `send`, which waits.
+        # By this mark grpcio knows a handler whose replies come after it has returned.
         serve.experimental_non_blocking = True  # type: ignore[attr-defined]
         return serve
 

@@ -89,7 +89,7 @@ class Metrics(Collector):
 
 
 def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Prometheus' own answers any path, and so would any probe be answered that looks for something else."""
+    """The client's own `app` answers any path with metrics, even a probe that looks for something else."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if app is not None and environ["PATH_INFO"] == "/metrics":
@@ -101,7 +101,7 @@ def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:
 
 
 def _for_a_while(handler: Any) -> Any:
-    """Each connection has a thread of its own. This ends those that do not say what they want, or do not take it."""
+    """Each connection has a thread of its own. This ends those that send no request, or do not read the answer."""
 
     class Handler(handler):  # type: ignore[misc]
         timeout = METRICS_TIMEOUT

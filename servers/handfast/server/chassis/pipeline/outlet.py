@@ -3,8 +3,8 @@
 grpcio sends a reply in the thread that made it, which then waits until the caller has room for it. So a stream costs a
 thread as long as it lasts, and with one thread for many streams a caller who does not read would hold up all others. A
 method that is marked as pushing (`Method.pushes`) therefore hands its call over to an `Outlet`, and ends: nobody waits
-any more. That starts the operations that grpcio itself would start, and grpcio's polling thread tells when they are
-done. None of this is public in grpcio, so it stands here alone.
+any more. The outlet starts the operations that grpcio itself would start, and grpcio's polling thread tells when they
+are done. None of this is public in grpcio.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Outlet:
         self._call.send_initial_metadata()
 
     def send(self, reply: bytes) -> None:
-        """Sends it as soon as the last one is through. Of those that come before that, the newest is sent: who reads
-        slowly misses what did not last."""
+        """Sends it as soon as the reply before it has been sent. Of replies that come until then only the newest is
+        sent, so a caller that reads slowly misses some."""
         with self._lock:
             if self._sending:
                 self._next = reply
@@ -46,7 +46,7 @@ class Outlet:
         self._start(reply)
 
     def end(self) -> None:
-        """Ends the call well, once the last reply is through."""
+        """Ends the call with OK, once the last reply has been sent."""
         with self._lock:
             self._ending = True
             if self._sending:

@@ -32,7 +32,7 @@ from handfast.server.chassis.cancellation import Canceller
 REFUSALS = Pool("refusals", 1, queue=None)
 """Its thread refuses the calls that are not begun."""
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""The seconds by which calls are told apart in metrics."""
+"""The bounds, in seconds, of the buckets in which calls are counted by how long they took."""
 QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
 _LOOK_EVERY = 0.005  # seconds
@@ -45,8 +45,8 @@ _Job = tuple[Call, Callable[..., Any], tuple[Any, ...]]
 
 
 class Counts:
-    """Of one method. `durations` has how many calls took up to each of `DURATIONS_S`, but longer than the one before;
-    the last ones took longer than any."""
+    """Of one method. Each of `durations` counts the calls that took up to one of `DURATIONS_S`, and longer than the one
+    before it; the last counts those that took longer than all of these."""
 
     def __init__(self) -> None:
         self.started = self.received = self.sent = 0
@@ -56,11 +56,11 @@ class Counts:
 
 
 class Limiter:
-    """Counts calls as they arrive and as they end: for metrics by method, and for the limit by pool, both those that
-    wait for a thread and those that have one. What is refused is in `REFUSALS` until it ends.
+    """Counts calls as they arrive and as they are recorded: by method for the metrics, and by pool for the limit. In
+    flight are those of a pool that have a thread, or wait for one. A refused call is in flight in `REFUSALS`.
 
-    All is counted under `lock`. Instruments of the Prometheus client would take a lock each, and be most of what
-    counting costs.
+    All is counted under one `lock`. Each instrument of the Prometheus client would take a lock of its own, which would
+    be most of what counting costs.
     """
 
     def __init__(self, pools: Iterable[Pool], methods: Iterable[Method]) -> None:
@@ -169,7 +169,7 @@ class CallExecutor(futures.Executor):
         call, serve, arguments = job
         if call.refused is None:
             call.waiting_since = time.monotonic()  # for its request, where that was not received before
-        with suppress(BaseException):  # grpcio has told the caller
+        with suppress(BaseException):  # the caller has its status already
             serve(*arguments)
         # A call whose request never came has no context, and nothing would tell when grpcio is done with it.
         if call.context is not None and call.refused is None and call.method.outlasts_its_handler:

@@ -1,8 +1,8 @@
-"""What becomes of calls that are not begun: beyond those that a pool takes at once, or while the server stops.
+"""Refuses calls: those beyond what a pool takes at once, and those that come while the server stops.
 
-They are refused before anything of them is read. With far more load than a server can take, what it still completes is
-what refusing leaves it time for. So a refusal is made ahead but for its request id, passes by all interceptors, and
-waits where there are many: callers that come again at once come no faster than they are refused.
+They are refused before anything of them is read. In a flood a server completes what refusing leaves it time for, so a
+refusal has to be cheap. All of it but the request id is made in advance, and no interceptor sees it. Where there are
+many, they wait: callers that try again at once come no faster than they are refused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.chassis.pipeline.pools import Limiter
 
 _AT_ONCE, _PAUSE = 8, 0.02
-"""How many calls are refused for overload before the next ones wait, and for how many seconds these do: 400 a second at
-most. Each costs some 0.2 ms, of which most is not spent here, and pausing less often costs less (measured)."""
+"""After so many refusals for overload, the next ones wait for so many seconds: that makes 400 a second at most. Each
+costs some 0.2 ms, most of it in grpcio. To pause after each one would cost more (measured)."""
 
 
 def refusal(limiter: Limiter) -> grpc.RpcMethodHandler[Any, Any]:
@@ -33,7 +33,7 @@ def refusal(limiter: Limiter) -> grpc.RpcMethodHandler[Any, Any]:
     refused = itertools.count(1)
 
     def refuse(_requests: Any, context: grpc.ServicerContext) -> Never:
-        # Who has left, or is sent away by a stop, does not come again at once.
+        # A caller that has left, or is refused because of a stop, does not come again at once.
         if context.is_active() and not limiter.draining and next(refused) % _AT_ONCE == 0:
             time.sleep(_PAUSE)
         _refuse(context)
