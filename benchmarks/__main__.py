@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,28 +15,39 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.harness import Effort, Result, compare
 from benchmarks.place import Place, running_on
-from benchmarks.report import Measured
+from benchmarks.report import Failed, Measured
 from benchmarks.rows import POSTGRESQL, SQLITE, TABLES, Row
 
 FULL = Effort(rounds=15, seconds=1.0)
 QUICK = Effort(rounds=3, seconds=0.3)
 
 
-def measure(rows: Sequence[Row], engines: Iterable[str], effort: Effort) -> Iterator[Measured]:
+def measure(rows: Sequence[Row], engines: Iterable[str], effort: Effort) -> Iterator[Measured | Failed]:
     """One after the other. What several rows need is started once."""
-    for engine, pinned in itertools.product(engines, (True, False)):
+    planned = {
+        (engine, pinned): [row for row in rows if engine in row.engines and row.pinned is pinned]
+        for engine, pinned in itertools.product(engines, (True, False))
+    }
+    total, numbers, began = sum(map(len, planned.values())), itertools.count(1), time.monotonic()
+    for (engine, pinned), of_place in planned.items():
         with tempfile.TemporaryDirectory(prefix="handfast-bench-") as folder, ExitStack() as stack:
             place = Place(Path(folder), engine, pinned, stack)
-            for row in rows:
-                if engine in row.engines and row.pinned is pinned:
-                    measured = Measured(row, engine, _measure(row, place, effort))
-                    _progress(str(measured))
-                    yield measured
+            for row in of_place:
+                minutes = (time.monotonic() - began) / 60
+                _progress(f"row {next(numbers)} of {total}, after {minutes:.1f} minutes: {row.name} on {engine}")
+                found: Measured | Failed
+                try:
+                    found = Measured(row, engine, _measure(row, place, effort))
+                except Exception as error:  # what is measured already is not lost
+                    found = Failed(row, engine, f"{type(error).__name__}: {error}")
+                    time.sleep(1)  # until its last calls are cancelled: they are not of the next row
+                _progress(f"  {found}")
+                yield found
 
 
 def _measure(row: Row, place: Place, effort: Effort) -> Result:
     def progress(text: str) -> None:
-        _progress(f"{row.name} on {place.engine}, {text}")
+        _progress(f"  {text}")
 
     side, beside = place.side(row.side), place.side(row.beside)
     with running_on(place.callers_on):
@@ -67,10 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in TABLES[name]
         if (row.quick or not options.quick) and (options.only is None or row.name in options.only)
     ]
-    measured = list(measure(rows, engines, effort))
-    print(report.tables(measured))
+    load_before = os.getloadavg()[0]
+    found = list(measure(rows, engines, effort))
+    print(report.tables(found))
     if options.write:
-        report.write(measured, effort)
+        report.write(found, effort, load_before)
+    if failed := [each for each in found if isinstance(each, Failed)]:
+        sys.exit(f"{len(failed)} of {len(found)} rows could not be measured")
 
 
 if __name__ == "__main__":

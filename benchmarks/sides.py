@@ -123,7 +123,7 @@ def _fastapi(place: Place, kind: str, request: Callable[[str, int], bytes]) -> S
     return Calls([method], Servers([peer.pid], peer.metrics_urls))
 
 
-def facade(place: Place) -> Side:
+def facade(place: Place) -> Calls:
     """A server on the chassis that makes both updates, by the suite's servers, without the guarantee; counted are all
     three.
     """
@@ -132,6 +132,12 @@ def facade(place: Place) -> Side:
     both = _servers(suite, "users", "preferences")
     method = _rpc(peer.address, _UPDATE_BOTH, lambda number: _update_both(suite.user_id(number), number))
     return Calls([method], Servers([*both.pids, peer.pid], [*both.metrics_urls, *peer.metrics_urls]))
+
+
+def update_user_of_facade(place: Place) -> Side:
+    """The same; counted is the users server alone."""
+    whole = facade(place)
+    return Calls(whole.methods, Servers(_servers(place.suite(), "users").pids, whole.servers.metrics_urls))
 
 
 # Processes without a server

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import report, rows, sides
 from benchmarks.__main__ import main, measure
-from benchmarks.calls import Calls, CallsFailed, Method
+from benchmarks.calls import Calls, Method
 from benchmarks.harness import Effort, Figure, Goal, Result, Round, Turn
 from benchmarks.place import Place
 from handfast.users.v1.users_pb2 import GetUserRequest
@@ -22,11 +22,11 @@ def test_rows_are_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None
     printed, progress = capsys.readouterr()
     assert "| GetUser | an echo | sqlite |" in printed
     assert "| UpdateUserAndPreferences, finishing included | an echo | sqlite |" in printed
-    assert "get-user on sqlite, round 1 of 1: " in progress
+    assert "row 2 of 2, after " in progress
+    assert " minutes: atomic-update on sqlite\n  round 1 of 1: " in progress
 
 
-def test_a_call_that_fails_stops_the_measurement() -> None:
-    """By what its caller sees, or by what the servers count."""
+def test_a_row_with_a_call_that_fails_is_not_measured_and_others_are() -> None:
 
     def start(place: Place) -> Calls:
         side = sides.get_user(place)
@@ -36,8 +36,13 @@ def test_a_call_that_fails_stops_the_measurement() -> None:
         return Calls([Method(method.path, method.connect, lambda number: unknown)], side.servers)
 
     (get_user,) = (row for row in rows.TABLES["cost"] if row.name == "get-user")
-    with pytest.raises(CallsFailed, match="NOT_FOUND"):
-        list(measure([dataclasses.replace(get_user, side=start)], ["sqlite"], BRIEF))
+    failing = dataclasses.replace(get_user, side=start)
+    failed, measured = measure([failing, get_user], ["sqlite"], BRIEF)
+    assert failed == report.Failed(failing, "sqlite", "CallsFailed: NOT_FOUND")
+    assert isinstance(measured, report.Measured)
+    shown = report.tables([failed, measured])
+    assert "- get-user on sqlite: CallsFailed: NOT_FOUND" in shown
+    assert "| GetUser | an echo | sqlite |" in shown
 
 
 def test_layers_are_the_differences_between_rows() -> None:
@@ -46,10 +51,11 @@ def test_layers_are_the_differences_between_rows() -> None:
         turns = (Turn(1, 1.0, 1.0, each / 1e6) for each in (side, beside))
         return report.Measured(row, "sqlite", Result(Figure.CPU, (Round(*turns),)))
 
-    costs = [("empty-bare", 140, 100), ("get-user", 240, 100), ("two-updates", 900, 100), ("atomic-update", 2000, 100)]
-    found = report.layers([measured(*each) for each in costs])
-    assert [line.split(" | ")[-1] for line in found.splitlines()[2:]] == ["100 |", "40 |", "100 |", "900 |", "1,100 |"]
-    assert report.layers([measured(*costs[0])]) == ""
+    costs = [("empty-bare", 140), ("get-user", 240), ("two-updates", 900), ("facade", 1500), ("atomic-update", 2600)]
+    found = report.layers([measured(name, cost, 100) for name, cost in costs])
+    us = [line.split(" | ")[-1].removesuffix(" |") for line in found.splitlines()[2:]]
+    assert us == ["100", "40", "100", "900", "600", "1,100"]
+    assert report.layers([measured("empty-bare", 140, 100)]) == ""
 
 
 def test_results_are_the_medians_of_rounds(tmp_path: Path) -> None:
@@ -61,6 +67,14 @@ def test_results_are_the_medians_of_rounds(tmp_path: Path) -> None:
     assert not Goal(2).reached(result)
     assert Goal(300, absolute=True).reached(result)
     (row, *_) = rows.TABLES["guarantee"]
-    assert "| 300 calls/s | 100 calls/s | **3.00** | 2.00 … 9.00 | ≥ 0.7 | reached | 0.33 |" in report.tables(
+    assert "| 300 calls/s | 100 calls/s | **3.00** | 2.00 … 9.00 | ≥ 0.7 | yes | 0.33 |" in report.tables(
         [report.Measured(row, "sqlite", result)]
     )
+
+
+def test_the_summary_names_the_goals_that_are_missed() -> None:
+    (throughput, latency) = rows.TABLES["guarantee"]
+    turns = Turn(100, 1.0, 2.0, 0.5), Turn(100, 1.0, 1.0, 0.5)
+    found = [report.Measured(row, "sqlite", Result(row.figure, (Round(*turns),))) for row in (throughput, latency)]
+    assert report.summary(found) == "1 of 2 goals were reached. Missed: `latency` on sqlite."
+    assert report.summary(found[:1]) == "1 of 1 goals were reached. Missed: none."
