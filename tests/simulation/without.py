@@ -6,7 +6,7 @@ named with it is the one whose worlds soon come to a schedule that the rule guar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -105,8 +105,8 @@ def _delete_below(c: Connection, table: str, horizon: str) -> Result:
 _finish, _check_stage = finishing_rules.finish, staging.check_stage
 
 
-def _finish_without_a_marker(self: Branches, connection: Any, branches: Collection[Branch]) -> None:
-    self.delete(connection, [branch.transaction_id for branch in branches])
+def _finish_without_a_marker(self: Branches, connection: Any, outcomes: Mapping[str, Outcome]) -> None:
+    self.delete(connection, list(outcomes))
 
 
 def _finish_whatever_is_there(decision: BranchDecision, branch: Any, horizon: str, operations: Collection[Any]) -> Any:
@@ -135,12 +135,12 @@ class KeepsBranches:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._branches, name)
 
-    def finish(self, connection: Any, branches: Collection[Branch]) -> None:
-        for branch in branches:
-            if branch.outcome is Outcome.COMMITTED:
-                connection.update("branches", branch.transaction_id, {"staged": 0})
+    def finish(self, connection: Any, outcomes: Mapping[str, Outcome]) -> None:
+        for id_, outcome in outcomes.items():
+            if outcome is Outcome.COMMITTED:
+                connection.update("branches", id_, {"staged": 0})
             else:
-                self._branches.finish(connection, [branch])
+                self._branches.finish(connection, {id_: outcome})
 
 
 def _settle_the_rows_alone(self: BranchFinisher[Any], transaction_id: str) -> Branch | None:

@@ -14,7 +14,6 @@ from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.transactions.core.model import BranchDecision, Decision, Learnt, Outcome, StageRequest
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
-from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.transactions.participant.store import Store
 from handfast.server.users import tables
 from handfast.server.users.resources import UserResources
@@ -69,7 +68,8 @@ class Users:
 
     def finish(
         self, transaction_id: str, outcome: Outcome, committed_count: int, *, loss_accepted: bool = False
-    ) -> FinishResult:
+    ) -> bool:
+        """Whether it is finished as decided, and not lost."""
         decision = BranchDecision(transaction_id, outcome, committed_count, loss_accepted)
         return self.participant.finisher.finish(decision)[transaction_id]
 

@@ -13,7 +13,7 @@ from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import BranchDecision, Outcome
-from handfast.server.transactions.participant.finishing import FAILED, FinishResult
+from handfast.server.transactions.participant.finishing import FAILED
 from handfast.server.users.tables import participant as tables
 from handfast.server.users.tables import users as users_table
 from tests.transactions.participants import Users, old_id
@@ -30,7 +30,7 @@ def aborted(id_: str) -> BranchDecision:
     return BranchDecision(id_, Outcome.ABORTED, 0)
 
 
-def staged(users: Users, name: str, first: int) -> tuple[list[BranchDecision], list[FinishResult]]:
+def staged(users: Users, name: str, first: int) -> tuple[list[BranchDecision], list[bool]]:
     """Transactions of every kind, and what each is confirmed with. All their users have names that begin with
     `name`; their ids are those of `first` seconds ago and later.
     """
@@ -64,7 +64,7 @@ def staged(users: Users, name: str, first: int) -> tuple[list[BranchDecision], l
         committed(ids[11], 2, loss_accepted=True),
     ]
     lost = {8, 10}
-    return decisions, [FinishResult.LOST if n in lost else FinishResult.CONFIRMED for n in range(len(decisions))]
+    return decisions, [n not in lost for n in range(len(decisions))]
 
 
 def stored(users: Users, name: str, decisions: list[BranchDecision]) -> dict[str, list[tuple[Any, ...]]]:
@@ -109,7 +109,7 @@ def test_what_is_forgotten_is_confirmed_among_others(users: Users) -> None:
     users.participant.sweeper.prune(10**18)
     users.stage(at_hand, "bob")
     results = users.participant.finisher.finish(committed(forgotten, 1), committed(at_hand, 1))
-    assert set(results.values()) == {FinishResult.CONFIRMED}
+    assert set(results.values()) == {True}
     assert users.branches() == 1
 
 
@@ -157,14 +157,14 @@ def test_a_batch_that_fails_is_finished_one_by_one(
 
     monkeypatch.setattr(rules, "finish", fail)
     results = users.participant.finisher.finish_all([committed(id_, 1) for id_ in ids], lambda: True)
-    assert next(results) == (ids[0], FinishResult.CONFIRMED)
+    assert next(results) == (ids[0], True)
     concerns_all = isinstance(error, DatabaseUnavailable)
     if concerns_all:
         with pytest.raises(DatabaseUnavailable):
             next(results)
     else:
         with capture_logs() as lines:
-            assert list(results) == [(ids[2], FinishResult.CONFIRMED)]
+            assert list(results) == [(ids[2], True)]
         assert [(line["event"], line["transaction_id"], line["exc_info"]) for line in lines] == [
             (FAILED, ids[1], error)
         ]

@@ -23,7 +23,7 @@ from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant.errors import CommittedChangeLost, TransactionForgotten
-from handfast.server.transactions.participant.finishing import NO_LONGER_KNOWN, FinishResult
+from handfast.server.transactions.participant.finishing import NO_LONGER_KNOWN
 from handfast.server.transactions.participant.service import ParticipantServicer
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -89,7 +89,7 @@ def test_a_branch_whose_loss_is_accepted_is_free_and_can_be_forgotten(users: Use
     overcounted, empty = old_id(60), old_id(50)
     users.stage(overcounted, "ada")
     for id_ in (overcounted, empty):
-        assert users.finish(id_, Outcome.COMMITTED, 2) is FinishResult.LOST
+        assert not users.finish(id_, Outcome.COMMITTED, 2)
     users.coordinator.decisions[overcounted] = Decision(overcounted, Outcome.COMMITTED, {"users": 2})
     with pytest.raises(CommittedChangeLost):
         users.stage(new_id(), "ada")
@@ -99,7 +99,7 @@ def test_a_branch_whose_loss_is_accepted_is_free_and_can_be_forgotten(users: Use
     for _ in range(2):
         for id_ in (overcounted, empty):
             result = users.finish(id_, Outcome.COMMITTED, 2, loss_accepted=True)
-            assert result is FinishResult.CONFIRMED
+            assert result
     ada = users.participant.get("ada")
     assert ada is not None
     assert ada.last_transaction_id == overcounted
@@ -113,7 +113,7 @@ def test_who_is_told_a_commit_that_it_no_longer_knows_says_so_in_its_log(users: 
     users.participant.sweeper.prune(now())
     with structlog.testing.capture_logs() as lines:
         for outcome, named in ((Outcome.ABORTED, 0), (Outcome.COMMITTED, 1)):
-            assert users.finish(done, outcome, named) is FinishResult.CONFIRMED
+            assert users.finish(done, outcome, named)
     assert [(line["log_level"], line["event"], line["transaction_id"]) for line in lines] == [
         ("warning", NO_LONGER_KNOWN, done)
     ]
@@ -178,7 +178,7 @@ def test_what_is_lost_is_counted_whoever_finds_it(users: Users) -> None:
     for _ in range(2):
         users.finish(fine, Outcome.COMMITTED, 1)
     assert counted() == 0
-    assert users.finish(lost, Outcome.COMMITTED, 2) is FinishResult.LOST
+    assert not users.finish(lost, Outcome.COMMITTED, 2)
     assert counted() == 1
     users.coordinator.decisions[lost] = Decision(lost, Outcome.COMMITTED, {"users": 2})
     with pytest.raises(CommittedChangeLost):
@@ -198,7 +198,7 @@ def test_finished_branches_are_forgotten_and_what_comes_late_is_still_refused(us
     assert users.branches() == 0
     with pytest.raises(TransactionForgotten):
         users.stage(done, "ada")
-    assert users.finish(done, Outcome.COMMITTED, 1) is FinishResult.CONFIRMED
+    assert users.finish(done, Outcome.COMMITTED, 1)
     assert users.branches() == 0
 
 
@@ -221,7 +221,7 @@ def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
     users.finish(last, Outcome.COMMITTED, 1)
     assert users.participant.sweeper.prune(now()) == 1
     assert users.branches() == 2
-    assert users.finish(open_, Outcome.COMMITTED, 1) is FinishResult.CONFIRMED
+    assert users.finish(open_, Outcome.COMMITTED, 1)
     assert users.participant.get("bob") is not None
     assert users.participant.sweeper.prune(now()) == 2
 

@@ -156,7 +156,7 @@ class TestFinishing:
         assert isinstance(finished, Finish)
         assert finished.applied == {"ada": b"2"}
         assert finished.dropped == {"bob"}
-        assert (finished.branch.state, finished.branch.outcome) == (BranchState.FINISHED, Outcome.COMMITTED)
+        assert finished.outcome is Outcome.COMMITTED
 
     def test_an_abort_drops_everything(self) -> None:
         finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, count=0)
@@ -172,7 +172,8 @@ class TestFinishing:
     def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
         finished = finish(None, [], Outcome.ABORTED, count=0)
         assert isinstance(finished, Finish)
-        assert check(finished.branch, None, stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
+        marked = replace(OPEN, state=BranchState.FINISHED, outcome=finished.outcome)
+        assert check(marked, None, stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
 
     def test_a_repeat_confirms(self) -> None:
         done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
@@ -191,7 +192,7 @@ class TestFinishing:
         assert finish(branch, operations, Outcome.COMMITTED, count=2) is Unchanged.LOST
         accepted = finish(branch, operations, Outcome.COMMITTED, count=2, loss_accepted=True)
         done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert accepted == Finish(done, {"ada": b"image"}, frozenset(), held=1)
+        assert accepted == Finish(Outcome.COMMITTED, {"ada": b"image"}, frozenset(), held=1)
         for outcome, count in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
             assert finish(done, [], outcome, count) is Unchanged.LOST
             assert finish(done, [], outcome, count, loss_accepted=True) is Unchanged.FINISHED
@@ -206,7 +207,7 @@ class TestFinishing:
         finished = finish(replace(OPEN, staged=1), [operation(1)], None, count=0)
         assert isinstance(finished, Finish)
         assert finished.dropped == {"ada"}
-        assert finished.branch.outcome is Outcome.ABORTED
+        assert finished.outcome is Outcome.ABORTED
 
     def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
         finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, count=1, horizon="t2")

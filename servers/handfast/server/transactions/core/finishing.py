@@ -15,10 +15,11 @@ BATCH_OPERATIONS, BATCH_BYTES = 100, 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Finish:
     """Make each resource what `applied` says (None deletes it), take the mark of the transaction off those in
-    `dropped`, forget the operations, and store the branch. `held` counts the committed operations that are here.
+    `dropped`, forget the operations, and store that the branch is finished, with this outcome. `held` counts the
+    committed operations that are here.
     """
 
-    branch: Branch
+    outcome: Outcome
     applied: Mapping[str, bytes | None]
     dropped: frozenset[str]
     held: int
@@ -45,11 +46,9 @@ def finish(
     Where the coordinator has forgotten the transaction, it is finished here, or nothing of it was committed.
     """
     count = decision.committed_count
-    if branch is None:
-        if decision.transaction_id < horizon:
-            return Unchanged.PRUNED
-        branch = unheard_of(decision.transaction_id)
-    if branch.state is BranchState.FINISHED:
+    if branch is None and decision.transaction_id < horizon:
+        return Unchanged.PRUNED
+    if branch is not None and branch.state is BranchState.FINISHED:
         if decision.outcome is None or decision.loss_accepted:
             return Unchanged.FINISHED
         as_decided = decision.outcome is branch.outcome and count <= branch.staged
@@ -57,12 +56,8 @@ def finish(
     if len(operations) < count and not decision.loss_accepted:
         return Unchanged.LOST
     applied = final_images(operations, count)
-    return Finish(
-        replace(branch, state=BranchState.FINISHED, outcome=decision.outcome or Outcome.ABORTED),
-        applied,
-        frozenset(operation.resource for operation in operations) - applied.keys(),
-        min(count, len(operations)),
-    )
+    dropped = frozenset(operation.resource for operation in operations) - applied.keys()
+    return Finish(decision.outcome or Outcome.ABORTED, applied, dropped, held=min(count, len(operations)))
 
 
 def final_images(operations: Iterable[Operation], committed_count: int) -> dict[str, bytes | None]:

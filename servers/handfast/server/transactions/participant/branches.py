@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -71,11 +71,10 @@ class Branches(Prunable):
         """Stores that it takes no more operations."""
         self._update.send(connection, id_=transaction_id, state=BranchState.CLOSED.value)
 
-    def finish(self, connection: sa.Connection, branches: Collection[Branch]) -> None:
-        """Stores that these are finished, each with its outcome."""
+    def finish(self, connection: sa.Connection, outcomes: Mapping[str, Outcome]) -> None:
+        """Stores that branches are finished, by the ids of their transactions."""
         for outcome in Outcome:
-            ids = [branch.transaction_id for branch in branches if branch.outcome is outcome]
-            if ids:
+            if ids := [id_ for id_, of_branch in outcomes.items() if of_branch is outcome]:
                 state = BranchState.FINISHED.value
                 self._update_all.send(connection, ids=ids, state=state, outcome=outcome.value)
 

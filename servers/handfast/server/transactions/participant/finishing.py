@@ -4,8 +4,7 @@ decided, or their time is up (rules 6 and 7).
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Generic
 
@@ -35,15 +34,6 @@ FAILED = "a branch could not be finished, and will be tried again"
 _log = structlog.get_logger()
 
 
-class FinishResult(enum.Enum):
-    """CONFIRMED: the branch is finished by the decision. LOST: it cannot be, as a committed operation is neither held
-    nor finished here, or the opposite is finished; nothing is changed then.
-    """
-
-    CONFIRMED = enum.auto()
-    LOST = enum.auto()
-
-
 class BranchFinisher(Generic[M]):
     """Finishes branches: for the coordinator by `finish_all`, for a writer by `settle`, for the sweeper by
     `settle_all`. It is idempotent: what is finished is confirmed again.
@@ -67,11 +57,11 @@ class BranchFinisher(Generic[M]):
             decision = self._abort_late(branch)
             if decision is None:
                 return branch
-        if FinishResult.LOST in self.finish(decision).values():
+        if not self.finish(decision)[transaction_id]:
             raise CommittedChangeLost(transaction_id)
         return None
 
-    def settle_all(self, branches: Sequence[Branch], go_on: Callable[[], bool]) -> Iterator[tuple[str, FinishResult]]:
+    def settle_all(self, branches: Sequence[Branch], go_on: Callable[[], bool]) -> Iterator[tuple[str, bool]]:
         """Finishes those of these branches that can be, as `finish_all` does, with one question to the coordinator.
         Raises CoordinatorUnavailable.
         """
@@ -83,9 +73,7 @@ class BranchFinisher(Generic[M]):
         """How a transaction that the coordinator says is undecided is decided, once its time is up (rule 6)."""
         return self._resolver.abort(undecided.transaction_id) if may_abort(undecided, self._clock()) else None
 
-    def finish_all(
-        self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
-    ) -> Iterator[tuple[str, FinishResult]]:
+    def finish_all(self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]) -> Iterator[tuple[str, bool]]:
         """Finishes these branches, many in each local transaction, as long as `go_on` says so. Where a local
         transaction fails, its branches are finished one by one. One that fails by itself, or needs what others keep for
         themselves, is left out, and holds up no other. Raises what concerns them all, such as DatabaseUnavailable.
@@ -109,14 +97,17 @@ class BranchFinisher(Generic[M]):
                     text = LEFT_FOR_LATER if is_conflict(error) else FAILED
                     _log.warning(text, transaction_id=batch[0].transaction_id, **cause_for_log(error))
 
-    def finish(self, *decisions: BranchDecision) -> dict[str, FinishResult]:
-        """Finishes these branches in one local transaction. Returns the result of each, by the transaction id."""
+    def finish(self, *decisions: BranchDecision) -> dict[str, bool]:
+        """Finishes these branches in one local transaction. Returns by the transaction id whether each is finished as
+        it was decided; else the change is lost, and nothing of the branch is touched.
+        """
         verdicts = self._store.database.write(partial(self._finish, decisions))
-        results = map(self._result, decisions, verdicts)
-        return {decision.transaction_id: result for decision, result in zip(decisions, results, strict=True)}
+        for decision in decisions:
+            self._report(decision, verdicts[decision.transaction_id])
+        return {id_: verdict is not Unchanged.LOST for id_, verdict in verdicts.items()}
 
-    def _finish(self, decisions: Sequence[BranchDecision], connection: sa.Connection) -> list[Finish | Unchanged]:
-        """Finishes each branch as a whole, by statements for many rows. Returns what the rules say of each."""
+    def _finish(self, decisions: Sequence[BranchDecision], connection: sa.Connection) -> dict[str, Finish | Unchanged]:
+        """The work of `finish`, by statements for many rows. Returns what the rules say of each branch."""
         store = self._store
         counts = {decision.transaction_id: decision.committed_count for decision in decisions}
         # One that is not there is inserted, to hold off stages that come late, until it is said what becomes of it.
@@ -125,48 +116,43 @@ class BranchFinisher(Generic[M]):
         horizon = store.horizon.seen(connection) if inserted else ""
         operations = store.operations.of(connection, list(counts))
 
-        verdicts = [
-            rules.finish(each, branches[each.transaction_id], horizon, operations.get(each.transaction_id, ()))
-            for each in decisions
-        ]
-        finished = {each.branch.transaction_id: each for each in verdicts if isinstance(each, Finish)}
-        ids = list(finished)
-
+        verdicts = {
+            id_: rules.finish(decision, branches[id_], horizon, operations.get(id_, ()))
+            for id_, decision in zip(counts, decisions, strict=True)
+        }
+        finished = {id_: verdict for id_, verdict in verdicts.items() if isinstance(verdict, Finish)}
         if finished:
-            store.rows.save(
-                connection,
-                [
-                    (key, store.message(image), id_)
-                    for id_, each in finished.items()
-                    for key, image in each.applied.items()
-                ],
-            )
-            store.rows.unmark(connection, [key for each in finished.values() for key in each.dropped])
-            if store.resources.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
-                holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
-                store.unique_keys.save(connection, holders)
-                store.unique_keys.forget_changes(connection, ids)
-            store.operations.forget(connection, ids)
-            store.branches.finish(connection, [each.branch for each in finished.values()])
-            for _ in finished:
-                reached("participant.finishing")
+            self._apply(connection, finished, counts)
         if kept_nothing := [id_ for id_ in inserted if id_ not in finished]:
             store.branches.delete(connection, kept_nothing)
         return verdicts
 
-    def _result(self, decision: BranchDecision, verdict: Finish | Unchanged) -> FinishResult:
+    def _apply(self, connection: sa.Connection, finished: Mapping[str, Finish], counts: Mapping[str, int]) -> None:
+        store, ids = self._store, list(finished)
+        images = [(id_, each) for id_, finish in finished.items() for each in finish.applied.items()]
+        store.rows.save(connection, [(key, store.message(image), id_) for id_, (key, image) in images])
+        store.rows.unmark(connection, [key for finish in finished.values() for key in finish.dropped])
+        if store.resources.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
+            holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
+            store.unique_keys.save(connection, holders)
+            store.unique_keys.forget_changes(connection, ids)
+        store.operations.forget(connection, ids)
+        store.branches.finish(connection, {id_: finish.outcome for id_, finish in finished.items()})
+        for _ in finished:
+            reached("participant.finishing")
+
+    def _report(self, decision: BranchDecision, verdict: Finish | Unchanged) -> None:
         id_, count = decision.transaction_id, decision.committed_count
         match verdict:
             case Unchanged.LOST:
                 for notify in self.on_lost:
                     notify()
-                return FinishResult.LOST
+                return
             case Unchanged.PRUNED if count:
                 _log.warning(NO_LONGER_KNOWN, transaction_id=id_)
             case Finish(held=held) if held < count:
                 _log.warning(LOSS_ACCEPTED, transaction_id=id_, committed=count, applied=held)
         reached("participant.finished")
-        return FinishResult.CONFIRMED
 
 
 def _concerns_all(error: Exception) -> bool:

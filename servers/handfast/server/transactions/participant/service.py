@@ -18,7 +18,6 @@ from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome
-from handfast.server.transactions.participant.finishing import FinishResult
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resource_type import M
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -31,7 +30,7 @@ MAX_DECISIONS = 1000
 PARTICIPANT_POOL = Pool("participant", 4)
 BRANCHES = "branches"
 
-_RESULTS = {FinishResult.CONFIRMED: pb.FINISH_RESULT_CONFIRMED, FinishResult.LOST: pb.FINISH_RESULT_LOST}
+_RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
 
 
 class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
@@ -50,7 +49,9 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         # What is left when nobody waits any more, the coordinator sends again.
         finished = self._finisher.finish_all(decisions, lambda: context.time_remaining() > 0)
         return pb.FinishTransactionsResponse(
-            results=[pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[result]) for id_, result in finished]
+            results=[
+                pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[confirmed]) for id_, confirmed in finished
+            ]
         )
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:

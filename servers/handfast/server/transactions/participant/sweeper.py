@@ -12,7 +12,7 @@ from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
-from handfast.server.transactions.participant.finishing import BranchFinisher, FinishResult
+from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
@@ -57,8 +57,8 @@ class Sweeper(Periodic, Generic[M]):
             old = [branch for branch in branches if branch.transaction_id < swept_before]
             unfinished.update(branch.transaction_id for branch in old)
             due = [branch for branch in old if not self._lost.waits(branch.transaction_id)]
-            for transaction_id, result in self._finisher.settle_all(due, lambda: not self.stopping) if due else ():
-                if result is FinishResult.LOST:
+            for transaction_id, confirmed in self._finisher.settle_all(due, lambda: not self.stopping) if due else ():
+                if not confirmed:
                     pause = self._lost.put_off(transaction_id)
                     error = CommittedChangeLost(transaction_id)
                     _log.error(str(error), transaction_id=transaction_id, tried_again_after_seconds=pause)
