@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from threading import Event
 from typing import Any, Protocol
 
-import grpc
-
-from handfast.client.errors import FailedPrecondition, ServiceError
+from handfast.client.errors import FailedPrecondition
 from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.cancellation import cancel_scope, check_active
@@ -35,8 +34,26 @@ class _Asker:
     def __init__(self, transaction_ids: Collection[str]) -> None:
         self.transaction_ids = frozenset(transaction_ids)
         self.propagated = PROPAGATED.get()
-        self.answered = Event()
-        self.answer: dict[str, Learnt] = {}
+        self._answered = Event()
+        self._answer: dict[str, Learnt] = {}
+
+    def tell(self, answer: dict[str, Learnt]) -> None:
+        self._answer = answer
+        self._answered.set()
+
+    def wait(self, seconds: float) -> None:
+        """Raises as `check_active` does where the call being served is over."""
+        with cancel_scope(self._answered.set):
+            self._answered.wait(seconds)
+        check_active()
+
+    def learnt(self) -> dict[str, Learnt]:
+        """Raises CoordinatorUnavailable where it was not told of each transaction."""
+        if self.transaction_ids <= self._answer.keys():
+            return {id_: self._answer[id_] for id_ in self.transaction_ids}
+        unknown = min(self.transaction_ids)
+        message = f"The coordinator did not say what became of transaction {unknown}."
+        raise CoordinatorUnavailable(message, transaction_id=unknown)
 
 
 class CoordinatorResolver:
@@ -62,58 +79,48 @@ class CoordinatorResolver:
                 with self._lock:
                     self._next.append(asker)
                 self._ask_next()
-                _wait(asker.answered, seconds)
+                asker.wait(seconds)
         except CircuitOpen:
             pass
         finally:
             with self._lock:
                 if asker in self._next:
                     self._next.remove(asker)
-        if not asker.transaction_ids <= asker.answer.keys():
-            raise _unavailable(min(transaction_ids))
-        return {id_: asker.answer[id_] for id_ in asker.transaction_ids}
+        return asker.learnt()
 
     def abort(self, transaction_id: str) -> Learnt:
+        asker = _Asker([transaction_id])
         request = pb.RollbackTransactionRequest(transaction_id=transaction_id, abort_reason="TRANSACTION_EXPIRED")
-        answered = Event()
-        try:
-            with self._circuit.waiting() as seconds:
-                future = self._send(self._stub.RollbackTransaction, request, PROPAGATED.get())
-                future.add_done_callback(lambda _: answered.set())
-                _wait(answered, seconds)
-                if future.done():
-                    return learnt(future.result().transaction, self._participant)
-        except FailedPrecondition:
-            return self.ask([transaction_id])[transaction_id]
-        except (ServiceError, CircuitOpen) as error:
-            raise _unavailable(transaction_id) from error
-        raise _unavailable(transaction_id)
+        refused = False
+
+        def on_answer(reply: Any, error: BaseException | None) -> None:
+            nonlocal refused
+            refused = isinstance(error, FailedPrecondition)  # it is committed
+            asker.tell(self._learnt([reply.transaction]) if reply is not None else {})
+
+        with suppress(CircuitOpen), self._circuit.waiting() as seconds:
+            self._send(self._stub.RollbackTransaction, request, asker.propagated, on_answer)
+            asker.wait(seconds)
+        return (self.ask([transaction_id]) if refused else asker.learnt())[transaction_id]
 
     def _ask_next(self) -> None:
-        """Sends the next question, unless one is under way."""
+        """Sends the next question, for as many as go into one, unless one is under way."""
+        askers: list[_Asker] = []
+        wanted: frozenset[str] = frozenset()
         with self._lock:
             if self._asking or not self._next:
                 return
-            self._asking = askers = self._next[: _fitting(self._next)]
-            del self._next[: len(askers)]
-        wanted = frozenset[str]().union(*(asker.transaction_ids for asker in askers))
-        request = pb.BatchGetTransactionsRequest(transaction_ids=sorted(wanted))
-        try:
-            future = self._send(self._stub.BatchGetTransactions, request, askers[0].propagated)
-        except BaseException:
-            self._wake({})
-            raise
-        future.add_done_callback(self._on_answer)
+            while self._next and (not askers or len(wanted | self._next[0].transaction_ids) <= wire.MAX_BATCH):
+                askers.append(self._next.pop(0))
+                wanted |= askers[-1].transaction_ids
+            self._asking = askers
 
-    def _on_answer(self, future: Any) -> None:
-        answer: dict[str, Learnt] = {}
-        try:
-            answer = {each.transaction_id: learnt(each, self._participant) for each in future.result().transactions}
-        except (ServiceError, grpc.FutureCancelledError):
-            pass
-        finally:
-            self._wake(answer)  # whatever came, or nobody could ask again
-        self._ask_next()
+        def on_answer(reply: Any, error: BaseException | None) -> None:
+            self._wake(self._learnt(reply.transactions) if reply is not None else {})
+            self._ask_next()
+
+        request = pb.BatchGetTransactionsRequest(transaction_ids=sorted(wanted))
+        self._send(self._stub.BatchGetTransactions, request, askers[0].propagated, on_answer)
 
     def _wake(self, answer: dict[str, Learnt]) -> None:
         """Wakes those whose question was answered; or all, where nobody answers."""
@@ -122,49 +129,37 @@ class CoordinatorResolver:
             if not answer:
                 askers, self._next = [*askers, *self._next], []
         for asker in askers:
-            asker.answer = answer
-            asker.answered.set()
+            asker.tell(answer)
 
-    def _send(self, method: Any, request: Any, propagated: Propagated) -> Any:
-        """Sends a question. It outlasts the call that sends it, as others may wait for its answer."""
+    def _send(
+        self, method: Any, request: Any, propagated: Propagated, on_answer: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        """Sends a question, and has `on_answer` called once: with the reply, or with None and what went wrong. The
+        question outlasts the call that sends it, as others may wait for its answer.
+        """
+
+        def done(future: Any) -> None:
+            reply = error = None
+            try:
+                reply = future.result()
+            except Exception as raised:
+                error = raised
+            # That the coordinator refuses is an answer.
+            self._circuit.answered(failed=error is not None and not isinstance(error, FailedPrecondition))
+            on_answer(reply, error)
+
         self._circuit.asked()
         try:
             with propagating(Propagated(propagated.request_id, propagated.traceparent)):
                 future = method.future(request, timeout=ANSWER_TIMEOUT)
-        except BaseException:
+        except BaseException as error:
             self._circuit.answered(failed=True)
+            on_answer(None, error)
             raise
-        future.add_done_callback(lambda done: self._circuit.answered(failed=_failed(done)))
-        return future
+        future.add_done_callback(done)
 
-
-def _fitting(askers: Iterable[_Asker]) -> int:
-    """How many of them go into one question."""
-    count = size = 0
-    for asker in askers:
-        size += len(asker.transaction_ids)
-        if count and size > wire.MAX_BATCH:
-            break
-        count += 1
-    return count
-
-
-def _wait(event: Event, seconds: float) -> None:
-    """Raises as `check_active` does where the call being served is over."""
-    with cancel_scope(event.set):
-        event.wait(seconds)
-    check_active()
-
-
-def _failed(future: Any) -> bool:
-    """Whether the coordinator did not answer. That it refuses is an answer."""
-    try:
-        future.result()
-    except FailedPrecondition:
-        return False
-    except (ServiceError, grpc.FutureCancelledError):
-        return True
-    return False
+    def _learnt(self, transactions: Iterable[pb.Transaction]) -> dict[str, Learnt]:
+        return {each.transaction_id: learnt(each, self._participant) for each in transactions}
 
 
 def learnt(transaction: pb.Transaction, participant: str) -> Learnt:
@@ -180,9 +175,3 @@ def learnt(transaction: pb.Transaction, participant: str) -> Learnt:
             return BranchDecision(id_, None, 0)
         case _:
             return None
-
-
-def _unavailable(transaction_id: str) -> CoordinatorUnavailable:
-    return CoordinatorUnavailable(
-        f"The coordinator did not say what became of transaction {transaction_id}.", transaction_id=transaction_id
-    )
