@@ -116,7 +116,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
         registry=registry,
     )
-    participant.finisher.on_lost.append(lost.inc)
+    participant.finisher.on_lost = lost.inc
     met = Counter(
         "handfast_pending_changes_met",
         "Times that a write met a change of another transaction that is not finished here, decided or not.",
@@ -124,7 +124,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
         registry=registry,
     )
     decided, undecided = met.labels("decided"), met.labels("undecided")
-    participant.on_met.append(lambda is_decided: (decided if is_decided else undecided).inc())
+    participant.on_met = lambda is_decided: (decided if is_decided else undecided).inc()
     export_clock(registry)
 
 

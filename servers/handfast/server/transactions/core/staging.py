@@ -35,17 +35,15 @@ def check_stage(
     finished and pruned. `known` is the operation of that number, where it is staged already. `now_us` only ever
     refuses: nothing rests on its being right.
     """
-    if branch is None:
-        if stage.transaction_id < horizon:
-            return Refusal.FORGOTTEN
-        branch = opened_by(stage)
-    if branch.state is not BranchState.OPEN:
+    if branch is None and stage.transaction_id < horizon:
+        return Refusal.FORGOTTEN
+    if branch is not None and branch.state is not BranchState.OPEN:
         return Refusal.BRANCH_NOT_OPEN
     if known is not None:
         return known if known.fingerprint == stage.fingerprint else Refusal.OPERATION_CHANGED
-    if stage.number != branch.staged + 1:
+    if stage.number != (0 if branch is None else branch.staged) + 1:
         return Refusal.OPERATION_OUT_OF_ORDER
-    if now_us > branch.deadline_us:
+    if now_us > (branch or stage).deadline_us:
         return Refusal.EXPIRED
     if stage.number > model.MAX_OPERATIONS:
         return Refusal.TOO_LARGE

@@ -41,7 +41,7 @@ class BranchFinisher(Generic[M]):
 
     def __init__(self, store: Store[M], resolver: Resolver, clock: Clock) -> None:
         self._store, self._resolver, self._clock = store, resolver, clock
-        self.on_lost: list[Callable[[], None]] = []
+        self.on_lost: Callable[[], None] = lambda: None
         """Called each time that something is found lost, whoever asked."""
 
     def settle(self, transaction_id: str) -> Branch | None:
@@ -145,8 +145,7 @@ class BranchFinisher(Generic[M]):
         id_, count = decision.transaction_id, decision.committed_count
         match verdict:
             case Unchanged.LOST:
-                for notify in self.on_lost:
-                    notify()
+                self.on_lost()
                 return
             case Unchanged.PRUNED if count:
                 _log.warning(NO_LONGER_KNOWN, transaction_id=id_)

@@ -71,7 +71,7 @@ class Participant(Reads[M]):
         self.finisher = BranchFinisher(store, resolver, clock)
         self.sweeper = Sweeper(store, self.finisher, requests, clock)
         self._room_to_wait = threading.BoundedSemaphore(max(1, threads // 2))
-        self.on_met: list[Callable[[bool], None]] = []
+        self.on_met: Callable[[bool], None] = lambda is_decided: None
         """Called each time that a write has met another transaction's change, with whether that was decided."""
 
     def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
@@ -98,7 +98,7 @@ class Participant(Reads[M]):
     ) -> Reply:
         """Applies a change of one resource at once. Raises what the change raises, and PendingChange."""
         work = partial(self._apply, key, change)
-        return self._unblocked(lambda: self.requests.once(method, request, reply_type, work))
+        return self._unblocked(partial(self.requests.once, method, request, reply_type, work))
 
     def stage(
         self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
@@ -115,7 +115,7 @@ class Participant(Reads[M]):
                 key=transaction_metadata.DEADLINE,
             )
         work = partial(self._stage, stage, key, change, reply_type)
-        reply = self._unblocked(lambda: self.store.database.write(work), stage.first_attempt)
+        reply = self._unblocked(partial(self.store.database.write, work), stage.first_attempt)
         reached("participant.staged")
         return reply
 
@@ -204,8 +204,7 @@ class Participant(Reads[M]):
                 return attempt()
             except Blocked as blocked:
                 undecided = self.finisher.settle(blocked.transaction_id)
-                for notify in self.on_met:
-                    notify(undecided is None)
+                self.on_met(undecided is None)
                 if undecided and not (conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)):
                     raise PendingChange(blocked.what, blocked.transaction_id) from None
             seconds = min(2 * seconds, LAST_PAUSE_S)
