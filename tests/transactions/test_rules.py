@@ -37,6 +37,7 @@ from handfast.server.transactions.core.model import (
     UniqueKey,
 )
 from handfast.server.transactions.core.staging import Refusal
+from tests.project.readme import dangling_links
 
 PAGE = Path(__file__).parents[2] / "docs" / "atomic-commit.md"
 SERVERS = Path(core.__file__).parents[2]
@@ -359,6 +360,23 @@ class TestFromPageToCodeToTest:
             assert rules_of(function), f"{function.__qualname__} names no rule"
             assert rules_of(function) <= tested, f"no test names the rules of {function.__qualname__}"
 
+    def test_the_page_leads_from_each_rule_that_the_core_decides_to_a_function_that_names_it(self) -> None:
+        in_words = dict(
+            re.findall(r"^(\d+)\. (\*\*.+?)(?=^\d+\. \*\*|^#|^\w)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+        )
+        for rule in {rule for function in functions() for rule in rules_of(function)}:
+            deciding = {function.__name__ for function in functions() if rule in rules_of(function)}
+            assert deciding & {name for name, _ in linked_code(in_words[rule])}, (
+                f"rule {rule} has no link to {deciding}"
+            )
+
+    def test_files_functions_and_classes_that_the_page_links_to_are_there(self) -> None:
+        assert dangling_links(PAGE) == []
+        for name, file in linked_code(PAGE.read_text()):
+            code = (PAGE.parent / file).read_text()
+            for part in name.split("."):
+                assert re.search(rf"^ *(def|class) {part}\b", code, re.MULTILINE), f"{file} has no {name}"
+
 
 def functions() -> list[FunctionType]:
     """Those that the core offers."""
@@ -369,6 +387,11 @@ def functions() -> list[FunctionType]:
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
+
+
+def linked_code(markdown: str) -> list[tuple[str, str]]:
+    """What is linked by its name in the code, and the file that the link leads to."""
+    return re.findall(r"\[`([\w.]+)`\]\(([^)]+)\)", markdown)
 
 
 def rules_of(documented: object) -> set[str]:
