@@ -19,12 +19,11 @@ from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
-from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
-from handfast.server.transactions.coordinator.service import POOL, TransactionServicer, transaction_service
+from handfast.server.transactions.coordinator.service import transaction_service
 from handfast.server.transactions.metrics import export_coordinator
 from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
@@ -49,19 +48,17 @@ def build(settings: SuiteSettings) -> Server:
     replies = ReplyStore(database, tables.coordinator.answers)
     participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
     notifier = DecisionNotifier(decisions, participants)
-    holdings = Holdings(participants, room=POOL.threads // 2)
+    locks = KeyedLock(waiting=max(1, settings.threads // 2))
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
-        AccountServicer(
-            suite, Coordinator(decisions, replies, notifier, KeyedLock(waiting=max(1, settings.threads // 2)))
-        ),
+        AccountServicer(suite, Coordinator(decisions, replies, notifier, locks)),
         DOMAIN,
     )
     server = Server(
         settings,
         domain=DOMAIN,
-        services=(service, transaction_service(TransactionServicer(decisions, replies, notifier, holdings))),
+        services=(service, transaction_service(decisions, replies, notifier, participants)),
         checks=(database_check(database, SCHEMA),),
         background=(notifier, Pruner(decisions, replies)),
         on_close=(suite.close, database.close),

@@ -167,7 +167,8 @@ class ParticipantNotifier(threading.Thread):
                     participant=self._participant,
                     **cause_for_log(error),
                 )
-                self._wait_unless_stopping(backoff)
+                with self._woken:
+                    self._woken.wait_for(lambda: self._stopping, backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
             if stopping:
                 return
@@ -183,10 +184,6 @@ class ParticipantNotifier(threading.Thread):
             self._new_decisions = 0
             return self._stopping
 
-    def _wait_unless_stopping(self, seconds: float) -> None:
-        with self._woken:
-            self._woken.wait_for(lambda: self._stopping, seconds)
-
     def run_once(self) -> None:
         """One pass through the unfinished decisions, the oldest first. Many of them may be lost, and wait for an
         operator; most passes begin after those, or they would cost more than all the rest.
@@ -200,7 +197,11 @@ class ParticipantNotifier(threading.Thread):
         while True:
             decisions = self._decisions.unfinished(after, BATCH)
             unfinished.update(decision.transaction_id for decision in decisions)
-            due = self._due(self._confirmations.missing(decisions, self._participant))
+            due = {
+                decision.transaction_id: decision
+                for decision in self._confirmations.missing(decisions, self._participant)
+                if self._participant in decision.loss_accepted or not self.lost.waits(decision.transaction_id)
+            }
             if due:
                 self._notify(due)
             stored = self._confirmations.store(decisions)
@@ -219,14 +220,6 @@ class ParticipantNotifier(threading.Thread):
     def look_at_everything(self) -> None:
         """In the next pass."""
         self._whole_pass_at = 0.0
-
-    def _due(self, decisions: Sequence[Decision]) -> dict[str, Decision]:
-        """Without those that are lost and were sent not long ago."""
-
-        def waits(decision: Decision) -> bool:
-            return self.lost.waits(decision.transaction_id) and self._participant not in decision.loss_accepted
-
-        return {each.transaction_id: each for each in decisions if not waits(each)}
 
     def _notify(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(

@@ -31,11 +31,6 @@ class StoredReply:
     reply: bytes | None = None
     failure: bytes | None = None
 
-    @property
-    def final(self) -> bool:
-        """Whether it is kept."""
-        return self.reply is not None or self.failure is not None
-
 
 class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
@@ -59,7 +54,7 @@ class ReplyStore:
     def insert(self, connection: sa.Connection, answer: StoredReply) -> StoredReply | None:
         """Inserts a final answer where its request id has none. Returns the answer of an earlier call with the same
         request id, where there is one."""
-        if answer.final:
+        if answer.reply is not None or answer.failure is not None:
             inserted = self._insert.run(
                 connection,
                 caller=ANYBODY,

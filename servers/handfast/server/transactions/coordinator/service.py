@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 
 from handfast.server.chassis.call import Pool
@@ -30,6 +32,7 @@ from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Ou
 from handfast.server.transactions.crash_points import reached
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import (
+    ParticipantServiceStub,
     TransactionServiceServicer,
     add_TransactionServiceServicer_to_server,
 )
@@ -223,14 +226,20 @@ def _message(row: DecisionRow) -> pb.Transaction:
     )
 
 
-def transaction_service(servicer: TransactionServicer) -> Service:
+def transaction_service(
+    decisions: DecisionStore,
+    replies: ReplyStore,
+    notifier: DecisionNotifier,
+    participants: Mapping[str, ParticipantServiceStub],
+) -> Service:
     """What the server of a coordinator adds to its services. It has threads of its own, since participants ask it
-    while they serve calls that the same server waits for.
+    while they serve calls that the same server waits for; half of them may wait for participants.
     """
+    holdings = Holdings(participants, room=POOL.threads // 2)
     return Service(
         pb.DESCRIPTOR.services_by_name["TransactionService"],
         add_TransactionServiceServicer_to_server,
-        servicer,
+        TransactionServicer(decisions, replies, notifier, holdings),
         DOMAIN,
         POOL,
     )
