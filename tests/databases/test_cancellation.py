@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller, check_active, shield
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.postgresql import cancellable
+from handfast.server.chassis.data.postgresql_session import cancellable
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.process.settings import sqlite_url
 from tests.eventually import PATIENCE, eventually

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +17,7 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.process.settings import sqlite_url
 from handfast.server.users.server import SCHEMA
 from tests.databases.postgresql import PostgreSQL
-from tests.eventually import PATIENCE, eventually
+from tests.eventually import PATIENCE
 
 
 def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background_work(
@@ -48,6 +50,18 @@ def test_a_connection_is_kept_from_read_to_read_and_from_write_to_write(new_url:
         assert len(set(map(id, kept))) == 1
 
 
+class Permits:
+    """Those of kept connections. `asked` is set when somebody is about to take one."""
+
+    def __init__(self, permits: SimpleQueue[None]) -> None:
+        self._permits, self.asked = permits, threading.Event()
+        self.put = permits.put
+
+    def get(self, timeout: float) -> None:
+        self.asked.set()
+        self._permits.get(timeout=timeout)
+
+
 def test_one_that_waits_for_a_connection_has_the_next_that_is_given_back_or_is_told_that_there_is_none(
     new_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,9 +72,10 @@ def test_one_that_waits_for_a_connection_has_the_next_that_is_given_back_or_is_t
                 return int(connection.execute(sa.text("SELECT 1")).scalar_one())
 
         with database.read():
-            waiters = database._kept._free._cond._waiters  # type: ignore[attr-defined]  # of Python's own semaphore
+            permits = Permits(database._kept._permits)
+            monkeypatch.setattr(database._kept, "_permits", permits)
             waiting = pool.submit(read)
-            assert eventually(lambda: len(waiters) == 1)
+            assert permits.asked.wait(PATIENCE)
         assert waiting.result(PATIENCE) == 1
         monkeypatch.setattr(databases, "PATIENCE_S", 0.01)
         with database.read(), pytest.raises(sa.exc.TimeoutError):

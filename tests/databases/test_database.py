@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from handfast.server.chassis.data import database as databases
-from handfast.server.chassis.data.database import Database, DatabaseError, key_text
+from handfast.server.chassis.data import sqlite as sqlite_backend
+from handfast.server.chassis.data.backend import DatabaseError
+from handfast.server.chassis.data.database import Database, key_text
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.process.settings import sqlite_url
 from tests.databases.postgresql import PostgreSQL
@@ -43,7 +44,7 @@ def not_begun(_connection: sa.Connection) -> None:
 
 def insert(database: Database, *keys: str) -> None:
     statement = Statement(database, sa.insert(NOTES))
-    database.write(lambda connection: statement.run_each(connection, [{"key": key} for key in keys]))
+    database.write(lambda connection: statement.send_each(connection, [{"key": key} for key in keys]))
 
 
 def keys(database: Database) -> list[str]:
@@ -112,8 +113,8 @@ def test_sqlite_writes_what_survives_a_power_cut_and_does_not_write_while_it_rea
 def test_a_write_of_sqlite_begins_by_keeping_other_processes_out(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(databases, "BUSY_S", 0.01)
+    monkeypatch.setattr(sqlite_backend, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(sqlite_backend, "BUSY_S", 0.01)
     with closing(Database(sqlite.name)) as other:
 
         def begin_another(_connection: sa.Connection) -> None:

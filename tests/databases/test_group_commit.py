@@ -18,11 +18,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Resourc
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool, serving
 from handfast.server.chassis.cancellation import Canceller
-from handfast.server.chassis.data import database as databases
-from handfast.server.chassis.data import group_commit
+from handfast.server.chassis.data import group_commit, sqlite
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.group_commit import GroupCommit
 from handfast.server.chassis.data.metrics import export_writes
+from handfast.server.chassis.data.sqlite import Sqlite
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import CallCancelled, DatabaseUnavailable
 from tests.eventually import PATIENCE, eventually
@@ -50,15 +50,15 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def writes(database: Database) -> GroupCommit:
-    assert database._writes is not None
-    return database._writes
+    assert isinstance(database.backend, Sqlite)
+    return database.backend._writes
 
 
 @pytest.fixture
-def groups(writes: GroupCommit) -> list[int]:
+def groups(writes: GroupCommit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many works each group had, from now on."""
     sizes: list[int] = []
-    writes.observe = lambda size, seconds: sizes.append(size)
+    monkeypatch.setattr(writes.metrics, "add", lambda size, seconds: sizes.append(size))
     return sizes
 
 
@@ -188,6 +188,27 @@ def test_after_a_work_that_ends_the_transaction_its_neighbours_run_again_each_al
     assert results(together(*works)) == expected
     assert keys(database) == {*"abcd"} - {"abcd"[place]}
     assert groups[:place] == [1] * place
+
+
+def test_a_work_that_goes_on_though_its_transaction_has_ended_stores_nothing(database: Database, together: Any) -> None:
+    statement = Statement(database, sa.insert(NOTES))
+
+    def go_on(connection: sa.Connection) -> None:
+        insert("ended")(connection)
+        connection.exec_driver_sql("ROLLBACK")  # as SQLite itself does after some errors
+        for execute in (
+            insert("late"),
+            lambda connection: statement.run(connection, key="later", content=""),
+            lambda connection: statement.send(connection, key="latest", content=""),
+        ):
+            with pytest.raises(OperationalError, match="was rolled back, and its work went on"):
+                execute(connection)
+
+    assert results(together(insert("a"), go_on, insert("c"))) == ["a", OperationalError, "c"]
+    assert keys(database) == {"a", "c"}
+    with pytest.raises(OperationalError):
+        database.write(go_on)
+    assert keys(database) == {"a", "c"}
 
 
 def test_an_interrupt_in_a_change_ends_its_own_work_alone(
@@ -416,8 +437,8 @@ def test_writes_go_on_once_another_process_ends_its_own(database: Database, writ
 def test_while_another_process_writes_all_that_wait_fail_by_their_own_age(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(databases, "BUSY_S", 0.01)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.01)
     with closing(Database(database.name)) as impatient, ThreadPoolExecutor(5) as pool, locked(database):
         futures = [pool.submit(impatient.write, insert(key)) for key in "abcde"]
         assert {*results(futures)} <= {OperationalError, DatabaseUnavailable}
@@ -429,7 +450,7 @@ def test_while_another_process_writes_all_that_wait_fail_by_their_own_age(
 def test_a_write_that_has_to_wait_too_long_says_to_come_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
     def hold(_connection: sa.Connection) -> None:
@@ -559,9 +580,14 @@ def test_many_callers_who_add_to_one_counter_lose_no_count(database: Database, g
 def test_groups_are_measured(database: Database, together: Any) -> None:
     registry = CollectorRegistry()
     export_writes(registry, database)
+
+    def sample(name: str, **labels: str) -> float:
+        return registry.get_sample_value(f"handfast_write_group_{name}", labels) or 0.0
+
+    single = sample("size_count")
     assert results(together(*map(insert, "abc"))) == list("abc")
     database.write(insert("d"))
-    name = "handfast_write_group"
-    assert registry.get_sample_value(f"{name}_size_sum") == 4
-    assert registry.get_sample_value(f"{name}_size_count") == registry.get_sample_value(f"{name}_seconds_count") == 2
-    assert registry.get_sample_value(f"{name}_seconds_sum") > 0  # type: ignore[operator]
+    assert sample("size_sum") == single + 4
+    assert sample("size_count") == sample("seconds_count") == sample("seconds_bucket", le="+Inf") == single + 2
+    assert [sample("size_bucket", le=le) for le in ("1.0", "2.0", "4.0")] == [single + 1, single + 1, single + 2]
+    assert sample("seconds_sum") > 0

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from handfast.server.chassis.data import database as databases
 from handfast.server.chassis.data import postgresql
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.postgresql import Session
+from handfast.server.chassis.data.postgresql_session import PostgresqlSession
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseConflict
 from tests.databases.postgresql import PostgreSQL
@@ -56,14 +56,14 @@ def test_one_whose_connection_is_lost_at_its_commit_is_not_run_again(
         runs.append(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
         add(connection, "a")
 
-    def lose(session: Session, connection: sa.Connection) -> None:
+    def lose(session: PostgresqlSession) -> None:
         if committed:
-            connection.exec_driver_sql("COMMIT AND CHAIN")
+            session.count("COMMIT AND CHAIN", ())
         server.execute(f"SELECT pg_terminate_backend({runs[-1]}, 5000)")
-        commit(session, connection)
+        commit(session)
 
-    commit = Session.commit
-    monkeypatch.setattr(Session, "commit", lose)
+    commit = PostgresqlSession.commit
+    monkeypatch.setattr(PostgresqlSession, "commit", lose)
     with pytest.raises(DBAPIError):
         counters.write(work)
     monkeypatch.undo()
@@ -134,12 +134,36 @@ def test_where_begin_fails_nothing_is_done_outside_of_a_local_transaction(
     works: list[Callable[[sa.Connection], object]] = [
         lambda connection: insert.run(connection, name="c", value=0),
         lambda connection: insert.send(connection, name="c", value=0),
-        lambda connection: insert.run_each(connection, [{"name": name, "value": 0} for name in ("c", "d")]),
+        lambda connection: insert.send_each(connection, [{"name": name, "value": 0} for name in ("c", "d")]),
         lambda connection: add(connection, "a"),
     ]
     for work in works:
         with pytest.raises(DBAPIError):
             counters.write(work)
+    assert values(counters) == [0, 0]
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT", ""])
+def test_one_that_goes_on_though_it_has_ended_or_never_began_stores_nothing_more(
+    counters: Database, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    update = Statement(counters, sa.update(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+    if not end:
+        monkeypatch.setattr(postgresql, "_BEGIN", "BEGIN NOTHING")
+
+    def work(connection: sa.Connection) -> None:
+        with suppress(DBAPIError):
+            connection.exec_driver_sql(end or "SELECT 1")
+        for late in (
+            lambda: add(connection, "a"),
+            lambda: update.run(connection, name_="a", value=5),
+        ):
+            with pytest.raises(DBAPIError, match="has ended, and its work went on"):
+                late()
+        update.send(connection, name_="b", value=5)
+
+    with pytest.raises(DBAPIError):
+        counters.write(work)
     assert values(counters) == [0, 0]
 
 

@@ -16,7 +16,8 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
 from handfast.server.accounts.server import SCHEMA as ACCOUNTS
-from handfast.server.chassis.data.database import Database, DatabaseError
+from handfast.server.chassis.data.backend import DatabaseError
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import database_check, upgrade
 from handfast.server.chassis.data.schema import MARK, Schema, tables
 from handfast.server.preferences.server import SCHEMA as PREFERENCES

@@ -116,7 +116,7 @@ def test_what_is_forgotten_is_confirmed_among_others(users: Users) -> None:
 def statements(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int:
     """How many statements are executed by it, one for many rows counting as one."""
     count = 0
-    for name in ("all", "run", "run_each"):
+    for name in ("all", "run", "send_each"):
         do: Any = getattr(Statement, name)
 
         def counted(self: Statement, *arguments: Any, do: Any = do, **values: Any) -> Any:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from handfast.server.accounts import tables
 from handfast.server.accounts.server import SCHEMA
-from handfast.server.chassis.data import database as databases
+from handfast.server.chassis.data import sqlite
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
@@ -88,7 +88,7 @@ class ConfirmingOne(Confirming):
 
 @pytest.fixture
 def decisions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
-    monkeypatch.setattr(databases, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.1)
     monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.05)
     database = Database(database_url)
     upgrade(database, SCHEMA)

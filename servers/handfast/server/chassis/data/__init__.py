@@ -1,12 +1,18 @@
 """A service's own data.
 
-database.py           SQLite by file or PostgreSQL by URL: reads, local transactions, durability, kept connections
-statements.py         runs the statements of most calls on the driver, at a tenth of the cost
-sqlite.py             a file, which must stay the one that was opened
-group_commit.py       writes of SQLite that wait are committed together
-postgresql.py         how it is reached, directly or by a pooler; few round trips; cancelling
-metrics.py            how many writes are committed together, and how long that takes
-schema.py             whose a database is, and which version of which schema it has
-migrations.py         brings a database to the schema that the code expects
-idempotency.py        makes the repeat of a write harmless
+A read: `Database.read` lends a connection that is kept, a `Statement` runs on its session, which runs it on the driver.
+A write: `Database.write` hands its work to the backend. On SQLite `GroupCommit` runs it with others and commits them
+together (`_commit`); on PostgreSQL `Postgresql.write` runs and commits it by itself.
+
+database.py              reads, local transactions, kept connections: what services use
+statements.py            runs the statements of most calls on the driver, at a tenth of the cost
+backend.py               what each engine has an object for, and its sessions: the interface
+sqlite.py                SQLite: its sessions, and the file, which must stay the one that was opened
+group_commit.py          writes of SQLite that wait are committed together
+postgresql.py            PostgreSQL: how it is reached, directly or by a pooler; local transactions
+postgresql_session.py    its sessions: few round trips; cancelling
+metrics.py               how many writes are committed together, and how long that takes
+schema.py                whose a database is, and which version of which schema it has
+migrations.py            brings a database to the schema that the code expects
+idempotency.py           makes the repeat of a write harmless
 """

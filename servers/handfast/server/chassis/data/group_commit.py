@@ -43,7 +43,8 @@ from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.chassis.crash_points import CrashPoints
-from handfast.server.chassis.data.statements import as_sqlalchemy
+from handfast.server.chassis.data.backend import SESSION, as_sqlalchemy, discard
+from handfast.server.chassis.data.metrics import GroupMetrics
 from handfast.server.chassis.errors import DatabaseUnavailable, DomainError
 
 Result = TypeVar("Result")
@@ -65,26 +66,17 @@ class GroupCommit:
     """Runs works on a connection that `connect` opens and that is kept. As far as SQLAlchemy knows it is in one
     transaction for good; BEGIN and COMMIT go to the driver.
 
-    `reset` is called after each work, and closes the cursors that it left open: they would hold up COMMIT, or have
-    later reads see what was there before. `check` is called after each COMMIT, before anybody is told, and raises
-    DBAPIError where what was committed will not be found. `observe` is told how many works a group had, and how many
-    seconds it took.
+    `check` is called after each COMMIT, before anybody is told, and raises DBAPIError where what was committed will not
+    be found.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], sa.Connection],
-        reset: Callable[[sa.Connection], object],
-        check: Callable[[], None],
-        patience_s: float,
-    ) -> None:
-        self._connect, self._reset, self._check = connect, reset, check
-        self._patience_s = patience_s
+    def __init__(self, connect: Callable[[], sa.Connection], check: Callable[[], None], patience_s: float) -> None:
+        self._connect, self._check, self._patience_s = connect, check, patience_s
+        self.metrics = GroupMetrics()
         self._guard = threading.Lock()
         self._led = self._closed = False
         self._waiting: deque[_Write] = deque()
         self._connection: sa.Connection | None = None
-        self.observe: Callable[[int, float], None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -186,7 +178,7 @@ class GroupCommit:
             return []
         began_monotonic_s = time.monotonic()
         driver = _driver(connection)
-        first.run(connection, self._reset)
+        first.run(connection)
         if not driver.in_transaction:
             self._end(first, connection)
             return []
@@ -202,7 +194,7 @@ class GroupCommit:
                     write = self._waiting.popleft()
                 group.append(write)
                 driver.execute("SAVEPOINT work")
-                write.run(connection, self._reset)
+                write.run(connection)
                 if not driver.in_transaction:
                     self._end(write, connection)
                     return group[:-1]
@@ -249,10 +241,9 @@ class GroupCommit:
             for write, failure in zip(group, failures, strict=True):
                 write.finish(failure)
             return []
+        self.metrics.add(len(group), time.monotonic() - began_monotonic_s)
         for write in group:
-            write.finish(write.error)
-        if self.observe is not None:
-            self.observe(len(group), time.monotonic() - began_monotonic_s)
+            write.done = True
         return []
 
     def _end(self, culprit: _Write, connection: sa.Connection) -> None:
@@ -275,8 +266,7 @@ class GroupCommit:
     def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.invalidate()
-            connection.close()
+            discard(connection)
 
 
 class _Write:
@@ -294,14 +284,16 @@ class _Write:
     def check_active(self) -> None:
         self._context.run(check_active)
 
-    def run(self, connection: sa.Connection, reset: Callable[[sa.Connection], object]) -> None:
-        """In its caller's context."""
+    def run(self, connection: sa.Connection) -> None:
+        """Runs the work in its caller's context, and closes the cursors that it left open: they would hold up COMMIT,
+        or have later reads see what was there before."""
         self.result = self.error = None
         try:
             self.result = self._context.run(self._work, connection)
+            self.check_active()
         except BaseException as error:
             self.error = error
-        reset(connection)
+        connection.info[SESSION].reset()
 
     def finish(self, error: BaseException | None) -> None:
         self.error, self.done = error, True

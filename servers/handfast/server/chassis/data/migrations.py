@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from handfast.server.chassis.data import schema as stored
-from handfast.server.chassis.data.database import Database, DatabaseError, one_line
+from handfast.server.chassis.data.backend import DatabaseError, one_line
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import StartError
@@ -84,7 +85,6 @@ def database_check(database: Database, schema: Schema) -> Check:
     code = _Code.of(schema)
 
     def check() -> None:
-        database.check_file()
         try:
             version, oldest_code = database.probe(schema.version())
             code.check(version, oldest_code)

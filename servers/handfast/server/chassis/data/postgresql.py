@@ -1,24 +1,32 @@
-"""PostgreSQL by URL: connections that notice a server which is gone, hold no locks for ever, and can be cancelled."""
+"""PostgreSQL as the backend of a `Database`: connections that notice a server which is gone, and keep no locks."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-import structlog
-from psycopg.pq import TransactionStatus
 from sqlalchemy import event
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
 
-from handfast.server.chassis.cancellation import cancel_scope
-from handfast.server.chassis.data.statements import SESSION, as_sqlalchemy
-from handfast.server.chassis.logs.tracebacks import in_one_line
+from handfast.server.chassis.cancellation import check_active
+from handfast.server.chassis.data.backend import (
+    PATIENCE_S,
+    SESSION,
+    DatabaseError,
+    as_sqlalchemy,
+)
+from handfast.server.chassis.data.metrics import GroupMetrics
+from handfast.server.chassis.data.postgresql_session import PostgresqlSession
 
-CANCEL_TIMEOUT = 1.0
+if TYPE_CHECKING:
+    from handfast.server.chassis.data.database import KeptConnections
+
+Result = TypeVar("Result")
 
 # A server that vanished is noticed within some ten seconds, where TCP alone would take a quarter of an hour.
 CONNECTION = {
@@ -43,18 +51,74 @@ _SET_IN_TRANSACTION = "SELECT " + ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items()
 )
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_POOLED = "pooled"
-
-_log = structlog.get_logger()
 
 
-def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
+class Postgresql:
+    """A `Backend`. Local transactions are READ COMMITTED, and take row locks."""
+
+    def __init__(self, url: str) -> None:
+        parsed = _parsed(url)
+        self.reader = _engine(parsed, poolclass=NullPool)
+        self.prober = _engine(parsed, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
+        self.engine = _migrating(self.reader)
+        # As libpq takes parameters.
+        self.dialect: sa.Dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
+        self.group_metrics = GroupMetrics()
+
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+        """One statement commits by itself, but behind a pooler, where timeouts are set in each local transaction."""
+        connection = kept.take()
+        session: PostgresqlSession = connection.info[SESSION]
+        try:
+            if one_statement and not session.pooled:
+                return work(connection)
+            session.begin()
+            result = work(connection)
+            check_active()
+            session.commit()
+            return result
+        except BaseException as error:
+            session.roll_back()
+            if isinstance(error, psycopg.Error):
+                raise as_sqlalchemy(connection, error, "COMMIT") from error
+            raise
+        finally:
+            kept.give_back(connection)
+
+    def insert_new(self, table: sa.Table) -> Any:
+        # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
+        return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+        return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(column.type)))
+
+    def check_durable(self, connection: sa.Connection) -> None:
+        for setting in ("fsync", "synchronous_commit"):
+            if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
+                raise DatabaseError(f"PostgreSQL runs with {setting} = off: commits would not be durable")
+
+    def check_read(self) -> None: ...
+
+    def check_all(self) -> None: ...
+
+    def note(self, error: DBAPIError) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):  # the latter where a port is no number
+        raise DatabaseError("the database URL is not of the form postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
+
+
+def _engine(url: sa.URL, **options: Any) -> sa.Engine:
     """The parameters of the URL are those of libpq. What they say of `CONNECTION` and `TIMEOUTS` holds, and else those.
 
     Behind a pooler that shares sessions between transactions, such as PgBouncer, nothing is kept in a session: neither
     prepared statements, nor the timeouts, which then are set in each local transaction, in the round trip of its BEGIN.
     """
-    logging.getLogger("psycopg").addFilter(_is_news)
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
@@ -72,8 +136,8 @@ def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
             connection.prepare_threshold = None
         else:
             connection.execute(_SET_IN_SESSION)
-        record.info[_POOLED] = pooled
-        record.info[SESSION] = Session(connection, pooled)
+        begin = [_BEGIN, _SET_IN_TRANSACTION] if pooled else [_BEGIN]
+        record.info[SESSION] = PostgresqlSession(connection, pooled, begin)
 
     @event.listens_for(engine, "before_cursor_execute")
     def flush(connection: sa.Connection, *_: Any) -> None:
@@ -85,128 +149,13 @@ def postgresql_engine(url: sa.URL, **options: Any) -> sa.Engine:
     return engine
 
 
-def migrating(engine: sa.Engine) -> sa.Engine:
+def _migrating(engine: sa.Engine) -> sa.Engine:
     """The same engine for transactions that SQLAlchemy begins and commits."""
     engine = engine.execution_options(isolation_level="READ COMMITTED")
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        if connection.info[_POOLED]:
+        if connection.info[SESSION].pooled:
             connection.exec_driver_sql(_SET_IN_TRANSACTION)
 
     return engine
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    # Of a pipeline whose error is raised, psycopg logs that what came after it was skipped.
-    return not str(record.msg).startswith("error ignored terminating")
-
-
-class Session:
-    """Runs statements on one connection in as few round trips as there can be: BEGIN and what is `sent` travel with the
-    next statement that somebody waits for, or with COMMIT (pipeline mode of libpq). Before `begin`, each statement
-    commits by itself, and nothing is to be `sent`. `pooled` says that a pooler is in between.
-    """
-
-    def __init__(self, driver: psycopg.Connection[Any], pooled: bool) -> None:
-        self._driver, self.pooled = driver, pooled
-        self._first = [(_BEGIN, None), (_SET_IN_TRANSACTION, None)] if pooled else [(_BEGIN, None)]
-        self._unsent: list[tuple[str, Any]] = []
-
-    def begin(self) -> None:
-        self._unsent = self._first.copy()
-
-    def send(self, sql: str, parameters: Any) -> None:
-        self._unsent.append((sql, parameters))
-
-    def execute(self, sql: str, parameters: Any = None) -> psycopg.Cursor[Any]:
-        if not self._unsent:
-            return self._execute(sql, parameters)
-        with self._driver.pipeline():
-            self._send()
-            return self._execute(sql, parameters)
-
-    def executemany(self, sql: str, each: Sequence[Any]) -> psycopg.Cursor[Any]:
-        cursor = self._driver.cursor()
-        with self._driver.pipeline():
-            self._send()
-            cursor.executemany(sql, each)
-        return cursor
-
-    def flush(self) -> None:
-        if self._unsent:
-            with self._driver.pipeline():
-                self._send()
-
-    def commit(self, connection: sa.Connection) -> None:
-        """Raises DBAPIError; also where the work hid an error, after which PostgreSQL only rolls back."""
-        if self._unsent == self._first:  # nothing was done
-            self._unsent.clear()
-            return
-        try:
-            if self._driver.pgconn.transaction_status == TransactionStatus.INERROR:
-                raise psycopg.errors.InFailedSqlTransaction("the transaction has failed")
-            self.execute("COMMIT")
-        except psycopg.Error as error:
-            raise as_sqlalchemy(connection, error, "COMMIT") from error
-
-    def roll_back(self) -> None:
-        """Where that fails, the connection is not idle, and so not used again."""
-        self._unsent.clear()
-        if not self.idle:
-            with suppress(psycopg.Error):
-                self._driver.pgconn.exec_(b"ROLLBACK")  # for psycopg's own, all that is prepared is prepared anew
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is in no transaction, and alive as far as is known."""
-        return self._driver.pgconn.transaction_status == TransactionStatus.IDLE
-
-    def _send(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for sql, parameters in unsent:
-            self._execute(sql, parameters)
-
-    def _execute(self, sql: str, parameters: Any) -> psycopg.Cursor[Any]:
-        # What psycopg prepares by itself, after some uses, it takes for prepared even where PostgreSQL skips it in a
-        # pipeline that has failed; not so what it is told to prepare.
-        return self._driver.execute(sql, parameters, prepare=True)
-
-
-def is_idle(connection: sa.Connection) -> bool:
-    session: Session = connection.info[SESSION]
-    return session.idle
-
-
-@contextmanager
-def cancellable(driver: Any) -> Iterator[None]:
-    """`cancel_scope` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
-    its own: where the network is down, each would hold up all others. None is under way once the block has been left.
-    """
-    cancelling = threading.Lock()
-    left = False
-
-    def cancel() -> None:
-        try:
-            if not left:
-                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
-        except Exception as error:
-            _log.warning("a query that nobody waits for could not be cancelled", **{"error.cause": in_one_line(error)})
-        finally:
-            cancelling.release()
-
-    def wake() -> None:
-        if cancelling.acquire(blocking=False):  # else it is being cancelled
-            try:
-                threading.Thread(target=cancel, name="cancel", daemon=True).start()
-            except RuntimeError:  # there can be no more threads
-                cancelling.release()
-                raise
-
-    try:
-        with cancel_scope(wake):
-            yield
-    finally:
-        left = True
-        with cancelling:
-            pass

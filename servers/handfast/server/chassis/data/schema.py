@@ -12,7 +12,8 @@ from operator import methodcaller
 
 import sqlalchemy as sa
 
-from handfast.server.chassis.data.database import Database, DatabaseError
+from handfast.server.chassis.data.backend import DatabaseError
+from handfast.server.chassis.data.database import Database
 
 MARK = sa.Table(
     "handfast_schema",

@@ -1,4 +1,4 @@
-"""SQLite by file, which must stay the one that was opened.
+"""SQLite as the backend of a `Database`: one connection writes, in groups; and the file stays the one that was opened.
 
 Whoever removes the file of an SQLite database, or puts another in its place, takes no notice of who has it open; and
 SQLite goes on to write into what nobody will find again (https://sqlite.org/howtocorrupt.html, section 4.2). The same
@@ -11,62 +11,168 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from handfast.server.chassis.cancellation import cancel_scope
+from handfast.server.chassis.data.backend import (
+    PATIENCE_S,
+    SESSION,
+    DatabaseError,
+    as_sqlalchemy,
+    opened,
+)
+from handfast.server.chassis.data.group_commit import GroupCommit
+from handfast.server.process.settings import sqlite_file, sqlite_url
+
+if TYPE_CHECKING:
+    from handfast.server.chassis.data.database import KeptConnections
+
+Result = TypeVar("Result")
+
 FULL = 2
 """PRAGMA synchronous = FULL."""
+BUSY_S = 0.1
+"""Seconds that SQLite waits by itself for another process that writes; nothing can cancel that."""
+_Identity = tuple[bytes, int, int]
+"""Of a file: its path, its device and its number there."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_CURSORS = "cursors"
-_Identity = tuple[int, int] | None
+
+
+class Sqlite:
+    """A `Backend`."""
+
+    def __init__(self, url: str, must_exist: bool) -> None:
+        try:
+            self._file = SqliteFile(sqlite_file(url), must_exist=must_exist)
+        except ValueError as error:
+            raise DatabaseError(f"the database URL {error}") from None
+        self._damage: DBAPIError | None = None
+        self.reader = self.prober = self._engine(read_only=True)
+        self.engine = self._engine()
+        event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self.dialect = self.engine.dialect
+        self._writes = GroupCommit(partial(opened, self._engine(within=True)), self._file.check, PATIENCE_S)
+        self.group_metrics = self._writes.metrics
+
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+        return self._writes.write(work)
+
+    def insert_new(self, table: sa.Table) -> Any:
+        return insert(table).on_conflict_do_nothing()
+
+    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+        items = sa.func.json_each(sa.bindparam(name, type_=sa.JSON)).table_valued("value")
+        return column.in_(sa.select(items.c.value))
+
+    def check_durable(self, connection: sa.Connection) -> None:
+        if connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < FULL:
+            raise DatabaseError("SQLite runs with synchronous below FULL: commits would not be durable")
+
+    def check_read(self) -> None:
+        self._file.check()
+
+    def check_all(self) -> None:
+        self._file.check_all()
+        if self._damage is not None:
+            raise self._damage
+
+    def note(self, error: DBAPIError) -> None:
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            self._damage = error
+
+    def close(self) -> None:
+        self._writes.close()
+        self._file.close()
+
+    def _engine(self, *, read_only: bool = False, within: bool = False) -> sa.Engine:
+        """Connections in autocommit. `within`: that take no statement but in a transaction that was begun before."""
+        engine = sa.create_engine("sqlite://", creator=self._file.connect, poolclass=NullPool, hide_parameters=True)
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, record: Any) -> None:
+            record.info[SESSION] = SqliteSession(connection, within)
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def check(connection: sa.Connection, *_: Any) -> None:
+            try:
+                connection.info[SESSION].check()
+            except sqlite3.Error as error:
+                raise as_sqlalchemy(connection, error, None) from error
+
+        @event.listens_for(engine, "after_cursor_execute")
+        def remember(connection: sa.Connection, cursor: Any, *_: Any) -> None:
+            connection.info[SESSION].cursors.append(cursor)
+
+        return engine
+
+
+class SqliteSession:
+    """A `Session`. `within`: one that takes no statement but in a transaction that was begun before."""
+
+    def __init__(self, driver: sqlite3.Connection, within: bool) -> None:
+        self._driver, self._within = driver, within
+        self.cursors: list[Any] = []
+        """Those that SQLAlchemy opened since the last reset."""
+
+    def rows(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+        self.check()
+        return self._driver.execute(sql, parameters).fetchall()
+
+    def count(self, sql: str, parameters: Any) -> int:
+        self.check()
+        return self._driver.execute(sql, parameters).rowcount
+
+    def send(self, sql: str, each: Sequence[Any]) -> None:
+        self.check()
+        self._driver.executemany(sql, each)
+
+    def check(self) -> None:
+        """An error may have ended the transaction (https://sqlite.org/lang_transaction.html, section 3.1). What a work
+        that hides the error goes on to execute would then commit by itself."""
+        if self._within and not self._driver.in_transaction:
+            raise sqlite3.OperationalError("the local transaction was rolled back, and its work went on")
+
+    def cancel_scope(self) -> AbstractContextManager[None]:
+        return cancel_scope(self._driver.interrupt)
+
+    def reset(self) -> bool:
+        """Closes what was executed and not read to its end. It would hold up a COMMIT, and have all later reads of the
+        connection see what was there when it began."""
+        for cursor in self.cursors:
+            cursor.close()
+        self.cursors.clear()
+        return True
 
 
 class SqliteFile:
     """The file at `path`. Its first connection makes it, unless it must exist; no later one makes it anew."""
 
-    damage = ""
-    """What SQLite said of it, once it found it damaged."""
-
-    def __init__(self, path: Path, *, must_exist: bool, busy_timeout_s: float) -> None:
-        self.path = path
-        self.must_exist = must_exist
-        self._busy_timeout_s = busy_timeout_s
+    def __init__(self, path: Path, *, must_exist: bool) -> None:
+        self._path, self._must_exist = path, must_exist
         real = os.path.realpath(path)  # where SQLite has the other two, if `path` is a link
-        self._files = (str(path), f"{real}-wal", f"{real}-shm")
+        self._files = [os.fsencode(file) for file in (path, f"{real}-wal", f"{real}-shm")]
         self._opening = threading.Lock()
         self._kept: sqlite3.Connection | None = None
-        self._opened: dict[str, _Identity] = {}
-
-    def engine(self, *, read_only: bool) -> sa.Engine:
-        """Connections in autocommit. Cursors that SQLAlchemy opens on them are remembered, for `close_cursors`."""
-        engine = sa.create_engine("sqlite://", creator=self.connect, poolclass=NullPool, hide_parameters=True)
-
-        @event.listens_for(engine, "connect")
-        def configure(connection: Any, record: Any) -> None:
-            record.info[_CURSORS] = []
-            if read_only:
-                connection.execute("PRAGMA query_only = ON")
-
-        @event.listens_for(engine, "after_cursor_execute")
-        def remember(connection: sa.Connection, cursor: Any, *_: Any) -> None:
-            connection.info[_CURSORS].append(cursor)
-
-        return engine
+        self._all: tuple[_Identity, ...] = ()
+        self._data: tuple[_Identity, ...] = ()
 
     def connect(self) -> sqlite3.Connection:
         """Raises OperationalError where the file is no longer the one that was opened first."""
         with self._opening:
             if self._kept is None:
-                # As long as one connection is open, the other two files stay, too.
-                kept = self._connect("rw" if self.must_exist else "rwc")
-                kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
-                self._opened = {file: _identity(file) for file in self._files}
-                self._kept = kept
+                self._open()
         self.check()  # first, as SQLite writes into what it opens
         connection = self._connect("rw")
         self.check()
@@ -74,66 +180,48 @@ class SqliteFile:
 
     def check(self) -> None:
         """Raises OperationalError where a file that holds data was removed or replaced since it was opened."""
-        self._check(self._files[:2])
+        self._check(self._data)
 
     def check_all(self) -> None:
         """`check`, and the same of the memory that processes share: others would no longer see this one's locks."""
-        self._check(self._files)
-
-    def _check(self, files: tuple[str, ...]) -> None:
-        if self._kept is not None and any(_identity(file) != self._opened[file] for file in files):
-            moved = sqlite3.OperationalError(f"{self.path} was removed or replaced while it was open")
-            moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED  # as SQLite has it, which seldom looks
-            raise OperationalError(None, None, moved)
-
-    def note_damage(self, error: DBAPIError) -> None:
-        """Remembers it, where that is what the error says."""
-        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            self.damage = str(error.orig)
+        self._check(self._all)
 
     def close(self) -> None:
         """After all other connections."""
         if self._kept is not None:
             self._kept.close()
-            self._kept = None
+            self._kept, self._all, self._data = None, (), ()
+
+    def _check(self, opened: tuple[_Identity, ...]) -> None:
+        with suppress(OSError):
+            for path, device, number in opened:
+                found = os.stat(path)
+                if found.st_ino != number or found.st_dev != device:
+                    break
+            else:
+                return
+        moved = sqlite3.OperationalError(f"{self._path} was removed or replaced while it was open")
+        moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED  # as SQLite has it, which seldom looks
+        raise OperationalError(None, None, moved)
+
+    def _open(self) -> None:
+        """As long as one connection is open, the other two files stay, too."""
+        if self._must_exist and not self._path.exists():
+            raise sqlite3.OperationalError(f"there is no {sqlite_url(self._path)}, and it must exist: was it removed?")
+        kept = self._connect("rw" if self._must_exist else "rwc")
+        kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
+        # In a folder in which SQLite can have no write-ahead log there is only one.
+        found = [(file, os.stat(file)) for file in self._files if os.path.exists(file)]
+        self._all = tuple((file, stat.st_dev, stat.st_ino) for file, stat in found)
+        self._data = self._all[:2]
+        self._kept = kept
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=self._busy_timeout_s, check_same_thread=False
+            f"{self._path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, check_same_thread=False
         )
         connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
-
-
-def close_cursors(connection: sa.Connection) -> bool:
-    """Closes what was executed and not read to its end. It would hold up a COMMIT, and have all later reads of the
-    connection see what was there when it began.
-    """
-    cursors = connection.info[_CURSORS]
-    for cursor in cursors:
-        cursor.close()
-    cursors.clear()
-    return True
-
-
-def beginning(engine: sa.Engine) -> sa.Engine:
-    """The same engine for transactions that SQLAlchemy begins, IMMEDIATE, and commits."""
-    engine = engine.execution_options()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _identity(path: str) -> _Identity:
-    """None where there is none, such as a write-ahead log in a folder that SQLite cannot have one in."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

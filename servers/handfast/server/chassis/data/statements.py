@@ -16,21 +16,21 @@ another statement for each length): `Database.one_of` compares with a list that 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
+
+from handfast.server.chassis.data.backend import SESSION, as_sqlalchemy
 
 if TYPE_CHECKING:
     from handfast.server.chassis.data.database import Database
 
 Row = Any
 """A named tuple: values by name of the column and by position; `_asdict()` for a dictionary."""
-SESSION = "session"
-"""Where `Connection.info` has what runs statements in place of the driver."""
 Core = sa.Select[*tuple[Any, ...]] | UpdateBase
 """A SELECT, or an INSERT, UPDATE or DELETE, which may return rows."""
 
@@ -53,10 +53,7 @@ class Statement:
     def all(self, connection: sa.Connection, /, **values: Any) -> list[Row]:
         """Its rows."""
         form = self._form(values)
-        try:
-            return form.rows(_runner(connection).execute(form.sql, form.parameters(values)).fetchall())
-        except form.driver_error as error:
-            raise as_sqlalchemy(connection, error, form.sql) from error
+        return form.rows(form.execute(connection, connection.info[SESSION].rows, form.parameters(values)))
 
     def first(self, connection: sa.Connection, /, **values: Any) -> Row | None:
         """Its first row; None where there is none."""
@@ -66,55 +63,28 @@ class Statement:
     def run(self, connection: sa.Connection, /, **values: Any) -> int:
         """How many rows it inserted, changed or deleted."""
         form = self._form(values)
-        try:
-            count: int = _runner(connection).execute(form.sql, form.parameters(values)).rowcount
-            return count
-        except form.driver_error as error:
-            raise as_sqlalchemy(connection, error, form.sql) from error
+        count: int = form.execute(connection, connection.info[SESSION].count, form.parameters(values))
+        return count
 
     def send(self, connection: sa.Connection, /, **values: Any) -> None:
         """Runs it at the latest with the next statement of the local transaction, or with its COMMIT, in the same round
         trip to the database. Its error comes from there. For a `write` only, where nobody needs the number of rows.
         """
-        session = connection.info.get(SESSION)
-        if session is None:
-            self.run(connection, **values)
-        else:
-            form = self._form(values)
-            session.send(form.sql, form.parameters(values))
+        self.send_each(connection, (values,))
 
     def send_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> None:
         """`send` with each of these values, which all have the same names."""
-        if SESSION not in connection.info:
-            self.run_each(connection, each)
-            return
-        for values in each:
-            self.send(connection, **values)
-
-    def run_each(self, connection: sa.Connection, each: Sequence[Mapping[str, Any]]) -> int:
-        """Runs it with each of these values, which all have the same names, in one go. Returns how many rows they
-        inserted, changed or deleted together."""
-        if len(each) <= 1:
-            return self.run(connection, **each[0]) if each else 0
-        form = self._form(each[0])
-        parameters = [form.parameters(dict(values)) for values in each]
-        try:
-            count: int = _runner(connection).executemany(form.sql, parameters).rowcount
-            return count
-        except form.driver_error as error:
-            raise as_sqlalchemy(connection, error, form.sql) from error
+        if each:
+            form = self._form(each[0])
+            parameters = [form.parameters(dict(values)) for values in each]
+            form.execute(connection, connection.info[SESSION].send, parameters)
 
     def _form(self, values: Mapping[str, Any]) -> _Form:
         names = tuple(values)
         form = self._forms.get(names)
         if form is None:
-            form = self._forms[names] = _Form(self._statement, self._database.engine.dialect, names)
+            form = self._forms[names] = _Form(self._statement, self._database.backend.dialect, names)
         return form
-
-
-def _runner(connection: sa.Connection) -> Any:
-    """What runs SQL: the driver, or the session that is kept for it. Returns a cursor."""
-    return connection.info.get(SESSION) or connection.connection.driver_connection
 
 
 class _Form:
@@ -133,8 +103,8 @@ class _Form:
         defaults: list[tuple[str, Any]] = [
             (column.key, column.onupdate if compiled.isupdate else column.default) for column in prefetched
         ]
-        self.sql = state.statement
-        self.driver_error = dialect.dbapi.Error  # type: ignore[union-attr]
+        self._sql = state.statement
+        self._driver_error = dialect.dbapi.Error  # type: ignore[union-attr]
         self._constants = {name: state.parameters[name] for name in binds if name not in names}
         self._defaults = [(name, default.arg) for name, default in defaults if default.is_callable]
         self._constants.update((name, default.arg) for name, default in defaults if default.is_scalar)
@@ -142,22 +112,28 @@ class _Form:
             raise InvalidRequestError(f"the default of {', '.join(other)} is a statement of its own: {compiled}")
         processes = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds.items()}
         self._in = [(name, process) for name, process in processes.items() if process is not None]
+        assert state.positiontup is not None, dialect.paramstyle
         self._order = state.positiontup
         columns = list(statement.exported_columns)
         self._row: Any = namedtuple("Row", [str(column.key) for column in columns], rename=True)  # type: ignore[misc]
         results = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._out = [(position, process) for position, process in enumerate(results) if process is not None]
 
-    def parameters(self, values: dict[str, Any]) -> Any:
-        """As the driver takes them. `values` is changed."""
+    def execute(self, connection: sa.Connection, method: Callable[[str, Any], Any], parameters: Any) -> Any:
+        """Has it executed by a method of the connection's session."""
+        try:
+            return method(self._sql, parameters)
+        except self._driver_error as error:
+            raise as_sqlalchemy(connection, error, self._sql) from error
+
+    def parameters(self, values: dict[str, Any]) -> list[Any]:
+        """In the order in which the driver takes them. `values` is changed."""
         if self._constants:
             values.update(self._constants)
         for name, default in self._defaults:
             values[name] = default(None)
         for name, process in self._in:
             values[name] = process(values[name])
-        if self._order is None:
-            return values
         return [values[name] for name in self._order]
 
     def rows(self, found: list[tuple[Any, ...]]) -> list[Row]:
@@ -170,24 +146,3 @@ class _Form:
                 row[position] = process(row[position])
             rows.append(self._row._make(row))
         return rows
-
-
-def as_sqlalchemy(connection: sa.Connection, error: BaseException, sql: str | None) -> DBAPIError:
-    """What SQLAlchemy makes of an error of the driver, without the values. A broken connection is not used again."""
-    orig = error.orig if isinstance(error, DBAPIError) else error
-    dialect, broken = connection.dialect, False
-    if not connection.invalidated:
-        broken = dialect.is_disconnect(orig, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
-        if broken:
-            connection.invalidate(orig)
-    found = DBAPIError.instance(
-        sql,
-        None,
-        orig,  # type: ignore[arg-type]
-        dialect.dbapi.Error,  # type: ignore[union-attr]
-        hide_parameters=True,
-        connection_invalidated=broken,
-        dialect=dialect,
-    )
-    assert isinstance(found, DBAPIError), orig
-    return found

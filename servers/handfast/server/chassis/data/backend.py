@@ -1,0 +1,118 @@
+"""What a `Database` needs of an engine, and what both engines have of it in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from handfast.server.chassis.data.metrics import GroupMetrics
+
+if TYPE_CHECKING:
+    from handfast.server.chassis.data.database import KeptConnections
+
+Result = TypeVar("Result")
+
+PATIENCE_S = 5.0
+"""Seconds to wait for a connection, or for the turn to write, at the most."""
+SESSION = "session"
+"""Where the `info` of a connection has its `Session`."""
+
+
+class DatabaseError(Exception):
+    """The database cannot be used, in words for the operator."""
+
+
+class Session(Protocol):
+    """Runs statements on the driver of one connection. Raises the driver's errors."""
+
+    def rows(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]: ...
+
+    def count(self, sql: str, parameters: Any) -> int:
+        """How many rows the statement inserted, changed or deleted."""
+
+    def send(self, sql: str, each: Sequence[Any]) -> None:
+        """Runs it with each of these parameters, at the latest when the local transaction commits."""
+
+    def cancel_scope(self) -> AbstractContextManager[None]:
+        """When the call being served is over, the statements of the block fail."""
+
+    def reset(self) -> bool:
+        """Leaves the connection as its next user needs it. False where that is not possible."""
+
+
+class Backend(Protocol):
+    """One database of one engine."""
+
+    engine: sa.Engine
+    """Of transactions that SQLAlchemy begins and commits, for migrations."""
+    prober: sa.Engine
+    """Of a connection that serves nothing but probes."""
+    reader: sa.Engine
+    """Of connections on which each statement stands alone."""
+    dialect: sa.Dialect
+    """In which sessions take statements."""
+    group_metrics: GroupMetrics
+
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+        """Runs `work` in a local transaction, then `check_active`, then commits."""
+
+    def insert_new(self, table: sa.Table) -> Any: ...
+
+    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]: ...
+
+    def check_durable(self, connection: sa.Connection) -> None:
+        """Raises DatabaseError where what is committed might not survive a power cut."""
+
+    def check_read(self) -> None:
+        """Raises DBAPIError where what was read may be of another database."""
+
+    def check_all(self) -> None:
+        """Raises DBAPIError where it is known, without asking the database, that it cannot be used."""
+
+    def note(self, error: sa.exc.DBAPIError) -> None:
+        """Learns from an error of the database."""
+
+    def close(self) -> None: ...
+
+
+def opened(engine: sa.Engine) -> sa.Connection:
+    """A new connection that SQLAlchemy believes to be in one transaction for good, so that it neither begins nor ends
+    any: that is left to whoever has it. Raises DBAPIError where none can be opened."""
+    connection = engine.connect()
+    connection.begin()
+    return connection
+
+
+def discard(connection: sa.Connection) -> None:
+    """Closes it."""
+    connection.invalidate()  # or SQLAlchemy would roll back first, on what may be broken
+    connection.close()
+
+
+def as_sqlalchemy(connection: sa.Connection, error: BaseException, sql: str | None) -> sa.exc.DBAPIError:
+    """What SQLAlchemy makes of an error of the driver, without the values. A broken connection is not used again."""
+    orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    dialect, broken = connection.dialect, False
+    if not connection.invalidated:
+        broken = dialect.is_disconnect(orig, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
+        if broken:
+            connection.invalidate(orig)
+    found = sa.exc.DBAPIError.instance(
+        sql,
+        None,
+        orig,  # type: ignore[arg-type]
+        dialect.dbapi.Error,  # type: ignore[union-attr]
+        hide_parameters=True,
+        connection_invalidated=broken,
+        dialect=dialect,
+    )
+    assert isinstance(found, sa.exc.DBAPIError), orig
+    return found
+
+
+def one_line(cause: object) -> str:
+    """The first line of what a driver says."""
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

@@ -1,0 +1,199 @@
+"""Runs statements on one connection to PostgreSQL in as few round trips as there can be."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.waiting import Ready, Wait
+
+from handfast.server.chassis.cancellation import cancel_scope
+from handfast.server.chassis.logs.tracebacks import in_one_line
+
+CANCEL_TIMEOUT = 1.0
+
+_log = structlog.get_logger()
+_Message = tuple[str, Sequence[Any], tuple[int, ...], Sequence[Any]]
+"""A statement with its parameters, converted: their bytes, types and formats."""
+
+
+class PostgresqlSession:
+    """A `Session`. BEGIN and what is `sent` travel with the next statement that somebody waits for, or with COMMIT.
+    Before `begin`, each statement commits by itself, and nothing is to be sent. `pooled` says that a pooler is in
+    between.
+
+    Values are converted by psycopg, but it is libpq that is told what to do, in its pipeline mode: of psycopg's own
+    pipelines each statement is a write to the network, for which the database wakes up.
+    """
+
+    def __init__(self, driver: psycopg.Connection[Any], pooled: bool, begin: Sequence[str]) -> None:
+        self._driver, self._pgconn, self.pooled = driver, driver.pgconn, pooled
+        self._values = Transformer(driver)
+        self._begin = [self._message(sql) for sql in begin]
+        self._begun = False
+        self._unsent: list[_Message] = []
+        self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._numbers = itertools.count()
+
+    def begin(self) -> None:
+        self._unsent = self._begin.copy()
+
+    def rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        result = self._execute(sql, parameters)
+        self._values.set_pgresult(result)
+        return self._values.load_rows(0, result.ntuples, tuple)
+
+    def count(self, sql: str, parameters: Sequence[Any]) -> int:
+        return self._execute(sql, parameters).command_tuples or 0
+
+    def send(self, sql: str, each: Sequence[Sequence[Any]]) -> None:
+        self._unsent += [self._message(sql, parameters) for parameters in each]
+
+    def flush(self) -> None:
+        """Sends what is unsent."""
+        self._check()
+        if self._unsent:
+            self._round_trip()
+
+    def commit(self) -> None:
+        """Raises also where the work hid an error, after which PostgreSQL only rolls back."""
+        if self._unsent == self._begin:  # nothing was done
+            self._unsent.clear()
+            return
+        if self._pgconn.transaction_status == TransactionStatus.INERROR:
+            raise psycopg.errors.InFailedSqlTransaction("the transaction has failed")
+        self._execute("COMMIT")
+        self._begun = False
+
+    def roll_back(self) -> None:
+        """Where that fails, the connection is not idle, and so not used again."""
+        self._unsent.clear()
+        self._begun = False
+        if not self.reset():
+            with suppress(psycopg.Error):
+                self._pgconn.exec_(b"ROLLBACK")
+
+    def cancel_scope(self) -> AbstractContextManager[None]:
+        return cancellable(self._driver)
+
+    def reset(self) -> bool:
+        """Whether it is in no transaction, and alive as far as is known."""
+        pgconn = self._pgconn
+        idle = pgconn.transaction_status == TransactionStatus.IDLE
+        return idle and pgconn.pipeline_status == PipelineStatus.OFF
+
+    def _message(self, sql: str, parameters: Sequence[Any] = ()) -> _Message:
+        values = self._values
+        dumped = values.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
+        return sql, dumped, values.types or (), values.formats or ()
+
+    def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> PGresult:
+        self._unsent.append(self._message(sql, parameters))
+        return self._round_trip()[-1]
+
+    def _check(self) -> None:
+        """What follows where BEGIN failed, or the work ended its transaction, would commit by itself."""
+        if self._begun and self._pgconn.transaction_status == TransactionStatus.IDLE:
+            raise psycopg.errors.InFailedSqlTransaction("the local transaction has ended, and its work went on")
+
+    def _round_trip(self) -> list[PGresult]:
+        """Sends what is unsent, and returns the results. Raises the first error, after which PostgreSQL skips the rest.
+        Where the connection fails it stays in pipeline mode, and so is not used again."""
+        self._check()
+        unsent, self._unsent = self._unsent, []
+        self._begun |= unsent[0] is self._begin[0]
+        self._pgconn.enter_pipeline_mode()
+        known = len(self._prepared)
+        for message in unsent:
+            self._put(*message)
+        self._pgconn.pipeline_sync()
+        results: list[PGresult] = []
+        error: psycopg.Error | None = None
+        try:
+            self._driver.wait(_collect(self._pgconn, results))
+            self._pgconn.exit_pipeline_mode()
+        except psycopg.OperationalError as lost:
+            error = lost
+        failed = next((each for each in results if each.status == ExecStatus.FATAL_ERROR), None)
+        if failed is not None:
+            while len(self._prepared) > known:  # what is new was perhaps skipped; its name is not used again
+                self._prepared.popitem()
+            error = psycopg.errors.error_from_result(failed, self._driver.info.encoding)
+        if error is not None:
+            raise error
+        return results
+
+    def _put(self, sql: str, values: Sequence[Any], types: tuple[int, ...], formats: Sequence[Any]) -> None:
+        """Gives libpq a statement to send, which is prepared when it is used first."""
+        if self.pooled:
+            self._pgconn.send_query_params(sql.encode(), values, param_types=types, param_formats=formats)
+            return
+        name = self._prepared.get((sql, types))
+        if name is None:
+            name = self._prepared[sql, types] = b"handfast_%d" % next(self._numbers)
+            self._pgconn.send_prepare(name, sql.encode(), param_types=types)
+        self._pgconn.send_query_prepared(name, values, param_formats=formats)
+
+
+def _collect(pgconn: PGconn, results: list[PGresult]) -> Generator[Wait, Ready | int, None]:
+    """Sends what libpq holds, and collects the results until everything was done or skipped."""
+    while pgconn.flush():
+        if (yield Wait.RW) & Ready.R:  # or each would wait for the other to read
+            pgconn.consume_input()
+    ended = False
+    while True:
+        while pgconn.is_busy():
+            yield Wait.R
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:  # the end of one statement's results
+            if ended:
+                raise psycopg.OperationalError("the connection is lost")
+            ended = True
+            continue
+        if result.status == ExecStatus.PIPELINE_SYNC:
+            return
+        ended = False
+        results.append(result)
+
+
+@contextmanager
+def cancellable(driver: Any) -> Iterator[None]:
+    """`cancel_scope` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
+    its own: where the network is down, each would hold up all others. None is under way once the block has been left.
+    """
+    cancelling = threading.Lock()
+    left = False
+
+    def cancel() -> None:
+        try:
+            if not left:
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+        except Exception as error:
+            _log.warning("a query that nobody waits for could not be cancelled", **{"error.cause": in_one_line(error)})
+        finally:
+            cancelling.release()
+
+    def wake() -> None:
+        if cancelling.acquire(blocking=False):  # else it is being cancelled
+            try:
+                threading.Thread(target=cancel, name="cancel", daemon=True).start()
+            except RuntimeError:  # there can be no more threads
+                cancelling.release()
+                raise
+
+    try:
+        with cancel_scope(wake):
+            yield
+    finally:
+        left = True
+        with cancelling:
+            pass
