@@ -305,8 +305,10 @@ def test_an_option_that_breaks_its_rule_is_named(command: Command, option: str, 
 class TestRefusals:
     @pytest.mark.parametrize("action", ["show", "resolve"])
     def test_what_is_no_id(self, command: Command, action: str) -> None:
-        line = "handfast: transactions: 'ada' is no transaction id, which is a UUIDv7 in lower case\n"
-        assert command(action, "ada") == Result(2, "", line)
+        result = command(action, "ada")
+        assert (result.status, result.stdout) == (2, "")
+        assert "transaction_id: must be a transaction id: a UUIDv7 in lower case" in result.stderr
+        assert result.stderr.count("\n") == 1
 
     def test_an_id_from_the_future(self, command: Command) -> None:
         result = command("resolve", "--yes", "ffffffff-ffff-7000-8000-000000000000")
