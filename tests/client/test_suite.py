@@ -113,11 +113,13 @@ def loaded_by(imports: str, names: str) -> list[str]:
     return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
 
 
-def test_a_program_that_calls_one_service_loads_no_stubs_of_the_others() -> None:
+@pytest.mark.parametrize("client", ["handfast.client", "handfast.client.aio"])
+def test_a_program_that_calls_one_service_loads_no_stubs_of_the_others(client: str) -> None:
     stubs = "name.startswith('handfast.') and name.endswith('_pb2_grpc')"
-    loaded = loaded_by("handfast.client, handfast.users.v1.users_pb2_grpc", stubs)
+    loaded = loaded_by(f"{client}, handfast.users.v1.users_pb2_grpc", stubs)
     assert loaded == ["handfast.users.v1.users_pb2_grpc"]
 
 
-def test_the_client_loads_no_protobuf_before_there_is_a_stub() -> None:
-    assert loaded_by("handfast.client", "name.startswith('google')") == []
+@pytest.mark.parametrize("client", ["handfast.client", "handfast.client.aio"])
+def test_the_client_loads_no_protobuf_before_there_is_a_stub(client: str) -> None:
+    assert loaded_by(client, "name.startswith('google')") == []

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc import aio
 
-from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
 from handfast.client.addresses import resolve_address
 from handfast.client.aio.channel import channel
 from handfast.client.channel import DEFAULT_TIMEOUT
-from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
-from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
-from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
 if TYPE_CHECKING:  # one class makes both kinds of stub; the names for the asyncio kind are there for type checkers
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceAsyncStub
@@ -33,6 +29,12 @@ class Suite:
     transactions: TransactionServiceAsyncStub
 
     def __init__(self, users: aio.Channel, preferences: aio.Channel, accounts: aio.Channel) -> None:
+        # Imported only now: a program that calls other services than these needs no stubs of them.
+        from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+        from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
+        from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
+        from handfast.users.v1.users_pb2_grpc import UserServiceStub
+
         self._channels = (users, preferences, accounts)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
