@@ -297,13 +297,27 @@ class SimulatedDatabase(Database):
 
     def __init__(self, engine: Engine) -> None:
         self.dialect = "postgresql" if engine.by_row else "sqlite"
-        self._simulated, self._file, self._here = engine, None, threading.local()
+        self._simulated, self._here = engine, threading.local()
+        self.backend: Any = SimulatedBackend(engine)
+        self._kept: Any = None
 
     @contextmanager
     def read(self) -> Iterator[Any]:
         with self._simulated.connect() as connection:
             yield connection
 
-    def _transact(self, work: Callable[[Any], Any], one_statement: bool) -> Any:
-        with self._simulated.begin() as connection:
+    def _run(self, work: Callable[[Any], Any], connection: Any) -> Any:
+        return work(connection)
+
+
+class SimulatedBackend:
+    """What the database has its writes done by."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def write(self, work: Callable[[Any], Any], one_statement: bool, kept: object) -> Any:
+        with self._engine.begin() as connection:
             return work(connection)
+
+    def note(self, error: DBAPIError) -> None: ...
