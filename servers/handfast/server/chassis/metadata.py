@@ -39,15 +39,14 @@ def check_metadata(kind: str, entries: Iterable[Any]) -> None:
 
 
 def those_that_fit(entries: Iterable[Any], room: int) -> Sequence[Entry]:
-    """Those of `entries` that can be sent and fit into `room` bytes, in their order. Where there is not room for all,
-    what gRPC itself reads goes first, and then the short ones."""
-    sendable = [entry for entry in entries if is_sendable(entry)]
+    """Those of `entries` that can be sent and fit into `room` bytes: those that gRPC reads first, then short ones."""
     kept = []
+    sendable = filter(is_sendable, entries)
     for entry in sorted(sendable, key=lambda each: (not each[0].startswith("grpc-"), metadata_bytes([each]))):
         room -= metadata_bytes([entry])
         if room >= 0:
             kept.append(entry)
-    return [entry for entry in sendable if entry in kept]
+    return kept
 
 
 def is_sendable(entry: Any) -> bool:

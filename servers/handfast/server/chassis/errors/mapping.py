@@ -130,13 +130,9 @@ def cause_for_log(error: BaseException) -> dict[str, Any]:
 
 
 def _translated(error: BaseException, call: Call) -> DomainError:
-    if isinstance(error, ServiceError):
-        return _silent_peer_error(error, call)
-    return database_error(error, call) or errors.Unforeseen()
-
-
-def _silent_peer_error(error: ServiceError, call: Call) -> DomainError:
-    """No service answered, gRPC itself did. What it says names addresses, which are the operator's business."""
+    if not isinstance(error, ServiceError):
+        return database_error(error, call) or errors.Unforeseen()
+    # No service answered, but gRPC itself. What it says names addresses, which are the operator's business.
     match error.status:
         case grpc.StatusCode.UNAVAILABLE:
             return errors.PeerUnavailable("A service that this one needs does not answer.")

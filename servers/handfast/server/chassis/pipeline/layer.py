@@ -163,19 +163,16 @@ class CallLayer(grpc.ServerInterceptor):
         return serve
 
     def _pushing(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Any:
+        replies = self._stream(behavior, method, read, serialize)
+
         def serve(request: Any, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            call = self._begin(context)
+            call = current()
             try:
-                _check(call, method, context)
                 # The handler returns no replies. But an interceptor may run it only once replies are asked for, or
                 # reply in its place.
-                for reply in behavior(read(call, request), context):
-                    send(serialize(reply))
-                    call.sent += 1
-            except BaseException as error:
-                end_with(error, call, context)
+                for reply in replies(request, context):
+                    send(reply)
             finally:
-                call.handler_ended(context)
                 self._canceller.forget(call)
             if not call.pushed:
                 send(None)  # ends the call
