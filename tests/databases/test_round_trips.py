@@ -20,7 +20,11 @@ from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.core.model import BranchDecision, Decision, Outcome
 from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
 from tests.databases.postgresql import PostgreSQL
@@ -33,6 +37,7 @@ ROUND_TRIPS = {
     "a stage": 3,
     "a stage that takes an email": 5,
     "a decision": 1,
+    "a decision with a request id": 2,
     "10 decisions marked as finished": 1,
     "10 branches finished": 4,
 }
@@ -94,8 +99,9 @@ def proxy(server: PostgreSQL) -> Iterator[Proxy]:
 class Calls:
     """What is counted. Each is made of what is to be there before, and of what is done then."""
 
-    def __init__(self, users: Users, decisions: DecisionStore) -> None:
+    def __init__(self, users: Users, decisions: DecisionStore, replies: ReplyStore) -> None:
         self._users, self._decisions, self._numbers = users, decisions, itertools.count()
+        self._coordinator = Coordinator(decisions, replies, DecisionNotifier(decisions, {}), KeyedLock(waiting=1))
         users.create("ada")
         self.calls: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
             "GetUser": (lambda: "ada", users.participant.get),
@@ -104,6 +110,7 @@ class Calls:
             "a stage": (self.new_user, lambda user_id: users.stage(new_id(), user_id)),
             "a stage that takes an email": (self.new_name, lambda user_id: users.stage(new_id(), user_id)),
             "a decision": (new_id, self.decide),
+            "a decision with a request id": (new_id, self.decide_and_answer),
             "10 decisions marked as finished": (lambda: [self.decide(new_id()) for _ in range(10)], self.mark_finished),
             "10 branches finished": (lambda: [self.staged() for _ in range(10)], self.finish),
         }
@@ -134,6 +141,10 @@ class Calls:
         self._decisions.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
         return transaction_id
 
+    def decide_and_answer(self, transaction_id: str) -> None:
+        answer = StoredReply("m", new_id(), b"", transaction_id, reply=b"reply")
+        self._coordinator._decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}), answer)
+
     def mark_finished(self, transaction_ids: list[str]) -> None:
         self._decisions.mark_finished(transaction_ids)
 
@@ -145,7 +156,9 @@ def test_what_servers_do_waits_for_postgresql_as_often_as_the_table_says(
     with closing(users.database), closing(accounts):
         upgrade(accounts, SCHEMA)
         found = {}
-        for name, (prepare, do) in Calls(users, DecisionStore(accounts, tables.coordinator)).calls.items():
+        decisions = DecisionStore(accounts, tables.coordinator)
+        replies = ReplyStore(accounts, tables.coordinator.answers)
+        for name, (prepare, do) in Calls(users, decisions, replies).calls.items():
             for _ in range(WARM):
                 do(prepare())
             prepared, before = prepare(), proxy.round_trips

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
@@ -23,7 +24,16 @@ from handfast.server.transactions.participant.resource_rows import ResourceRows
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.unique_keys import UniqueKeys
-from tests.simulation.engine import Columns, Connection, Engine, Result, SimulatedDatabase, Statement, failure
+from tests.simulation.engine import (
+    Columns,
+    Connection,
+    DriverError,
+    Engine,
+    Result,
+    SimulatedDatabase,
+    Statement,
+    failure,
+)
 
 UNIQUE_VIOLATION = "23505"
 OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
@@ -354,9 +364,12 @@ class SimulatedAnswers(ReplyStore):
             row = c.get("answers", (p["method"], p["request_id"]))
             return Result() if row is None else Result([{name: row[name] for name in columns}])
 
-        self._insert: Any = Statement(
-            lambda c, p: Result(rowcount=int(c.insert("answers", (p["method"], p["request_id"]), dict(p))))
-        )
+        def insert(c: Connection, p: Columns) -> Result:
+            if not c.insert("answers", (p["method"], p["request_id"]), dict(p)):
+                raise IntegrityError("the request id has an answer", None, DriverError("", UNIQUE_VIOLATION))
+            return Result(rowcount=1)
+
+        self._insert: Any = Statement(insert)
         self._select: Any = Statement(select)
 
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import structlog
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from handfast.client import transaction_metadata
 from handfast.client.errors import ServiceError
@@ -179,27 +179,38 @@ class Coordinator:
             raise error from second
 
     def _decide(self, decision: Decision, answer: StoredReply) -> Decision:
-        """Makes the decision durable, together with the answer, and returns the decision that stands. Raises
-        _AnsweredBefore, and TransactionAborted where a commit comes after an abort.
+        """Makes the decision durable, together with an answer that is final, and returns the decision that stands.
+        Raises _AnsweredBefore, and TransactionAborted where a commit comes after an abort.
         """
+        final = bool(answer.request_id) and (answer.reply is not None or answer.failure is not None)
+        repeated: IntegrityError | None = None
+        try:
+            standing = self._store(decision, answer if final else None)
+        except IntegrityError as error:
+            repeated = error
+            standing = self._store(_aborted(decision, REPEATED), None)
+        if repeated or (answer.request_id and not final):
+            earlier = self._replies.find(answer.method, answer.request_id)
+            if earlier is not None:
+                raise _AnsweredBefore(earlier)
+        if repeated:
+            raise repeated
+        return standing
+
+    def _store(self, decision: Decision, answer: StoredReply | None) -> Decision:
+        """Raises IntegrityError, with nothing stored, where there is an answer to the request id already."""
         insert = partial(self._insert, decision=decision, answer=answer)
         try:
-            earlier, row = self._decisions.database.write(insert, one_statement=not answer.request_id)
+            row = self._decisions.database.write(insert, one_statement=answer is None)
         finally:
             self._notifier.wake()
         self._decisions.observe(row)
-        if earlier is not None:
-            raise _AnsweredBefore(earlier)
         return row.decision
 
-    def _insert(
-        self, connection: sa.Connection, decision: Decision, answer: StoredReply
-    ) -> tuple[StoredReply | None, DecisionRow]:
-        """In a local transaction: inserts the answer and the decision. Where another call with the same request id was
-        answered first, returns its answer, and aborts."""
-        earlier = self._replies.insert(connection, answer) if answer.request_id else None
-        if earlier is not None:
-            decision = _aborted(decision, REPEATED)
+    def _insert(self, connection: sa.Connection, decision: Decision, answer: StoredReply | None) -> DecisionRow:
+        """In a local transaction: inserts the answer and the decision."""
+        if answer is not None:
+            self._replies.insert(connection, answer)
         try:
             row = self._decisions.insert(connection, decision)
         except TransactionForgotten:
@@ -209,7 +220,7 @@ class Coordinator:
         if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
             # Which takes the answer back, too.
             raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
-        return earlier, row
+        return row
 
 
 class _AnsweredBefore(Exception):

@@ -36,7 +36,7 @@ class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         t = table.c
-        self._insert = Statement(database, database.insert_new(table))
+        self._insert = Statement(database, sa.insert(table))
         self._select = Statement(
             database,
             sa.select(t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure).where(
@@ -49,32 +49,25 @@ class ReplyStore:
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
         with self._database.read() as connection:
-            return self._find(connection, method, request_id)
+            row = self._select.first(connection, caller=ANYBODY, method=method, request_id=request_id)
+            return None if row is None else StoredReply(*row)
 
-    def insert(self, connection: sa.Connection, answer: StoredReply) -> StoredReply | None:
-        """Inserts a final answer where its request id has none. Returns the answer of an earlier call with the same
-        request id, where there is one."""
-        if answer.reply is not None or answer.failure is not None:
-            inserted = self._insert.run(
-                connection,
-                caller=ANYBODY,
-                method=answer.method,
-                request_id=answer.request_id,
-                fingerprint=answer.fingerprint,
-                transaction_id=answer.transaction_id,
-                reply=answer.reply,
-                failure=answer.failure,
-                create_time=self._clock(),
-            )
-            if inserted:
-                return None
-        return self._find(connection, answer.method, answer.request_id)
+    def insert(self, connection: sa.Connection, answer: StoredReply) -> None:
+        """Inserts an answer, in the round trip of the next statement. From there comes an IntegrityError, where the
+        request id has an answer of an earlier call."""
+        self._insert.send(
+            connection,
+            caller=ANYBODY,
+            method=answer.method,
+            request_id=answer.request_id,
+            fingerprint=answer.fingerprint,
+            transaction_id=answer.transaction_id,
+            reply=answer.reply,
+            failure=answer.failure,
+            create_time=self._clock(),
+        )
 
     def prune(self) -> None:
         """Forgets replies whose time is up."""
         before = {"before": self._clock() - KEPT_US}
         self._database.write(lambda connection: connection.execute(self._delete, before).rowcount)
-
-    def _find(self, connection: sa.Connection, method: str, request_id: str) -> StoredReply | None:
-        row = self._select.first(connection, caller=ANYBODY, method=method, request_id=request_id)
-        return None if row is None else StoredReply(*row)
