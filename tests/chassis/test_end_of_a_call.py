@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,18 +14,20 @@ import grpc
 import pytest
 from grpc import _server
 
-from handfast.server.chassis.call import Call, Method, Pool
+from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.pipeline import pools
 from handfast.server.chassis.pipeline.pools import CallExecutor
+from tests.eventually import PATIENCE
 
 OK, LATE = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
 GONE, STOPPED, MISSING = grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED
 FAR = 1e9
+CALLS = Pool("calls", 1)
 
 
-def new_call(kind: str = "unary") -> Call:
-    return Call(Method("/s/m", "s", "m", kind, "s", Pool("calls", 1)), "/s/m")
+def new_call(kind: str = "unary", pool: Pool = CALLS) -> Call:
+    return Call(Method("/s/m", "s", "m", kind, "s", pool), "/s/m")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,26 @@ def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(end
     if not ended_first:
         when_ended.pop()()
     assert recorded == [call]
+
+
+@pytest.mark.parametrize("queue", [0, 256, None])
+def test_a_request_is_received_before_a_thread_takes_the_call_only_where_few_can_wait(queue: int | None) -> None:
+    pool, served = Pool("calls", 1, queue=queue), threading.Event()
+    executor = CallExecutor(Canceller(), [])
+    executor.add(pool)
+    context, grpcs_call = copy_context(), Mock()
+    context.run(CURRENT.set, new_call(pool=pool))
+    event = SimpleNamespace(call=grpcs_call, call_details=SimpleNamespace(deadline=time.time() + FAR))
+    state = SimpleNamespace(statused=True, client="closed", due=set())
+
+    def unary_request() -> None: ...
+
+    executor.submit(context.run, lambda *_: served.set(), event, state, None, unary_request, None, None)
+    assert grpcs_call.start_server_batch.called is (queue is not None)
+    if queue is None:
+        assert served.wait(PATIENCE)
+    assert executor.stop(PATIENCE)
+    assert served.is_set() is (queue is None)
 
 
 @pytest.mark.parametrize("changed", ["_unary_response_in_pool", "_stream_response_in_pool", "_possibly_finish_call"])

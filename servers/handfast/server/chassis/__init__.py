@@ -17,7 +17,7 @@ can be imported from this package, and stays here though the files below may cha
 
 A call passes, from the outside in:
 
-    pipeline/           the one layer of the chassis: opens the call and closes it with the code that its caller saw,
+    pipeline/           the one layer of the chassis: opens the call and records it with the code that its caller saw,
                         turns bytes into messages and exceptions into statuses; refuses what is too much
     interceptors        of a team's own, if there are any
     the handler

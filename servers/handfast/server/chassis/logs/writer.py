@@ -113,7 +113,7 @@ class CallLog:
         self._heads: dict[tuple[Method, grpc.StatusCode], str] = {}
 
     def ended(self, call: Call) -> None:
-        """Writes the line of `call`, which is closed."""
+        """Writes the line of `call`, which is recorded."""
         code = call.code
         assert code is not None
         level = LEVELS[code]

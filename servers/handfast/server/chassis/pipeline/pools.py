@@ -149,7 +149,8 @@ class CallExecutor(futures.Executor):
             call.cancel = args[1].call.cancel
             self._canceller.watch(call)
         put = self._threads[pool_of(call).name].put
-        if _takes_one_request(args):
+        # Where any number of calls may wait, their requests would fill the memory.
+        if _takes_one_request(args) and call.method.pool.queue is not None:
             _receive_request(call, args, lambda with_request: put((call, fn, with_request)))
         else:
             put((call, fn, args))
