@@ -150,7 +150,7 @@ def test_a_request_that_never_comes_holds_no_thread_for_long(
     receives_first: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pools, "_RECEIVES_REQUESTS", receives_first)
+    monkeypatch.setattr(pools, "_IS_AS_EXPECTED", receives_first)
     labels = f'grpc_code="DeadlineExceeded",grpc_method="{method}",grpc_service="{NAME}",grpc_type="{TYPES[method]}"'
     pending = [
         call(held, method, requests(), f"silent-{method}-{receives_first}-{number}") for number in range(THREADS)

@@ -196,24 +196,13 @@ class CallExecutor(futures.Executor):
         call.context = call.cancel = None  # they lead back to the call: a cycle for the garbage collector
 
 
-def _is_as_expected() -> bool:
-    """Whether this version of grpcio has inside what `_receive_request` builds upon."""
-    serve = ["rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"]
-    return all(
-        list(signature(getattr(_server, name, lambda: None)).parameters) == parameters
-        for name, parameters in (
-            ("_unary_response_in_pool", serve),
-            ("_stream_response_in_pool", serve),
-            ("_possibly_finish_call", ["state", "token"]),
-        )
-    )
-
-
-_RECEIVES_REQUESTS = _is_as_expected()
+_finish: Any = getattr(_server, "_possibly_finish_call", None)
+_IS_AS_EXPECTED = callable(_finish) and [*signature(_finish).parameters] == ["state", "token"]
 
 
 def _takes_one_request(arguments: tuple[Any, ...]) -> bool:
-    return _RECEIVES_REQUESTS and arguments[4].__name__ == "unary_request"  # grpcio's own, which waits for it
+    """Whether grpcio submits a call that has a single request, in the way that `_receive_request` knows."""
+    return _IS_AS_EXPECTED and len(arguments) == 7 and getattr(arguments[4], "__name__", "") == "unary_request"
 
 
 def _receive_request(call: Call, arguments: tuple[Any, ...], then: Callable[[tuple[Any, ...]], None]) -> None:
@@ -229,7 +218,7 @@ def _receive_request(call: Call, arguments: tuple[Any, ...], then: Callable[[tup
     def received(event: Any) -> Any:
         request = event.batch_operations[0].message()
         with state.condition:
-            finished = _server._possibly_finish_call(state, _TOKEN)
+            finished = _finish(state, _TOKEN)
         call.waiting_since = None
         # Where the caller sent none, or has left, grpcio finds that out by itself.
         then(arguments if request is None else (function, rpc_event, state, behavior, lambda: request, *codec))
