@@ -8,6 +8,8 @@ from typing import Any
 from handfast.server.process.settings import DatabaseSettings, setting
 
 FIRST_PORT = 50051
+DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transactions"}
+"""The names of the servers' databases, for what they hold: accounts owns decisions about transactions, no accounts."""
 
 
 def _address(server: str, port: int) -> Any:
@@ -27,3 +29,7 @@ class SuiteSettings(DatabaseSettings):
         super().__post_init__()
         for peer in ("users_address", "preferences_address", "accounts_address"):
             self.check_peer(peer)
+
+    @classmethod
+    def variable(cls, server: str, setting: str) -> str:
+        return super().variable(DATABASES.get(server, server) if setting == "database_url" else server, setting)

@@ -8,7 +8,7 @@ from typing import Any
 
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import Setting, read, read_settings, settings_of, whole_number
-from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, flag
+from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, environment_variable, flag
 from handfast.server.suite import FIRST_PORT as FIRST_PORT
 from handfast.server.suite import SuiteSettings
 
@@ -34,12 +34,19 @@ def _first_port(value: str) -> int:
     return port
 
 
+_FIRST_PORT_VARIABLE = environment_variable("up", "first_port")
 _BY_NAME = {setting.name: setting for setting in settings_of(SuiteSettings, "up", "")}
 
 UP_SETTINGS = [
-    Setting("up", "data_dir", "folder of the SQLite files, made if absent", DATA_DIR, metavar="DIRECTORY"),
     Setting(
-        "up",
+        environment_variable("up", "data_dir"),
+        "data_dir",
+        "folder of the SQLite files, made if absent",
+        DATA_DIR,
+        metavar="DIRECTORY",
+    ),
+    Setting(
+        _FIRST_PORT_VARIABLE,
         "first_port",
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each",
         str(FIRST_PORT),
@@ -49,7 +56,14 @@ UP_SETTINGS = [
     *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
 ]
 ADDRESS_SETTINGS = [
-    Setting("up", "first_port", "first port of a suite of `handfast up`", str(FIRST_PORT), _first_port, "PORT"),
+    Setting(
+        _FIRST_PORT_VARIABLE,
+        "first_port",
+        "first port of a suite of `handfast up`",
+        str(FIRST_PORT),
+        _first_port,
+        "PORT",
+    ),
     *(_BY_NAME[f"{server}_address"] for server in SERVERS),
 ]
 

@@ -27,7 +27,6 @@ from handfast.server.process.flags import read
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     SettingsError,
-    database_name,
     environment_variable,
     flag,
     sqlite_file,
@@ -35,7 +34,7 @@ from handfast.server.process.settings import (
     without_password,
 )
 from handfast.server.process.supervision import READY, notify
-from handfast.server.suite import SuiteSettings
+from handfast.server.suite import DATABASES, SuiteSettings
 
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {environment_variable("up", "database_must_exist"): "true"}
@@ -48,7 +47,7 @@ def run(flags: Mapping[str, Any]) -> int:
     values = read(UP_SETTINGS, flags, os.environ)
     data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
     # A database that the environment names is used as it is; the others are files in the data directory.
-    databases = {environment_variable(server, "database_url"): database_name(server) for server in SERVERS}
+    databases = {SuiteSettings.variable(server, "database_url"): name for server, name in DATABASES.items()}
     given = [variable for variable in databases if os.environ.get(variable)]
     files = {variable: f"{name}.sqlite3" for variable, name in databases.items() if variable not in given}
     urls = {variable: sqlite_url(data_dir / file) for variable, file in files.items()}
@@ -56,7 +55,7 @@ def run(flags: Mapping[str, Any]) -> int:
         try:
             sqlite_file(url)
         except ValueError as error:
-            raise SettingsError("up", "data_dir", str(error)) from None
+            raise SettingsError("data_dir", environment_variable("up", "data_dir"), str(error)) from None
 
     environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
     environment |= {environment_variable("up", name): str(value) for name, value in values.items()}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import click
 
-from handfast.server.process.settings import ServerSettings, SettingsError, environment_variable, flag, shown
+from handfast.server.process.settings import ServerSettings, SettingsError, flag, shown
 
 Settings = TypeVar("Settings", bound=ServerSettings)
 Parse = Callable[[str], Any]
@@ -39,8 +39,7 @@ _KINDS: dict[type, tuple[Parse, str]] = {
 
 
 class Setting(click.Option):
-    """One setting of a server, or of a command that is named in its place, as an option whose help names its variable
-    and its default.
+    """One setting of a server or a command, as an option whose help names its variable and its default.
 
     `default` is the text that the help shows; None means that the setting is required. `parse` makes a value of the
     text of a flag or variable, and raises ValueError with the rule that the text breaks. `metavar` stands for the value
@@ -50,14 +49,13 @@ class Setting(click.Option):
     """
 
     def __init__(
-        self, server: str, name: str, help: str, default: str | None, parse: Parse = str, metavar: str = "TEXT"
+        self, variable: str, name: str, help: str, default: str | None, parse: Parse = str, metavar: str = "TEXT"
     ) -> None:
         # The flag of a bool has no value: to give it is to say true.
         form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is _yes_or_no else {"metavar": metavar}
         super().__init__([flag(name), name], help=help, type=str, default=None, **form)
-        self.server = server
         self.parse = parse
-        self.variable = environment_variable(server, name)
+        self.variable = variable
         self.shown_default = default
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
@@ -77,7 +75,8 @@ def settings_of(kind: type[ServerSettings], server: str, listen: str) -> list[Se
             default = listen if field.name == "listen" else field.metadata.get("default", default)
             parse, metavar = _KINDS[types[field.name]]
             metavar = field.metadata.get("metavar", metavar)
-            settings.append(Setting(server, field.name, field.metadata["help"], default, parse, metavar))
+            variable = kind.variable(server, field.name)
+            settings.append(Setting(variable, field.name, field.metadata["help"], default, parse, metavar))
     return settings
 
 
@@ -95,9 +94,9 @@ def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Map
             try:
                 values[setting.name] = setting.parse(text)
             except ValueError as error:
-                raise SettingsError(setting.server, setting.name, str(error)) from None
+                raise SettingsError(setting.name, setting.variable, str(error)) from None
         elif setting.shown_default is None:
-            raise SettingsError(setting.server, setting.name, f"is required: {setting.help}")
+            raise SettingsError(setting.name, setting.variable, f"is required: {setting.help}")
     return values
 
 

@@ -34,8 +34,8 @@ _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?:/
 class SettingsError(Failure):
     """A setting breaks a rule. The message is one line that names flag, environment variable and rule."""
 
-    def __init__(self, server: str, setting: str, rule: str) -> None:
-        super().__init__(f"{flag(setting)} (or {environment_variable(server, setting)}) {rule}")
+    def __init__(self, setting: str, variable: str, rule: str) -> None:
+        super().__init__(f"{flag(setting)} (or {variable}) {rule}")
 
 
 def flag(setting: str) -> str:
@@ -45,16 +45,7 @@ def flag(setting: str) -> str:
 
 def environment_variable(server: str, setting: str) -> str:
     """`listen` of the server `users` as a variable: `HANDFAST_USERS_LISTEN`."""
-    if setting in _OF_ONE_SERVER:
-        owner = database_name(server) if setting == "database_url" else server
-        setting = f"{owner}_{setting}"
-    return "HANDFAST_" + setting.upper()
-
-
-def database_name(server: str) -> str:
-    """A database is named for what it holds: the server's own name, but for `accounts`, which owns decisions about
-    transactions and no accounts."""
-    return "transactions" if server == "accounts" else server
+    return "HANDFAST_" + (f"{server}_{setting}" if setting in _OF_ONE_SERVER else setting).upper()
 
 
 def setting(value: Any, help: str, **more: object) -> Any:
@@ -135,7 +126,15 @@ class ServerSettings:
     def require(self, setting: str, holds: bool, rule: str) -> None:
         """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
         if not holds:
-            raise SettingsError(self.name, setting, rule)
+            raise self._broken(setting, rule)
+
+    def _broken(self, setting: str, rule: str) -> SettingsError:
+        return SettingsError(setting, self.variable(self.name, setting), rule)
+
+    @classmethod
+    def variable(cls, server: str, setting: str) -> str:
+        """The environment variable of a setting, for the server `server`."""
+        return environment_variable(server, setting)
 
     def check_peer(self, setting: str) -> None:
         """Raises SettingsError unless the setting says where a peer is: `HOST:PORT`, or another name that gRPC
@@ -148,7 +147,7 @@ class ServerSettings:
         try:
             _, port = split_address(address)
         except ValueError as error:
-            raise SettingsError(self.name, setting, str(error)) from None
+            raise self._broken(setting, str(error)) from None
         self.require(setting, port >= lowest_port, f"must name a port, not {address!r}")
 
     def _check_listen(self, setting: str, address: str) -> None:
@@ -190,7 +189,7 @@ class DatabaseSettings(ServerSettings):
             try:
                 sqlite_file(self.database_url)
             except ValueError as error:
-                raise SettingsError(self.name, "database_url", str(error)) from None
+                raise self._broken("database_url", str(error)) from None
         else:
             # What follows the first @ would be taken for the host, and shown in errors.
             authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]
