@@ -33,7 +33,7 @@ class Circuit:
         self._lock = threading.Lock()
         self._waiting = 0
         self._unanswered = 0
-        self._last_heard = 0.0  # an answer; or where none was due, the question that it is due to
+        self._last_heard = 0.0  # when the last answer came, or later, when a question went out while none was open
         self._failed = False
         self._open_until = 0.0
 

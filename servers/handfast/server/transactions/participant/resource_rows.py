@@ -15,9 +15,6 @@ from handfast.server.transactions.participant.operations import OPERATION_COLUMN
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.tables import ParticipantTables
 
-FREE = {"present": True, "pending_transaction_id": None}
-"""Of a row that no transaction has a pending change of."""
-
 
 @dataclass(frozen=True, slots=True)
 class ResourceRow(Generic[M]):
@@ -95,8 +92,9 @@ class ResourceRows(Generic[M]):
         None. The third is the last transaction that was applied to it.
         """
         ordered = sorted(changes, key=lambda change: change[0])
+        free = {"present": True, "pending_transaction_id": None}
         kept = [
-            {**self._resources.to_columns(message), **FREE, "key_": key, "last_transaction_id": last_transaction_id}
+            {**self._resources.to_columns(message), **free, "key_": key, "last_transaction_id": last_transaction_id}
             for key, message, last_transaction_id in ordered
             if message is not None
         ]
