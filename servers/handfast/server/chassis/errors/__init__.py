@@ -74,14 +74,6 @@ class Unavailable(DomainError):
     """Something that the service needs does not answer: UNAVAILABLE."""
 
 
-class DeadlineExceeded(DomainError):
-    """The time of the call is up: DEADLINE_EXCEEDED. The chassis raises it, and nobody else."""
-
-
-class Cancelled(DomainError):
-    """The caller has given up: CANCELLED. The chassis raises it, and nobody else."""
-
-
 class PermissionDenied(DomainError):
     """The caller may not do this: PERMISSION_DENIED."""
 
@@ -90,16 +82,8 @@ class Unauthenticated(DomainError):
     """It is not known who the caller is: UNAUTHENTICATED."""
 
 
-class Unimplemented(DomainError):
-    """The server has no such method: UNIMPLEMENTED. The chassis raises it, and nobody else."""
-
-
 class OutcomeUnknown(DomainError):
     """Whether a write took effect could not be established: UNKNOWN."""
-
-
-class Internal(DomainError):
-    """Nobody foresaw it: INTERNAL. The chassis raises it, and nobody else."""
 
 
 Value = TypeVar("Value", contravariant=True)
@@ -190,8 +174,8 @@ class InvalidMetadata(InvalidArgument):
     reason = reason_name(Reason, Reason.REASON_INVALID_METADATA)
 
 
-class UnknownMethod(Unimplemented):
-    """The server has no method of this name."""
+class UnknownMethod(DomainError):
+    """The server has no method of this name: UNIMPLEMENTED. Only the chassis raises it."""
 
     reason = reason_name(Reason, Reason.REASON_UNKNOWN_METHOD)
 
@@ -243,14 +227,14 @@ class DatabaseConflict(Aborted):
     retry_after = 0.05
 
 
-class CallDeadlineExceeded(DeadlineExceeded):
-    """The deadline of the call has passed."""
+class CallDeadlineExceeded(DomainError):
+    """The deadline of the call has passed: DEADLINE_EXCEEDED. Only the chassis raises it."""
 
     reason = reason_name(Reason, Reason.REASON_DEADLINE_EXCEEDED)
 
 
-class CallCancelled(Cancelled):
-    """The caller has cancelled the call."""
+class CallCancelled(DomainError):
+    """The caller has cancelled the call: CANCELLED. Only the chassis raises it."""
 
     reason = reason_name(Reason, Reason.REASON_CANCELLED)
 
@@ -276,8 +260,8 @@ class PeerUnavailable(Unavailable):
     retry_after = 1.0
 
 
-class Unforeseen(Internal):
-    """What any exception that nobody foresaw becomes."""
+class Unforeseen(DomainError):
+    """What any exception that nobody foresaw becomes: INTERNAL. Only the chassis makes it."""
 
     reason = reason_name(Reason, Reason.REASON_INTERNAL)
 

@@ -34,13 +34,13 @@ CODES: Mapping[type[DomainError], grpc.StatusCode] = {
     errors.Aborted: grpc.StatusCode.ABORTED,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.CallDeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.CallCancelled: grpc.StatusCode.CANCELLED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    errors.UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     errors.OutcomeUnknown: grpc.StatusCode.UNKNOWN,
-    errors.Internal: grpc.StatusCode.INTERNAL,
+    errors.Unforeseen: grpc.StatusCode.INTERNAL,
 }
 """The status code of each kind of domain error, as `docs/errors.md` shows them; the kinds know nothing of gRPC."""
 
