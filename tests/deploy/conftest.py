@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from handfast.client import Suite
-from handfast.server.cli.settings import FIRST_PORT
+from handfast.server.suite import FIRST_PORT
 from handfast.users.v1.users_pb2 import DeleteUserRequest
 from tests.cli.processes import Process
 from tests.deploy.files import targets

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast.server.cli.settings import FIRST_PORT
+from handfast.server.suite import FIRST_PORT
 from tests.grpcurl.tool import Grpcurl
 from tests.project.readme import ERRORS, README, blocks, shows_the_same
 

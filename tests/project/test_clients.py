@@ -18,7 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from handfast.server.cli.settings import FIRST_PORT
+from handfast.server.suite import FIRST_PORT
 from handfast.users.v1 import users_pb2
 from tests.project.commands import BIN, ROOT
 from tests.project.readme import CLIENTS, Block, blocks, dangling_links, quoted, shows_the_same, table

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast.server.cli.ports import free_first_port
-from handfast.server.cli.settings import FIRST_PORT
+from handfast.server.suite import FIRST_PORT
 from tests.cli.processes import start_process, stop_process
 from tests.project.commands import ROOT, run
 from tests.project.readme import README, blocks, shows_the_same

@@ -9,10 +9,9 @@ from typing import Any
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import Setting, read, read_settings, settings_of, whole_number
 from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, environment_variable, flag
-from handfast.server.suite import FIRST_PORT as FIRST_PORT
-from handfast.server.suite import SuiteSettings
+from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
-SERVERS = ("users", "preferences", "accounts")
+SERVERS = tuple(DATABASES)
 HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
 DATA_DIR = "./handfast-data"
 
@@ -34,8 +33,12 @@ def _first_port(value: str) -> int:
     return port
 
 
-_FIRST_PORT_VARIABLE = environment_variable("up", "first_port")
 _BY_NAME = {setting.name: setting for setting in settings_of(SuiteSettings, "up", "")}
+
+
+def _first_port_setting(help: str) -> Setting:
+    return Setting(environment_variable("up", "first_port"), "first_port", help, str(FIRST_PORT), _first_port, "PORT")
+
 
 UP_SETTINGS = [
     Setting(
@@ -45,25 +48,13 @@ UP_SETTINGS = [
         DATA_DIR,
         metavar="DIRECTORY",
     ),
-    Setting(
-        _FIRST_PORT_VARIABLE,
-        "first_port",
-        "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each",
-        str(FIRST_PORT),
-        _first_port,
-        "PORT",
+    _first_port_setting(
+        "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each"
     ),
     *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
 ]
 ADDRESS_SETTINGS = [
-    Setting(
-        _FIRST_PORT_VARIABLE,
-        "first_port",
-        "first port of a suite of `handfast up`",
-        str(FIRST_PORT),
-        _first_port,
-        "PORT",
-    ),
+    _first_port_setting("first port of a suite of `handfast up`"),
     *(_BY_NAME[f"{server}_address"] for server in SERVERS),
 ]
 

@@ -13,14 +13,7 @@ import click
 from handfast.server.cli.data_dir import kept, note_made
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
-from handfast.server.cli.settings import (
-    DATA_DIR,
-    FIRST_PORT,
-    SERVERS,
-    UP_SETTINGS,
-    on_this_machine,
-    read_server_settings,
-)
+from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine, read_server_settings
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import read
@@ -34,7 +27,7 @@ from handfast.server.process.settings import (
     without_password,
 )
 from handfast.server.process.supervision import READY, notify
-from handfast.server.suite import DATABASES, SuiteSettings
+from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {environment_variable("up", "database_must_exist"): "true"}
