@@ -1,4 +1,4 @@
-"""How SQLite finds rows for what a participant does often: by an index, however many there are."""
+"""How SQLite finds rows for what participants and the coordinator do often: by an index, however many there are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
+from handfast.server.accounts.server import SCHEMA
+from handfast.server.accounts.tables import coordinator
 from handfast.server.chassis.clock import now
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.ids import new_id
 from handfast.server.process.settings import sqlite_url
-from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
+from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.horizon import id_at
 from tests.transactions.participants import MINUTE, Users, old_id
 
 SMALL = ("SCAN horizon", "SCAN anon_1")
@@ -51,14 +59,40 @@ def test_no_statement_of_a_participant_reads_a_table_from_end_to_end(tmp_path: P
     users.finish(dropped, Outcome.ABORTED, 0)
     participant.sweeper.sweep()
     participant.sweeper.prune(now() - MINUTE)
+    users.database.close()
 
+    assert scans(path, statements, at_least=30) == {}
+
+
+def test_no_statement_of_the_coordinator_reads_a_table_from_end_to_end(tmp_path: Path, statements: list[str]) -> None:
+    path = tmp_path / "transactions.sqlite3"
+    database = Database(sqlite_url(path))
+    upgrade(database, SCHEMA)
+    decisions, replies = DecisionStore(database, coordinator), ReplyStore(database, coordinator.answers)
+    statements.clear()
+
+    committed, aborted = new_id(), new_id()
+    decisions.decide(Decision(committed, Outcome.COMMITTED, {"users": 1}))
+    decisions.decide(Decision(aborted, Outcome.ABORTED, {"users": 0}))
+    decisions.find([committed, aborted])
+    decisions.unfinished("", 10)
+    decisions.mark_finished([committed])
+    decisions.prune(id_at(now()))
+    replies.find("method", new_id())
+    replies.prune()
+    database.close()
+
+    assert scans(path, statements, at_least=10) == {}
+
+
+def scans(path: Path, statements: list[str], at_least: int) -> dict[str, list[str]]:
+    """The statements that go through a table, with the plan of each; of at least so many."""
     ran = {text for text in statements if text.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))}
+    assert len(ran) >= at_least
     connection = sqlite3.connect(path)
     plans = {text: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")] for text in ran}
     connection.close()
-    scans = {text: plan for text, plan in plans.items() if any(_scans(step) for step in plan)}
-    assert len(plans) > 30
-    assert scans == {}
+    return {text: plan for text, plan in plans.items() if any(_scans(step) for step in plan)}
 
 
 def _scans(step: str) -> bool:
