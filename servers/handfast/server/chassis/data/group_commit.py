@@ -118,7 +118,7 @@ class GroupCommit:
         try:
             with suppress(DomainError), cancel_scope(write.wake):
                 write.sleep(self._patience_s)
-            if self._leave(write):
+            if not write.done and self._leave(write):
                 check_active()
                 raise DatabaseUnavailable("Other writes took too long.")
             while not (write.done or write.leads):
@@ -241,9 +241,9 @@ class GroupCommit:
             for write, failure in zip(group, failures, strict=True):
                 write.finish(failure)
             return []
-        self.metrics.add(len(group), time.monotonic() - began_monotonic_s)
         for write in group:
             write.done = True
+        self.metrics.add(len(group), time.monotonic() - began_monotonic_s)
         return []
 
     def _end(self, culprit: _Write, connection: sa.Connection) -> None:

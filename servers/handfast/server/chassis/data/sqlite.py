@@ -56,7 +56,7 @@ class Sqlite:
             self._file = SqliteFile(sqlite_file(url), must_exist=must_exist)
         except ValueError as error:
             raise DatabaseError(f"the database URL {error}") from None
-        self._damage: DBAPIError | None = None
+        self._damage = ""
         self.reader = self.prober = self._engine(read_only=True)
         self.engine = self._engine()
         event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
@@ -83,12 +83,12 @@ class Sqlite:
 
     def check_all(self) -> None:
         self._file.check_all()
-        if self._damage is not None:
-            raise self._damage
+        if self._damage:
+            raise OperationalError(None, None, sqlite3.DatabaseError(self._damage))
 
     def note(self, error: DBAPIError) -> None:
         if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            self._damage = error
+            self._damage = str(error.orig)
 
     def close(self) -> None:
         self._writes.close()
