@@ -182,6 +182,17 @@ def test_after_a_question_that_was_refused_the_next_one_is_asked(
     assert pool.submit(asking.ask, [T1]).result(PATIENCE) == {T1: None}
 
 
+def test_a_question_that_cannot_be_sent_keeps_no_later_one_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit, "OPEN", 0.0)
+    to_coordinator = channel("127.0.0.1:1")
+    asking = CoordinatorResolver(pb_grpc.TransactionServiceStub(to_coordinator), "users", threads=THREADS)
+    to_coordinator.close()
+    for _ in range(3):
+        for attempt in (lambda: asking.ask([T1]), lambda: asking.abort(T1)):
+            with pytest.raises(ValueError, match="Channel closed"):
+                attempt()
+
+
 @pytest.mark.parametrize(
     ("transaction", "learnt"),
     [
