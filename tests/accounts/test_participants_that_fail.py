@@ -171,7 +171,7 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(client: Suite,
 def test_a_stop_in_the_middle_of_a_call_leaves_nothing_behind(
     client: Suite, accounts_server_with: StartServer, accounts_with: StartAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handfast.server.chassis.server._CUT_SECONDS", 10.0)  # a commit may take its time
+    monkeypatch.setattr("handfast.server.chassis.server._INTERRUPT_SECONDS", 10.0)  # a commit may take its time
     ada = create_user(client, display_name="Ada")
     hanging = Hanging()  # type: ignore[abstract]
     with serving(hanging) as address:

@@ -280,7 +280,7 @@ def test_a_call_that_a_stop_cuts_is_recorded_in_the_same_way(
     own_bench: Bench, monkeypatch: pytest.MonkeyPatch, case: str, kind: str
 ) -> None:
     if case == "a stop of the server that the handler ignores":  # else it may need the time
-        monkeypatch.setattr("handfast.server.chassis.server._CUT_SECONDS", 0.1)
+        monkeypatch.setattr("handfast.server.chassis.server._INTERRUPT_SECONDS", 0.1)
     check_records(own_bench, case, kind, *STOPS[case])
 
 

@@ -126,7 +126,7 @@ def test_calls_in_flight_finish_when_the_server_stops(own: Running, log: io.Byte
 def test_a_handler_that_will_not_end_does_not_hold_the_server(
     own: Running, gate: threading.Event, log: io.BytesIO, writer: LogWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handfast.server.chassis.server._CUT_SECONDS", 0.1)
+    monkeypatch.setattr("handfast.server.chassis.server._INTERRUPT_SECONDS", 0.1)
     entered, before = threading.Event(), len(events(log, writer))
 
     def behavior(_request: Any, _context: Any) -> users_pb2.GetUserResponse:

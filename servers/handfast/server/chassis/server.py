@@ -48,7 +48,7 @@ _ANY_NUMBER = 2**31 - 1
 # In a flood thousands of calls wait, and by default the collector looks at all of them again and again: with these
 # thresholds a server completes a tenth more then, and its slowest calls take a third of the time (measured).
 _GC_THRESHOLDS = (20_000, 20, 50)
-_CUT_SECONDS = 1.0  # that handlers get to notice that their call was cut
+_INTERRUPT_SECONDS = 1.0  # that handlers get to end once they are interrupted
 
 _log = structlog.get_logger()
 
@@ -210,13 +210,13 @@ class Server:
         drained = all(self._limiter.drain(pools, end - time.monotonic()) for pools in self._draining)
         if not drained:
             self.canceller.interrupt_all()  # what waits is woken, and tells its caller to come again
-            drained = self._limiter.drain([pool for pools in self._draining for pool in pools], _CUT_SECONDS)
-        if not self._grpc.stop(2 * _CUT_SECONDS).wait(_CUT_SECONDS if drained else 0):
+            drained = self._limiter.drain([pool for pools in self._draining for pool in pools], _INTERRUPT_SECONDS)
+        if not self._grpc.stop(2 * _INTERRUPT_SECONDS).wait(_INTERRUPT_SECONDS if drained else 0):
             self._executor.server_stopped = True
-            self._grpc.stop(0).wait(_CUT_SECONDS)
-        if not self._executor.stop(_CUT_SECONDS):
+            self._grpc.stop(0).wait(_INTERRUPT_SECONDS)
+        if not self._executor.stop(_INTERRUPT_SECONDS):
             _log.warning("some handlers did not end within the grace period", grace=grace)
-        self._close(max(_CUT_SECONDS, end - time.monotonic()))
+        self._close(max(_INTERRUPT_SECONDS, end - time.monotonic()))
         _log.info("stopped")
 
     def _close(self, timeout: float) -> None:

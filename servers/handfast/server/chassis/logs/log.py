@@ -37,7 +37,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
         line: dict[str, Any] = {
             "timestamp": timestamp(),
             "level": level_name,
-            "event": "",  # so that it stands here
+            "event": "",  # its place in the line
             "service": service,
         }
         personal = None

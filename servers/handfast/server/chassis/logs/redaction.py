@@ -103,7 +103,7 @@ class PersonalData:
 
 
 def _forms(values: Iterable[str]) -> list[str]:
-    """What texts may have instead of the values, the longest first, as shorter ones may be parts of them."""
+    """All ways in which a text may show the values. The longest come first, as a shorter one may be a part of them."""
     forms = {line for value in values for line in (value, *value.splitlines())}  # notes of exceptions come by lines
     for _ in range(2):
         forms |= {escape(form) for form in forms if not _PLAIN.fullmatch(form) for escape in _ESCAPES}

@@ -110,9 +110,9 @@ def _messages(errors: Iterable[BaseException]) -> Iterator[Message]:
 
 
 def _local_values(frame: FrameType) -> tuple[object, ...]:
-    """The values of a frame's local variables. Before Python 3.13 a function's frame keeps what is made of them to be
-    looked at. The exception is among that, and leads back to the frame: nothing that the function had would be freed
-    before the garbage collector comes, so it is taken away again."""
+    """The values of a frame's local variables. Before Python 3.13 a function's frame keeps the dict that it gives for
+    them. The exception is in it, and leads back to the frame: a cycle, which would keep all that the function had until
+    the garbage collector comes. So the dict is emptied again."""
     seen = frame.f_locals
     values = tuple(seen.values())
     if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:

@@ -42,8 +42,8 @@ def servicer(services: Sequence[str]) -> ReflectionServicer:
 
 
 class _Pool:
-    """The contracts of this process, by every name that the contract of reflection allows: protobuf's own pool does not
-    find the file of a method, by which tools ask that call just one.
+    """The contracts of this process, by every name that the contract of reflection allows. A tool that calls one method
+    asks for the file of that method, which protobuf's own pool does not find.
     """
 
     def __init__(self) -> None:
