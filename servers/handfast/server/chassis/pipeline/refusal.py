@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Never
 
@@ -44,16 +43,16 @@ def refusal(limiter: Limiter) -> grpc.RpcMethodHandler[Any, Any]:
 def _refuse(context: grpc.ServicerContext) -> Never:
     call = current()
     assert call.refused is not None
-    prepared = _prepared(call.method, call.refused)
+    code, message, status, log = _prepared(call.method, call.refused)
     call.context = context
-    call.log.update(prepared.log)
+    call.log.update(log)
     named = Status()
     named.details.add().Pack(RequestInfo(request_id=call.request_id))
     # Serialized messages one after the other are one message, with the details of both.
-    details = prepared.status + named.SerializeToString()
+    details = status + named.SerializeToString()
     context.set_trailing_metadata((("grpc-status-details-bin", details),))
     try:
-        context.abort(prepared.code, prepared.message)
+        context.abort(code, message)
     finally:
         call.handler_ended(context)
 
@@ -65,17 +64,10 @@ def _error(method: Method, why: Refused) -> DomainError:
     return Overloaded(f"The server has {limit} calls at work or waiting, and takes no more.", limit=limit)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    code: grpc.StatusCode
-    message: str
-    status: bytes
-    log: dict[str, object]
-
-
 @cache
-def _prepared(method: Method, why: Refused) -> _Prepared:
+def _prepared(method: Method, why: Refused) -> tuple[grpc.StatusCode, str, bytes, dict[str, object]]:
+    """What the refusals of a method have in common: code, message, status without request id, fields of the log."""
     call = Call(method, method.path)
     status = to_status(_error(method, why), call)
     del status.details[-1]  # the request id, of which each call has its own
-    return _Prepared(rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log)
+    return rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log
