@@ -92,8 +92,8 @@ class PostgresqlSession:
 
     def _message(self, sql: str, parameters: Sequence[Any] = ()) -> _Message:
         values = self._values
-        dumped = values.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
-        return sql, dumped, values.types or (), values.formats or ()
+        dumped = values.dump_sequence(list(parameters), [PyFormat.AUTO] * len(parameters))
+        return sql, dumped, values.types or (), values.formats or []
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> PGresult:
         self._unsent.append(self._message(sql, parameters))
