@@ -37,7 +37,6 @@ What they find there, and what is around them:
     requests/           what to check in requests, how to list
     clock.py            the time
     ids.py              ids that sort by it
-    histogram.py        a histogram for what happens on every call
     crash_points.py     where tests make a server die
 """
 

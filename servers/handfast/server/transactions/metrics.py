@@ -22,13 +22,12 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import ReasonEnum, reason_name
-from handfast.server.chassis.histogram import Histogram
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
@@ -60,10 +59,10 @@ class CoordinatorMetrics:
             ("outcome", "reason"),
             registry=registry,
         )
-        self._decide_seconds = _histogram(
+        self._decide_seconds = _by_outcome(
             registry, "handfast_transaction_decide_seconds", "Time from the minting of a transaction to its decision."
         )
-        self._finish_seconds = _histogram(
+        self._finish_seconds = _by_outcome(
             registry, "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
         )
         self._losses_accepted = Counter(
@@ -76,16 +75,16 @@ class CoordinatorMetrics:
 
     def decided(self, row: DecisionRow) -> None:
         decision = row.decision
-        label = _LABELS[decision.outcome]
         if decision.outcome is Outcome.COMMITTED:
             self._committed.inc()
         else:
             reason = decision.abort_reason if decision.abort_reason in self._reasons else OTHER
-            self._decided.labels(label, reason).inc()
-        self._decide_seconds.observe(_seconds(wire.minted_at(decision.transaction_id), row.decide_time), label)
+            self._decided.labels(_LABELS[decision.outcome], reason).inc()
+        minted = wire.minted_at(decision.transaction_id)
+        self._decide_seconds[decision.outcome].observe(_seconds(minted, row.decide_time))
 
     def finished(self, outcome: Outcome, decide_time: int, finish_time: int) -> None:
-        self._finish_seconds.observe(_seconds(decide_time, finish_time), _LABELS[outcome])
+        self._finish_seconds[outcome].observe(_seconds(decide_time, finish_time))
 
     def loss_accepted(self) -> None:
         self._losses_accepted.inc()
@@ -149,8 +148,9 @@ def _in_doubt(registry: CollectorRegistry, text: str, database: Database, record
     looked_up("handfast_transactions_in_doubt_oldest_seconds", text, age)
 
 
-def _histogram(registry: CollectorRegistry, name: str, text: str) -> Histogram:
-    return Histogram(registry, name, text, _BUCKETS, "outcome", list(_LABELS.values()))
+def _by_outcome(registry: CollectorRegistry, name: str, text: str) -> dict[Outcome, Histogram]:
+    histogram = Histogram(name, text, ("outcome",), registry=registry, buckets=_BUCKETS)
+    return {outcome: histogram.labels(label) for outcome, label in _LABELS.items()}
 
 
 def _seconds(start: int, end: int) -> float:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
-
-from handfast.server.chassis.histogram import Histogram
+from prometheus_client import CollectorRegistry, Histogram
 
 if TYPE_CHECKING:
     from handfast.server.chassis.data.database import Database
@@ -25,9 +23,9 @@ class GroupMetrics(CollectorRegistry):
     def __init__(self) -> None:
         super().__init__()
         text = "Writes that were committed together, on SQLite."
-        self._sizes = Histogram(self, "handfast_write_group_size", text, _SIZES)
+        self._sizes = Histogram("handfast_write_group_size", text, registry=self, buckets=_SIZES)
         text = "Time from the BEGIN of a group of writes to the end of its COMMIT, on SQLite."
-        self._seconds = Histogram(self, "handfast_write_group_seconds", text, _SECONDS)
+        self._seconds = Histogram("handfast_write_group_seconds", text, registry=self, buckets=_SECONDS)
 
     def add(self, size: int, seconds: float) -> None:
         """Counts a group that was committed."""
