@@ -73,7 +73,7 @@ def test_a_call_is_recorded_as_its_caller_saw_it(
 
 def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is_given_up() -> None:
     told: list[Any] = []
-    executor = CallExecutor(Canceller(), [lambda each: told.append((each.code, each.context is not None))] * 2)
+    executor = CallExecutor([], Canceller(), [lambda each: told.append((each.code, each.context is not None))] * 2)
     call: Any = new_call()
     call.context = call.cancel = object()
     event = SimpleNamespace(call_details=SimpleNamespace(deadline=time.time() + FAR * 10))
@@ -85,7 +85,7 @@ def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is
 @pytest.mark.parametrize("ended_first", [False, True])
 def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(ended_first: bool) -> None:
     recorded: list[Any] = []
-    executor = CallExecutor(Canceller(), [recorded.append])
+    executor = CallExecutor([], Canceller(), [recorded.append])
     call = new_call("bidi_stream")
     when_ended: list[Callable[[], None]] = []
 
@@ -105,8 +105,7 @@ def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(end
 @pytest.mark.parametrize("queue", [0, 256, None])
 def test_a_request_is_received_before_a_thread_takes_the_call_only_where_few_can_wait(queue: int | None) -> None:
     pool, served = Pool("calls", 1, queue=queue), threading.Event()
-    executor = CallExecutor(Canceller(), [])
-    executor.add(pool)
+    executor = CallExecutor([pool], Canceller(), [])
     context, grpcs_call = copy_context(), Mock()
     context.run(CURRENT.set, new_call(pool=pool))
     event = SimpleNamespace(call=grpcs_call, call_details=SimpleNamespace(deadline=time.time() + FAR))

@@ -166,8 +166,8 @@ class Call(Propagated):
     A call ends in three steps:
 
     handler_ended    the handler has returned or raised, and the code that it decided is known
-    grpc_ended       grpcio is done with the call: its caller has the reply, or has left. Where the caller left, this
-                     comes first, and the handler may run on
+    grpc_ended       (of the `Canceller`) grpcio is done with the call: its caller has the reply, or has left. Where
+                     the caller left, this comes first, and the handler may run on
     record           the handler has ended and grpcio was given its status, or has ended, too. From then on `code` is
                      what the caller saw, and nothing changes any more
     """
@@ -282,10 +282,6 @@ class Call(Propagated):
     def _send(self, entries: Metadata) -> None:
         self._initial_metadata_sent = True
         type(self.context).send_initial_metadata(self.context, entries)  # type: ignore[union-attr, arg-type]
-
-    def grpc_ended(self) -> None:
-        """grpcio is done with the call. Where the caller left, the handler may run on."""
-        self.grpc_ended_epoch_s = time.time()
 
     def record(self, *, status_sent: bool, deadline_epoch_s: float, server_stopped: bool) -> None:
         """Notes how long the call took, and the code that its caller saw. `status_sent` says whether grpcio was given a

@@ -155,7 +155,7 @@ class Canceller(threading.Thread):
 
     def grpc_ended(self, call: Call) -> None:
         """grpcio is done with the call: its caller has the reply, or has left, or its deadline has passed."""
-        call.grpc_ended()
+        call.grpc_ended_epoch_s = time.time()
         if call.callbacks is not None and call.callbacks.all:
             self._to_wake.put(call)
 

@@ -124,12 +124,11 @@ class Server:
         self._health = Health(names)
         operations = self._operations(domain, names)
         main_pool = Pool("calls", settings.threads, settings.queue, settings.stream_idle_timeout)
-        methods = {
-            method.path: method for service in services for method in _methods(service, service.pool or main_pool)
-        }
-        for service in operations:
-            for method in _methods(service, service.pool or main_pool):
-                methods[method.path] = replace(method, refuses_transactions=False)
+        methods: dict[str, Method] = {}
+        for service in (*services, *operations):
+            for descriptor in service.descriptor.methods:
+                method = Method.of(descriptor, service.domain, service.pool or main_pool)
+                methods[method.path] = method if service in services else replace(method, refuses_transactions=False)
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
@@ -144,7 +143,7 @@ class Server:
         self.metrics = Metrics(limiter)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
-        self._executor = CallExecutor(self.canceller, on_record)
+        self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
         layer = CallLayer(methods, unknown, limiter, self.canceller, refusal(limiter), interceptors)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
@@ -185,8 +184,6 @@ class Server:
         try:
             self._bind()
             self._serve_metrics()
-            for pool in self._limiter.pools:
-                self._executor.add(pool)
             for background in self._background:
                 background.start()
                 self._started_background.append(background)
@@ -289,10 +286,6 @@ def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", _ANY_NUMBER),
         ("grpc.server_max_unrequested_time_in_server", _ANY_NUMBER),
     )
-
-
-def _methods(service: Service, pool: Pool) -> list[Method]:
-    return [Method.of(method, service.domain, pool) for method in service.descriptor.methods]
 
 
 def _reason(error: Exception) -> str:

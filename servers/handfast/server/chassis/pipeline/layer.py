@@ -67,12 +67,10 @@ class CallLayer(grpc.ServerInterceptor):
         limiter: Limiter,
         canceller: Canceller,
         refusal: Handler,
-        interceptors: Sequence[grpc.ServerInterceptor] = (),
-        message_limit: int = DEFAULT_MESSAGE_LIMIT,
+        interceptors: Sequence[grpc.ServerInterceptor],
     ) -> None:
         self._methods, self._unknown = methods, unknown
         self._limiter, self._canceller, self._refusal = limiter, canceller, refusal
-        self._message_limit = message_limit
         # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}
@@ -114,9 +112,8 @@ class CallLayer(grpc.ServerInterceptor):
     def _around(self, inner: Handler, method: Method) -> Handler:
         """A handler of the arity of `inner` that takes and returns bytes."""
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
-        parse = self._parser(inner.request_deserializer or bytes)
-        read = partial(_each if inner.request_streaming else _one, parse)
-        serialize = self._serializer(inner.response_serializer or bytes)
+        read = partial(_each if inner.request_streaming else _one, inner.request_deserializer or bytes)
+        serialize = partial(_serialize, inner.response_serializer or bytes)
         if method.pushes:
             outer = self._pushing(behavior, method, read, serialize)
         elif inner.response_streaming:
@@ -188,38 +185,6 @@ class CallLayer(grpc.ServerInterceptor):
             self._canceller.grpc_ended(call)
         return call
 
-    def _parser(self, deserialize: Callable[[bytes], Any]) -> Callable[[Call, bytes], Any]:
-        limit = self._message_limit
-
-        def parse(call: Call, request: bytes) -> Any:
-            if len(request) > limit:
-                raise RequestTooLarge(
-                    f"The request has {len(request)} bytes; up to {limit} are taken.", size=len(request), limit=limit
-                )
-            try:
-                message = deserialize(request)
-            except Exception as error:
-                raise UnparsableRequest("The bytes are not a message of the method's request type.") from error
-            call.request = message if isinstance(message, Message) else None
-            return message
-
-        return parse
-
-    def _serializer(self, serializer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-        limit = self._message_limit
-
-        def serialize(reply: Any) -> bytes:
-            serialized = serializer(reply)
-            if len(serialized) > limit:
-                raise ResponseTooLarge(
-                    f"The reply would have {len(serialized)} bytes; up to {limit} are sent. Ask for less at a time.",
-                    size=len(serialized),
-                    limit=limit,
-                )
-            return serialized
-
-        return serialize
-
 
 def _runs_when_served(interceptor: grpc.ServerInterceptor) -> bool:
     """Whether the interceptor runs on the thread that serves a call, so that it can be put around a method once."""
@@ -235,20 +200,34 @@ def _refuse_unknown(_requests: object, _context: object) -> Never:
     raise unknown_method(current())
 
 
-def _one(parse: Callable[[Call, bytes], Any], call: Call, request: bytes) -> Any:
-    call.received = 1
-    return parse(call, request)
+def _one(deserialize: Callable[[bytes], Any], call: Call, request: bytes) -> Any:
+    call.received += 1
+    if (size := len(request)) > (limit := DEFAULT_MESSAGE_LIMIT):
+        raise RequestTooLarge(f"The request has {size} bytes; up to {limit} are taken.", size=size, limit=limit)
+    try:
+        message = deserialize(request)
+    except Exception as error:
+        raise UnparsableRequest("The bytes are not a message of the method's request type.") from error
+    call.request = message if isinstance(message, Message) else None
+    return message
 
 
-def _each(parse: Callable[[Call, bytes], Any], call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
+def _each(deserialize: Callable[[bytes], Any], call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
     """The messages of a caller that streams them."""
     call.waiting_since = time.monotonic()
     for request in requests:
         call.waiting_since = None
-        call.received += 1
-        yield parse(call, request)
+        yield _one(deserialize, call, request)
         call.waiting_since = time.monotonic()
     call.waiting_since = None
+
+
+def _serialize(serializer: Callable[[Any], bytes], reply: Any) -> bytes:
+    serialized = serializer(reply)
+    if (size := len(serialized)) > (limit := DEFAULT_MESSAGE_LIMIT):
+        message = f"The reply would have {size} bytes; up to {limit} are sent. Ask for less at a time."
+        raise ResponseTooLarge(message, size=size, limit=limit)
+    return serialized
 
 
 def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:

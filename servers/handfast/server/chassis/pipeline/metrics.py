@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -117,13 +115,10 @@ class MetricsEndpoint:
     """Serves `/metrics` by HTTP. Raises OSError where the address cannot be had; port 0 takes any free one."""
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        server: WSGIServer
-        thread: threading.Thread
-        server, thread = start_http_server(port, host, registry)
-        server.set_app(_only_metrics(server.get_app()))
-        server.RequestHandlerClass = _for_a_while(server.RequestHandlerClass)
-        self._server, self._thread = server, thread
-        self.port = server.server_port
+        self._server, self._thread = start_http_server(port, host, registry)
+        self._server.set_app(_only_metrics(self._server.get_app()))
+        self._server.RequestHandlerClass = _for_a_while(self._server.RequestHandlerClass)
+        self.port = self._server.server_port
 
     def close(self) -> None:
         with suppress(OSError):  # where a socket that listens cannot be shut down, as on macOS, it takes half a second

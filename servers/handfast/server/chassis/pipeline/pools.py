@@ -132,15 +132,13 @@ class CallExecutor(futures.Executor):
     recorded; it runs between calls, so it must be quick.
     """
 
-    def __init__(self, canceller: Canceller, on_record: Sequence[Callable[[Call], None]]) -> None:
+    def __init__(
+        self, pools: Iterable[Pool], canceller: Canceller, on_record: Sequence[Callable[[Call], None]]
+    ) -> None:
+        self._threads = {pool.name: _Threads(pool, self._run) for pool in pools}
         self._canceller, self._on_record = canceller, on_record
         self.server_stopped = False
         """Set before the server cancels what is still running."""
-        self._threads: dict[str, _Threads] = {}
-
-    def add(self, pool: Pool) -> None:
-        """Before there are calls for it."""
-        self._threads.setdefault(pool.name, _Threads(pool, self._run))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # On grpcio's polling thread. grpcio submits `Context.run` of the context that the interceptors ran in.

@@ -35,39 +35,34 @@ def refusal(limiter: Limiter) -> grpc.RpcMethodHandler[Any, Any]:
         # A caller that has left, or is refused because of a stop, does not come again at once.
         if context.is_active() and not limiter.draining and next(refused) % _AT_ONCE == 0:
             time.sleep(_PAUSE)
-        _refuse(context)
+        call = current()
+        assert call.refused is not None
+        code, message, status, log = _prepared(call.method, call.refused)
+        call.context = context
+        call.log.update(log)
+        named = Status()
+        named.details.add().Pack(RequestInfo(request_id=call.request_id))
+        # Serialized messages one after the other are one message, with the details of both.
+        details = status + named.SerializeToString()
+        context.set_trailing_metadata((("grpc-status-details-bin", details),))
+        try:
+            context.abort(code, message)
+        finally:
+            call.handler_ended(context)
 
     return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-def _refuse(context: grpc.ServicerContext) -> Never:
-    call = current()
-    assert call.refused is not None
-    code, message, status, log = _prepared(call.method, call.refused)
-    call.context = context
-    call.log.update(log)
-    named = Status()
-    named.details.add().Pack(RequestInfo(request_id=call.request_id))
-    # Serialized messages one after the other are one message, with the details of both.
-    details = status + named.SerializeToString()
-    context.set_trailing_metadata((("grpc-status-details-bin", details),))
-    try:
-        context.abort(code, message)
-    finally:
-        call.handler_ended(context)
-
-
-def _error(method: Method, why: Refused) -> DomainError:
-    if why is Refused.STOPPING:
-        return ShuttingDown("The server stops, and takes no more calls.")
-    limit = int(method.pool.limit)
-    return Overloaded(f"The server has {limit} calls at work or waiting, and takes no more.", limit=limit)
 
 
 @cache
 def _prepared(method: Method, why: Refused) -> tuple[grpc.StatusCode, str, bytes, dict[str, object]]:
     """What the refusals of a method have in common: code, message, status without request id, fields of the log."""
+    error: DomainError
+    if why is Refused.STOPPING:
+        error = ShuttingDown("The server stops, and takes no more calls.")
+    else:
+        limit = int(method.pool.limit)
+        error = Overloaded(f"The server has {limit} calls at work or waiting, and takes no more.", limit=limit)
     call = Call(method, method.path)
-    status = to_status(_error(method, why), call)
+    status = to_status(error, call)
     del status.details[-1]  # the request id, of which each call has its own
     return rpc_status.to_status(status).code, status.message, status.SerializeToString(), call.log
