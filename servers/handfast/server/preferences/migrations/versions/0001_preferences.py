@@ -13,24 +13,23 @@ from handfast.server.transactions.participant import migrations as participant
 revision = "0001"
 down_revision = None
 
-BOOLEAN, NUMBER, STRING, STRING_LIST = "BOOLEAN", "NUMBER", "STRING", "STRING_LIST"
-
-FIRST_DEFINITIONS: list[tuple[str, str, object, list[object], str]] = [
-    ("theme", STRING, "system", ["light", "dark", "system"], "The colours of the user interface."),
+FIRST_DEFINITIONS: list[tuple[str, str, list[object], list[object], str]] = [
+    ("theme", "STRING", ["system"], ["light", "dark", "system"], "The colours of the user interface."),
     (
         "density",
-        STRING,
-        "comfortable",
+        "STRING",
+        ["comfortable"],
         ["comfortable", "compact"],
         "How close together the user interface puts things.",
     ),
-    ("items_per_page", NUMBER, 25, [10, 25, 50, 100], "How many entries lists show at once."),
-    ("start_of_week", STRING, "monday", ["monday", "saturday", "sunday"], "The first day of a week in calendars."),
-    ("time_format", STRING, "24h", ["12h", "24h"], "How the time of day is written."),
-    ("email_notifications", BOOLEAN, True, [], "Whether to send mail about what happens to the user's things."),
-    ("product_news", BOOLEAN, False, [], "Whether to send mail about what is new."),
-    ("muted_topics", STRING_LIST, [], [], "Topics about which the user wants no notifications."),
+    ("items_per_page", "NUMBER", [25], [10, 25, 50, 100], "How many entries lists show at once."),
+    ("start_of_week", "STRING", ["monday"], ["monday", "saturday", "sunday"], "The first day of a week in calendars."),
+    ("time_format", "STRING", ["24h"], ["12h", "24h"], "How the time of day is written."),
+    ("email_notifications", "BOOLEAN", [True], [], "Whether to send mail about what happens to the user's things."),
+    ("product_news", "BOOLEAN", [False], [], "Whether to send mail about what is new."),
+    ("muted_topics", "STRING_LIST", [[]], [], "Topics about which the user wants no notifications."),
 ]
+"""The columns of each but for its `create_time`."""
 
 
 def upgrade() -> None:
@@ -52,19 +51,8 @@ def upgrade() -> None:
         sa.Column("description", sa.String(1000), nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
     )
-    now = time.time_ns() // 1000
-    rows = [
-        {
-            "key": key,
-            "type": kind,
-            "default_value": [default],
-            "allowed_values": allowed,
-            "description": description,
-            "create_time": now,
-        }
-        for key, kind, default, allowed, description in FIRST_DEFINITIONS
-    ]
-    op.bulk_insert(definitions, rows)
+    columns, now = definitions.columns.keys(), time.time_ns() // 1000
+    op.bulk_insert(definitions, [dict(zip(columns, (*each, now), strict=True)) for each in FIRST_DEFINITIONS])
     participant.create_tables()
     participant.create_requests()
 
