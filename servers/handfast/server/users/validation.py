@@ -91,7 +91,13 @@ def _check(violations: Violations, user: pb.User, path: str) -> None:
             if user.time_zone and user.time_zone not in _TIME_ZONES:
                 violations.add("user.time_zone", "must be a name of the IANA time zone database, or empty")
         case "labels":
-            _check_labels(violations, user, path.partition(".")[2])
+            # Of a path of one label, that label, unless it is to go.
+            key = path.partition(".")[2]
+            checked = {key} & user.labels.keys() if key else user.labels.keys()
+            if fields.check_count(violations, "user.labels", len(checked), MAX_LABELS):
+                for each in sorted(checked):
+                    if fields.check_key(violations, "user.labels", each):
+                        fields.check_text(violations, f"user.labels.{each}", user.labels[each], MAX_LABEL)
 
 
 def _check_email(violations: Violations, field: str, email: str) -> None:
@@ -104,13 +110,3 @@ def _check_email(violations: Violations, field: str, email: str) -> None:
         validate_email(email, check_deliverability=False)
     except EmailNotValidError:
         violations.add(field, f"must be an email address of up to {MAX_EMAIL} characters, such as ada@example.com")
-
-
-def _check_labels(violations: Violations, user: pb.User, only: str) -> None:
-    """Checks one label, or all where `only` is empty."""
-    if not only and not fields.check_count(violations, "user.labels", len(user.labels), MAX_LABELS):
-        return
-    for key in [only] if only else sorted(user.labels):
-        if (only and key not in user.labels) or not fields.check_key(violations, "user.labels", key):
-            continue
-        fields.check_text(violations, f"user.labels.{key}", user.labels[key], MAX_LABEL)

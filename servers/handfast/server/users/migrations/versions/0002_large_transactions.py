@@ -35,11 +35,9 @@ def upgrade() -> None:
         of_user = (row.transaction_id, row.resource)
         before = claims.get(of_user, _claim(row.email) if row.present else None)
         after = claims[of_user] = None if row.image is None else _claim(User.FromString(row.image).email)
-        if before != after:
-            if before is not None:
-                connection.execute(insert, {**change, "value": before, "holder": None})
-            if after is not None:
-                connection.execute(insert, {**change, "value": after, "holder": row.resource})
+        for value, holder in ((before, None), (after, row.resource)) if before != after else ():
+            if value is not None:
+                connection.execute(insert, {**change, "value": value, "holder": holder})
 
 
 def downgrade() -> None:

@@ -10,7 +10,7 @@ Transactions may be open. What they make of claims is computed anew from the ema
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import idna
@@ -76,14 +76,16 @@ def _claim_anew(old: Rule, new: Rule) -> None:
     connection.execute(sa.delete(claim_changes))
     for user in _users(connection):
         if old(user.email) != new(user.email):
-            _free(connection, old(user.email), user.user_id)
+            held = claims.c.value == old(user.email), claims.c.holder == user.user_id
+            connection.execute(sa.delete(claims).where(*held))
     without: list[tuple[str, str]] = []
     for user in _users(connection):  # once more, so that no claim is in the way that goes
         if old(user.email) != new(user.email):
             without += _give(connection, new(user.email), user)
     for user_id, value in without:
         _log.warning("two users have one email; the older keeps it", user_id=user_id, holder=_holder(connection, value))
-    for transaction_id in _open_transactions(connection):
+    staged = sa.select(operations.c.transaction_id).distinct().order_by(operations.c.transaction_id)
+    for transaction_id in connection.execute(staged).scalars().all():  # of those that are open, the oldest first
         _note_changes(connection, transaction_id, new)
 
 
@@ -94,10 +96,6 @@ def _users(connection: sa.Connection) -> Iterator[Any]:
     while batch := connection.execute(query.order_by(users.c.user_id).limit(BATCH), {"after": after}).all():
         yield from batch
         after = batch[-1].user_id
-
-
-def _free(connection: sa.Connection, value: str, holder: str) -> None:
-    connection.execute(sa.delete(claims).where(claims.c.value == value, claims.c.holder == holder))
 
 
 def _give(connection: sa.Connection, value: str, user: Any) -> list[tuple[str, str]]:
@@ -119,24 +117,21 @@ def _holder(connection: sa.Connection, value: str) -> str | None:
     return holder
 
 
-def _open_transactions(connection: sa.Connection) -> Sequence[str]:
-    """Those that have staged something, the oldest first."""
-    query = sa.select(operations.c.transaction_id).distinct().order_by(operations.c.transaction_id)
-    return connection.execute(query).scalars().all()
-
-
 def _note_changes(connection: sa.Connection, transaction_id: str, rule: Rule) -> None:
     """Notes what each operation makes of the values that it takes or frees, as a staged call does by the new rule; but
     one that this rule would refuse was admitted, and leaves the value to who has it.
     """
     claimed: dict[str, str | None] = {}  # by each user, in the eyes of the transaction
-    query = sa.select(operations).where(operations.c.transaction_id == transaction_id).order_by(operations.c.number)
-    for operation in connection.execute(query).all():
+    staged = sa.select(operations).where(operations.c.transaction_id == transaction_id).order_by(operations.c.number)
+    for operation in connection.execute(staged).all():
         user_id = operation.resource
         if user_id not in claimed:
-            claimed[user_id] = _claim_of(_committed_email(connection, user_id), rule)
+            query = sa.select(users.c.email).where(users.c.user_id == user_id, users.c.present)
+            email = connection.execute(query).scalar()
+            claimed[user_id] = None if email is None else rule(email)
         before = claimed[user_id]
-        after = claimed[user_id] = _claim_of(_staged_email(operation.image), rule)
+        image = operation.image
+        after = claimed[user_id] = None if image is None else rule(User.FromString(image).email)
         for value in () if before == after else [claim for claim in (before, after) if claim is not None]:
             takes = value == after
             holder, pending = _holder_and_pending(connection, value, transaction_id)
@@ -153,20 +148,6 @@ def _note_changes(connection: sa.Connection, transaction_id: str, rule: Rule) ->
                     holder=holder,
                     other_transaction_id=pending,
                 )
-
-
-def _committed_email(connection: sa.Connection, user_id: str) -> str | None:
-    query = sa.select(users.c.email).where(users.c.user_id == user_id, users.c.present)
-    email: str | None = connection.execute(query).scalar()
-    return email
-
-
-def _staged_email(image: bytes | None) -> str | None:
-    return None if image is None else User.FromString(image).email
-
-
-def _claim_of(email: str | None, rule: Rule) -> str | None:
-    return None if email is None else rule(email)
 
 
 def _holder_and_pending(connection: sa.Connection, value: str, transaction_id: str) -> tuple[str | None, str | None]:
