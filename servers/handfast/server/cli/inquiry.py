@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,7 +121,7 @@ class Inquiry:
 
     def in_doubt(self, limit: int) -> tuple[list[Case], list[str]]:
         """The oldest that are not decided, or not finished everywhere; and the participants that do not answer."""
-        held = {name: self._unfinished(name, limit) for name in self._participants}
+        held = self._of_each(lambda name: self._unfinished(name, limit))
         ids = {each.transaction_id for each in self.decisions(pb.ListTransactionsRequest(unfinished=True), limit)}
         oldest = sorted(ids.union(*filter(None, held.values())))[:limit]
         cases = [
@@ -137,7 +138,8 @@ class Inquiry:
 
     def case(self, transaction_id: str) -> Case:
         # Branches first: where one was committed, so was the transaction when the coordinator is asked.
-        branches = {name: self._branch(name, transaction_id) for name in self._participants}
+        request = pb.QueryBranchRequest(transaction_id=transaction_id)
+        branches = self._of_each(lambda name: self._ask(name, self._participants[name].QueryBranch, request).branch)
         return Case(self._states([transaction_id])[transaction_id], branches)
 
     def roll_back(self, transaction_id: str) -> bool:
@@ -166,13 +168,18 @@ class Inquiry:
         results = self._ask(participant, self._participants[participant].FinishTransactions, request).results
         return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
 
-    def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch] | None:
-        """The oldest branches of a participant, by transaction; None where it does not answer."""
+    def _of_each(self, ask: Callable[[str], Reply]) -> dict[str, Reply | None]:
+        """What each participant answers when it is asked; None where it does not."""
+        answers: dict[str, Reply | None] = dict.fromkeys(self._participants)
+        for name in answers:
+            with contextlib.suppress(NoAnswer):
+                answers[name] = ask(name)
+        return answers
+
+    def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch]:
+        """The oldest branches of a participant, by transaction."""
         method = self._participants[participant].ListBranches
-        try:
-            branches = self._list(participant, method, pb.ListBranchesRequest(), "branches", limit)
-        except NoAnswer:
-            return None
+        branches = self._list(participant, method, pb.ListBranchesRequest(), "branches", limit)
         return {branch.transaction_id: branch for branch in branches}
 
     def _list(self, server: str, method: Callable[[Any], Any], request: Any, items: str, limit: int) -> list[Any]:
@@ -194,13 +201,6 @@ class Inquiry:
             batch = self._ask(COORDINATOR, self._coordinator.BatchGetTransactions, request)
             found |= {each.transaction_id: each for each in batch.transactions}
         return found
-
-    def _branch(self, participant: str, transaction_id: str) -> pb.Branch | None:
-        request = pb.QueryBranchRequest(transaction_id=transaction_id)
-        try:
-            return self._ask(participant, self._participants[participant].QueryBranch, request).branch
-        except NoAnswer:
-            return None
 
     def _ask(self, server: str, method: Callable[[Request], Reply], request: Request) -> Reply:
         """Raises NoAnswer where the server does not answer. It is not asked again then: that would take as long."""

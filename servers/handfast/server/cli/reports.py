@@ -22,7 +22,7 @@ def decisions(transactions: Sequence[pb.Transaction]) -> str:
     for each in transactions:
         operations = ", ".join(f"{branch.participant} {branch.operation_count}" for branch in each.branches)
         what = operations or each.abort_reason or NOTHING
-        rows.append((each.transaction_id, state(each), *_decided_and_finished(each), what))
+        rows.append((each.transaction_id, state(each), _stamp(each, "decide_time"), _stamp(each, "finish_time"), what))
     return _table(rows)
 
 
@@ -37,14 +37,13 @@ def in_doubt(cases: Sequence[Case], silent: Sequence[str]) -> str:
 
 
 def one(case: Case) -> str:
-    decided, finished = _decided_and_finished(case.transaction)
     facts = [
         ("transaction", case.id),
         ("state", state(case.transaction)),
         ("id minted", _time(case.begun)),
         ("deadline", _time(case.deadline)),
-        ("decided", decided),
-        ("finished", finished),
+        ("decided", _stamp(case.transaction, "decide_time")),
+        ("finished", _stamp(case.transaction, "finish_time")),
         ("reason", case.transaction.abort_reason or NOTHING),
     ]
     rows = [("PARTICIPANT", "BRANCH", "STAGED", "COMMITTED", "OUTCOME")]
@@ -122,10 +121,8 @@ def _held(branch: pb.Branch | None) -> str:
     return f"{state(branch)} {branch.operation_count}" if branch.transaction_id else NOTHING
 
 
-def _decided_and_finished(transaction: pb.Transaction) -> tuple[str, str]:
-    decided = transaction.decide_time.ToDatetime(UTC) if transaction.HasField("decide_time") else None
-    finished = transaction.finish_time.ToDatetime(UTC) if transaction.HasField("finish_time") else None
-    return _time(decided), _time(finished)
+def _stamp(message: Message, field: str) -> str:
+    return _time(getattr(message, field).ToDatetime(UTC) if message.HasField(field) else None)
 
 
 def _time(moment: datetime | None) -> str:
