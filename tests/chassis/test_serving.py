@@ -99,7 +99,7 @@ def test_the_log_is_configured_before_the_server_is_built(monkeypatch: pytest.Mo
         assert configured == [("postage", "info")]
         raise StartError("that is enough")
 
-    monkeypatch.setattr("handfast.server.process.serve.when_asked_to_stop", lambda stop: None)
+    monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
     monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *values: configured.append(values))
     assert serve(build, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--carrier", "us"]) == 2
     assert configured

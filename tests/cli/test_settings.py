@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from handfast.server.cli.settings import read_server_settings
+from handfast.server.cli.settings import on_this_machine
 from handfast.server.process import processors
 from handfast.server.process.command import run
-from handfast.server.process.serve import server_command
+from handfast.server.process.flags import read_settings, server_command
 from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
 from handfast.server.suite import SuiteSettings
 
 GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}
+
+
+def read_server_settings(server: str, flags: dict[str, Any], environment: dict[str, str]) -> SuiteSettings:
+    return read_settings(SuiteSettings, server, on_this_machine()[server], flags, environment)
 
 
 def test_what_is_not_given_has_a_default() -> None:
@@ -57,7 +61,7 @@ def test_flags_of_a_command_line_reach_the_settings(
 ) -> None:
     monkeypatch.setenv("HANDFAST_USERS_DATABASE_URL", "postgresql://h/users")
     monkeypatch.setenv("HANDFAST_THREADS", "2")
-    monkeypatch.setattr("handfast.server.process.serve.when_asked_to_stop", lambda stop: None)
+    monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
     served: list[SuiteSettings] = []
     command = server_command(
         SuiteSettings, "users", "127.0.0.1:50051", lambda settings, _: served.append(settings), who="users"

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
 from handfast.server.process.command import run
-from handfast.server.process.flags import Settings
-from handfast.server.process.serve import server_command
+from handfast.server.process.flags import Settings, server_command
 
 
 def serve(

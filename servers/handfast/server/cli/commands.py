@@ -14,7 +14,7 @@ from click import Argument, Choice, FloatRange, IntRange, Option
 
 from handfast.server.cli.settings import ADDRESS_SETTINGS, UP_SETTINGS, on_this_machine, read_addresses
 from handfast.server.process.command import CONTEXT, Failure, failing_as
-from handfast.server.process.serve import server_command
+from handfast.server.process.flags import server_command
 from handfast.server.suite import SuiteSettings
 
 

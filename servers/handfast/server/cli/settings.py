@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import Setting, read, read_settings, settings_of, whole_number
+from handfast.server.process.flags import Setting, read, settings_of, whole_number
 from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, environment_variable, flag
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
@@ -19,11 +19,6 @@ DATA_DIR = "./handfast-data"
 def on_this_machine(first_port: int = FIRST_PORT) -> dict[str, str]:
     """The addresses of a suite whose ports start at `first_port`, by server."""
     return {server: f"127.0.0.1:{first_port + place}" for place, server in enumerate(SERVERS)}
-
-
-def read_server_settings(server: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> SuiteSettings:
-    """Settings of `handfast serve SERVER`. Raises SettingsError."""
-    return read_settings(SuiteSettings, server, on_this_machine()[server], flags, environment)
 
 
 def _first_port(value: str) -> int:

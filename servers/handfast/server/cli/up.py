@@ -13,10 +13,10 @@ import click
 from handfast.server.cli.data_dir import kept, note_made
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
-from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine, read_server_settings
+from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import read
+from handfast.server.process.flags import read, read_settings
 from handfast.server.process.processors import spread
 from handfast.server.process.settings import (
     SettingsError,
@@ -53,7 +53,7 @@ def run(flags: Mapping[str, Any]) -> int:
     environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
     environment |= {environment_variable("up", name): str(value) for name, value in values.items()}
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
-    suite = [read_server_settings(server, {}, environment) for server in SERVERS]
+    suite = [read_settings(SuiteSettings, *place, {}, environment) for place in on_this_machine().items()]
 
     def on_ready() -> None:
         if files:

@@ -1,9 +1,8 @@
 """A server as a process: its settings, its signals, and what it reports to the process that started it.
 
     settings.py     the settings that every server has
-    flags.py        settings as options of a click command, read from flags and variables
+    flags.py        settings read from flags and variables, and a server as a command that takes them
     command.py      how a command shows its help and its failures, and its exit status
-    serve.py        a server as a command
     supervision.py  tells a supervisor or systemd that the process is ready, and hears when it is to stop
     processors.py   which processors a process may use, and how its Python is kept on one of them
 

@@ -1,14 +1,20 @@
-"""Flags and environment, read once, into validated settings. A flag wins over its variable."""
+"""Flags and environment, read once, into validated settings, and the command that runs a server with them. A flag wins
+over its variable.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 import click
 
+from handfast.server.process.command import CONTEXT, failing_as
 from handfast.server.process.settings import ServerSettings, SettingsError, flag, shown
+from handfast.server.process.supervision import when_asked_to_stop
 
 Settings = TypeVar("Settings", bound=ServerSettings)
 Parse = Callable[[str], Any]
@@ -108,3 +114,22 @@ def read_settings(
     """
     values = {"listen": listen, **read(settings_of(kind, server, listen), flags, environment)}
     return kind(name=server, **values)
+
+
+def server_command(
+    kind: type[Settings], name: str, listen: str, run: Callable[[Settings, threading.Event], None], who: str
+) -> click.Command:
+    """The command that runs the server `name`: `run` gets its settings, of the class `kind`, and the event that is set
+    when this process is asked to stop. `listen` is the default of its address; `who` begins the line of a failure.
+    """
+
+    @failing_as(who)
+    def serve(**flags: str | None) -> None:
+        settings = read_settings(kind, name, listen, flags, os.environ)
+        stop = threading.Event()
+        when_asked_to_stop(stop.set)
+        run(settings, stop)
+
+    return click.Command(
+        name, CONTEXT, callback=serve, params=[*settings_of(kind, name, listen)], help=f"Run the {name} server."
+    )
