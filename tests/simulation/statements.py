@@ -17,7 +17,7 @@ from handfast.server.transactions.coordinator.decision_store import DecisionStor
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core.model import BranchState
-from handfast.server.transactions.horizon import Horizon
+from handfast.server.transactions.horizon import Prunable
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.operations import Operations
 from handfast.server.transactions.participant.resource_rows import ResourceRows
@@ -95,17 +95,18 @@ def _defaults(table: sa.Table) -> Columns:
     return {column.name: default(column) for column in table.columns}
 
 
-class SimulatedHorizon(Horizon):
+class SimulatedPrunable(Prunable):
     def __init__(self, engine: Engine) -> None:
+        self.database = SimulatedDatabase(engine)
         engine.tables.setdefault("horizon", {0: {"transaction_id": ""}})
 
         def lock(c: Connection, p: Columns) -> Result:
             c.lock("horizon", 0)
             return _one(c.get("horizon", 0))
 
-        self._select: Any = Statement(lambda c, p: _one(c.get("horizon", 0)))
-        self._lock: Any = Statement(lock)
-        self._update: Any = Statement(lambda c, p: Result(rowcount=c.update("horizon", 0, p)))
+        self._select_horizon: Any = Statement(lambda c, p: _one(c.get("horizon", 0)))
+        self._lock_horizon: Any = Statement(lock)
+        self._advance_horizon: Any = Statement(lambda c, p: Result(rowcount=c.update("horizon", 0, p)))
 
 
 class SimulatedRows(ResourceRows[M]):
@@ -149,8 +150,9 @@ class SimulatedRows(ResourceRows[M]):
         )
 
 
-class SimulatedBranches(Branches):
+class SimulatedBranches(SimulatedPrunable, Branches):
     def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
         engine.tables.setdefault("branches", {})
 
         def unfinished(c: Connection) -> list[Columns]:
@@ -286,7 +288,7 @@ class SimulatedStore(Store[M]):
         self.database = SimulatedDatabase(engine)
         self.rows = SimulatedRows(engine, resources)
         self.branches, self.operations = SimulatedBranches(engine), SimulatedOperations(engine)
-        self.unique_keys, self.horizon = SimulatedUniqueKeys(engine), SimulatedHorizon(engine)
+        self.unique_keys = SimulatedUniqueKeys(engine)
 
 
 def operations_of(c: Connection, transaction_id: str) -> list[Columns]:
@@ -300,11 +302,11 @@ def with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns
         yield {**row, **{name: operation[name] for name in OPERATION_COLUMNS}}
 
 
-class SimulatedRegister(DecisionStore):
+class SimulatedRegister(SimulatedPrunable, DecisionStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
+        super().__init__(engine)
         engine.tables.setdefault("decisions", {})
-        self.database, self._clock, self.observers = SimulatedDatabase(engine), clock, []
-        self.horizon = SimulatedHorizon(engine)
+        self._clock, self.observers = clock, []
 
         def found(c: Connection, p: Columns) -> Result:
             rows = [c.get("decisions", id_) for id_ in p["ids"]]

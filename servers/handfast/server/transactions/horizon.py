@@ -7,10 +7,12 @@ every id.
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.core import pruning as rules
 
 LENGTH = 36
@@ -33,12 +35,18 @@ class Prunable:
     column of a table with the ids of transactions, `finished` the condition of the rows that may be forgotten.
     """
 
-    def __init__(self, id_: sa.Column[str], finished: sa.ColumnElement[bool]) -> None:
+    def __init__(
+        self, database: Database, id_: sa.Column[str], finished: sa.ColumnElement[bool], horizon: sa.Table
+    ) -> None:
+        self.database = database
         unfinished, below = sa.not_(finished), id_ < sa.bindparam("horizon")
         self._count_unfinished = sa.select(sa.func.count()).select_from(id_.table).where(unfinished)
         self._oldest_unfinished = sa.select(sa.func.min(id_)).where(unfinished)
         self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
         self._delete_finished = sa.delete(id_.table).where(below, finished)
+        self._select_horizon = sa.select(horizon.c.transaction_id)
+        self._lock_horizon = self._select_horizon.with_for_update()
+        self._advance_horizon = sa.update(horizon)
 
     def count_unfinished(self, connection: sa.Connection) -> int:
         """How many transactions are not finished here."""
@@ -49,37 +57,24 @@ class Prunable:
         oldest: str | None = connection.execute(self._oldest_unfinished).scalar_one()
         return oldest
 
-    def newest_finished(self, connection: sa.Connection, below: str) -> str | None:
-        """The newest transaction below the id `below` that is finished here; None where there is none."""
-        newest: str | None = connection.execute(self._newest_finished, {"horizon": below}).scalar_one_or_none()
-        return newest
+    def horizon(self, connection: sa.Connection) -> str:
+        return str(connection.execute(self._select_horizon).scalar_one())
 
-    def delete_finished(self, connection: sa.Connection, below: str) -> int:
-        """Deletes what is finished below the id `below`. Returns how many transactions that were."""
-        return connection.execute(self._delete_finished, {"horizon": below}).rowcount
-
-
-class Horizon:
-    def __init__(self, table: sa.Table) -> None:
-        self._select = sa.select(table.c.transaction_id)
-        self._lock = self._select.with_for_update()
-        self._update = sa.update(table)
-
-    def seen(self, connection: sa.Connection) -> str:
-        return str(connection.execute(self._select).scalar_one())
-
-    def prune(self, connection: sa.Connection, records: Prunable, wanted: str) -> int:
-        """Deletes what is finished below the id `wanted`, as far as rule 10 lets it, and advances right behind it.
-        Returns how many transactions were deleted. To be called in a local transaction.
+    def prune(self, wanted: str) -> int:
+        """Forgets what is finished below the id `wanted`, as far as rule 10 lets it, and advances the horizon right
+        behind it. Returns how many transactions were forgotten.
         """
-        horizon = str(connection.execute(self._lock).scalar_one())
-        limit = rules.limit(wanted, records.oldest_unfinished(connection))
-        newest = records.newest_finished(connection, limit)
+        return self.database.write(partial(self._prune, wanted))
+
+    def _prune(self, wanted: str, connection: sa.Connection) -> int:
+        horizon = connection.execute(self._lock_horizon).scalar_one()
+        limit = rules.limit(wanted, self.oldest_unfinished(connection))
+        newest = connection.execute(self._newest_finished, {"horizon": limit}).scalar_one_or_none()
         if newest is None:
             return 0
         advanced = rules.next_horizon(horizon, id_after(newest))
-        connection.execute(self._update, {"transaction_id": advanced})
-        return records.delete_finished(connection, advanced)
+        connection.execute(self._advance_horizon, {"transaction_id": advanced})
+        return connection.execute(self._delete_finished, {"horizon": advanced}).rowcount
 
 
 def id_after(transaction_id: str) -> str:

@@ -26,7 +26,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
-from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import export_clock
@@ -100,7 +99,7 @@ def export_coordinator(
     """Observes decisions from now on, as CoordinatorMetrics does, and shows how many some participant has not
     confirmed, how old the oldest of them is, and how many some participant cannot follow."""
     decisions.observers.append(CoordinatorMetrics(registry, reasons))
-    _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions.database, decisions, clock)
+    _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
     export_clock(registry)
@@ -108,8 +107,7 @@ def export_coordinator(
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
-    store = participant.store
-    _in_doubt(registry, "Branches of transactions that are not finished here.", store.database, store.branches, now)
+    _in_doubt(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
     lost = Counter(
         "handfast_committed_changes_lost",
         "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
@@ -127,7 +125,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
     export_clock(registry)
 
 
-def _in_doubt(registry: CollectorRegistry, text: str, database: Database, records: Prunable, clock: Clock) -> None:
+def _in_doubt(registry: CollectorRegistry, text: str, records: Prunable, clock: Clock) -> None:
     def age(connection: sa.Connection) -> float:
         transaction_id = records.oldest_unfinished(connection)
         return 0.0 if transaction_id is None else _seconds(wire.minted_at(transaction_id), clock())
@@ -135,7 +133,7 @@ def _in_doubt(registry: CollectorRegistry, text: str, database: Database, record
     def looked_up(name: str, text: str, look_up: Callable[[sa.Connection], float]) -> None:
         def measure() -> float:
             try:
-                with database.read() as connection:
+                with records.database.read() as connection:
                     return look_up(connection)
             except SQLAlchemyError as error:  # the other metrics are wanted most just then
                 _log.warning("what is in doubt could not be looked up", metric=name, error=type(error).__name__)

@@ -19,7 +19,7 @@ from handfast.server.chassis.data.statements import Row, Statement
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 from handfast.server.transactions.core.model import Decision, Outcome
-from handfast.server.transactions.horizon import Horizon, Prunable
+from handfast.server.transactions.horizon import Prunable
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,9 @@ class DecisionStore(Prunable):
         table, id_ = tables.decisions, tables.decisions.c.transaction_id
         finished = table.c.finish_time.is_not(None)
         is_id = id_ == sa.bindparam("id_")
-        super().__init__(id_, finished)
-        self.database = database
+        super().__init__(database, id_, finished, tables.horizon)
         self.observers: list[Observer] = []
         self._table, self._clock = table, clock
-        self.horizon = Horizon(tables.horizon)
         self._insert = Statement(database, _insert_unless_forgotten(database, tables))
         self._find = Statement(database, sa.select(table).where(database.one_of(id_, "ids")))
         self._unfinished = Statement(
@@ -113,7 +111,7 @@ class DecisionStore(Prunable):
         """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
         with self.database.read() as connection:
             found = self._find.all(connection, ids=list(transaction_ids))
-            return {row.transaction_id: _decision_row(row) for row in found}, self.horizon.seen(connection)
+            return {row.transaction_id: _decision_row(row) for row in found}, self.horizon(connection)
 
     def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[DecisionRow]:
         """The newest first, from before the transaction `start` on; of those that are `unfinished` the oldest first,
@@ -166,10 +164,6 @@ class DecisionStore(Prunable):
         new = [name for name in participants if name not in accepted]
         connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*accepted, *new]})
         return _decision_row(self._find.first(connection, ids=[transaction_id])), new
-
-    def prune(self, wanted: str) -> int:
-        """Forgets finished decisions below the id `wanted`, as far as the rules let it. Returns how many."""
-        return self.database.write(partial(self.horizon.prune, records=self, wanted=wanted))
 
 
 def _insert_unless_forgotten(database: Database, tables: CoordinatorTables) -> Any:

@@ -15,7 +15,7 @@ from handfast.server.transactions.horizon import Prunable
 
 
 class Branches(Prunable):
-    def __init__(self, database: Database, table: sa.Table) -> None:
+    def __init__(self, database: Database, table: sa.Table, horizon: sa.Table) -> None:
         id_ = table.c.transaction_id
         is_branch, one_of_them = id_ == sa.bindparam("id_"), database.one_of(id_, "ids")
         self._insert = Statement(database, database.insert_new(table))
@@ -27,7 +27,7 @@ class Branches(Prunable):
         self._delete = Statement(database, sa.delete(table).where(one_of_them))
 
         unfinished = table.c.state != BranchState.FINISHED.value
-        super().__init__(id_, sa.not_(unfinished))
+        super().__init__(database, id_, sa.not_(unfinished), horizon)
         after = id_ > sa.bindparam("after")
         self._unfinished = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
 

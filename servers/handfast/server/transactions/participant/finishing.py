@@ -113,7 +113,7 @@ class BranchFinisher(Generic[M]):
         # One that is not there is inserted, to hold off stages that come late, until it is said what becomes of it.
         branches = store.branches.lock_all(connection, list(counts))
         inserted = [id_ for id_, branch in branches.items() if branch is None]
-        horizon = store.horizon.seen(connection) if inserted else ""
+        horizon = store.branches.horizon(connection) if inserted else ""
         operations = store.operations.of(connection, list(counts))
 
         verdicts = {

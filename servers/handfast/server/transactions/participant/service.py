@@ -81,7 +81,7 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
         # Until the latest deadline that it can have nobody aborts it: it may be at other participants alone.
         latest_us = wire.minted_at(transaction_id) + wire.MAX_TIMEOUT_US
         branch = store.branches.lock(connection, replace(rules.unheard_of(transaction_id), deadline_us=latest_us))
-        horizon = "" if branch else store.horizon.seen(connection)
+        horizon = "" if branch else store.branches.horizon(connection)
         closed = rules.close(transaction_id, branch, horizon)
         if closed.state is BranchState.CLOSED:
             store.branches.close(connection, transaction_id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Generic
 
 from handfast.server.chassis.data.database import Database
-from handfast.server.transactions.horizon import Horizon
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.operations import Operations
 from handfast.server.transactions.participant.resource_rows import ResourceRows
@@ -28,10 +27,9 @@ class Store(Generic[M]):
         self.participant, self.database = participant, database
         self.resources = resources
         self.rows = ResourceRows(database, resources, tables)
-        self.branches = Branches(database, tables.branches)
+        self.branches = Branches(database, tables.branches, tables.horizon)
         self.operations = Operations(database, tables.operations)
         self.unique_keys = UniqueKeys(database, tables.claims, tables.claim_changes)
-        self.horizon = Horizon(tables.horizon)
 
     def message(self, image: bytes | None) -> M | None:
         """The resource as an operation leaves it; None where it is deleted."""

@@ -71,6 +71,5 @@ class Sweeper(Periodic, Generic[M]):
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
         far as the rules let it, and the answers of request ids whose time is up. Returns how many branches.
         """
-        store, wanted = self._store, id_at(before_us)
         self._requests.prune()
-        return store.database.write(lambda connection: store.horizon.prune(connection, store.branches, wanted))
+        return self._store.branches.prune(id_at(before_us))
