@@ -306,7 +306,10 @@ class SimulatedRegister(SimulatedPrunable, DecisionStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         super().__init__(engine)
         engine.tables.setdefault("decisions", {})
-        self._clock, self.observers = clock, []
+        self._clock = clock
+        self.on_decided = lambda row: None
+        self.on_finished = lambda outcome, decide_time, finish_time: None
+        self.on_loss_accepted = lambda: None
 
         def found(c: Connection, p: Columns) -> Result:
             rows = [c.get("decisions", id_) for id_ in p["ids"]]

@@ -1,15 +1,4 @@
-"""The metrics of transactions, beside those of calls.
-
-    handfast_transactions_decided_total{outcome,reason}   decisions that this server made
-    handfast_transaction_decide_seconds{outcome}          from minting a transaction to its decision
-    handfast_transaction_finish_seconds{outcome}          from the decision until all participants finished
-    handfast_transactions_in_doubt                        not finished: branches here, or at the coordinator decisions
-    handfast_transactions_in_doubt_oldest_seconds         the age of the oldest of them
-    handfast_transactions_lost                            decisions that some participant cannot follow
-    handfast_losses_accepted_total                        how often an operator let one finish without what it lost
-    handfast_clock_seconds                                what the server's clock says
-    handfast_committed_changes_lost_total                 how often a participant found that it lost a committed change
-    handfast_pending_changes_met_total{state}             how often a write met another's change, decided or undecided
+"""The metrics of transactions, beside those of calls; docs/observability.md says what each tells.
 
 What is in doubt is looked up in the database when it is scraped, so every replica on that database says the same.
 """
@@ -52,23 +41,12 @@ class CoordinatorMetrics:
 
     def __init__(self, registry: CollectorRegistry, reasons: Iterable[ReasonEnum[Any]]) -> None:
         self._reasons = OF_THE_SUITE.union(reason_name(enum, value) for enum in reasons for value in enum.values())
-        self._decided = Counter(
-            "handfast_transactions_decided",
-            "Transactions decided here, by outcome; aborted ones by reason.",
-            ("outcome", "reason"),
-            registry=registry,
-        )
-        self._decide_seconds = _by_outcome(
-            registry, "handfast_transaction_decide_seconds", "Time from the minting of a transaction to its decision."
-        )
-        self._finish_seconds = _by_outcome(
-            registry, "handfast_transaction_finish_seconds", "Time from a decision until all participants finished."
-        )
-        self._losses_accepted = Counter(
-            "handfast_losses_accepted",
-            "Times that an operator let a participant finish a transaction without what it had lost.",
-            registry=registry,
-        )
+        text = "Transactions decided here, by outcome; aborted ones by reason."
+        self._decided = Counter("handfast_transactions_decided", text, ("outcome", "reason"), registry=registry)
+        text = "Time from the minting of a transaction to its decision."
+        self._decide_seconds = _by_outcome(registry, "handfast_transaction_decide_seconds", text)
+        text = "Time from a decision until all participants finished."
+        self._finish_seconds = _by_outcome(registry, "handfast_transaction_finish_seconds", text)
         # Looked up once: to look up the metric of some labels costs more than to count.
         self._committed = self._decided.labels(_LABELS[Outcome.COMMITTED], "")
 
@@ -85,9 +63,6 @@ class CoordinatorMetrics:
     def finished(self, outcome: Outcome, decide_time: int, finish_time: int) -> None:
         self._finish_seconds[outcome].observe(_seconds(decide_time, finish_time))
 
-    def loss_accepted(self) -> None:
-        self._losses_accepted.inc()
-
 
 def export_coordinator(
     registry: CollectorRegistry,
@@ -98,7 +73,11 @@ def export_coordinator(
 ) -> None:
     """Observes decisions from now on, as CoordinatorMetrics does, and shows how many some participant has not
     confirmed, how old the oldest of them is, and how many some participant cannot follow."""
-    decisions.observers.append(CoordinatorMetrics(registry, reasons))
+    metrics = CoordinatorMetrics(registry, reasons)
+    text = "Times that an operator let a participant finish a transaction without what it had lost."
+    losses_accepted = Counter("handfast_losses_accepted", text, registry=registry)
+    decisions.on_decided, decisions.on_finished = metrics.decided, metrics.finished
+    decisions.on_loss_accepted = losses_accepted.inc
     _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
@@ -108,18 +87,10 @@ def export_coordinator(
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
     _in_doubt(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
-    lost = Counter(
-        "handfast_committed_changes_lost",
-        "Times that a committed change was found to be lost here; the same one again whenever somebody asks.",
-        registry=registry,
-    )
-    participant.finisher.on_lost = lost.inc
-    met = Counter(
-        "handfast_pending_changes_met",
-        "Times that a write met a change of another transaction that is not finished here, decided or not.",
-        ("state",),
-        registry=registry,
-    )
+    text = "Times that a committed change was found to be lost here; the same one again whenever somebody asks."
+    participant.finisher.on_lost = Counter("handfast_committed_changes_lost", text, registry=registry).inc
+    text = "Times that a write met a change of another transaction that is not finished here, decided or not."
+    met = Counter("handfast_pending_changes_met", text, ("state",), registry=registry)
     decided, undecided = met.labels("decided"), met.labels("undecided")
     participant.on_met = lambda is_decided: (decided if is_decided else undecided).inc()
     export_clock(registry)

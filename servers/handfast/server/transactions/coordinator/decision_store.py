@@ -5,10 +5,10 @@ The primary key decides: the first insert of a transaction wins, and who loses r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -34,17 +34,6 @@ class DecisionRow:
     inserted: bool = False
 
 
-class Observer(Protocol):
-    """Hears once of each decision that is made here, marked as finished, or let finish with a loss, after that is
-    committed. It should be quick."""
-
-    def decided(self, row: DecisionRow) -> None: ...
-
-    def finished(self, outcome: Outcome, decide_time: int, finish_time: int) -> None: ...
-
-    def loss_accepted(self) -> None: ...
-
-
 _log = structlog.get_logger()
 
 
@@ -52,25 +41,19 @@ class DecisionStore(Prunable):
     def __init__(self, database: Database, tables: CoordinatorTables, clock: Clock = now) -> None:
         table, id_ = tables.decisions, tables.decisions.c.transaction_id
         finished = table.c.finish_time.is_not(None)
-        is_id = id_ == sa.bindparam("id_")
+        is_id, one_of_them = id_ == sa.bindparam("id_"), database.one_of(id_, "ids")
         super().__init__(database, id_, finished, tables.horizon)
-        self.observers: list[Observer] = []
+        # Each is called once for what this server did, after that is committed.
+        self.on_decided: Callable[[DecisionRow], None] = lambda row: None
+        self.on_finished: Callable[[Outcome, int, int], None] = lambda outcome, decide_time, finish_time: None
+        self.on_loss_accepted: Callable[[], None] = lambda: None
         self._table, self._clock = table, clock
         self._insert = Statement(database, _insert_unless_forgotten(database, tables))
-        self._find = Statement(database, sa.select(table).where(database.one_of(id_, "ids")))
-        self._unfinished = Statement(
-            database,
-            sa.select(table)
-            .where(sa.not_(finished), id_ > sa.bindparam("after"))
-            .order_by(id_)
-            .limit(sa.bindparam("limit_")),
-        )
-        self._mark_finished = Statement(
-            database,
-            sa.update(table)
-            .where(database.one_of(id_, "ids"), sa.not_(finished))
-            .returning(table.c.outcome, table.c.decide_time),
-        )
+        self._find = Statement(database, sa.select(table).where(one_of_them))
+        unfinished = sa.select(table).where(sa.not_(finished), id_ > sa.bindparam("after"))
+        self._unfinished = Statement(database, unfinished.order_by(id_).limit(sa.bindparam("limit_")))
+        mark = sa.update(table).where(one_of_them, sa.not_(finished))
+        self._mark_finished = Statement(database, mark.returning(table.c.outcome, table.c.decide_time))
         self._lock = sa.select(table).where(is_id).with_for_update()
         self._accept_loss = sa.update(table).where(is_id)
 
@@ -103,9 +86,9 @@ class DecisionStore(Prunable):
         return row
 
     def observe(self, row: DecisionRow) -> None:
-        """Calls the observers, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
-        for observer in self.observers if row.inserted else ():
-            observer.decided(row)
+        """Tells of it, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
+        if row.inserted:
+            self.on_decided(row)
 
     def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, DecisionRow], str]:
         """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
@@ -138,8 +121,7 @@ class DecisionStore(Prunable):
         finish_time = self._clock()
         mark = partial(self._mark_finished.all, ids=list(transaction_ids), finish_time=finish_time)
         for row in self.database.write(mark, one_statement=True):
-            for observer in self.observers:
-                observer.finished(Outcome(row.outcome), row.decide_time, finish_time)
+            self.on_finished(Outcome(row.outcome), row.decide_time, finish_time)
 
     def accept_loss(self, transaction_id: str, participants: Collection[str]) -> DecisionRow | None:
         """Lets these finish a transaction without what they have lost of it. Returns the decision with their names;
@@ -150,8 +132,7 @@ class DecisionStore(Prunable):
         )
         for participant in new:
             _log.warning("a loss was accepted", transaction_id=transaction_id, participant=participant)
-            for observer in self.observers:
-                observer.loss_accepted()
+            self.on_loss_accepted()
         return row
 
     def _accept(

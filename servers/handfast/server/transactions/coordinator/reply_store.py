@@ -9,6 +9,7 @@ that says when to call again is not kept, as calling again with the same request
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -37,15 +38,11 @@ class ReplyStore:
         self._database, self._clock = database, clock
         t = table.c
         self._insert = Statement(database, sa.insert(table))
-        self._select = Statement(
-            database,
-            sa.select(t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure).where(
-                t.caller == sa.bindparam("caller"),
-                t.method == sa.bindparam("method"),
-                t.request_id == sa.bindparam("request_id"),
-            ),
-        )
-        self._delete = sa.delete(table).where(t.create_time < sa.bindparam("before"))
+        identity = (t.caller, t.method, t.request_id)
+        columns = (t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure)
+        find = sa.select(*columns).where(*(column == sa.bindparam(column.name) for column in identity))
+        self._select = Statement(database, find)
+        self._delete = Statement(database, sa.delete(table).where(t.create_time < sa.bindparam("before")))
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
         with self._database.read() as connection:
@@ -69,5 +66,4 @@ class ReplyStore:
 
     def prune(self) -> None:
         """Forgets replies whose time is up."""
-        before = {"before": self._clock() - KEPT_US}
-        self._database.write(lambda connection: connection.execute(self._delete, before).rowcount)
+        self._database.write(partial(self._delete.run, before=self._clock() - KEPT_US))
