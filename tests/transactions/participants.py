@@ -30,15 +30,10 @@ class Coordinator:
     decisions: dict[str, Decision] = field(default_factory=dict)
 
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
-        return {id_: _of_users(self.decisions[id_]) if id_ in self.decisions else None for id_ in transaction_ids}
+        return {id_: self.decisions[id_].of("users") if id_ in self.decisions else None for id_ in transaction_ids}
 
     def abort(self, transaction_id: str) -> Learnt:
-        return _of_users(self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {})))
-
-
-def _of_users(decision: Decision) -> BranchDecision:
-    count, loss_accepted = decision.committed_count("users"), "users" in decision.loss_accepted
-    return BranchDecision(decision.transaction_id, decision.outcome, count, loss_accepted)
+        return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {})).of("users")
 
 
 class Users:

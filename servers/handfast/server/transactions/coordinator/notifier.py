@@ -225,12 +225,12 @@ class ParticipantNotifier(threading.Thread):
         request = pb.FinishTransactionsRequest(
             decisions=[
                 pb.Decision(
-                    transaction_id=transaction_id,
+                    transaction_id=decision.transaction_id,
                     state=wire.STATES[decision.outcome],
-                    operation_count=decision.committed_count(self._participant),
+                    operation_count=decision.of(self._participant).committed_count,
                     loss_accepted=self._participant in decision.loss_accepted,
                 )
-                for transaction_id, decision in due.items()
+                for decision in due.values()
             ]
         )
         reached("notifier.sending")

@@ -97,9 +97,10 @@ class Decision:
     abort_reason: str = ""
     loss_accepted: frozenset[str] = frozenset()
 
-    def committed_count(self, participant: str) -> int:
-        """Rule 4: how many operations of this participant the decision commits."""
-        return self.branches.get(participant, 0) if self.outcome is Outcome.COMMITTED else 0
+    def of(self, participant: str) -> BranchDecision:
+        """Rule 4: what it says of this participant."""
+        count = self.branches.get(participant, 0) if self.outcome is Outcome.COMMITTED else 0
+        return BranchDecision(self.transaction_id, self.outcome, count, participant in self.loss_accepted)
 
 
 @dataclass(frozen=True, slots=True)

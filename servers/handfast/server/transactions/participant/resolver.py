@@ -13,7 +13,7 @@ from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.transactions import wire
-from handfast.server.transactions.core.model import BranchDecision, Learnt, Outcome
+from handfast.server.transactions.core.model import BranchDecision, Decision, Learnt
 from handfast.server.transactions.participant.circuit import ANSWER_TIMEOUT, Circuit, CircuitOpen
 from handfast.server.transactions.participant.errors import CoordinatorUnavailable
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -164,14 +164,8 @@ class CoordinatorResolver:
 
 def learnt(transaction: pb.Transaction, participant: str) -> Learnt:
     """What it says of this participant. A state that is not known here counts as undecided."""
-    id_, loss_accepted = transaction.transaction_id, participant in transaction.loss_accepted
-    match transaction.state:
-        case pb.TRANSACTION_STATE_COMMITTED:
-            counts = {branch.participant: branch.operation_count for branch in transaction.branches}
-            return BranchDecision(id_, Outcome.COMMITTED, counts.get(participant, 0), loss_accepted)
-        case pb.TRANSACTION_STATE_ABORTED:
-            return BranchDecision(id_, Outcome.ABORTED, 0, loss_accepted)
-        case pb.TRANSACTION_STATE_FORGOTTEN:
-            return BranchDecision(id_, None, 0)
-        case _:
-            return None
+    id_, outcome = transaction.transaction_id, wire.OUTCOMES.get(transaction.state)
+    if outcome is None:
+        return BranchDecision(id_, None, 0) if transaction.state == pb.TRANSACTION_STATE_FORGOTTEN else None
+    counts = {branch.participant: branch.operation_count for branch in transaction.branches}
+    return Decision(id_, outcome, counts, loss_accepted=frozenset(transaction.loss_accepted)).of(participant)
