@@ -7,4 +7,4 @@ import sqlalchemy as sa
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
 
 metadata = sa.MetaData()
-coordinator = CoordinatorTables.define(metadata)
+coordinator = CoordinatorTables(metadata)

@@ -35,4 +35,4 @@ definitions = sa.Table(
     sa.Column("description", sa.String(MAX_DESCRIPTION), nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
 )
-participant = ParticipantTables.define(metadata)
+participant = ParticipantTables(metadata)

@@ -31,4 +31,4 @@ users = sa.Table(
     *resource_columns(),
     pending_index("users"),
 )
-participant = ParticipantTables.define(metadata)
+participant = ParticipantTables(metadata)

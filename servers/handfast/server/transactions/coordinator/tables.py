@@ -7,8 +7,6 @@ answers     what an account call with a request id was answered, a final failure
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
 from handfast.server.transactions import horizon
@@ -16,15 +14,9 @@ from handfast.server.transactions import horizon
 UNFINISHED = sa.text("finish_time IS NULL")
 
 
-@dataclass(frozen=True)
 class CoordinatorTables:
-    decisions: sa.Table
-    answers: sa.Table
-    horizon: sa.Table
-
-    @classmethod
-    def define(cls, metadata: sa.MetaData) -> CoordinatorTables:
-        decisions = sa.Table(
+    def __init__(self, metadata: sa.MetaData) -> None:
+        self.decisions = sa.Table(
             "decisions",
             metadata,
             sa.Column("transaction_id", sa.String(36), primary_key=True),
@@ -36,7 +28,7 @@ class CoordinatorTables:
             sa.Column("loss_accepted", sa.JSON),
             sa.Index("decisions_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
         )
-        answers = sa.Table(
+        self.answers = sa.Table(
             "answers",
             metadata,
             sa.Column("caller", sa.String(200), primary_key=True),
@@ -48,4 +40,4 @@ class CoordinatorTables:
             sa.Column("failure", sa.LargeBinary),
             sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
         )
-        return cls(decisions, answers, horizon.define(metadata))
+        self.horizon = horizon.define(metadata)

@@ -12,8 +12,6 @@ A table of resources has the columns of `resource_columns` after its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
 from handfast.server.chassis.data import idempotency
@@ -25,18 +23,9 @@ UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 
 
-@dataclass(frozen=True)
 class ParticipantTables:
-    branches: sa.Table
-    operations: sa.Table
-    claims: sa.Table
-    claim_changes: sa.Table
-    horizon: sa.Table
-    requests: sa.Table
-
-    @classmethod
-    def define(cls, metadata: sa.MetaData) -> ParticipantTables:
-        branches = sa.Table(
+    def __init__(self, metadata: sa.MetaData) -> None:
+        self.branches = sa.Table(
             "branches",
             metadata,
             sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
@@ -47,7 +36,7 @@ class ParticipantTables:
             sa.Column("outcome", sa.String(9)),
             sa.Index("branches_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
         )
-        operations = sa.Table(
+        self.operations = sa.Table(
             "operations",
             metadata,
             sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
@@ -59,7 +48,7 @@ class ParticipantTables:
             sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"),
             sa.Index("operations_of_resource", "transaction_id", "resource", "number"),
         )
-        claims = sa.Table(
+        self.claims = sa.Table(
             "claims",
             metadata,
             sa.Column("value", sa.Text, primary_key=True),
@@ -67,7 +56,7 @@ class ParticipantTables:
             sa.Column("pending_transaction_id", sa.String(TRANSACTION_ID_LENGTH)),
             pending_index("claims"),
         )
-        claim_changes = sa.Table(
+        self.claim_changes = sa.Table(
             "claim_changes",
             metadata,
             sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
@@ -75,7 +64,8 @@ class ParticipantTables:
             sa.Column("number", sa.Integer, primary_key=True),
             sa.Column("holder", sa.String(KEY_LENGTH)),
         )
-        return cls(branches, operations, claims, claim_changes, horizon.define(metadata), idempotency.define(metadata))
+        self.horizon = horizon.define(metadata)
+        self.requests = idempotency.define(metadata)
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:
