@@ -178,7 +178,7 @@ def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
     users._lost = []
     users_notifier.run_once()
     assert unfinished(decisions) == 0
-    users_notifier.look_at_everything()
+    users_notifier.wake(everything=True)
     users_notifier.run_once()
     assert notifier.lost == 0
 
@@ -200,7 +200,7 @@ def test_many_that_are_lost_are_not_read_in_every_pass(
 
     monkeypatch.setattr(decisions, "unfinished", page)
     users_notifier.run_once()
-    users_notifier.look_at_everything()
+    users_notifier.wake(everything=True)
     users_notifier.run_once()
     assert sorted(users.notified) == lost
     assert pages == 2 * ["", lost[BATCH - 1], lost[-1]]

@@ -47,10 +47,6 @@ class DecisionNotifier:
         }
 
     @property
-    def participants(self) -> frozenset[str]:
-        return frozenset(self.by_participant)
-
-    @property
     def lost(self) -> int:
         """How many decisions some participant cannot follow, as this process has found."""
         return len({id_ for notifier in self.by_participant.values() for id_ in notifier.lost.ids})
@@ -62,9 +58,7 @@ class DecisionNotifier:
     def wake(self, *, everything: bool = False) -> None:
         """`everything`: what waits for an operator is to be sent again, too."""
         for notifier in self.by_participant.values():
-            if everything:
-                notifier.look_at_everything()
-            notifier.wake()
+            notifier.wake(everything=everything)
 
     def stop(self, timeout: float) -> None:
         """Ends within `timeout` seconds. What is not finished then is finished by the next server that starts."""
@@ -89,10 +83,9 @@ class _Confirmations:
         """Those that the participant has a branch of and has not confirmed."""
         with self._lock:
             return [
-                decision
-                for decision in decisions
-                if participant in decision.branches
-                and participant not in self._confirmed.get(decision.transaction_id, ())
+                each
+                for each in decisions
+                if participant in each.branches and participant not in self._confirmed.get(each.transaction_id, ())
             ]
 
     def keep(self, unfinished: Set[str]) -> None:
@@ -111,19 +104,16 @@ class _Confirmations:
         """Marks those as finished that all participants have confirmed; returns whether there were any. Called in each
         pass for all that the database has as unfinished, since what cannot be stored now must be stored later.
         """
+        finished = []
         with self._lock:
-            finished = [
-                decision.transaction_id
-                for decision in decisions
-                if self._confirmed.get(decision.transaction_id, set()) >= self._awaited(decision)
-            ]
+            for decision in decisions:
+                # A participant that is gone for good never confirms: its loss can be accepted.
+                awaited = decision.branches.keys() - (decision.loss_accepted - self._participants)
+                if self._confirmed.get(decision.transaction_id, set()) >= awaited:
+                    finished.append(decision.transaction_id)
         if finished:
             self._decisions.mark_finished(finished)
         return bool(finished)
-
-    def _awaited(self, decision: Decision) -> Set[str]:
-        """Who has to confirm. A participant that is gone for good never will: its loss can be accepted."""
-        return decision.branches.keys() - (decision.loss_accepted - self._participants)
 
 
 class ParticipantNotifier(threading.Thread):
@@ -142,8 +132,10 @@ class ParticipantNotifier(threading.Thread):
         self._idle_until = ""
         self._whole_pass_at = 0.0
 
-    def wake(self) -> None:
+    def wake(self, *, everything: bool = False) -> None:
         with self._woken:
+            if everything:
+                self._whole_pass_at = 0.0
             self._new_decisions += 1
             if self._new_decisions in (1, BATCH):
                 self._woken.notify()
@@ -216,10 +208,6 @@ class ParticipantNotifier(threading.Thread):
             self.lost.keep(unfinished)
             ended = time.monotonic()
             self._whole_pass_at = ended + min((ended - began) / SHARE_OF_WHOLE_PASSES, LONGEST_WITHOUT_WHOLE_PASS)
-
-    def look_at_everything(self) -> None:
-        """In the next pass."""
-        self._whole_pass_at = 0.0
 
     def _notify(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(

@@ -15,15 +15,8 @@ from handfast.server.chassis.requests.paging import check_page, page_token
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
+from handfast.server.transactions.coordinator import errors
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
-from handfast.server.transactions.coordinator.errors import (
-    CommitChanged,
-    NoTransactionOfRequest,
-    OperationsMissing,
-    TransactionAborted,
-    TransactionCommitted,
-    TransactionNotDecided,
-)
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
@@ -39,7 +32,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import (
 
 DOMAIN = "handfast.transactions"
 POOL = Pool("transactions", 8)
-DEFAULT_TIMEOUT = 30
+DEFAULT_TIMEOUT_US = 30 * MICROSECONDS_PER_SECOND
 MAX_SECONDS = wire.MAX_TIMEOUT_US // MICROSECONDS_PER_SECOND
 MAX_BRANCHES = 32
 MAX_ABORT_REASON = 100
@@ -61,7 +54,7 @@ class TransactionServicer(TransactionServiceServicer):
     def BeginTransaction(
         self, request: pb.BeginTransactionRequest, context: grpc.ServicerContext
     ) -> pb.BeginTransactionResponse:
-        timeout = DEFAULT_TIMEOUT * MICROSECONDS_PER_SECOND
+        timeout = DEFAULT_TIMEOUT_US
         if request.HasField("timeout"):
             with Violations.collect() as violations:
                 timeout = fields.duration_microseconds(violations, "timeout", request.timeout, MAX_SECONDS)
@@ -92,13 +85,13 @@ class TransactionServicer(TransactionServiceServicer):
             missing = self._holdings.less_than(commit, self._clock())
             # What a participant does not hold any more can have been decided and finished meanwhile.
             if missing and self._is_undecided(commit.transaction_id):
-                raise OperationsMissing(commit.transaction_id, commit.branches, missing)
+                raise errors.OperationsMissing(commit.transaction_id, commit.branches, missing)
 
     def _is_undecided(self, transaction_id: str) -> bool:
         return self._find([transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED
 
     def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
-        if branch.participant not in self._notifier.participants:
+        if branch.participant not in self._notifier.by_participant:
             violations.add(f"{path}.participant", "is no participant that this coordinator knows")
         if not 1 <= branch.operation_count <= MAX_OPERATIONS:
             violations.add(f"{path}.operation_count", f"must be from 1 to {MAX_OPERATIONS}")
@@ -111,7 +104,7 @@ class TransactionServicer(TransactionServiceServicer):
             if request.abort_reason:
                 fields.check_reason(violations, "abort_reason", request.abort_reason, MAX_ABORT_REASON)
         # Who holds something is not known here, so all are notified.
-        participants = dict.fromkeys(self._notifier.participants, 0)
+        participants = dict.fromkeys(self._notifier.by_participant, 0)
         decision = Decision(request.transaction_id, Outcome.ABORTED, participants, request.abort_reason)
         return pb.RollbackTransactionResponse(transaction=self._decide(decision))
 
@@ -121,11 +114,11 @@ class TransactionServicer(TransactionServiceServicer):
         reached("coordinator.decided")
         match rules.judge(decision, standing.decision):
             case rules.Verdict.ABORTED_BEFORE:
-                raise TransactionAborted(decision.transaction_id)
+                raise errors.TransactionAborted(decision.transaction_id)
             case rules.Verdict.COMMITTED_BEFORE:
-                raise TransactionCommitted(decision.transaction_id)
+                raise errors.TransactionCommitted(decision.transaction_id)
             case rules.Verdict.COMMITTED_OTHERWISE:
-                raise CommitChanged(decision.transaction_id, standing.decision.branches)
+                raise errors.CommitChanged(decision.transaction_id, standing.decision.branches)
             case rules.Verdict.AS_ASKED:
                 self._notifier.wake()
                 return _message(standing)
@@ -138,7 +131,7 @@ class TransactionServicer(TransactionServiceServicer):
         found, _ = self._decisions.find([transaction_id])
         if transaction_id not in found:
             state = pb.TransactionState.Name(self._find([transaction_id])[0].state)
-            raise TransactionNotDecided(transaction_id, state.removeprefix("TRANSACTION_STATE_"))
+            raise errors.TransactionNotDecided(transaction_id, state.removeprefix("TRANSACTION_STATE_"))
         with Violations.collect() as violations:
             for index, participant in enumerate(request.participants):
                 if participant not in found[transaction_id].decision.branches:
@@ -165,7 +158,7 @@ class TransactionServicer(TransactionServiceServicer):
         if request.request_id:
             reply = self._replies.find(request.method, request.request_id)
             if reply is None:
-                raise NoTransactionOfRequest(request.request_id)
+                raise errors.NoTransactionOfRequest(request.request_id)
             transaction_id = reply.transaction_id
         return pb.GetTransactionResponse(transaction=self._find([transaction_id])[0])
 
@@ -181,15 +174,11 @@ class TransactionServicer(TransactionServiceServicer):
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
         """One for each id."""
         found, horizon = self._decisions.find(transaction_ids)
-
-        def message(transaction_id: str) -> pb.Transaction:
-            if transaction_id in found:
-                return _message(found[transaction_id])
-            forgotten = transaction_id < horizon
-            state = pb.TRANSACTION_STATE_FORGOTTEN if forgotten else pb.TRANSACTION_STATE_UNDECIDED
-            return pb.Transaction(transaction_id=transaction_id, state=state)
-
-        return [message(transaction_id) for transaction_id in transaction_ids]
+        states = {True: pb.TRANSACTION_STATE_FORGOTTEN, False: pb.TRANSACTION_STATE_UNDECIDED}
+        return [
+            _message(found[id_]) if id_ in found else pb.Transaction(transaction_id=id_, state=states[id_ < horizon])
+            for id_ in transaction_ids
+        ]
 
     def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
