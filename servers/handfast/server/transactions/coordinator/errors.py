@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
-from handfast.server.chassis.errors import (
-    Aborted,
-    FailedPrecondition,
-    NotFound,
-    OutcomeUnknown,
-    reason_name,
-)
+from handfast.server.chassis.errors import Aborted, FailedPrecondition, NotFound, OutcomeUnknown, reason_name
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 
@@ -50,25 +44,19 @@ class CommitChanged(FailedPrecondition):
 
     def __init__(self, transaction_id: str, committed: Mapping[str, int]) -> None:
         listed = _listed(committed)
-        super().__init__(
-            f"Transaction {transaction_id} was committed with other operations: {listed}.",
-            transaction_id=transaction_id,
-            committed=listed,
-        )
+        message = f"Transaction {transaction_id} was committed with other operations: {listed}."
+        super().__init__(message, transaction_id=transaction_id, committed=listed)
 
 
 class OperationsMissing(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_OPERATIONS_MISSING)
 
     def __init__(self, transaction_id: str, named: Mapping[str, int], held: Mapping[str, int]) -> None:
-        both = [{name: counts[name] for name in held} for counts in (named, held)]
-        listed_named, listed_held = (_listed(counts) for counts in both)
-        super().__init__(
-            f"Transaction {transaction_id} cannot be committed with {listed_named}: what is staged is {listed_held}.",
-            transaction_id=transaction_id,
-            named=listed_named,
-            held=listed_held,
+        listed_named, listed_held = _listed({name: named[name] for name in held}), _listed(held)
+        message = (
+            f"Transaction {transaction_id} cannot be committed with {listed_named}: what is staged is {listed_held}."
         )
+        super().__init__(message, transaction_id=transaction_id, named=listed_named, held=listed_held)
 
 
 class TransactionNotDecided(FailedPrecondition):
@@ -107,19 +95,16 @@ class NotStaged(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_NOT_STAGED)
 
     def __init__(self, participant: str) -> None:
-        super().__init__(
-            f"{participant} answered a staged call without confirming that it staged it.", participant=participant
-        )
+        message = f"{participant} answered a staged call without confirming that it staged it."
+        super().__init__(message, participant=participant)
 
 
 class TransactionOutcomeUnknown(OutcomeUnknown):
     reason = reason_name(Reason, Reason.REASON_OUTCOME_UNKNOWN)
 
     def __init__(self, transaction_id: str) -> None:
-        super().__init__(
-            f"Whether transaction {transaction_id} was committed could not be established; ask GetTransaction.",
-            transaction_id=transaction_id,
-        )
+        message = f"Whether transaction {transaction_id} was committed could not be established; ask GetTransaction."
+        super().__init__(message, transaction_id=transaction_id)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

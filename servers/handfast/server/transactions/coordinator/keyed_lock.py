@@ -34,8 +34,7 @@ class KeyedLock:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        with self._guard:
-            return self._count()
+        return sum(map(len, list(self._held.values())))
 
     @contextmanager
     def holding(self, resource: str) -> Iterator[None]:
@@ -57,7 +56,7 @@ class KeyedLock:
             if queue is None:
                 self._held[resource] = deque()
                 return
-            if self._count() >= self._most:
+            if self.waiting >= self._most:
                 raise TooManyChanges(resource)
             woken = threading.Event()
             queue.append(woken)
@@ -76,6 +75,3 @@ class KeyedLock:
                 queue.popleft().set()  # and it stays held
             else:
                 del self._held[resource]
-
-    def _count(self) -> int:
-        return sum(map(len, self._held.values()))

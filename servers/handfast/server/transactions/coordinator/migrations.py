@@ -26,11 +26,7 @@ def create_tables() -> None:
         sa.Column("finish_time", sa.BigInteger),
     )
     op.create_index(
-        "decisions_unfinished",
-        "decisions",
-        ["transaction_id"],
-        sqlite_where=UNFINISHED,
-        postgresql_where=UNFINISHED,
+        "decisions_unfinished", "decisions", ["transaction_id"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
     )
     horizon.create_table()
     op.create_table(

@@ -26,7 +26,6 @@ from handfast.transactions.v1.transactions_pb2_grpc import (
     add_ParticipantServiceServicer_to_server,
 )
 
-MAX_DECISIONS = 1000
 PARTICIPANT_POOL = Pool("participant", 4)
 BRANCHES = "branches"
 
@@ -42,17 +41,16 @@ class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
     ) -> pb.FinishTransactionsResponse:
         with Violations.collect() as violations:
             ids = [decision.transaction_id for decision in request.decisions]
-            if fields.check_batch(violations, "decisions", ids, MAX_DECISIONS):
+            if fields.check_batch(violations, "decisions", ids, wire.MAX_BATCH):
                 for index, decision in enumerate(request.decisions):
                     _check_decision(violations, f"decisions[{index}]", decision)
         decisions = [_branch_decision(decision) for decision in request.decisions]
         # What is left when nobody waits any more, the coordinator sends again.
         finished = self._finisher.finish_all(decisions, lambda: context.time_remaining() > 0)
-        return pb.FinishTransactionsResponse(
-            results=[
-                pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[confirmed]) for id_, confirmed in finished
-            ]
-        )
+        results = [
+            pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[confirmed]) for id_, confirmed in finished
+        ]
+        return pb.FinishTransactionsResponse(results=results)
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:
         self._check(request.transaction_id)
@@ -109,19 +107,12 @@ def _branch_decision(decision: pb.Decision) -> BranchDecision:
     return BranchDecision(decision.transaction_id, outcome, count, decision.loss_accepted)
 
 
-_STATES = {
-    BranchState.OPEN: pb.BRANCH_STATE_OPEN,
-    BranchState.CLOSED: pb.BRANCH_STATE_CLOSED,
-    BranchState.FINISHED: pb.BRANCH_STATE_FINISHED,
-}
-
-
 def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
     if branch is None:
         return pb.Branch(transaction_id=transaction_id, state=pb.BRANCH_STATE_ABSENT)
     return pb.Branch(
         transaction_id=branch.transaction_id,
-        state=_STATES[branch.state],
+        state=pb.BranchState.Value(f"BRANCH_STATE_{branch.state.value}"),
         deadline=timestamp(branch.deadline_us) if branch.staged else None,
         operation_count=branch.staged,
         outcome=wire.STATES[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
