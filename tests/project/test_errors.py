@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import grpc
@@ -12,8 +11,6 @@ from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.errors.database import DATABASE_FAILURES
 from handfast.server.chassis.errors.mapping import CODES
 from tests.project.readme import ERRORS, blocks, dangling_links, quoted, table
-
-WITHOUT_A_NAME = {"CONSTRAINT_DATATYPE": 3091}  # in sqlite3
 
 
 def test_each_code_is_explained() -> None:
@@ -28,7 +25,7 @@ def test_the_kinds_of_domain_errors_are_those_of_the_code() -> None:
 
 def test_the_failures_of_databases_are_those_of_the_code() -> None:
     shown = [
-        (quoted(reason), quoted(code), quoted(sqlstates), tuple(map(_sqlite_code, quoted(sqlite))), quoted(classes))
+        (quoted(reason), quoted(code), quoted(sqlstates), quoted(sqlite), quoted(classes))
         for reason, code, sqlstates, sqlite, classes in table(
             ERRORS, "reason", "code", "PostgreSQL", "SQLite", "SQLAlchemy"
         )
@@ -71,9 +68,4 @@ def _kind(kind: type[DomainError], code: grpc.StatusCode) -> tuple[str, ...]:
 
 def _code(error: type[DomainError]) -> grpc.StatusCode:
     (code,) = (code for kind, code in CODES.items() if issubclass(error, kind))
-    return code
-
-
-def _sqlite_code(name: str) -> int:
-    code: int = WITHOUT_A_NAME.get(name) or getattr(sqlite3, f"SQLITE_{name}")
     return code

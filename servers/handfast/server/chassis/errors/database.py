@@ -22,45 +22,40 @@ class DatabaseFailure:
     error        the domain error that they become
     message      its message, which says nothing of the database
     sqlstates    error codes of PostgreSQL (its manual, appendix A), or the first two characters for a class of them
-    sqlite       result codes of SQLite (https://sqlite.org/rescode.html): extended ones, or a primary one for all that
-                 extend it
+    sqlite       result codes of SQLite (https://sqlite.org/rescode.html), without `SQLITE_`: extended ones, or a
+                 primary one for all that extend it
     classes      names of SQLAlchemy's exceptions, for failures before a database was reached, which have no code
     """
 
     error: type[DomainError]
     message: str
     sqlstates: tuple[str, ...] = ()
-    sqlite: tuple[int, ...] = ()
+    sqlite: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str | int, ...]:
-        return (*self.sqlstates, *self.sqlite, *self.classes)
+        """All of these as exceptions have them: of SQLite numbers."""
+        return (*self.sqlstates, *(_SQLITE_CODES[f"SQLITE_{name}"] for name in self.sqlite), *self.classes)
 
+
+_SQLITE_CODES = vars(sqlite3) | {"SQLITE_CONSTRAINT_DATATYPE": 3091}  # which sqlite3 does not name
 
 SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 """SQLSTATEs of a local transaction that is to be run again."""
-_SQLITE_CONSTRAINT_DATATYPE = 3091  # sqlite3 has no name for it
 
 DATABASE_FAILURES = (
     DatabaseFailure(
         errors.DuplicateValue,
         "A value that must be unique is taken.",
         sqlstates=("23505",),  # unique_violation
-        sqlite=(
-            sqlite3.SQLITE_CONSTRAINT_UNIQUE,
-            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
-            sqlite3.SQLITE_CONSTRAINT_ROWID,
-        ),
+        sqlite=("CONSTRAINT_UNIQUE", "CONSTRAINT_PRIMARYKEY", "CONSTRAINT_ROWID"),
     ),
     DatabaseFailure(
         errors.ConstraintViolated,
         "What is stored forbids the change.",
         sqlstates=("23503", "23001", "23P01"),  # foreign_key_, restrict_, exclusion_violation
-        sqlite=(
-            sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
-            sqlite3.SQLITE_CONSTRAINT_TRIGGER,  # what SQLite calls a violated ON DELETE RESTRICT, too
-        ),
+        sqlite=("CONSTRAINT_FOREIGNKEY", "CONSTRAINT_TRIGGER"),  # which a violated ON DELETE RESTRICT is called, too
     ),
     DatabaseFailure(
         errors.InvalidValue,
@@ -77,27 +72,21 @@ DATABASE_FAILURES = (
             "22P05",  # untranslatable_character
             "54000",  # program_limit_exceeded: too long for an index
         ),
-        sqlite=(
-            sqlite3.SQLITE_CONSTRAINT_NOTNULL,
-            sqlite3.SQLITE_CONSTRAINT_CHECK,
-            _SQLITE_CONSTRAINT_DATATYPE,
-            sqlite3.SQLITE_MISMATCH,
-            sqlite3.SQLITE_TOOBIG,
-        ),
+        sqlite=("CONSTRAINT_NOTNULL", "CONSTRAINT_CHECK", "CONSTRAINT_DATATYPE", "MISMATCH", "TOOBIG"),
         classes=("sqlalchemy.exc.DataError",),  # psycopg sends no NUL
     ),
     DatabaseFailure(
         errors.DatabaseConflict,
         "The change lost against another one made at the same time.",
         sqlstates=(SERIALIZATION_FAILURE, DEADLOCK_DETECTED, "55P03"),  # lock_not_available
-        sqlite=(sqlite3.SQLITE_BUSY_SNAPSHOT,),
+        sqlite=("BUSY_SNAPSHOT",),
         classes=("sqlalchemy.orm.exc.StaleDataError",),
     ),
     DatabaseFailure(  # where the call's deadline has passed; where it has not, the database is unavailable
         errors.CallDeadlineExceeded,
         "The time was up while the database was at work.",
         sqlstates=("57014",),  # query_canceled
-        sqlite=(sqlite3.SQLITE_INTERRUPT,),
+        sqlite=("INTERRUPT",),
     ),
     DatabaseFailure(
         errors.DatabaseUnavailable,
@@ -112,17 +101,7 @@ DATABASE_FAILURES = (
             "XX001",  # data_corrupted
             "XX002",  # index_corrupted
         ),
-        sqlite=(
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_LOCKED,
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_FULL,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_PROTOCOL,
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-        ),
+        sqlite=("BUSY", "LOCKED", "READONLY", "IOERR", "FULL", "CANTOPEN", "PROTOCOL", "CORRUPT", "NOTADB"),
         classes=(
             "sqlalchemy.exc.TimeoutError",  # no connection became free
             "sqlalchemy.exc.OperationalError",  # cannot connect, or the connection is lost
