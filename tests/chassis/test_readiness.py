@@ -174,11 +174,11 @@ def test_a_server_that_becomes_ready_as_it_stops_counts_as_stopped(
     failed, turning = threading.Event(), threading.Event()
 
     class Slow(Health):
-        def serve(self) -> None:
-            if failed.is_set():
+        def turn(self, *, serving: bool, for_good: bool = False) -> None:
+            if serving and failed.is_set():
                 turning.set()
                 gate.wait(20)
-            super().serve()
+            super().turn(serving=serving, for_good=for_good)
 
     def check() -> None:
         if not failed.is_set():
@@ -199,7 +199,7 @@ def test_a_server_that_becomes_ready_as_it_stops_counts_as_stopped(
 
 def test_health_that_has_stopped_does_not_come_back() -> None:
     health = Health([])
-    health.serve()
-    health.stop()
-    health.serve()
+    health.turn(serving=True)
+    health.turn(serving=False, for_good=True)
+    health.turn(serving=True)
     assert health.Check(HealthCheckRequest(), NO_CONTEXT).status == NOT_SERVING

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
 from handfast.accounts.v1 import accounts_pb2
 from handfast.preferences.v1 import preferences_pb2
 from handfast.server.chassis.operations import reflection
-from handfast.server.chassis.operations.health import Health
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
 
@@ -19,9 +19,9 @@ _ACCOUNTS = accounts_pb2.DESCRIPTOR.services_by_name["AccountService"]
 _TRANSACTIONS = transactions_pb2.DESCRIPTOR.services_by_name["TransactionService"]
 _PARTICIPANT = transactions_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
 _OPERATIONS = (
-    Health.descriptor(),
+    descriptor_pool.Default().FindServiceByName("grpc.health.v1.Health"),
     reflection.v1_descriptor(),
-    reflection.v1alpha_descriptor(),
+    descriptor_pool.Default().FindServiceByName("grpc.reflection.v1alpha.ServerReflection"),
 )
 
 SERVICES: dict[str, tuple[ServiceDescriptor, ...]] = {

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
@@ -239,9 +240,10 @@ class Server:
     def _operations(self, domain: str, names: Sequence[str]) -> tuple[Service, ...]:
         """What every server serves for those who run it. Each with threads of its own: a held stream of one must not
         keep another from answering."""
-        health = self._health.descriptor()
+        find = descriptor_pool.Default().FindServiceByName
+        health, v1alpha = find("grpc.health.v1.Health"), find("grpc.reflection.v1alpha.ServerReflection")
+        v1 = reflection.v1_descriptor()
         reflects = reflection.servicer((*names, health.full_name))
-        v1, v1alpha = reflection.v1_descriptor(), reflection.v1alpha_descriptor()
         add_v1alpha = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         return (
             Service(health, health_pb2_grpc.add_HealthServicer_to_server, self._health, domain, _HEALTH_POOL),

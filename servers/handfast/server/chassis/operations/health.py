@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
@@ -77,25 +75,10 @@ class Health(HealthServicer):
             leave()
         return iter(())
 
-    @staticmethod
-    def descriptor() -> ServiceDescriptor:
-        return descriptor_pool.Default().FindServiceByName(health.SERVICE_NAME)
-
-    def serve(self) -> None:
-        self._turn(HealthCheckResponse.SERVING)
-
-    def pause(self) -> None:
-        """Turns everything NOT_SERVING until `serve` is called again."""
-        self._turn(HealthCheckResponse.NOT_SERVING)
-
-    def stop(self) -> None:
-        """Turns everything NOT_SERVING for good, and ends each watch once that news has been sent."""
-        self._turn(HealthCheckResponse.NOT_SERVING, for_good=True)
-
-    def _forget(self, watcher: Outlet) -> None:
-        self._watchers.pop(watcher, None)  # without the lock: on grpcio's polling thread nothing may wait
-
-    def _turn(self, status: int, *, for_good: bool = False) -> None:
+    def turn(self, *, serving: bool, for_good: bool = False) -> None:
+        """Turns everything SERVING or NOT_SERVING. What is turned `for_good` never changes again, and each watch ends
+        once that news has been sent."""
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         with self._lock:
             if self._stopping:
                 return
@@ -107,6 +90,9 @@ class Health(HealthServicer):
                     watcher.send(self._news(service))
                 if for_good:
                     watcher.end()
+
+    def _forget(self, watcher: Outlet) -> None:
+        self._watchers.pop(watcher, None)  # without the lock: on grpcio's polling thread nothing may wait
 
     def _news(self, service: str) -> bytes:
         status = self._statuses.get(service, HealthCheckResponse.SERVICE_UNKNOWN)

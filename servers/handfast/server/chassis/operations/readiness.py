@@ -37,7 +37,7 @@ class Readiness:
         self._gauge = Gauge("handfast_ready", "Whether health says SERVING.", registry=registry)
 
     def start(self) -> None:
-        self._health.serve()
+        self._health.turn(serving=True)
         self._gauge.set(1)
         if self._checks:
             self._periodic.start()
@@ -46,7 +46,7 @@ class Readiness:
         """Turns health NOT_SERVING for good. Does not wait for a check under way."""
         self._periodic.stop(0)
         with self._lock:
-            self._health.stop()
+            self._health.turn(serving=False, for_good=True)
             self._gauge.set(0)
 
     def _check(self) -> None:
@@ -68,10 +68,9 @@ class Readiness:
             if self._periodic.stopping or self._ready is (not why_not):
                 return
             self._ready = not why_not
+            self._health.turn(serving=self._ready)
+            self._gauge.set(self._ready)
             if self._ready:
-                self._health.serve()
                 _log.info("ready again")
             else:
-                self._health.pause()
                 _log.error("not ready", reason=why_not)
-            self._gauge.set(self._ready)

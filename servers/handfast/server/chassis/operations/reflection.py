@@ -33,10 +33,6 @@ def v1_descriptor() -> ServiceDescriptor:
         return pool.FindServiceByName(_V1)
 
 
-def v1alpha_descriptor() -> ServiceDescriptor:
-    return descriptor_pool.Default().FindServiceByName(SERVICE_NAME)
-
-
 def servicer(services: Sequence[str]) -> ReflectionServicer:
     return ReflectionServicer((*services, _V1, SERVICE_NAME), pool=_Pool())
 
