@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from google.protobuf import text_encoding
@@ -78,16 +78,10 @@ class PersonalData:
     """
 
     def __init__(self, messages: Collection[Message]) -> None:
-        marked: set[str] = set()
+        found = list(islice(_values(list(messages), marked=False), _MAX_VALUES))
         known = {name.casefold() for message in messages for name in _field_names(message.DESCRIPTOR)}
-        values = chain.from_iterable(_values(message, marked=False) for message in messages)
-        found = list(islice(values, _MAX_VALUES))
-        for value, is_personal in found:
-            if is_personal:
-                marked.add(value)
-            else:
-                known.add(value.casefold())
-        marked = {value for value in marked if value.casefold() not in known}
+        known |= {value.casefold() for value, is_personal in found if not is_personal}
+        marked = {value for value, is_personal in found if is_personal and value.casefold() not in known}
         self._too_much = len(found) == _MAX_VALUES or sum(map(len, marked)) > _MAX_CHARACTERS
         self._forms = [] if self._too_much else _forms(marked)
 

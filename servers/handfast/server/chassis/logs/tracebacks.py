@@ -60,11 +60,10 @@ def in_one_line(error: BaseException, request: PersonalData | None = None) -> Tr
     failures that need no traceback. `request` is of the call in which it was raised."""
     clean = _Cleaner(error, request)
     driver = _drivers(error)
-    text = clean.without_quotes(str(driver)).strip().partition("\n")[0]
-    line = f"{type(driver).__module__}.{type(driver).__qualname__}: {text}"
+    line = f"{type(driver).__module__}.{type(driver).__qualname__}: "
+    line += clean.text(str(driver)).strip().partition("\n")[0]
     if statement := getattr(error, "statement", None):
-        line += f" [SQL: {' '.join(str(statement).split())}]"
-    line = clean.text(line)
+        line += clean.text(f" [SQL: {' '.join(str(statement).split())}]")
     return Traceback(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…")
 
 
@@ -78,14 +77,10 @@ class _Cleaner:
         self._quotes = [quote for each in errors for quote in _quotes(_drivers(each))]
 
     def text(self, text: str) -> str:
-        text = self.without_quotes(text)
-        for each in self._personal:
-            text = each.removed_from(text)
-        return text
-
-    def without_quotes(self, text: str) -> str:
         for quote in self._quotes:
             text = text.replace(quote, _WITHHELD)
+        for each in self._personal:
+            text = each.removed_from(text)
         return text
 
 
