@@ -67,7 +67,7 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
 
 def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
     """For `threading.excepthook`: logs the exception that ended a thread. Python would print it, personal data too."""
-    name = None if ended.thread is None else ended.thread.name
+    name = getattr(ended.thread, "name", None)
     structlog.get_logger().critical("a thread ended", thread=name, exc_info=ended.exc_value)
 
 
@@ -75,8 +75,7 @@ class _ToStructlog(logging.Handler):
     """Passes on to structlog what libraries log by `logging`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger()
-        log.log(record.levelno, _text_of(record), logger=record.name, exc_info=record.exc_info)
+        structlog.get_logger().log(record.levelno, _text_of(record), logger=record.name, exc_info=record.exc_info)
 
 
 def _shows_no_metadata(record: logging.LogRecord) -> bool:
@@ -87,13 +86,9 @@ def _shows_no_metadata(record: logging.LogRecord) -> bool:
 def _text_of(record: logging.LogRecord) -> str:
     """The record's message, as `getMessage` makes it, without personal data of its arguments."""
     text, args = str(loggable(record.msg)), record.args
-    if not args:
-        return text
-    return text % (
-        {name: _argument(each) for name, each in args.items()}
-        if isinstance(args, Mapping)
-        else tuple(map(_argument, args))
-    )
+    if isinstance(args, Mapping):
+        return text % {name: _argument(each) for name, each in args.items()}
+    return text % tuple(map(_argument, args)) if args else text
 
 
 def _argument(value: object) -> object:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import decimal
-import enum
 import math
-import pathlib
-import uuid
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import Message
 
@@ -24,18 +24,7 @@ MAX_BITS = 1024
 MAX_ELEMENTS = 50
 MAX_DEPTH = 6
 
-_SAY_WHAT_THEY_ARE = (
-    str,
-    int,
-    float,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    decimal.Decimal,
-    enum.Enum,
-    pathlib.PurePath,
-    uuid.UUID,
-)
+_SAY_WHAT_THEY_ARE = (str, int, float, date, time, timedelta, Decimal, Enum, PurePath, UUID)
 
 
 def loggable(value: Any, personal: PersonalData | None = None, depth: int = MAX_DEPTH) -> Any:

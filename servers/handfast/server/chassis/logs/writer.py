@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from json.encoder import encode_basestring
 from typing import Any, BinaryIO
 
@@ -17,8 +18,8 @@ import structlog
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.logs.values import loggable
 
-_IRREGULAR = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
-GO_NAMES = {code: _IRREGULAR.get(code) or code.name.title().replace("_", "") for code in grpc.StatusCode}
+GO_NAMES = {code: code.name.title().replace("_", "") for code in grpc.StatusCode}
+GO_NAMES |= {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
 """Status codes as Go spells them, for logs and metrics: dashboards made for go-grpc-middleware read both."""
 
 _INFO = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNAUTHENTICATED")
@@ -79,23 +80,14 @@ class LogWriter:
             time.sleep(_GATHER)
             self._wanted.clear()
             self._writing = True  # before the lines are taken: `flush` looks at these first
-            self._write_waiting()
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                lines.append(encode({"level": "error", "event": "log lines dropped", "count": dropped}))
+            with suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed: the server goes on
+                self._stream.write(b"".join(line + b"\n" for line in lines))
+                self._stream.flush()
             self._writing = False
-
-    def _write_waiting(self) -> None:
-        lines = []
-        while self._lines:
-            lines.append(self._lines.popleft())
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            lines.append(encode({"level": "error", "event": "log lines dropped", "count": dropped}))
-        if not lines:
-            return
-        try:
-            self._stream.write(b"\n".join(lines) + b"\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # nobody reads any more, or the stream is closed: no reason to stop serving
-            return
 
 
 class CallLog:
