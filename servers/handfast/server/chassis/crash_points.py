@@ -24,7 +24,16 @@ class CrashPoints:
 
     def __init__(self, points: Collection[str]) -> None:
         self._lock = threading.Lock()
-        self._left = armed(os.environ.get(VARIABLE, ""), points)
+        self._left: dict[str, int] = {}  # how many times each point is still to be reached
+        own = {point.partition(".")[0] for point in points}
+        for each in filter(None, os.environ.get(VARIABLE, "").split(",")):
+            point, _, times = each.partition(":")
+            if point.partition(".")[0] not in own:
+                continue
+            first, _, last = (times or "1").partition("-")
+            if point not in points or not 0 < int(first) <= int(last or first):
+                raise ValueError(f"{VARIABLE}: {each!r} is no point to crash at")
+            self._left[point] = random.randint(int(first), int(last or first))
 
     def reached(self, point: str) -> None:
         """Ends this process where it is to end here."""
@@ -38,18 +47,3 @@ class CrashPoints:
                 return
             os.write(sys.stderr.fileno(), f"crash point {point}\n".encode())  # print would wait for others that print
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def armed(setting: str, points: Collection[str]) -> dict[str, int]:
-    """How many times each point is still to be reached. Raises ValueError for what is no such point or time."""
-    left = {}
-    own = {point.partition(".")[0] for point in points}
-    for each in filter(None, setting.split(",")):
-        point, _, times = each.partition(":")
-        if point.partition(".")[0] not in own:
-            continue
-        first, _, last = (times or "1").partition("-")
-        if point not in points or not 0 < int(first) <= int(last or first):
-            raise ValueError(f"{VARIABLE}: {each!r} is no point to crash at")
-        left[point] = random.randint(int(first), int(last or first))
-    return left

@@ -51,14 +51,12 @@ def those_that_fit(entries: Iterable[Any], room: int) -> Sequence[Entry]:
 
 def is_sendable(entry: Any) -> bool:
     """Whether gRPC can send what a handler gave as an entry of metadata."""
-    if isinstance(entry, str) or len(entry) != 2:  # a dict gives its keys
-        return False
-    key, value = entry
-    if not isinstance(key, str) or not isinstance(value, str | bytes) or not _KEY.fullmatch(key):
-        return False
-    if key.endswith("-bin"):
-        return isinstance(value, bytes) or value.isascii()
-    return _TEXT.fullmatch(value if isinstance(value, bytes) else value.encode(errors="replace")) is not None
+    match entry:
+        case (str(key), str(value) | bytes(value)) if _KEY.fullmatch(key):
+            if key.endswith("-bin"):
+                return isinstance(value, bytes) or value.isascii()
+            return _TEXT.fullmatch(value if isinstance(value, bytes) else value.encode(errors="replace")) is not None
+    return False
 
 
 def metadata_bytes(entries: Iterable[Entry]) -> int:
