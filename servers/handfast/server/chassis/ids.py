@@ -17,7 +17,6 @@ import threading
 from handfast.server.chassis.clock import Clock, now
 
 _VERSION_AND_VARIANT = (7 << 76) | (0b10 << 62)
-_BELOW_VARIANT = (1 << 62) - 1
 
 
 class Ids:
@@ -36,7 +35,7 @@ class Ids:
             else:  # of 74 bits the highest is left free, which is room for more ids than a millisecond has time for
                 self._millisecond, self._counter = millisecond, secrets.randbits(73)
             counter = self._counter
-        high, low = counter >> 62, counter & _BELOW_VARIANT
+        high, low = divmod(counter, 1 << 62)
         digits = f"{millisecond << 80 | high << 64 | low | _VERSION_AND_VARIANT:032x}"
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 

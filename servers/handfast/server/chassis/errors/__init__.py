@@ -92,11 +92,9 @@ Value = TypeVar("Value", contravariant=True)
 class ReasonEnum(Protocol[Value]):
     """The enum `Reason` that is generated for any contract."""
 
-    def Name(self, number: Value, /) -> str:
-        """The name of a value. Raises ValueError where there is none of this number."""
+    def Name(self, number: Value, /) -> str: ...
 
-    def values(self) -> Iterable[Any]:
-        """The numbers of all values."""
+    def values(self) -> Iterable[Any]: ...
 
 
 def reason_name(reasons: ReasonEnum[Value], value: Value) -> str:
