@@ -5,8 +5,7 @@ other exception reaches the caller as the domain error that stands for it in the
 INTERNAL with the request id and nothing more.
 
     database.py    which domain error a failure of a database becomes
-    mapping.py     makes a `google.rpc.Status` of any exception, the one place that does, and ends calls with it
-    status.py      builds such a status, small enough for any client
+    mapping.py     makes a `google.rpc.Status` of any exception, small enough for any client, and ends calls with it
 
 Messages never hold personal data, so a message about an email does not quote it. From the log the values of fields that
 contracts mark are taken out; callers get what is written here.
