@@ -1,7 +1,5 @@
-"""The log: JSON, one object a line, on stderr.
-
-Every call leaves one line, `"event": "call"`. Lines that a handler logs have the request id of its call, and the trace
-id where the caller sent a trace. `docs/observability.md` lists the fields, and says which personal data is kept out.
+"""Sets up the log of a process. `docs/observability.md` lists the fields of its lines, and says which personal data is
+kept out.
 """
 
 from __future__ import annotations
