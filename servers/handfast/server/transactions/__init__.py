@@ -5,7 +5,7 @@
     coordinator/      the service that decides: the decisions, TransactionService, the notifier
     wire.py           what transactions look like in metadata, shared by both sides
     horizon.py        up to where a database has pruned, shared by both sides
-    clocks.py         clocks that are apart, what is refused for that and what shows it
+    clocks.py         what is refused where clocks are far apart
     crash_points.py   where tests make a server die
     lost.py           when what is found lost is tried again
     metrics.py        what a server measures of them
@@ -21,6 +21,5 @@ The way of one transaction, and where to read it:
 Whoever meets a staged change before that asks what was decided (participant/reads.py, participant.py). A row without a
 pending change never needs the coordinator.
 
-Relatives: Percolator (Peng and Dabek, 2010), Paxos Commit's register (Gray and Lamport, 2006), CockroachDB's write
-intents, ScalarDB's consensus commit. Here the participants are services behind contracts.
+docs/atomic-commit.md has the rules, why they hold, what each fault does, and the relatives of this protocol.
 """

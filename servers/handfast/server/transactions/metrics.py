@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors import ReasonEnum, reason_name
 from handfast.server.transactions import wire
-from handfast.server.transactions.clocks import export_clock
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.core.model import Outcome
@@ -81,7 +80,7 @@ def export_coordinator(
     _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
-    export_clock(registry)
+    _clock(registry)
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
@@ -93,7 +92,7 @@ def export_participant(registry: CollectorRegistry, participant: Participant[Any
     met = Counter("handfast_pending_changes_met", text, ("state",), registry=registry)
     decided, undecided = met.labels("decided"), met.labels("undecided")
     participant.on_met = lambda is_decided: (decided if is_decided else undecided).inc()
-    export_clock(registry)
+    _clock(registry)
 
 
 def _in_doubt(registry: CollectorRegistry, text: str, records: Prunable, clock: Clock) -> None:
@@ -115,6 +114,11 @@ def _in_doubt(registry: CollectorRegistry, text: str, records: Prunable, clock: 
     looked_up("handfast_transactions_in_doubt", text, records.count_unfinished)
     text = "Time since the minting of the oldest transaction in doubt; 0 where there is none."
     looked_up("handfast_transactions_in_doubt_oldest_seconds", text, age)
+
+
+def _clock(registry: CollectorRegistry) -> None:
+    gauge = Gauge("handfast_clock_seconds", "The clock of the server, in seconds since the epoch.", registry=registry)
+    gauge.set_function(lambda: now() / MICROSECONDS_PER_SECOND)
 
 
 def _by_outcome(registry: CollectorRegistry, name: str, text: str) -> dict[Outcome, Histogram]:

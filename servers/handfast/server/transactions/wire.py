@@ -13,8 +13,7 @@ from handfast.server.chassis.errors import InvalidMetadata, Violations
 from handfast.server.transactions.core.model import Outcome, StageRequest
 from handfast.transactions.v1 import transactions_pb2 as pb
 
-_UTC = datetime.UTC
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 MAX_BATCH = 1000
