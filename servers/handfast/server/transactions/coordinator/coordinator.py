@@ -119,7 +119,10 @@ class Coordinator:
                 except _AnsweredBefore as before:
                     return _as_answered(call, before.reply, digest, reply_type)
                 except Exception as error:
-                    if not (_makes_way(error) and _has_time(call, attempt)):
+                    makes_way = isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
+                    remaining = call.remaining()
+                    has_time = remaining is None or remaining > ENOUGH_SECONDS
+                    if not (makes_way and has_time and attempt < ATTEMPTS):
                         call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
                         raise
                 # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
@@ -228,15 +231,6 @@ class _AnsweredBefore(Exception):
 
     def __init__(self, reply: StoredReply) -> None:
         self.reply = reply
-
-
-def _makes_way(error: Exception) -> bool:
-    return isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
-
-
-def _has_time(call: Call, attempt: int) -> bool:
-    remaining = call.remaining()
-    return attempt < ATTEMPTS and (remaining is None or remaining > ENOUGH_SECONDS)
 
 
 def _aborted(decision: Decision, reason: str) -> Decision:

@@ -70,7 +70,10 @@ def stage(
     refused: list[Exception] = []
     for call, each in zip(calls, begun, strict=True):
         try:
-            replies.append(_reply(call, each))
+            reply = wait_for(each)
+            if (transaction_metadata.STAGED, call.participant) not in each.trailing_metadata():
+                raise NotStaged(call.participant)
+            replies.append(reply)
         except ServiceError as error:
             if error.reason in _ABOUT_THE_TRANSACTION:
                 refused.append(_not_in_time(error, call.participant, transaction_id, deadline_us, clock()))
@@ -82,13 +85,6 @@ def stage(
         raise _one_error(refused, faults)
     check_active()
     return replies
-
-
-def _reply(call: PlannedCall, begun: Any) -> Any:
-    reply = wait_for(begun)
-    if (transaction_metadata.STAGED, call.participant) not in begun.trailing_metadata():
-        raise NotStaged(call.participant)
-    return reply
 
 
 def _one_error(refused: Sequence[Exception], faults: Sequence[Violation]) -> Exception:
