@@ -62,7 +62,7 @@ class Prunable:
 
     def prune(self, wanted: str) -> int:
         """Forgets what is finished below the id `wanted`, as far as rule 10 lets it, and advances the horizon right
-        behind it. Returns how many transactions were forgotten.
+        behind that. Returns how many transactions were forgotten.
         """
         return self.database.write(partial(self._prune, wanted))
 

@@ -6,7 +6,6 @@ participants finish afterwards.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -50,7 +49,6 @@ Reply = TypeVar("Reply", bound=Message)
 TIMEOUT_US = 5 * MICROSECONDS_PER_SECOND
 """For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
-FORGOTTEN = TransactionForgotten.reason
 PENDING_CHANGE = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.02
@@ -107,9 +105,10 @@ class Coordinator:
         call = current()
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request) if request.request_id else b""
-        first_attempt = ""
+        first_attempt, attempts = "", 0
         with self._locks.holding(resource):
-            for attempt in itertools.count(1):
+            while True:
+                attempts += 1
                 calls = plan()
                 transaction_id = call.log["transaction_id"] = new_id()
                 first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
@@ -122,13 +121,12 @@ class Coordinator:
                     makes_way = isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
                     remaining = call.remaining()
                     has_time = remaining is None or remaining > ENOUGH_SECONDS
-                    if not (makes_way and has_time and attempt < ATTEMPTS):
+                    if not (makes_way and has_time and attempts < ATTEMPTS):
                         call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
                         raise
                 # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
                 # way for it.
-                sleep(random.uniform(0, PAUSE_SECONDS * attempt))
-        raise AssertionError("the loop ends by a return or an error")
+                sleep(random.uniform(0, PAUSE_SECONDS * attempts))
 
     def _attempt(
         self,
@@ -219,7 +217,7 @@ class Coordinator:
         except TransactionForgotten:
             # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
             now_us = self._clock()
-            row = DecisionRow(_aborted(decision, FORGOTTEN), now_us, now_us)
+            row = DecisionRow(_aborted(decision, TransactionForgotten.reason), now_us, now_us)
         if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
             # Which takes the answer back, too.
             raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)

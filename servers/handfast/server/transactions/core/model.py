@@ -54,11 +54,6 @@ class Operation:
     after_image: bytes | None
     reply: bytes
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return len(self.after_image or b"") + len(self.reply)
-
 
 @dataclass(frozen=True, slots=True)
 class UniqueKey:

@@ -159,7 +159,7 @@ class Participant(Reads[M]):
         holders = self._claim(connection, key, before, after, mine=id_)
         image = None if after is None else after.SerializeToString()
         operation = Operation(id_, number, key, stage.fingerprint, image, reply.SerializeToString())
-        bytes_so_far = operation.size
+        bytes_so_far = len(image or b"") + len(operation.reply)
         if number > 1:
             bytes_so_far += store.operations.bytes_up_to(connection, id_, number - 1)
         if not staging.has_room(bytes_so_far):
