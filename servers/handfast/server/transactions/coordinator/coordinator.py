@@ -29,12 +29,8 @@ from handfast.server.chassis.data.idempotency import Identified, fingerprint
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions.coordinator import errors
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
-from handfast.server.transactions.coordinator.errors import (
-    TransactionAborted,
-    TransactionForgotten,
-    TransactionOutcomeUnknown,
-)
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
@@ -174,7 +170,7 @@ class Coordinator:
             raise
         except Exception as second:
             if failed:
-                raise TransactionOutcomeUnknown(commit.transaction_id) from second
+                raise errors.TransactionOutcomeUnknown(commit.transaction_id) from second
             if answer.failure is not None:
                 raise  # reported as final though it is not stored, it could be followed by a repeat that commits
             raise error from second
@@ -214,13 +210,13 @@ class Coordinator:
             self._replies.insert(connection, answer)
         try:
             row = self._decisions.insert(connection, decision)
-        except TransactionForgotten:
+        except errors.TransactionForgotten:
             # Minted by a clock that is far behind. Nothing is committed below the horizon that is not decided already.
             now_us = self._clock()
-            row = DecisionRow(_aborted(decision, TransactionForgotten.reason), now_us, now_us)
+            row = DecisionRow(_aborted(decision, errors.TransactionForgotten.reason), now_us, now_us)
         if rules.judge(decision, row.decision) is rules.Verdict.ABORTED_BEFORE:
             # Which takes the answer back, too.
-            raise TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
+            raise errors.TransactionAborted(decision.transaction_id, retry_after=RETRY_AFTER_SECONDS)
         return row
 
 

@@ -24,11 +24,7 @@ from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
 from handfast.server.transactions.crash_points import reached
 from handfast.transactions.v1 import transactions_pb2 as pb
-from handfast.transactions.v1.transactions_pb2_grpc import (
-    ParticipantServiceStub,
-    TransactionServiceServicer,
-    add_TransactionServiceServicer_to_server,
-)
+from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
 
 DOMAIN = "handfast.transactions"
 POOL = Pool("transactions", 8)
@@ -39,7 +35,7 @@ MAX_ABORT_REASON = 100
 MAX_METHOD = 200
 
 
-class TransactionServicer(TransactionServiceServicer):
+class TransactionServicer(pb_grpc.TransactionServiceServicer):
     def __init__(
         self,
         decisions: DecisionStore,
@@ -219,7 +215,7 @@ def transaction_service(
     decisions: DecisionStore,
     replies: ReplyStore,
     notifier: DecisionNotifier,
-    participants: Mapping[str, ParticipantServiceStub],
+    participants: Mapping[str, pb_grpc.ParticipantServiceStub],
 ) -> Service:
     """What the server of a coordinator adds to its services. It has threads of its own, since participants ask it
     while they serve calls that the same server waits for; half of them may wait for participants.
@@ -227,7 +223,7 @@ def transaction_service(
     holdings = Holdings(participants, room=POOL.threads // 2)
     return Service(
         pb.DESCRIPTOR.services_by_name["TransactionService"],
-        add_TransactionServiceServicer_to_server,
+        pb_grpc.add_TransactionServiceServicer_to_server,
         TransactionServicer(decisions, replies, notifier, holdings),
         DOMAIN,
         POOL,

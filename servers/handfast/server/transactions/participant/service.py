@@ -21,10 +21,7 @@ from handfast.server.transactions.core.model import Branch, BranchDecision, Bran
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resource_type import M
 from handfast.transactions.v1 import transactions_pb2 as pb
-from handfast.transactions.v1.transactions_pb2_grpc import (
-    ParticipantServiceServicer,
-    add_ParticipantServiceServicer_to_server,
-)
+from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
 
 PARTICIPANT_POOL = Pool("participant", 4)
 BRANCHES = "branches"
@@ -32,7 +29,7 @@ BRANCHES = "branches"
 _RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
 
 
-class ParticipantServicer(ParticipantServiceServicer, Generic[M]):
+class ParticipantServicer(pb_grpc.ParticipantServiceServicer, Generic[M]):
     def __init__(self, participant: Participant[M]) -> None:
         self._store, self._finisher = participant.store, participant.finisher
 
@@ -123,7 +120,7 @@ def participant_service(participant: Participant[M], domain: str) -> Service:
     """What a server adds to its services to take part in transactions."""
     return Service(
         pb.DESCRIPTOR.services_by_name["ParticipantService"],
-        add_ParticipantServiceServicer_to_server,
+        pb_grpc.add_ParticipantServiceServicer_to_server,
         ParticipantServicer(participant),
         domain,
         PARTICIPANT_POOL,
