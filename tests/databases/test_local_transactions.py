@@ -252,3 +252,77 @@ def test_one_statement_of_its_own_is_committed_when_it_has_run(counters: Databas
     with pytest.raises(ValueError, match="too late"):
         counters.write(work, one_statement=True)
     assert values(counters) == [1, 0]
+
+
+@pytest.mark.parametrize("harm", ["ALTER TABLE counters ALTER value TYPE bigint", "DEALLOCATE ALL", "DISCARD ALL"])
+def test_no_call_fails_where_what_was_prepared_is_gone_or_fits_the_tables_no_longer(
+    counters: Database, server: PostgreSQL, harm: str
+) -> None:
+    find = Statement(counters, sa.select(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+    add_one = Statement(
+        counters, sa.update(COUNTERS).values(value=COUNTERS.c.value + 1).where(COUNTERS.c.name == sa.bindparam("name_"))
+    )
+
+    def read(name: str) -> int:
+        with counters.read() as connection:
+            return int(find.first(connection, name_=name).value)  # type: ignore[union-attr]
+
+    def find_and_add(connection: sa.Connection) -> None:
+        find.first(connection, name_="a")
+        add_one.send(connection, name_="a")
+
+    calls: list[Callable[[], object]] = [
+        lambda: read("a"),
+        lambda: counters.write(find_and_add),
+        lambda: counters.write(lambda connection: add_one.run(connection, name_="b"), one_statement=True),
+    ]
+    for call in calls:
+        for each in calls:
+            each()  # prepares its statements
+        before = [read("a"), read("b")]
+        if harm.startswith("ALTER"):
+            new = "bigint" if calls.index(call) % 2 == 0 else "integer"
+            server.execute(harm.replace("bigint", new), database=str(sa.make_url(counters.name).database))
+        else:
+            with counters.read() as connection:
+                connection.exec_driver_sql(harm)
+        call()
+        added = [int(call is calls[1]), int(call is calls[2])]
+        assert [read("a"), read("b")] == [value + more for value, more in zip(before, added, strict=True)]
+        with counters.read() as connection:  # whoever deallocates may have reset the timeouts as well
+            assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "3s"
+
+
+def test_one_that_rolls_back_a_part_of_itself_leaves_a_connection_that_serves_on(counters: Database) -> None:
+    find = Statement(counters, sa.select(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+
+    def work(connection: sa.Connection) -> None:
+        find.first(connection, name_="a")
+        for _ in range(10):  # after some, psycopg would prepare it
+            connection.execute(sa.select(COUNTERS)).all()
+        with suppress(KeyError), connection.begin_nested():
+            add(connection, "a")
+            raise KeyError
+        connection.execute(sa.select(COUNTERS)).all()
+        add(connection, "b")
+
+    counters.write(work)
+    with counters.read() as connection:
+        session = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
+        assert find.first(connection, name_="a") == ("a", 0)
+    with counters.read() as connection:
+        assert connection.execute(sa.select(sa.func.pg_backend_pid())).scalar_one() == session
+    assert values(counters) == [0, 1]
+
+
+def test_what_is_sent_outside_of_a_local_transaction_is_not_left_to_who_uses_the_connection_next(
+    counters: Database,
+) -> None:
+    update = Statement(counters, sa.update(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+    insert = Statement(counters, sa.insert(COUNTERS))
+    counters.write(lambda connection: update.send(connection, name_="b", value=7), one_statement=True)
+    with closing(Database(counters.backend.reader.url.render_as_string(hide_password=False))) as other:
+        assert values(other) == [0, 7]
+    with pytest.raises(IntegrityError):
+        counters.write(lambda connection: insert.send(connection, name="b", value=0), one_statement=True)
+    assert values(counters) == [0, 7]

@@ -132,9 +132,8 @@ def _engine(url: sa.URL, **options: Any) -> sa.Engine:
         connection.autocommit = True  # as SQLAlchemy believes it to be
         (session,) = connection.execute("SELECT pg_backend_pid()").fetchone()
         pooled = session != connection.info.backend_pid  # a pooler makes up the number that it tells
-        if pooled:
-            connection.prepare_threshold = None
-        else:
+        connection.prepare_threshold = None  # the session prepares, and psycopg would at times deallocate all of that
+        if not pooled:
             connection.execute(_SET_IN_SESSION)
         begin = [_BEGIN, _SET_IN_TRANSACTION] if pooled else [_BEGIN]
         record.info[SESSION] = PostgresqlSession(connection, pooled, begin)

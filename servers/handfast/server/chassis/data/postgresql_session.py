@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import InvalidSqlStatementName
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
@@ -25,10 +26,15 @@ _Message = tuple[str, Sequence[Any], tuple[int, ...], Sequence[Any]]
 """A statement with its parameters, converted: their bytes, types and formats."""
 
 
+class _Stale(psycopg.errors.SerializationFailure):
+    """A statement is no longer there as it was prepared: a table has changed, or somebody has deallocated it. It was
+    not executed, so its local transaction is to be run again, as one that lost to another."""
+
+
 class PostgresqlSession:
     """A `Session`. BEGIN and what is `sent` travel with the next statement that somebody waits for, or with COMMIT.
-    Before `begin`, each statement commits by itself, and nothing is to be sent. `pooled` says that a pooler is in
-    between.
+    Before `begin`, each statement commits by itself, and what is sent is not held back. `pooled` says that a pooler is
+    in between.
 
     Values are converted by psycopg, but it is libpq that is told what to do, in its pipeline mode: of psycopg's own
     pipelines each statement is a write to the network, for which the database wakes up.
@@ -38,7 +44,7 @@ class PostgresqlSession:
         self._driver, self._pgconn, self.pooled = driver, driver.pgconn, pooled
         self._values = Transformer(driver)
         self._begin = [self._message(sql) for sql in begin]
-        self._begun = False
+        self._begun = self._stale = False
         self._unsent: list[_Message] = []
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = itertools.count()
@@ -55,7 +61,10 @@ class PostgresqlSession:
         return self._execute(sql, parameters).command_tuples or 0
 
     def send(self, sql: str, each: Sequence[Sequence[Any]]) -> None:
+        alone = not (self._unsent or self._begun)
         self._unsent += [self._message(sql, parameters) for parameters in each]
+        if alone:
+            self._round_trip()
 
     def flush(self) -> None:
         """Sends what is unsent."""
@@ -85,10 +94,10 @@ class PostgresqlSession:
         return cancellable(self._driver)
 
     def reset(self) -> bool:
-        """Whether it is in no transaction, and alive as far as is known."""
+        """Whether it is in no transaction, alive as far as is known, and has what it has prepared."""
         pgconn = self._pgconn
         idle = pgconn.transaction_status == TransactionStatus.IDLE
-        return idle and pgconn.pipeline_status == PipelineStatus.OFF
+        return idle and pgconn.pipeline_status == PipelineStatus.OFF and not self._stale
 
     def _message(self, sql: str, parameters: Sequence[Any] = ()) -> _Message:
         values = self._values
@@ -96,8 +105,15 @@ class PostgresqlSession:
         return sql, dumped, values.types or (), values.formats or []
 
     def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> PGresult:
-        self._unsent.append(self._message(sql, parameters))
-        return self._round_trip()[-1]
+        message = self._message(sql, parameters)
+        self._unsent.append(message)
+        try:
+            return self._round_trip()[-1]
+        except _Stale:
+            if self._begun:
+                raise
+            self._unsent.append(message)
+            return self._round_trip()[-1]
 
     def _check(self) -> None:
         """What follows where BEGIN failed, or the work ended its transaction, would commit by itself."""
@@ -127,6 +143,10 @@ class PostgresqlSession:
             while len(self._prepared) > known:  # what is new was perhaps skipped; its name is not used again
                 self._prepared.popitem()
             error = psycopg.errors.error_from_result(failed, self._driver.info.encoding)
+            if isinstance(error, InvalidSqlStatementName) or error.diag.source_function == "RevalidateCachedQuery":
+                self._prepared.clear()
+                self._stale = True
+                raise _Stale("what was prepared is no longer there, or fits the tables no longer") from error
         if error is not None:
             raise error
         return results
