@@ -37,11 +37,9 @@ class CrashPoints:
 
     def reached(self, point: str) -> None:
         """Ends this process where it is to end here."""
-        if not self._left:
+        if point not in self._left:
             return
         with self._lock:
-            if point not in self._left:
-                return
             self._left[point] -= 1
             if self._left[point] > 0:
                 return
