@@ -24,7 +24,7 @@ from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, D
 from handfast.server.chassis.data.postgresql import Postgresql
 from handfast.server.chassis.data.sqlite import Sqlite
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
-from handfast.server.chassis.errors.database import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, failure_of
+from handfast.server.chassis.errors.database import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, kind_of
 from handfast.server.process.settings import without_password
 
 Result = TypeVar("Result")
@@ -91,8 +91,7 @@ class Database:
             except DBAPIError as error:
                 if not _lost_to_another(error):
                     self.backend.note(error)
-                    failure = failure_of(error)
-                    self.writing_failed |= failure is not None and failure.error is DatabaseUnavailable
+                    self.writing_failed |= kind_of(error) is DatabaseUnavailable
                     raise
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")

@@ -109,33 +109,30 @@ DATABASE_FAILURES = (
     ),
 )
 
-_BY_KEY = {key: failure for failure in DATABASE_FAILURES for key in failure.keys}
-_UNAVAILABLE = next(failure for failure in DATABASE_FAILURES if failure.error is errors.DatabaseUnavailable)
+_KINDS = {key: failure.error for failure in DATABASE_FAILURES for key in failure.keys}
+_MESSAGES = {failure.error: failure.message for failure in DATABASE_FAILURES}
 
 
 def database_error(error: BaseException, call: Call) -> DomainError | None:
     """The domain error that `error`, an exception of SQLAlchemy or of a driver, becomes. None where the table does not
     have it, as it is a bug or no failure of a database."""
-    failure = failure_of(error)
-    if failure is None:
-        return None
-    if failure.error is errors.CallDeadlineExceeded:  # it was interrupted, for what ended the call
-        return why_ended(call, early=EARLY) or errors.DatabaseUnavailable(_UNAVAILABLE.message)
-    return failure.error(failure.message)
+    kind = kind_of(error)
+    if kind is errors.CallDeadlineExceeded:  # it was interrupted, for what ended the call
+        if ended := why_ended(call, early=EARLY):
+            return ended
+        kind = errors.DatabaseUnavailable
+    return None if kind is None else kind(_MESSAGES[kind])
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether a local transaction failed over what another one holds, such as the lock of a row. The next attempt may
     succeed."""
-    failure = failure_of(error)
-    return isinstance(error, errors.DatabaseConflict) or (
-        failure is not None and failure.error is errors.DatabaseConflict
-    )
+    return isinstance(error, errors.DatabaseConflict) or kind_of(error) is errors.DatabaseConflict
 
 
-def failure_of(error: BaseException) -> DatabaseFailure | None:
-    """The row of the table that has `error`; None where no row has it."""
-    return next((_BY_KEY[key] for key in _keys(error) if key in _BY_KEY), None)
+def kind_of(error: BaseException) -> type[DomainError] | None:
+    """The domain error by which the table has `error`; None where no row has it."""
+    return next((_KINDS[key] for key in _keys(error) if key in _KINDS), None)
 
 
 def _keys(error: BaseException) -> Iterator[str | int]:

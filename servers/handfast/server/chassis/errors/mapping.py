@@ -24,7 +24,7 @@ from handfast.server.chassis import errors
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, Violation, reason_name
-from handfast.server.chassis.errors.database import database_error, failure_of
+from handfast.server.chassis.errors.database import database_error, kind_of
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 from handfast.server.chassis.metadata import LIMIT, base64_bytes, metadata_bytes, those_that_fit
 
@@ -140,7 +140,7 @@ def to_status(error: BaseException, call: Call) -> Status:
 def cause_for_log(error: BaseException) -> dict[str, Any]:
     """Fields about `error` for a line of the log that is not a call's: one line of text for a domain error, a peer's
     error or a failure of the database that the table lists, and the traceback of all others."""
-    if isinstance(error, DomainError | ServiceError) or failure_of(error) is not None:
+    if isinstance(error, DomainError | ServiceError) or kind_of(error) is not None:
         return {"error.cause": in_one_line(error)}
     return {"exc_info": error}
 

@@ -13,7 +13,7 @@ import structlog
 
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
-from handfast.server.chassis.errors.database import failure_of, is_conflict
+from handfast.server.chassis.errors.database import is_conflict, kind_of
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
@@ -156,7 +156,7 @@ class BranchFinisher(Generic[M]):
 
 def _concerns_all(error: Exception) -> bool:
     """Whether other branches would fail as well."""
-    failure = failure_of(error)
-    if failure is None:
+    kind = kind_of(error)
+    if kind is None:
         return isinstance(error, DomainError) and not is_conflict(error)
-    return failure.error in (DatabaseUnavailable, CallDeadlineExceeded)
+    return kind in (DatabaseUnavailable, CallDeadlineExceeded)
