@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from handfast.server.chassis import Unauthenticated, current
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.users.v1 import users_pb2
-from tests.eventually import PATIENCE
+from tests.eventually import PATIENCE, eventually
 from tests.project.commands import ROOT
 from tests.project.readme import blocks
 
@@ -313,6 +313,31 @@ def test_an_interceptor_may_answer_a_watch_by_itself(start: StartServer) -> None
     assert running.call_log("own-watch")["grpc.code"] == "OK"
     labels = 'grpc_method="Watch",grpc_service="grpc.health.v1.Health",grpc_type="server_stream"'
     assert running.metric(f"grpc_server_msg_sent_total{{{labels}}}") == len(answers)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["one reply", "replies that stream"])
+def test_an_interceptor_may_refuse_a_watch_by_a_handler_of_another_kind(start: StartServer, streams: bool) -> None:
+    """As the example of authentication in gRPC's own repository does with every call."""
+
+    def refuse(_request: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(StatusCode.UNAUTHENTICATED, "no")
+
+    id_ = f"refused-watch-{streams}"
+    factory = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+
+    class Refuses(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            return factory(refuse)
+
+    running = start(interceptors=[Refuses()])
+    watch = running.health.Watch(HealthCheckRequest(), timeout=PATIENCE, metadata=(("x-request-id", id_),))
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch)
+    failure = Failure(caught.value)
+    assert (failure.code, failure.message) == (StatusCode.UNAUTHENTICATED, "no")
+    assert failure.request_id == id_
+    assert running.call_log(id_)["grpc.code"] == "Unauthenticated"
+    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
 
 
 def test_the_guide_shows_an_interceptor_that_asks_for_a_key(start: StartServer) -> None:

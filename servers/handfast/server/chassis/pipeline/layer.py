@@ -114,7 +114,7 @@ class CallLayer(grpc.ServerInterceptor):
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
         read = partial(_each if inner.request_streaming else _one, inner.request_deserializer or bytes)
         serialize = partial(_serialize, inner.response_serializer or bytes)
-        if method.pushes:
+        if method.pushes and inner.response_streaming:  # an interceptor may put a handler with one reply in its place
             outer = self._pushing(behavior, method, read, serialize)
         elif inner.response_streaming:
             outer = self._stream(behavior, method, read, serialize)
