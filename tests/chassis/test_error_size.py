@@ -272,7 +272,7 @@ def test_initial_metadata_that_no_client_would_take_is_not_sent(running: Running
 
 
 @pytest.mark.parametrize("by_the_call", [False, True], ids=["by the context", "by the call"])
-@pytest.mark.parametrize("entry", [("Capital", "v"), ("k", "two\nlines"), ("k", "ä")], ids=str)
+@pytest.mark.parametrize("entry", [("Capital", "v"), ("k", "two\nlines"), ("k", "ä"), ("grpc-timeout", "1S")], ids=str)
 def test_initial_metadata_that_cannot_be_sent_is_an_internal_error(
     running: Running, entry: Any, by_the_call: bool
 ) -> None:
@@ -290,10 +290,22 @@ def test_initial_metadata_that_cannot_be_sent_is_an_internal_error(
 
 @pytest.mark.parametrize(
     "trailers",
-    [(("Capital", "v"),), (("k", 5),), (("k", "two\nlines"),), (("k", "ä"),), (("k-bin", 5),), (("k",),), {"k": "v"}],
+    [
+        (("Capital", "v"),),
+        (("k", 5),),
+        (("k", "two\nlines"),),
+        (("k", "ä"),),
+        (("k-bin", 5),),
+        (("k",),),
+        (("grpc-timeout", "1S"),),
+        {"k": "v"},
+        (5, 6),
+        5,
+        zip(["k"], ["v"], strict=True),
+    ],
     ids=str,
 )
-def test_trailers_that_cannot_be_sent_do_not_keep_the_caller_waiting(running: Running, trailers: Any) -> None:
+def test_trailers_that_cannot_be_sent_hold_up_no_caller_and_end_no_server(running: Running, trailers: Any) -> None:
     def reply(_request: Any, context: grpc.ServicerContext) -> users_pb2.GetUserResponse:
         context.set_trailing_metadata(trailers)
         return users_pb2.GetUserResponse()

@@ -7,7 +7,7 @@ cannot send the caller would hear nothing, or that some metadata is invalid.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from handfast.server.chassis.errors import ResponseTooLarge
@@ -19,18 +19,21 @@ LIMIT = 7 * 1024
 ENTRY_BYTES = 32
 """Bytes that HTTP/2 counts for each entry beside its key and value."""
 
-_KEY = re.compile(r"[0-9a-z_.-]+")
+# gRPC's core aborts the process of a server that sends `grpc-timeout`, which is for callers.
+_KEY = re.compile(r"(?!grpc-timeout$)[0-9a-z_.-]+")
 _TEXT = re.compile(rb"[ -~]*")
 
 Entry = tuple[str, str | bytes]
 
 
-def check_metadata(kind: str, entries: Iterable[Any]) -> None:
+def check_metadata(kind: str, entries: Any) -> None:
     """For what a handler sends beside its reply, of the `kind` trailing or initial. Raises ValueError where an entry
     cannot be sent, and ResponseTooLarge where they have more bytes than LIMIT."""
+    if not isinstance(entries, Collection):
+        raise ValueError(f"{kind} metadata: a {type(entries).__name__} is no list of entries")
     for entry in entries:
         if not is_sendable(entry):
-            key = entry if isinstance(entry, str) else next(iter(entry), None)
+            key = entry[0] if isinstance(entry, tuple | list) and entry else type(entry).__name__
             raise ValueError(f"{kind} metadata: {key!r} has no key and value that gRPC can send")
     if (size := metadata_bytes(entries)) > LIMIT:
         raise ResponseTooLarge(
@@ -38,10 +41,10 @@ def check_metadata(kind: str, entries: Iterable[Any]) -> None:
         )
 
 
-def those_that_fit(entries: Iterable[Any], room: int) -> Sequence[Entry]:
+def those_that_fit(entries: Any, room: int) -> Sequence[Entry]:
     """Those of `entries` that can be sent and fit into `room` bytes: those that gRPC reads first, then short ones."""
     kept = []
-    sendable = filter(is_sendable, entries)
+    sendable = filter(is_sendable, entries if isinstance(entries, Collection) else ())
     for entry in sorted(sendable, key=lambda each: (not each[0].startswith("grpc-"), metadata_bytes([each]))):
         room -= metadata_bytes([entry])
         if room >= 0:
