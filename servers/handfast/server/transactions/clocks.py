@@ -25,5 +25,4 @@ def check_minted(transaction_id: str, now_us: int) -> None:
             f"Transaction {transaction_id} was minted {ahead_us / MICROSECONDS_PER_SECOND:.1f} s ahead of the clock of "
             "this server. Either clocks are set wrong, or no coordinator minted it."
         )
-        server_time = wire.format_time(now_us)
-        raise TransactionFromFuture(message, transaction_id=transaction_id, server_time=server_time)
+        raise TransactionFromFuture(message, transaction_id=transaction_id, server_time=wire.format_time(now_us))

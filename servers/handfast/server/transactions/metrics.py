@@ -74,9 +74,8 @@ def export_coordinator(
     confirmed, how old the oldest of them is, and how many some participant cannot follow."""
     metrics = CoordinatorMetrics(registry, reasons)
     text = "Times that an operator let a participant finish a transaction without what it had lost."
-    losses_accepted = Counter("handfast_losses_accepted", text, registry=registry)
+    decisions.on_loss_accepted = Counter("handfast_losses_accepted", text, registry=registry).inc
     decisions.on_decided, decisions.on_finished = metrics.decided, metrics.finished
-    decisions.on_loss_accepted = losses_accepted.inc
     _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)

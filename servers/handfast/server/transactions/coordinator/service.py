@@ -195,14 +195,13 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
 
 def _message(row: DecisionRow) -> pb.Transaction:
     decision = row.decision
-    committed = decision.outcome is Outcome.COMMITTED
     return pb.Transaction(
         transaction_id=decision.transaction_id,
         state=wire.STATES[decision.outcome],
         branches=[
             pb.TransactionBranch(participant=participant, operation_count=count)
             for participant, count in sorted(decision.branches.items())
-            if committed
+            if decision.outcome is Outcome.COMMITTED
         ],
         decide_time=timestamp(row.decide_time),
         finish_time=None if row.finish_time is None else timestamp(row.finish_time),

@@ -138,8 +138,7 @@ def _violations(error: Exception) -> list[BadRequest.FieldViolation]:
 def _with_violations(error: ServiceError, violations: Sequence[BadRequest.FieldViolation]) -> ServiceError:
     """The same error about these fields."""
     status = Status()
-    if error.status_proto is not None:
-        status.CopyFrom(error.status_proto)
+    status.MergeFrom(error.status_proto or Status())
     status.message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
     for detail in status.details:
         if detail.Unpack(BadRequest()):

@@ -75,13 +75,11 @@ class CoordinatorResolver:
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
         asker = _Asker(transaction_ids)
         try:
-            with self._circuit.waiting() as seconds:
+            with suppress(CircuitOpen), self._circuit.waiting() as seconds:
                 with self._lock:
                     self._next.append(asker)
                 self._ask_next()
                 asker.wait(seconds)
-        except CircuitOpen:
-            pass
         finally:
             with self._lock:
                 if asker in self._next:

@@ -24,8 +24,7 @@ class Store(Generic[M]):
     def __init__(
         self, participant: str, database: Database, tables: ParticipantTables, resources: ResourceType[M]
     ) -> None:
-        self.participant, self.database = participant, database
-        self.resources = resources
+        self.participant, self.database, self.resources = participant, database, resources
         self.rows = ResourceRows(database, resources, tables)
         self.branches = Branches(database, tables.branches, tables.horizon)
         self.operations = Operations(database, tables.operations)
