@@ -76,25 +76,27 @@ def export_coordinator(
     text = "Times that an operator let a participant finish a transaction without what it had lost."
     decisions.on_loss_accepted = Counter("handfast_losses_accepted", text, registry=registry).inc
     decisions.on_decided, decisions.on_finished = metrics.decided, metrics.finished
-    _in_doubt(registry, "Decisions that some participant has not confirmed.", decisions, clock)
+    _on_every_server(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
-    _clock(registry)
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
-    _in_doubt(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
+    _on_every_server(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
     text = "Times that a committed change was found to be lost here; the same one again whenever somebody asks."
     participant.finisher.on_lost = Counter("handfast_committed_changes_lost", text, registry=registry).inc
     text = "Times that a write met a change of another transaction that is not finished here, decided or not."
     met = Counter("handfast_pending_changes_met", text, ("state",), registry=registry)
     decided, undecided = met.labels("decided"), met.labels("undecided")
     participant.on_met = lambda is_decided: (decided if is_decided else undecided).inc()
-    _clock(registry)
 
 
-def _in_doubt(registry: CollectorRegistry, text: str, records: Prunable, clock: Clock) -> None:
+def _on_every_server(registry: CollectorRegistry, in_doubt: str, records: Prunable, clock: Clock) -> None:
+    """What both kinds of servers show: the clock, how many transactions are in doubt, and how old the oldest is."""
+    text = "The clock of the server, in seconds since the epoch."
+    Gauge("handfast_clock_seconds", text, registry=registry).set_function(lambda: now() / MICROSECONDS_PER_SECOND)
+
     def age(connection: sa.Connection) -> float:
         transaction_id = records.oldest_unfinished(connection)
         return 0.0 if transaction_id is None else _seconds(wire.minted_at(transaction_id), clock())
@@ -110,14 +112,9 @@ def _in_doubt(registry: CollectorRegistry, text: str, records: Prunable, clock: 
 
         Gauge(name, text, registry=registry).set_function(measure)
 
-    looked_up("handfast_transactions_in_doubt", text, records.count_unfinished)
+    looked_up("handfast_transactions_in_doubt", in_doubt, records.count_unfinished)
     text = "Time since the minting of the oldest transaction in doubt; 0 where there is none."
     looked_up("handfast_transactions_in_doubt_oldest_seconds", text, age)
-
-
-def _clock(registry: CollectorRegistry) -> None:
-    gauge = Gauge("handfast_clock_seconds", "The clock of the server, in seconds since the epoch.", registry=registry)
-    gauge.set_function(lambda: now() / MICROSECONDS_PER_SECOND)
 
 
 def _by_outcome(registry: CollectorRegistry, name: str, text: str) -> dict[Outcome, Histogram]:

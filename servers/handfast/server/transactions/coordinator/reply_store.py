@@ -1,7 +1,6 @@
 """The replies of account calls, kept for repeats of a request id (AIP-155).
 
-A reply is inserted with the decision, in one local transaction, before it goes out. Of two calls with the same request
-id that run at the same time, one inserts first; the other aborts its own transaction and gives the reply of the first.
+A reply is inserted with the decision. So of two calls with the same request id one inserts its own; both give that one.
 Final failures are kept too: else a repeat that was delayed could commit what the caller was told had failed. A failure
 that says when to call again is not kept, as calling again with the same request id is what it asks for.
 """

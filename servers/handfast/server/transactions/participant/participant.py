@@ -96,16 +96,14 @@ class Participant(Reads[M]):
     def write_plainly(
         self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
-        """Applies a change of one resource at once. Raises what the change raises, and PendingChange."""
+        """Applies a change of one resource at once. Raises as `write` does."""
         work = partial(self._apply, key, change)
         return self._unblocked(partial(self.requests.once, method, request, reply_type, work))
 
     def stage(
         self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
     ) -> Reply:
-        """Stores a change of one resource as the next operation of a transaction. Raises what the change raises, what
-        the rules refuse, and PendingChange.
-        """
+        """Stores a change of one resource as the next operation of a transaction. Raises as `write` does."""
         if request.request_id:
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
         check_minted(stage.transaction_id, self._clock())
