@@ -109,7 +109,7 @@ def test_a_request_is_received_before_a_thread_takes_the_call_only_where_few_can
     context, grpcs_call = copy_context(), Mock()
     context.run(CURRENT.set, new_call(pool=pool))
     event = SimpleNamespace(call=grpcs_call, call_details=SimpleNamespace(deadline=time.time() + FAR))
-    state = SimpleNamespace(statused=True, client="closed", due=set())
+    state = SimpleNamespace(statused=True, client="closed", due=set(), condition=threading.Condition(), callbacks=None)
 
     def unary_request() -> None: ...
 

@@ -259,6 +259,23 @@ def test_nothing_is_kept_of_a_watch_whose_request_did_not_come(start: StartServe
     assert len(running.server.canceller.running) == 0
 
 
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_a_caller_that_leaves_before_its_request_has_come_is_recorded_as_one_that_left(
+    start: StartServer, requests: Callable[..., Iterator[bytes]], method: str
+) -> None:
+    """grpcio answers that a request is missing, and may do so before it knows that the caller left: hence so many."""
+    running = start()
+    silent = running.channel.stream_stream(f"/grpc.health.v1.Health/{method}")
+    for _ in range(PER_CONNECTION):
+        pending = silent(requests())
+        assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 1)
+        pending.cancel()
+        assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
+    kind = {"Check": "unary", "Watch": "server_stream"}[method]
+    labels = f'grpc_code="Canceled",grpc_method="{method}",grpc_service="grpc.health.v1.Health",grpc_type="{kind}"'
+    assert running.metric(f"grpc_server_handled_total{{{labels}}}") == PER_CONNECTION
+
+
 def test_checks_are_answered_beside_those_that_never_come(
     start: StartServer, requests: Callable[..., Iterator[bytes]]
 ) -> None:

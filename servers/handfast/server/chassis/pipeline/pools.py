@@ -170,10 +170,12 @@ class CallExecutor(futures.Executor):
             call.waiting_since = time.monotonic()  # for its request, where that was not received before
         with suppress(BaseException):  # the caller has its status already
             serve(*arguments)
-        # A call whose request never came has no context, and nothing would tell when grpcio is done with it.
-        if call.context is not None and call.refused is None and call.method.outlasts_its_handler:
+        # One whose request never came has no context. grpcio gives a status then, though its caller may have left.
+        if call.refused is None and (call.context is None or call.method.outlasts_its_handler):
             call.waiting_since = None
-            if call.context.add_callback(partial(self._record, call, arguments)):
+            _function, rpc_event, state, *_rest = arguments
+            context = call.context or _server._Context(rpc_event, state, None)
+            if context.add_callback(partial(self._record, call, arguments)):
                 return
         self._record(call, arguments)
 
