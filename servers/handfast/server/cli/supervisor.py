@@ -86,11 +86,6 @@ class _Supervisor:
             raise failure
         return 1 if self._failed else 0
 
-    def _note_ready(self, program: Program) -> None:
-        self._starting.discard(program.name)
-        if not self._starting:
-            self._all_ready.set()
-
     async def _keep(self, program: Program) -> None:
         """Runs one program again and again, until asked to stop."""
         loop = asyncio.get_running_loop()
@@ -128,15 +123,24 @@ class _Supervisor:
                     )
                 except OSError as error:
                     return {"error": str(error)}
-            loop = asyncio.get_running_loop()
-            hearing, _ = await loop.connect_accepted_socket(lambda: _Readiness(lambda: self._note_ready(program)), ours)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            hearing = asyncio.create_task(self._hear(program, reader))
             try:
                 if await self._unless_stopped(process.wait()):
                     return {"pid": process.pid, "exit_code": process.returncode}
                 return None
             finally:
                 await self._end(program, process)
-                hearing.close()
+                hearing.cancel()
+                writer.close()
+
+    async def _hear(self, program: Program, reader: asyncio.StreamReader) -> None:
+        """Waits until the program says that it is ready."""
+        async for line in reader:
+            if line.strip() == READY.encode():
+                self._starting.discard(program.name)
+                if not self._starting:
+                    self._all_ready.set()
 
     async def _unless_stopped(self, awaitable: Awaitable[object]) -> bool:
         """Waits for it to be done, or until asked to stop. False when asked to stop."""
@@ -163,17 +167,6 @@ class _Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-
-class _Readiness(asyncio.Protocol):
-    def __init__(self, on_ready: Callable[[], None]) -> None:
-        self._on_ready = on_ready
-        self._heard = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._heard += data
-        if READY.encode() in self._heard.splitlines():
-            self._on_ready()
 
 
 def _log(event: str, program: Program, **details: object) -> None:
