@@ -124,15 +124,12 @@ class Inquiry:
         held = self._of_each(lambda name: self._unfinished(name, limit))
         ids = {each.transaction_id for each in self.decisions(pb.ListTransactionsRequest(unfinished=True), limit)}
         oldest = sorted(ids.union(*filter(None, held.values())))[:limit]
-        cases = [
-            Case(
-                transaction,
-                {name: each if each is None else each.get(id_, pb.Branch()) for name, each in held.items()},
-            )
-            for id_, transaction in self._states(oldest).items()
-        ]
-        # What was finished between the two questions shows when it is asked for again.
-        cases = [self.case(case.id) if case.finished else case for case in cases]
+        cases = []
+        for id_, transaction in self._states(oldest).items():
+            of_id = {name: None if each is None else each.get(id_, pb.Branch()) for name, each in held.items()}
+            case = Case(transaction, of_id)
+            # What was finished between the two questions shows when it is asked for again.
+            cases.append(self.case(id_) if case.finished else case)
         silent = [name for name, branches in held.items() if branches is None]
         return [case for case in cases if case.held_by or not case.finished], silent
 

@@ -28,7 +28,7 @@ def decisions(transactions: Sequence[pb.Transaction]) -> str:
 
 def in_doubt(cases: Sequence[Case], silent: Sequence[str]) -> str:
     if not cases:
-        return f"Nothing is in doubt, but for {_enumerate(silent)}." if silent else "Nothing is in doubt."
+        return f"Nothing is in doubt, but for {' and '.join(silent)}." if silent else "Nothing is in doubt."
     rows = [["TRANSACTION", "STATE", "BEGUN", "DEADLINE", *(name.upper() for name in cases[0].branches)]]
     for case in cases:
         held = (_held(branch) for branch in case.branches.values())
@@ -58,10 +58,10 @@ def one(case: Case) -> str:
 
 def meaning(case: Case) -> str:
     """What the state of a transaction means, and what happens next."""
-    held = _enumerate(case.held_by)
+    held = " and ".join(case.held_by)
     resolve = f"`handfast transactions resolve {case.id}`"
     sentences = []
-    if against := _enumerate(case.contradicting):
+    if against := " and ".join(case.contradicting):
         sentences.append(f"DATA WAS LOST: {against} finished it otherwise than the coordinator says.")
     match case.transaction.state:
         case pb.TRANSACTION_STATE_UNDECIDED if held:
@@ -90,11 +90,11 @@ def meaning(case: Case) -> str:
             sentences.append("Decided and finished so long ago that the decision is no longer kept.")
         case _:
             sentences.append("Its state is not known to this version of handfast; it counts as undecided.")
-    if accepted := _enumerate(case.transaction.loss_accepted):
+    if accepted := " and ".join(case.transaction.loss_accepted):
         sentences.append(f"An operator let {accepted} finish it without what was lost there.")
     if held and case.finished:
         sentences.append(f"What {held} still holds was not committed, and is dropped within seconds.")
-    if silent := _enumerate(case.silent):
+    if silent := " and ".join(case.silent):
         sentences.append(f"No answer from {silent}, so what is there is not known.")
     return " ".join(sentences)
 
@@ -127,10 +127,6 @@ def _stamp(message: Message, field: str) -> str:
 
 def _time(moment: datetime | None) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else NOTHING
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    return " and ".join(names)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
