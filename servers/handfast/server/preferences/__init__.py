@@ -4,7 +4,6 @@ which users exist.
     server.py       puts the server together
     service.py      PreferencesService: requests in, responses out
     validation.py   the rules of a request, all violations at once
-    values.py       whether a value is one that its definition allows
     changes.py      what a write makes of preferences
     definitions.py  the definitions in their table
     resources.py    preferences as rows and as messages

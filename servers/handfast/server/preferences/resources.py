@@ -12,9 +12,6 @@ from handfast.server.preferences.definitions import to_json
 from handfast.server.preferences.tables import preferences
 from handfast.server.transactions.participant import ResourceType
 
-NEVER_SET = "0"
-"""The etag of preferences that were never set."""
-
 
 class PreferencesResources(ResourceType[Preferences]):
     table = preferences
@@ -38,4 +35,4 @@ class PreferencesResources(ResourceType[Preferences]):
 
 
 def never_set(user_id: str) -> Preferences:
-    return Preferences(user_id=user_id, etag=NEVER_SET)
+    return Preferences(user_id=user_id, etag="0")

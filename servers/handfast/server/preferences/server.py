@@ -13,7 +13,6 @@ from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.server import participant_server
 
-DOMAIN = "handfast.preferences"
 SCHEMA = Schema("preferences", "handfast.server.preferences:migrations")
 
 
@@ -28,5 +27,5 @@ def _service(preferences: Participant[preferences_pb2.Preferences]) -> Service:
         preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"],
         preferences_pb2_grpc.add_PreferencesServiceServicer_to_server,
         PreferencesServicer(preferences, Definitions(preferences.store.database)),
-        DOMAIN,
+        domain="handfast.preferences",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 
 from google.protobuf.struct_pb2 import Value
@@ -10,12 +12,21 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.preferences.changes import MAX_VALUES, NOT_UPDATED
-from handfast.server.preferences.definitions import Definitions
-from handfast.server.preferences.errors import UNKNOWN_PREFERENCE
+from handfast.server.preferences.definitions import Definitions, to_json
+from handfast.server.preferences.errors import UNKNOWN_PREFERENCE, VALUE_NOT_ALLOWED, WRONG_TYPE
 from handfast.server.preferences.tables import MAX_DESCRIPTION
-from handfast.server.preferences.values import check_type, check_value
 
 MAX_ALLOWED_VALUES = 100
+MAX_VALUE_BYTES = 4096
+MAX_ELEMENTS = 100
+
+_TYPES = {
+    pb.PREFERENCE_TYPE_BOOLEAN: ("bool_value", "must be true or false"),
+    pb.PREFERENCE_TYPE_NUMBER: ("number_value", "must be a number, neither NaN nor infinite"),
+    pb.PREFERENCE_TYPE_STRING: ("string_value", "must be a string"),
+    pb.PREFERENCE_TYPE_STRING_LIST: ("list_value", f"must be a list of up to {MAX_ELEMENTS} strings"),
+}
+"""How a value of each type is held, and the rule for it."""
 
 
 def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tuple[str, ...]:
@@ -48,7 +59,7 @@ def create_definition(request: pb.CreatePreferenceDefinitionRequest) -> None:
         if definition.type == pb.PREFERENCE_TYPE_UNSPECIFIED or definition.type not in pb.PreferenceType.values():
             violations.add("definition.type", "must be BOOLEAN, NUMBER, STRING or STRING_LIST")
             return
-        _check_values(violations, definition)
+        _check_values_of_definition(violations, definition)
 
 
 def _check_defined(violations: Violations, values: Mapping[str, Value], definitions: Definitions) -> None:
@@ -56,12 +67,12 @@ def _check_defined(violations: Violations, values: Mapping[str, Value], definiti
     for key, value in values.items():
         field = f"preferences.values.{key}"
         if key in defined:
-            check_value(violations, field, value, defined[key])
+            _check_value(violations, field, value, defined[key])
         else:
             violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
 
 
-def _check_values(violations: Violations, definition: pb.PreferenceDefinition) -> None:
+def _check_values_of_definition(violations: Violations, definition: pb.PreferenceDefinition) -> None:
     count = len(definition.allowed_values)
     if not fields.check_count(violations, "definition.allowed_values", count, MAX_ALLOWED_VALUES):
         return
@@ -69,7 +80,41 @@ def _check_values(violations: Violations, definition: pb.PreferenceDefinition) -
     each_type = pb.PREFERENCE_TYPE_STRING if is_list else definition.type
     for index, value in enumerate(definition.allowed_values):
         field = f"definition.allowed_values[{index}]"
-        if check_type(violations, field, value, each_type) and value in definition.allowed_values[:index]:
+        if _check_type(violations, field, value, each_type) and value in definition.allowed_values[:index]:
             violations.add(field, "must not repeat another")
     if definition.HasField("default_value"):
-        check_value(violations, "definition.default_value", definition.default_value, definition)
+        _check_value(violations, "definition.default_value", definition.default_value, definition)
+
+
+def _check_value(violations: Violations, field: str, value: Value, definition: pb.PreferenceDefinition) -> None:
+    """Checks a value against the type and the allowed values of its definition."""
+    if not _check_type(violations, field, value, definition.type):
+        return
+    allowed = list(definition.allowed_values)
+    elements = value.list_value.values if definition.type == pb.PREFERENCE_TYPE_STRING_LIST else [value]
+    if allowed and not all(element in allowed for element in elements):
+        choices = ", ".join(_words(each) for each in allowed)
+        violations.add(field, f"must be one of {choices}", VALUE_NOT_ALLOWED)
+
+
+def _check_type(violations: Violations, field: str, value: Value, wanted: pb.PreferenceType.ValueType) -> bool:
+    """Returns whether a value has the type `wanted` and is small enough."""
+    if value.ByteSize() > MAX_VALUE_BYTES:
+        violations.add(field, f"must take up to {MAX_VALUE_BYTES} bytes, not {value.ByteSize()}")
+        return False
+    kind, rule = _TYPES[wanted]
+    if value.WhichOneof("kind") != kind or not _is_in_bounds(value):
+        violations.add(field, rule, WRONG_TYPE)
+        return False
+    return True
+
+
+def _is_in_bounds(value: Value) -> bool:
+    elements = value.list_value.values
+    all_strings = all(element.WhichOneof("kind") == "string_value" for element in elements)
+    return math.isfinite(value.number_value) and len(elements) <= MAX_ELEMENTS and all_strings
+
+
+def _words(value: Value) -> str:
+    """A value that a definition allows, as JSON has it: numbers with all their digits, texts in quotes."""
+    return json.dumps(to_json(value), ensure_ascii=False).removesuffix(".0")
