@@ -5,10 +5,10 @@ decision.
 from __future__ import annotations
 
 from handfast.accounts.v1 import accounts_pb2, accounts_pb2_grpc
-from handfast.accounts.v1 import reasons_pb2 as accounts_reasons
-from handfast.chassis.v1 import reasons_pb2 as chassis_reasons
+from handfast.accounts.v1.reasons_pb2 import Reason as AccountsReason
+from handfast.chassis.v1.reasons_pb2 import Reason as ChassisReason
 from handfast.client import Suite, channel
-from handfast.preferences.v1 import reasons_pb2 as preferences_reasons
+from handfast.preferences.v1.reasons_pb2 import Reason as PreferencesReason
 from handfast.server.accounts import tables
 from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
@@ -25,16 +25,13 @@ from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import transaction_service
 from handfast.server.transactions.metrics import export_coordinator
-from handfast.transactions.v1 import reasons_pb2 as transactions_reasons
+from handfast.transactions.v1.reasons_pb2 import Reason as TransactionsReason
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
-from handfast.users.v1 import reasons_pb2 as users_reasons
+from handfast.users.v1.reasons_pb2 import Reason as UsersReason
 
 DOMAIN = "handfast.accounts"
 SCHEMA = Schema("accounts", "handfast.server.accounts:migrations")
-REASONS = tuple(
-    reasons.Reason
-    for reasons in (users_reasons, preferences_reasons, accounts_reasons, transactions_reasons, chassis_reasons)
-)
+REASONS = (UsersReason, PreferencesReason, AccountsReason, TransactionsReason, ChassisReason)
 """What transactions are aborted for."""
 
 

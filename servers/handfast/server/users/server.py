@@ -12,7 +12,6 @@ from handfast.server.users.resources import UserResources
 from handfast.server.users.service import UserServicer
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
-DOMAIN = "handfast.users"
 SCHEMA = Schema("users", "handfast.server.users:migrations")
 
 
@@ -27,5 +26,5 @@ def _service(users: Participant[users_pb2.User]) -> Service:
         users_pb2.DESCRIPTOR.services_by_name["UserService"],
         users_pb2_grpc.add_UserServiceServicer_to_server,
         UserServicer(users),
-        DOMAIN,
+        domain="handfast.users",
     )

@@ -16,5 +16,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("decisions") as decisions:
-        decisions.drop_column("loss_accepted")
+    op.drop_column("decisions", "loss_accepted")
