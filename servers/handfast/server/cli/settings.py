@@ -8,7 +8,7 @@ from typing import Any
 
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import Setting, read, settings_of, whole_number
-from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, environment_variable, flag
+from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, flag
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
 SERVERS = tuple(DATABASES)
@@ -32,12 +32,12 @@ _BY_NAME = {setting.name: setting for setting in settings_of(SuiteSettings, "up"
 
 
 def _first_port_setting(help: str) -> Setting:
-    return Setting(environment_variable("up", "first_port"), "first_port", help, str(FIRST_PORT), _first_port, "PORT")
+    return Setting(SuiteSettings.variable("up", "first_port"), "first_port", help, str(FIRST_PORT), _first_port, "PORT")
 
 
 UP_SETTINGS = [
     Setting(
-        environment_variable("up", "data_dir"),
+        SuiteSettings.variable("up", "data_dir"),
         "data_dir",
         "folder of the SQLite files, made if absent",
         DATA_DIR,
@@ -61,11 +61,10 @@ def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
     # A first port that is given as a flag wins over variables, and a server's own address over a first port.
     values = read(ADDRESS_SETTINGS, flags, {} if flags["first_port"] else os.environ)
     given = on_this_machine(values.pop("first_port")) if "first_port" in values else {}
-    for setting in ADDRESS_SETTINGS:
-        if setting.name in values:
-            try:
-                address = check_address(values[setting.name], setting=f"{flag(setting.name)} (or {setting.variable})")
-            except ValueError as error:
-                raise Failure(str(error)) from error
-            given[setting.name.removesuffix("_address")] = address
+    for name, address in values.items():
+        try:
+            check_address(address, setting=f"{flag(name)} (or {_BY_NAME[name].variable})")
+        except ValueError as error:
+            raise Failure(str(error)) from error
+        given[name.removesuffix("_address")] = address
     return given

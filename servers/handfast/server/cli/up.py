@@ -18,19 +18,12 @@ from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import read, read_settings
 from handfast.server.process.processors import spread
-from handfast.server.process.settings import (
-    SettingsError,
-    environment_variable,
-    flag,
-    sqlite_file,
-    sqlite_url,
-    without_password,
-)
+from handfast.server.process.settings import SettingsError, flag, sqlite_file, sqlite_url, without_password
 from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
 NEEDS = {"accounts": ("users", "preferences")}
-AGAIN = {environment_variable("up", "database_must_exist"): "true"}
+AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
 
 
@@ -48,10 +41,10 @@ def run(flags: Mapping[str, Any]) -> int:
         try:
             sqlite_file(url)
         except ValueError as error:
-            raise SettingsError("data_dir", environment_variable("up", "data_dir"), str(error)) from None
+            raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
 
     environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
-    environment |= {environment_variable("up", name): str(value) for name, value in values.items()}
+    environment |= {SuiteSettings.variable("up", name): str(value) for name, value in values.items()}
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
     suite = [read_settings(SuiteSettings, *place, {}, environment) for place in on_this_machine().items()]
 
@@ -75,15 +68,15 @@ def run(flags: Mapping[str, Any]) -> int:
 def _places(first_port: int) -> dict[str, str]:
     places = {}
     for server, address in on_this_machine(first_port).items():
-        places[environment_variable(server, "listen")] = address
-        places[environment_variable(server, f"{server}_address")] = address
-        places[environment_variable(server, "metrics_listen")] = ""  # follows from the other
+        places[SuiteSettings.variable(server, "listen")] = address
+        places[SuiteSettings.variable(server, f"{server}_address")] = address
+        places[SuiteSettings.variable(server, "metrics_listen")] = ""  # follows from the other
     return places
 
 
 def _processors() -> dict[str, str]:
     """A processor for each server, but where the environment names one."""
-    variables = [environment_variable(server, "processor") for server in SERVERS]
+    variables = [SuiteSettings.variable(server, "processor") for server in SERVERS]
     return dict(zip(variables, spread([os.environ.get(each, "") for each in variables]), strict=True))
 
 
@@ -91,7 +84,7 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
     for settings in suite:
         for what, address in (("", settings.listen), ("metrics of ", settings.metrics_listen)):
             if reason := why_not_free(address):
-                other = f"{flag('first_port')} (or {environment_variable('up', 'first_port')}) says where else"
+                other = f"{flag('first_port')} (or {SuiteSettings.variable('up', 'first_port')}) says where else"
                 raise Failure(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 

@@ -33,12 +33,11 @@ def _parser(convert: Parse, expected: str) -> Parse:
 
 
 whole_number = _parser(int, "a whole number")
-_seconds = _parser(float, "a number of seconds")
 _yes_or_no = _parser(lambda text: _YES_OR_NO[text.lower()], "true or false")
 _KINDS: dict[type, tuple[Parse, str]] = {
     str: (str, "TEXT"),
     int: (whole_number, "NUMBER"),
-    float: (_seconds, "SECONDS"),
+    float: (_parser(float, "a number of seconds"), "SECONDS"),
     bool: (_yes_or_no, ""),
 }
 """How a field of each type is parsed, and what stands for its value in the help."""

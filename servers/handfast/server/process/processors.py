@@ -1,9 +1,5 @@
-"""Which processors this process may use, and keeping its Python on one of them.
-
-Python runs one of its threads at a time. Threads on several processors pass the interpreter's lock from one processor
-to another at every database statement and every message, and waking another processor costs more than most of what is
-done in between. On one processor they hand it over at almost no cost, and grpcio's own threads, which do without the
-lock, have the others to themselves.
+"""Which processors this process may use, and keeping its Python on one of them. There threads pass the interpreter's
+lock on at almost no cost, and grpcio's own threads, which do without the lock, have the others to themselves.
 """
 
 from __future__ import annotations

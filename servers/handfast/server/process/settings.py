@@ -1,7 +1,7 @@
 """The settings of a server: one immutable object, validated when it is made.
 
 `flags.py` makes it from flags and environment variables; a test makes it directly. Every setting has a flag and a
-variable, whose names follow from its own by one rule (`flag`, `environment_variable`), so an error can name both.
+variable, whose names follow from its own by one rule (`flag`, `ServerSettings.variable`), so an error can name both.
 """
 
 from __future__ import annotations
@@ -41,11 +41,6 @@ class SettingsError(Failure):
 def flag(setting: str) -> str:
     """`metrics_listen` as a flag: `--metrics-listen`."""
     return "--" + setting.replace("_", "-")
-
-
-def environment_variable(server: str, setting: str) -> str:
-    """`listen` of the server `users` as a variable: `HANDFAST_USERS_LISTEN`."""
-    return "HANDFAST_" + (f"{server}_{setting}" if setting in _OF_ONE_SERVER else setting).upper()
 
 
 def setting(value: Any, help: str, **more: object) -> Any:
@@ -126,15 +121,12 @@ class ServerSettings:
     def require(self, setting: str, holds: bool, rule: str) -> None:
         """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
         if not holds:
-            raise self._broken(setting, rule)
-
-    def _broken(self, setting: str, rule: str) -> SettingsError:
-        return SettingsError(setting, self.variable(self.name, setting), rule)
+            raise SettingsError(setting, self.variable(self.name, setting), rule)
 
     @classmethod
     def variable(cls, server: str, setting: str) -> str:
-        """The environment variable of a setting, for the server `server`."""
-        return environment_variable(server, setting)
+        """The environment variable of a setting: `HANDFAST_USERS_LISTEN` for `listen` of the server `users`."""
+        return "HANDFAST_" + (f"{server}_{setting}" if setting in _OF_ONE_SERVER else setting).upper()
 
     def check_peer(self, setting: str) -> None:
         """Raises SettingsError unless the setting says where a peer is: `HOST:PORT`, or another name that gRPC
@@ -147,7 +139,7 @@ class ServerSettings:
         try:
             _, port = split_address(address)
         except ValueError as error:
-            raise self._broken(setting, str(error)) from None
+            raise SettingsError(setting, self.variable(self.name, setting), str(error)) from None
         self.require(setting, port >= lowest_port, f"must name a port, not {address!r}")
 
     def _check_listen(self, setting: str, address: str) -> None:
@@ -189,7 +181,7 @@ class DatabaseSettings(ServerSettings):
             try:
                 sqlite_file(self.database_url)
             except ValueError as error:
-                raise self._broken("database_url", str(error)) from None
+                raise SettingsError("database_url", self.variable(self.name, "database_url"), str(error)) from None
         else:
             # What follows the first @ would be taken for the host, and shown in errors.
             authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]
