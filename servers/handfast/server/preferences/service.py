@@ -16,7 +16,7 @@ from handfast.server.chassis.requests.paging import ReplyRoom, page_token, requi
 from handfast.server.preferences import changes, validation
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import never_set
-from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant import Participant, Version
 
 DEFINITIONS = "definitions"  # what page tokens are of
 
@@ -29,12 +29,10 @@ class PreferencesServicer(PreferencesServiceServicer):
         self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.GetPreferencesResponse:
         fields.require_id("user_id", request.user_id)
-        version = self._preferences.get(request.user_id)
-        preferences = version.message if version else never_set(request.user_id)
+        version = self._preferences.get(request.user_id) or Version(never_set(request.user_id), "")
         if request.include_defaults:
-            _add_defaults(preferences, self._definitions.defaults())
-        last_transaction_id = version.last_transaction_id if version else ""
-        return pb.GetPreferencesResponse(preferences=preferences, last_transaction_id=last_transaction_id)
+            _add_defaults(version.message, self._definitions.defaults())
+        return pb.GetPreferencesResponse(preferences=version.message, last_transaction_id=version.last_transaction_id)
 
     def BatchGetPreferences(
         self, request: pb.BatchGetPreferencesRequest, context: grpc.ServicerContext

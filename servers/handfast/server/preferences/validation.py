@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 
 from google.protobuf.struct_pb2 import Value
 
@@ -45,7 +44,13 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
         keys = set(values) if "values" in paths else named & values.keys()
         # Before anything else: no database takes any number of keys in one statement.
         if fields.check_count(violations, "preferences.values", len(keys), MAX_VALUES):
-            _check_defined(violations, {key: values[key] for key in sorted(keys)}, definitions)
+            defined = definitions.find([key for key in keys if fields.is_key(key)])
+            for key in sorted(keys):
+                field = f"preferences.values.{key}"
+                if key in defined:
+                    _check_value(violations, field, values[key], defined[key])
+                else:
+                    violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
         fields.check_request_id(violations, request.request_id)
     return paths
 
@@ -60,16 +65,6 @@ def create_definition(request: pb.CreatePreferenceDefinitionRequest) -> None:
             violations.add("definition.type", "must be BOOLEAN, NUMBER, STRING or STRING_LIST")
             return
         _check_values_of_definition(violations, definition)
-
-
-def _check_defined(violations: Violations, values: Mapping[str, Value], definitions: Definitions) -> None:
-    defined = definitions.find([key for key in values if fields.is_key(key)])
-    for key, value in values.items():
-        field = f"preferences.values.{key}"
-        if key in defined:
-            _check_value(violations, field, value, defined[key])
-        else:
-            violations.add(field, "has no definition", UNKNOWN_PREFERENCE)
 
 
 def _check_values_of_definition(violations: Violations, definition: pb.PreferenceDefinition) -> None:

@@ -50,14 +50,13 @@ def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
     with Violations.collect() as violations:
         user = request.user
         fields.check_id(violations, "user.user_id", user.user_id)
-        implied = [path for path in UPDATED if getattr(user, path)]
         paths = fields.masked_paths(
             violations,
             request.update_mask,
             scalars=SCALARS,
             maps=("labels",),
             ignored=NOT_UPDATED,
-            implied=implied,
+            implied=[path for path in UPDATED if getattr(user, path)],
         )
         for path in paths:
             _check(violations, user, path)

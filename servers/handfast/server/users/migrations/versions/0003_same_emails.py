@@ -139,7 +139,9 @@ def _note_changes(connection: sa.Connection, transaction_id: str, rule: Rule) ->
             if may_change and pending in (None, transaction_id):
                 change = {"number": operation.number, "value": value, "holder": user_id if takes else None}
                 connection.execute(sa.insert(claim_changes), {"transaction_id": transaction_id, **change})
-                _mark(connection, value, transaction_id)
+                mark = {"pending_transaction_id": transaction_id}
+                if connection.execute(sa.update(claims).where(claims.c.value == value), mark).rowcount == 0:
+                    connection.execute(sa.insert(claims), {"value": value, **mark})
             elif takes:
                 _log.warning(
                     "two users will have one email if a transaction commits; the other keeps it",
@@ -161,9 +163,3 @@ def _holder_and_pending(connection: sa.Connection, value: str, transaction_id: s
         own = sa.select(changes.holder).where(changes.transaction_id == transaction_id, changes.value == value)
         holder = connection.execute(own.order_by(changes.number.desc()).limit(1)).scalar_one()
     return holder, row.pending_transaction_id
-
-
-def _mark(connection: sa.Connection, value: str, transaction_id: str) -> None:
-    mark = {"pending_transaction_id": transaction_id}
-    if connection.execute(sa.update(claims).where(claims.c.value == value), mark).rowcount == 0:
-        connection.execute(sa.insert(claims), {"value": value, **mark})
