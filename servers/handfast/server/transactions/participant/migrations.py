@@ -43,6 +43,15 @@ def create_tables() -> None:
         sa.Column("pending_transaction_id", sa.String(36)),
     )
     create_pending_index("claims")
+    op.create_table(
+        "requests",
+        sa.Column("caller", sa.String(200), primary_key=True),
+        sa.Column("method", sa.String(200), primary_key=True),
+        sa.Column("request_id", sa.String(36), primary_key=True),
+        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+        sa.Column("reply", sa.LargeBinary, nullable=False),
+        sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+    )
 
 
 def add_claim_changes() -> None:
@@ -62,18 +71,6 @@ def drop_claim_changes() -> None:
     op.drop_column("operations", "bytes_so_far")
     op.drop_index("operations_of_resource", "operations")
     op.drop_table("claim_changes")
-
-
-def create_requests() -> None:
-    op.create_table(
-        "requests",
-        sa.Column("caller", sa.String(200), primary_key=True),
-        sa.Column("method", sa.String(200), primary_key=True),
-        sa.Column("request_id", sa.String(36), primary_key=True),
-        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-        sa.Column("reply", sa.LargeBinary, nullable=False),
-        sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
-    )
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:

@@ -54,7 +54,6 @@ def upgrade() -> None:
     columns, now = definitions.columns.keys(), time.time_ns() // 1000
     op.bulk_insert(definitions, [dict(zip(columns, (*each, now), strict=True)) for each in FIRST_DEFINITIONS])
     participant.create_tables()
-    participant.create_requests()
 
 
 def downgrade() -> None:

@@ -28,7 +28,6 @@ def upgrade() -> None:
     )
     participant.create_pending_index("users")
     participant.create_tables()
-    participant.create_requests()
 
 
 def downgrade() -> None:
