@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import datetime
 import json
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from handfast.server.process.supervision import READY, SUPERVISED, when_asked_to_stop
 
@@ -104,7 +103,7 @@ class _Supervisor:
                 delay = FIRST_RESTART_DELAY
             _log("server ended, restarting", program, **outcome, restart_delay_s=delay)
             await self._unless_stopped(asyncio.sleep(delay))
-            program = dataclasses.replace(program, environment={**program.environment, **program.again})
+            program = replace(program, environment={**program.environment, **program.again})
             delay = min(2 * delay, LONGEST_RESTART_DELAY)
 
     async def _run_once(self, program: Program) -> dict[str, object] | None:
@@ -135,7 +134,7 @@ class _Supervisor:
                 writer.close()
 
     async def _hear(self, program: Program, reader: asyncio.StreamReader) -> None:
-        """Waits until the program says that it is ready."""
+        """Notes when the program says that it is ready."""
         async for line in reader:
             if line.strip() == READY.encode():
                 self._starting.discard(program.name)
