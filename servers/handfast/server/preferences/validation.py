@@ -61,7 +61,7 @@ def create_definition(request: pb.CreatePreferenceDefinitionRequest) -> None:
         fields.check_key(violations, "definition.key", definition.key)
         fields.check_text(violations, "definition.description", definition.description, MAX_DESCRIPTION)
         fields.check_request_id(violations, request.request_id)
-        if definition.type == pb.PREFERENCE_TYPE_UNSPECIFIED or definition.type not in pb.PreferenceType.values():
+        if definition.type not in _TYPES:
             violations.add("definition.type", "must be BOOLEAN, NUMBER, STRING or STRING_LIST")
             return
         _check_values_of_definition(violations, definition)
