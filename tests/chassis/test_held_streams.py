@@ -187,15 +187,17 @@ def test_nor_does_one_that_does_not_come_after_others(
     assert {cut(each).code for each in pending} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-def test_nor_does_a_reply_that_nobody_takes(held: Running) -> None:
+@pytest.mark.parametrize("method", ["Spell", "Join", "Double"])
+def test_nor_does_a_reply_that_nobody_takes(held: Running, method: str) -> None:
     request = StringValue(value="abc").SerializeToString()
     with ExitStack() as unread:
         for number in range(THREADS):
-            headers = [(b"x-request-id", f"untaken-{number}".encode())]
-            unread.enter_context(http2.unread(held.server.address, f"/{NAME}/Spell".encode(), request, headers))
+            headers = [(b"x-request-id", f"untaken-{method}-{number}".encode())]
+            unread.enter_context(http2.unread(held.server.address, f"/{NAME}/{method}".encode(), request, headers))
         assert is_answered(lambda: echo(held))
         for number in range(THREADS):
-            assert held.call_log(f"untaken-{number}")["grpc.code"] == "DeadlineExceeded"
+            assert held.call_log(f"untaken-{method}-{number}")["grpc.code"] == "DeadlineExceeded"
+        assert eventually(lambda: held.metric('handfast_calls_in_flight{pool="calls"}') == 0)
 
 
 def test_a_handler_may_work_for_longer(held: Running, servicer: Held) -> None:

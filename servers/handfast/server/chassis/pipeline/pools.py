@@ -172,7 +172,7 @@ class CallExecutor(futures.Executor):
             serve(*arguments)
         # One whose request never came has no context. grpcio gives a status then, though its caller may have left.
         if call.refused is None and (call.context is None or call.method.outlasts_its_handler):
-            call.waiting_since = None
+            call.waiting_since = time.monotonic()  # until the caller has taken what it is sent
             _function, rpc_event, state, *_rest = arguments
             context = call.context or _server._Context(rpc_event, state, None)
             if context.add_callback(partial(self._record, call, arguments)):
