@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,30 @@ def test_a_work_that_goes_on_though_its_transaction_has_ended_stores_nothing(dat
     with pytest.raises(OperationalError):
         database.write(go_on)
     assert keys(database) == {"a", "c"}
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_a_work_that_ends_its_transaction_by_itself_is_refused_and_its_neighbours_are_done_once(
+    database: Database, together: Any, groups: list[int], end: str, hidden: bool
+) -> None:
+    def work(connection: sa.Connection) -> str:
+        insert("b")(connection)
+        with suppress(RuntimeError) if hidden else nullcontext():
+            getattr(connection, end)()
+        return "b"
+
+    assert results(together(insert("a"), work, insert("c"))) == ["a", "b" if hidden else RuntimeError, "c"]
+    assert keys(database) == ({*"abc"} if hidden else {*"ac"})
+    assert groups == [3]
+
+
+def test_a_work_that_breaks_its_connection_leaves_nobody_waiting(database: Database, together: Any) -> None:
+    def close(connection: sa.Connection) -> None:
+        sa.Connection.close(connection)
+
+    assert results(together(insert("a"), close, insert("c"))) == [ResourceClosedError, ResourceClosedError, "c"]
+    assert keys(database) == {"c"}
 
 
 def test_an_interrupt_in_a_change_ends_its_own_work_alone(

@@ -167,6 +167,20 @@ def test_one_that_goes_on_though_it_has_ended_or_never_began_stores_nothing_more
     assert values(counters) == [0, 0]
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_one_whose_work_ends_it_by_itself_is_refused_and_leaves_its_connection_as_it_was(
+    counters: Database, end: str
+) -> None:
+    def work(connection: sa.Connection) -> None:
+        add(connection, "a")
+        getattr(connection, end)()
+
+    for _ in range(2):  # as the second may find on the connection what the first left of it
+        with pytest.raises(RuntimeError, match=f"not for its users to {end}"):
+            counters.write(work)
+    assert values(counters) == [0, 0]
+
+
 def test_one_that_executes_nothing_leaves_its_connection_as_it_was(counters: Database) -> None:
     assert counters.write(lambda _connection: 5) == 5
     counters.write(lambda connection: add(connection, "a"))

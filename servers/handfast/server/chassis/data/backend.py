@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -83,13 +84,19 @@ def opened(engine: sa.Engine) -> sa.Connection:
     any: that is left to whoever has it. Raises DBAPIError where none can be opened."""
     connection = engine.connect()
     connection.begin()
+    for name in ("commit", "rollback", "close"):  # on SQLite, of works that are committed with others
+        setattr(connection, name, partial(_refuse, name))
     return connection
+
+
+def _refuse(what: str) -> None:
+    raise RuntimeError(f"a connection of a Database is not for its users to {what}; a work that raises is rolled back")
 
 
 def discard(connection: sa.Connection) -> None:
     """Closes it."""
     connection.invalidate()  # or SQLAlchemy would roll back first, on what may be broken
-    connection.close()
+    sa.Connection.close(connection)
 
 
 def as_sqlalchemy(connection: sa.Connection, error: BaseException, sql: str | None) -> sa.exc.DBAPIError:

@@ -156,10 +156,10 @@ class GroupCommit:
             for write in self._commit_group(group):
                 self._commit_group([write], alone=True)
         except BaseException as error:  # of this thread, as no work's is raised here
-            self._discard()
-            for write in group:
+            for write in group:  # first, as they would wait forever
                 if not write.done:
                     write.finish(error)
+            self._discard()
             raise
         finally:
             self._hand_over()
