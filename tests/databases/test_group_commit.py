@@ -74,7 +74,7 @@ def together(database: Database, writes: GroupCommit) -> Iterator[Callable[..., 
                 for number, work in enumerate(works[1:]):
                     if len(futures) == number:  # it may run again, when it is alone
                         futures.append(pool.submit(copy_context().run, database.write, work))
-                        assert eventually(lambda number=number: writes.waiting == number + 1)  # type: ignore[misc]
+                        assert eventually(lambda number=number: len(writes._waiting) == number + 1)  # type: ignore[misc]
                 return works[0](connection)
 
             first = pool.submit(copy_context().run, database.write, lead)
@@ -139,7 +139,7 @@ def test_nobody_is_told_before_the_commit_not_even_of_a_refusal(
 
     def lead(connection: sa.Connection) -> None:
         futures.extend(pool.submit(database.write, work) for work in (insert("b"), refuse))
-        assert eventually(lambda: writes.waiting == 2)
+        assert eventually(lambda: len(writes._waiting) == 2)
 
     with ThreadPoolExecutor(2) as pool:
         database.write(lead)
@@ -255,9 +255,9 @@ def test_an_interrupt_in_a_change_ends_its_own_work_alone(
         def first(connection: sa.Connection) -> str:
             if not futures:
                 futures.append(pool.submit(context.run, database.write, cancelled))
-                assert eventually(lambda: writes.waiting == 1)
+                assert eventually(lambda: len(writes._waiting) == 1)
                 futures.append(pool.submit(database.write, insert("c")))
-                assert eventually(lambda: writes.waiting == 2)
+                assert eventually(lambda: len(writes._waiting) == 2)
             return str(insert("a")(connection))
 
         assert database.write(first) == "a"
@@ -383,7 +383,7 @@ def test_a_begin_that_fails_fails_its_own_work_and_the_next_one_leads(
     with pytest.raises(OperationalError):
         database.write(insert("a"))
     assert database.write(insert("b")) == "b"
-    assert writes.waiting == 0
+    assert len(writes._waiting) == 0
 
 
 @pytest.mark.parametrize("write", [True, False])
@@ -454,7 +454,7 @@ def test_writes_go_on_once_another_process_ends_its_own(database: Database, writ
     with ThreadPoolExecutor(2) as pool:
         with locked(database):
             futures = [pool.submit(database.write, insert(key)) for key in "ab"]
-            assert eventually(lambda: writes.waiting == 1)
+            assert eventually(lambda: len(writes._waiting) == 1)
         assert results(futures) == list("ab")
 
 
@@ -502,7 +502,7 @@ def test_a_call_that_is_over_leaves_the_queue_and_its_work_does_not_run(
 
     def hold(connection: sa.Connection) -> None:
         waiting = pool.submit(context.run, database.write, insert("late"))
-        assert eventually(lambda: writes.waiting == 1)
+        assert eventually(lambda: len(writes._waiting) == 1)
         canceller.grpc_ended(call)
         assert results([waiting]) == [CallCancelled]
 
@@ -535,7 +535,7 @@ def test_a_wait_that_is_cut_by_the_keyboard_leaves_the_queue_and_keeps_no_lead(
             patched.setattr("handfast.server.chassis.data.group_commit._Write.sleep", cut)
             waiting = pool.submit(database.write, insert("late"))
             assert results([waiting]) == [KeyboardInterrupt]
-        assert writes.waiting == 0
+        assert len(writes._waiting) == 0
 
     with ThreadPoolExecutor(1) as pool:
         database.write(hold)
@@ -571,7 +571,7 @@ def test_each_work_runs_in_the_context_of_its_caller(database: Database, writes:
         def lead(connection: sa.Connection) -> str:
             for own in "bc":
                 futures.append(pool.submit(contexts[own].run, database.write, lambda connection: name.get()))
-                assert eventually(lambda: writes.waiting == len(futures))
+                assert eventually(lambda: len(writes._waiting) == len(futures))
             return name.get()
 
         assert contexts["a"].run(database.write, lead) == "a"

@@ -299,7 +299,6 @@ class SimulatedDatabase(Database):
         self.dialect = "postgresql" if engine.by_row else "sqlite"
         self._simulated, self._here = engine, threading.local()
         self.backend: Any = SimulatedBackend(engine)
-        self._kept: Any = None
 
     @contextmanager
     def read(self) -> Iterator[Any]:
@@ -316,7 +315,7 @@ class SimulatedBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def write(self, work: Callable[[Any], Any], one_statement: bool, kept: object) -> Any:
+    def write(self, work: Callable[[Any], Any], one_statement: bool) -> Any:
         with self._engine.begin() as connection:
             return work(connection)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -37,6 +38,9 @@ class Session(Protocol):
     def send(self, sql: str, each: Sequence[Any]) -> None:
         """Runs it with each of these parameters, at the latest when the local transaction commits."""
 
+    def flush(self) -> None:
+        """Sends what is unsent, as SQLAlchemy is about to execute something by itself."""
+
     def cancel_scope(self) -> AbstractContextManager[None]:
         """When the call being served is over, the statements of the block fail."""
 
@@ -44,8 +48,8 @@ class Session(Protocol):
         """Leaves the connection as its next user needs it. False where that is not possible."""
 
 
-class Backend(Protocol):
-    """One database of one engine."""
+class Backend:
+    """One database of one engine. What an engine has nothing to do for, it leaves out."""
 
     engine: sa.Engine
     """Of transactions that SQLAlchemy begins and commits, for migrations."""
@@ -53,17 +57,17 @@ class Backend(Protocol):
     """Of a connection that serves nothing but probes."""
     reader: sa.Engine
     """Of connections on which each statement stands alone."""
+    kept: KeptConnections
+    """Those of `reader`, which the `Database` keeps."""
     dialect: sa.Dialect
     """In which sessions take statements."""
     group_metrics: GroupMetrics
 
-    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+    @abstractmethod
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """Runs `work` in a local transaction, then `check_active`, then commits."""
 
-    def insert_new(self, table: sa.Table) -> Any: ...
-
-    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]: ...
-
+    @abstractmethod
     def check_durable(self, connection: sa.Connection) -> None:
         """Raises DatabaseError where what is committed might not survive a power cut."""
 
@@ -76,7 +80,8 @@ class Backend(Protocol):
     def note(self, error: sa.exc.DBAPIError) -> None:
         """Learns from an error of the database."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes what is left once `engine`, `prober` and `kept` are closed."""
 
 
 def opened(engine: sa.Engine) -> sa.Connection:
@@ -99,14 +104,21 @@ def discard(connection: sa.Connection) -> None:
     sa.Connection.close(connection)
 
 
+def flush(connection: sa.Connection, *_: Any) -> None:
+    """`Session.flush`, before SQLAlchemy executes something. Raises DBAPIError."""
+    try:
+        connection.info[SESSION].flush()
+    except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+        raise as_sqlalchemy(connection, error, None) from error
+
+
 def as_sqlalchemy(connection: sa.Connection, error: BaseException, sql: str | None) -> sa.exc.DBAPIError:
     """What SQLAlchemy makes of an error of the driver, without the values. A broken connection is not used again."""
     orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    dialect, broken = connection.dialect, False
-    if not connection.invalidated:
-        broken = dialect.is_disconnect(orig, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
-        if broken:
-            connection.invalidate(orig)
+    dialect = connection.dialect
+    broken = connection.invalidated or dialect.is_disconnect(orig, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
+    if broken:
+        connection.invalidate(orig)
     found = sa.exc.DBAPIError.instance(
         sql,
         None,

@@ -16,7 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.server.chassis.cancellation import sleep
@@ -54,7 +55,7 @@ class Database:
         else:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
         self.engine = self.backend.engine
-        self._kept = KeptConnections(self.backend.reader, connections)
+        self._kept = self.backend.kept = KeptConnections(self.backend.reader, connections)
         self._here = threading.local()
 
     @contextmanager
@@ -87,9 +88,9 @@ class Database:
             raise RuntimeError("a write within the work of another would wait for itself")
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                return self.backend.write(partial(self._run, work), one_statement, self._kept)
+                return self.backend.write(partial(self._run, work), one_statement)
             except DBAPIError as error:
-                if not _lost_to_another(error):
+                if getattr(error.orig, "sqlstate", None) not in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
                     self.backend.note(error)
                     self.writing_failed |= kind_of(error) is DatabaseUnavailable
                     raise
@@ -98,7 +99,9 @@ class Database:
 
     def insert_new(self, table: sa.Table) -> Any:
         """`INSERT … ON CONFLICT DO NOTHING`; its row count tells whether it inserted."""
-        return self.backend.insert_new(table)
+        insert = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
+        # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
+        return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
         """Whether the column, of strings or of integers, has one of the values of the list that the statement is given
@@ -106,7 +109,10 @@ class Database:
 
         Strings with a NUL in them are not found; no column of PostgreSQL has such.
         """
-        return self.backend.one_of(column, name)
+        if self.dialect == "postgresql":
+            return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(column.type)))
+        items = sa.func.json_each(sa.bindparam(name, type_=sa.JSON)).table_valued("value")
+        return column.in_(sa.select(items.c.value))
 
     def probe(self, query: sa.Select[*tuple[Any, ...]]) -> sa.Row[*tuple[Any, ...]]:
         """The one row of a query, on a connection that serves nothing else: that all others are busy says nothing of
@@ -124,13 +130,11 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 self.backend.check_durable(connection)
-        except (DBAPIError, NoSuchModuleError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise DatabaseError(f"cannot open {self.name}: {one_line(cause)}") from error
+        except DBAPIError as error:
+            raise DatabaseError(f"cannot open {self.name}: {one_line(error.orig)}") from error
 
     def close(self) -> None:
         self._kept.close()
-        self.engine.dispose()
         self.backend.prober.dispose()
         self.backend.close()
 
@@ -189,7 +193,3 @@ class KeptConnections:
         with suppress(IndexError):
             while True:
                 discard(self._idle.pop())
-
-
-def _lost_to_another(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED)

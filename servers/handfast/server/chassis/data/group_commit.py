@@ -43,13 +43,11 @@ from sqlalchemy.exc import DBAPIError
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.chassis.crash_points import CrashPoints
-from handfast.server.chassis.data.backend import SESSION, as_sqlalchemy, discard
+from handfast.server.chassis.data.backend import SESSION, as_sqlalchemy, discard, flush, opened
 from handfast.server.chassis.data.metrics import GroupMetrics
 from handfast.server.chassis.errors import DatabaseUnavailable, DomainError
 
 Result = TypeVar("Result")
-Work = Callable[[sa.Connection], Any]
-
 POINTS = {
     "group.committing": "the works of a group are done; they are not committed",
     "group.committed": "they are committed; no caller has been answered",
@@ -63,25 +61,20 @@ LONGEST_S = 0.010
 
 
 class GroupCommit:
-    """Runs works on a connection that `connect` opens and that is kept. As far as SQLAlchemy knows it is in one
-    transaction for good; BEGIN and COMMIT go to the driver.
+    """Runs works on one connection of `engine`, which is kept. As far as SQLAlchemy knows it is in one transaction for
+    good; BEGIN and COMMIT go to the driver.
 
     `check` is called after each COMMIT, before anybody is told, and raises DBAPIError where what was committed will not
     be found.
     """
 
-    def __init__(self, connect: Callable[[], sa.Connection], check: Callable[[], None], patience_s: float) -> None:
-        self._connect, self._check, self._patience_s = connect, check, patience_s
+    def __init__(self, engine: sa.Engine, check: Callable[[], None], patience_s: float) -> None:
+        self._engine, self._check, self._patience_s = engine, check, patience_s
         self.metrics = GroupMetrics()
         self._guard = threading.Lock()
         self._led = self._closed = False
         self._waiting: deque[_Write] = deque()
         self._connection: sa.Connection | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many works wait."""
-        return len(self._waiting)
 
     def write(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work`, perhaps twice, and returns once it is committed.
@@ -91,10 +84,8 @@ class GroupCommit:
         """
         write = _Write(work)
         with self._guard:
-            write.leads = not self._led
-            if write.leads:
-                self._led = True
-            else:
+            write.leads, self._led = not self._led, True
+            if not write.leads:
                 self._waiting.append(write)
         if not write.leads:
             self._wait(write)
@@ -106,12 +97,9 @@ class GroupCommit:
     def close(self) -> None:
         """Closes the connection, once nobody writes. What is written afterwards opens another."""
         with self._guard:
-            self._closed = self._led
-            if self._led:
-                return
-            self._led = True
-        self._discard()
-        self._hand_over()
+            self._closed = self._led  # then by the last to lead
+            if not self._led:
+                self._discard()
 
     def _wait(self, write: _Write) -> None:
         """Until it is done, or is to lead."""
@@ -131,11 +119,10 @@ class GroupCommit:
 
     def _leave(self, write: _Write) -> bool:
         """Takes it out of the queue. False where it has begun, or is to lead."""
-        with self._guard:
-            waiting = write in self._waiting
-            if waiting:
-                self._waiting.remove(write)
-            return waiting
+        with self._guard, suppress(ValueError):
+            self._waiting.remove(write)
+            return True
+        return False
 
     def _hand_over(self) -> None:
         """Lets the first that waits lead."""
@@ -179,9 +166,6 @@ class GroupCommit:
         began_monotonic_s = time.monotonic()
         driver = _driver(connection)
         first.run(connection)
-        if not driver.in_transaction:
-            self._end(first, connection)
-            return []
         if first.error is not None:
             first.done = True
             self._roll_back(driver)
@@ -195,10 +179,10 @@ class GroupCommit:
                 group.append(write)
                 driver.execute("SAVEPOINT work")
                 write.run(connection)
-                if not driver.in_transaction:
-                    self._end(write, connection)
-                    return group[:-1]
                 if write.error is not None:
+                    if not driver.in_transaction:
+                        write.done = True
+                        return group[:-1]
                     driver.execute("ROLLBACK TO work")
                 driver.execute("RELEASE work")
         except sqlite3.Error:
@@ -212,7 +196,7 @@ class GroupCommit:
         while True:
             write.check_active()
             if self._connection is None:
-                self._connection = self._connect()
+                self._connection = opened(self._engine)
             try:
                 _driver(self._connection).execute("BEGIN IMMEDIATE")
                 return self._connection
@@ -233,33 +217,22 @@ class GroupCommit:
             reached("group.committed")
             self._check()
         except (sqlite3.Error, DBAPIError) as error:
-            undone = driver.in_transaction
-            failures = [as_sqlalchemy(connection, error, "COMMIT") for _ in group]  # each thread raises one of its own
-            self._roll_back(driver)
-            if undone and len(group) > 1:
+            if driver.in_transaction and len(group) > 1:
+                self._roll_back(driver)
                 return group
-            for write, failure in zip(group, failures, strict=True):
-                write.finish(failure)
+            for write in group:
+                write.finish(as_sqlalchemy(connection, error, "COMMIT"))  # each thread raises one of its own
+            self._roll_back(driver)
             return []
         for write in group:
             write.done = True
         self.metrics.add(len(group), time.monotonic() - began_monotonic_s)
         return []
 
-    def _end(self, culprit: _Write, connection: sa.Connection) -> None:
-        """For a work that ended the transaction."""
-        if culprit.error is not None:
-            culprit.done = True
-            return
-        hidden = sqlite3.OperationalError("the transaction was rolled back, and the work went on")
-        culprit.finish(as_sqlalchemy(connection, hidden, None))
-        self._discard()  # it may have been the work that ended it, by means of SQLAlchemy
-
     def _roll_back(self, driver: Any) -> None:
-        if not driver.in_transaction:
-            return
         try:
-            driver.execute("ROLLBACK")
+            if driver.in_transaction:
+                driver.execute("ROLLBACK")
         except sqlite3.Error:
             self._discard()
 
@@ -272,7 +245,7 @@ class GroupCommit:
 class _Write:
     """One work on its way."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Callable[[sa.Connection], Any]) -> None:
         self.arrived_monotonic_s = time.monotonic()
         self.leads = self.done = False
         self.result: Any = None
@@ -291,6 +264,7 @@ class _Write:
         try:
             self.result = self._context.run(self._work, connection)
             self.check_active()
+            flush(connection)  # raises where the work hid an error that has ended the transaction
         except BaseException as error:
             self.error = error
         connection.info[SESSION].reset()

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from handfast.server.chassis.cancellation import check_active
-from handfast.server.chassis.data.backend import (
-    PATIENCE_S,
-    SESSION,
-    DatabaseError,
-    as_sqlalchemy,
-)
+from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, DatabaseError, as_sqlalchemy, flush
 from handfast.server.chassis.data.metrics import GroupMetrics
 from handfast.server.chassis.data.postgresql_session import PostgresqlSession
-
-if TYPE_CHECKING:
-    from handfast.server.chassis.data.database import KeptConnections
 
 Result = TypeVar("Result")
 
@@ -53,8 +44,8 @@ _SET_IN_TRANSACTION = "SELECT " + ", ".join(
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
-class Postgresql:
-    """A `Backend`. Local transactions are READ COMMITTED, and take row locks."""
+class Postgresql(Backend):
+    """Local transactions are READ COMMITTED, and take row locks."""
 
     def __init__(self, url: str) -> None:
         parsed = _parsed(url)
@@ -62,12 +53,12 @@ class Postgresql:
         self.prober = _engine(parsed, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
         self.engine = _migrating(self.reader)
         # As libpq takes parameters.
-        self.dialect: sa.Dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
+        self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
         self.group_metrics = GroupMetrics()
 
-    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """One statement commits by itself, but behind a pooler, where timeouts are set in each local transaction."""
-        connection = kept.take()
+        connection = self.kept.take()
         session: PostgresqlSession = connection.info[SESSION]
         try:
             if one_statement and not session.pooled:
@@ -83,27 +74,12 @@ class Postgresql:
                 raise as_sqlalchemy(connection, error, "COMMIT") from error
             raise
         finally:
-            kept.give_back(connection)
-
-    def insert_new(self, table: sa.Table) -> Any:
-        # psycopg has no row count for an INSERT that returns nothing unless SQLAlchemy asks for it.
-        return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-
-    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-        return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(column.type)))
+            self.kept.give_back(connection)
 
     def check_durable(self, connection: sa.Connection) -> None:
         for setting in ("fsync", "synchronous_commit"):
             if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
                 raise DatabaseError(f"PostgreSQL runs with {setting} = off: commits would not be durable")
-
-    def check_read(self) -> None: ...
-
-    def check_all(self) -> None: ...
-
-    def note(self, error: DBAPIError) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def _parsed(url: str) -> sa.URL:
@@ -138,13 +114,7 @@ def _engine(url: sa.URL, **options: Any) -> sa.Engine:
         begin = [_BEGIN, _SET_IN_TRANSACTION] if pooled else [_BEGIN]
         record.info[SESSION] = PostgresqlSession(connection, pooled, begin)
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def flush(connection: sa.Connection, *_: Any) -> None:
-        try:
-            connection.info[SESSION].flush()
-        except psycopg.Error as error:
-            raise as_sqlalchemy(connection, error, None) from error
-
+    event.listen(engine, "before_cursor_execute", flush)
     return engine
 
 

@@ -13,29 +13,18 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from handfast.server.chassis.cancellation import cancel_scope
-from handfast.server.chassis.data.backend import (
-    PATIENCE_S,
-    SESSION,
-    DatabaseError,
-    as_sqlalchemy,
-    opened,
-)
+from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, DatabaseError, flush
 from handfast.server.chassis.data.group_commit import GroupCommit
 from handfast.server.process.settings import sqlite_file, sqlite_url
-
-if TYPE_CHECKING:
-    from handfast.server.chassis.data.database import KeptConnections
 
 Result = TypeVar("Result")
 
@@ -48,9 +37,7 @@ _Identity = tuple[bytes, int, int]
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class Sqlite:
-    """A `Backend`."""
-
+class Sqlite(Backend):
     def __init__(self, url: str, must_exist: bool) -> None:
         try:
             self._file = SqliteFile(sqlite_file(url), must_exist=must_exist)
@@ -61,18 +48,11 @@ class Sqlite:
         self.engine = self._engine()
         event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self.dialect = self.engine.dialect
-        self._writes = GroupCommit(partial(opened, self._engine(within=True)), self._file.check, PATIENCE_S)
+        self._writes = GroupCommit(self._engine(within=True), self._file.check, PATIENCE_S)
         self.group_metrics = self._writes.metrics
 
-    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool, kept: KeptConnections) -> Result:
+    def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         return self._writes.write(work)
-
-    def insert_new(self, table: sa.Table) -> Any:
-        return insert(table).on_conflict_do_nothing()
-
-    def one_of(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-        items = sa.func.json_each(sa.bindparam(name, type_=sa.JSON)).table_valued("value")
-        return column.in_(sa.select(items.c.value))
 
     def check_durable(self, connection: sa.Connection) -> None:
         if connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < FULL:
@@ -104,12 +84,7 @@ class Sqlite:
             if read_only:
                 connection.execute("PRAGMA query_only = ON")
 
-        @event.listens_for(engine, "before_cursor_execute")
-        def check(connection: sa.Connection, *_: Any) -> None:
-            try:
-                connection.info[SESSION].check()
-            except sqlite3.Error as error:
-                raise as_sqlalchemy(connection, error, None) from error
+        event.listen(engine, "before_cursor_execute", flush)
 
         @event.listens_for(engine, "after_cursor_execute")
         def remember(connection: sa.Connection, cursor: Any, *_: Any) -> None:
@@ -127,20 +102,20 @@ class SqliteSession:
         """Those that SQLAlchemy opened since the last reset."""
 
     def rows(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
-        self.check()
+        self.flush()
         return self._driver.execute(sql, parameters).fetchall()
 
     def count(self, sql: str, parameters: Any) -> int:
-        self.check()
+        self.flush()
         return self._driver.execute(sql, parameters).rowcount
 
     def send(self, sql: str, each: Sequence[Any]) -> None:
-        self.check()
+        self.flush()
         self._driver.executemany(sql, each)
 
-    def check(self) -> None:
-        """An error may have ended the transaction (https://sqlite.org/lang_transaction.html, section 3.1). What a work
-        that hides the error goes on to execute would then commit by itself."""
+    def flush(self) -> None:
+        """There is nothing to send. But an error may have ended the transaction, after which what a work that hides the
+        error goes on to execute would commit by itself (https://sqlite.org/lang_transaction.html, section 3.1)."""
         if self._within and not self._driver.in_transaction:
             raise sqlite3.OperationalError("the local transaction was rolled back, and its work went on")
 
@@ -165,8 +140,7 @@ class SqliteFile:
         self._files = [os.fsencode(file) for file in (path, f"{real}-wal", f"{real}-shm")]
         self._opening = threading.Lock()
         self._kept: sqlite3.Connection | None = None
-        self._all: tuple[_Identity, ...] = ()
-        self._data: tuple[_Identity, ...] = ()
+        self._opened: tuple[_Identity, ...] = ()  # of which the first two hold data
 
     def connect(self) -> sqlite3.Connection:
         """Raises OperationalError where the file is no longer the one that was opened first."""
@@ -180,17 +154,17 @@ class SqliteFile:
 
     def check(self) -> None:
         """Raises OperationalError where a file that holds data was removed or replaced since it was opened."""
-        self._check(self._data)
+        self._check(self._opened[:2])
 
     def check_all(self) -> None:
         """`check`, and the same of the memory that processes share: others would no longer see this one's locks."""
-        self._check(self._all)
+        self._check(self._opened)
 
     def close(self) -> None:
         """After all other connections."""
         if self._kept is not None:
             self._kept.close()
-            self._kept, self._all, self._data = None, (), ()
+            self._kept, self._opened = None, ()
 
     def _check(self, opened: tuple[_Identity, ...]) -> None:
         with suppress(OSError):
@@ -212,8 +186,7 @@ class SqliteFile:
         kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
         # In a folder in which SQLite can have no write-ahead log there is only one.
         found = [(file, os.stat(file)) for file in self._files if os.path.exists(file)]
-        self._all = tuple((file, stat.st_dev, stat.st_ino) for file, stat in found)
-        self._data = self._all[:2]
+        self._opened = tuple((file, stat.st_dev, stat.st_ino) for file, stat in found)
         self._kept = kept
 
     def _connect(self, mode: str) -> sqlite3.Connection:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
@@ -25,9 +25,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 
 from handfast.server.chassis.data.backend import SESSION, as_sqlalchemy
-
-if TYPE_CHECKING:
-    from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.database import Database
 
 Row = Any
 """A named tuple: values by name of the column and by position; `_asdict()` for a dictionary."""
@@ -104,7 +102,6 @@ class _Form:
             (column.key, column.onupdate if compiled.isupdate else column.default) for column in prefetched
         ]
         self._sql = state.statement
-        self._driver_error = dialect.dbapi.Error  # type: ignore[union-attr]
         self._constants = {name: state.parameters[name] for name in binds if name not in names}
         self._defaults = [(name, default.arg) for name, default in defaults if default.is_callable]
         self._constants.update((name, default.arg) for name, default in defaults if default.is_scalar)
@@ -123,7 +120,7 @@ class _Form:
         """Has it executed by a method of the connection's session."""
         try:
             return method(self._sql, parameters)
-        except self._driver_error as error:
+        except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise as_sqlalchemy(connection, error, self._sql) from error
 
     def parameters(self, values: dict[str, Any]) -> list[Any]:
