@@ -45,12 +45,12 @@ def released(limiter: Limiter, pool: Pool, refused: Refused | None = None) -> No
 
 def test_a_pool_takes_as_many_calls_as_it_has_threads_and_places(limiter: Limiter) -> None:
     assert [acquired(limiter, SMALL) for _ in range(4)] == [None, None, Refused.OVERLOADED, Refused.OVERLOADED]
-    assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS), limiter.shed(SMALL)) == (2, 2, 2)
+    assert (limiter.in_flight[SMALL.name], limiter.in_flight[REFUSALS.name], limiter.shed[SMALL.name]) == (2, 2, 2)
     released(limiter, SMALL, Refused.OVERLOADED)
-    assert (limiter.in_flight(SMALL), limiter.in_flight(REFUSALS)) == (2, 1)
+    assert (limiter.in_flight[SMALL.name], limiter.in_flight[REFUSALS.name]) == (2, 1)
     released(limiter, SMALL)
     assert acquired(limiter, SMALL) is None
-    assert limiter.shed(SMALL) == 2
+    assert limiter.shed[SMALL.name] == 2
 
 
 def test_calls_are_counted_by_method_as_they_arrive_and_as_they_end(limiter: Limiter) -> None:
@@ -65,7 +65,7 @@ def test_calls_are_counted_by_method_as_they_arrive_and_as_they_end(limiter: Lim
 
 def test_a_pool_without_a_limit_takes_all(limiter: Limiter) -> None:
     assert {acquired(limiter, LARGE) for _ in range(1000)} == {None}
-    assert (limiter.in_flight(LARGE), limiter.in_flight(SMALL), limiter.shed(LARGE)) == (1000, 0, 0)
+    assert (limiter.in_flight[LARGE.name], limiter.in_flight[SMALL.name], limiter.shed[LARGE.name]) == (1000, 0, 0)
 
 
 def test_a_pool_that_drains_takes_no_more_and_the_others_do(limiter: Limiter) -> None:
@@ -74,7 +74,7 @@ def test_a_pool_that_drains_takes_no_more_and_the_others_do(limiter: Limiter) ->
     assert limiter.draining
     assert acquired(limiter, SMALL) is Refused.STOPPING
     assert acquired(limiter, LARGE) is None
-    assert limiter.shed(SMALL) == 0  # which counts overload
+    assert limiter.shed[SMALL.name] == 0  # which counts overload
 
 
 def test_to_drain_waits_for_what_is_in_flight(limiter: Limiter) -> None:

@@ -32,7 +32,6 @@ from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
 from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
-from handfast.server.chassis.pipeline.refusal import refusal
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
@@ -145,7 +144,7 @@ class Server:
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
         self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
-        layer = CallLayer(methods, unknown, limiter, self.canceller, refusal(limiter), interceptors)
+        layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
             interceptors=[layer, *interceptors],

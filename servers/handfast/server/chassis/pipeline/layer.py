@@ -34,6 +34,7 @@ from handfast.server.chassis.errors import (
 from handfast.server.chassis.errors.mapping import end_with, shortened_message, unknown_method
 from handfast.server.chassis.metadata import ENTRY_BYTES, check_metadata
 from handfast.server.chassis.pipeline.pools import Limiter
+from handfast.server.chassis.pipeline.refusal import refusal
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
@@ -57,7 +58,7 @@ _FACTORIES = {
 class CallLayer(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
-    `refusal` serves what `limiter` refuses. `interceptors` are those inside of this layer.
+    `interceptors` are those inside of this layer.
     """
 
     def __init__(
@@ -66,11 +67,10 @@ class CallLayer(grpc.ServerInterceptor):
         unknown: Method,
         limiter: Limiter,
         canceller: Canceller,
-        refusal: Handler,
         interceptors: Sequence[grpc.ServerInterceptor],
     ) -> None:
         self._methods, self._unknown = methods, unknown
-        self._limiter, self._canceller, self._refusal = limiter, canceller, refusal
+        self._limiter, self._canceller, self._refusal = limiter, canceller, refusal(limiter)
         # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}

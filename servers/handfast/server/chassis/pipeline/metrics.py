@@ -42,10 +42,6 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of_methods()
-        yield from self._of_pools()
-
-    def _of_methods(self) -> Iterator[Metric]:
         started = CounterMetricFamily("grpc_server_started", "Calls that arrived.", labels=_LABELS)
         handled = CounterMetricFamily(
             "grpc_server_handled", "Calls that ended, by status code.", labels=(*_LABELS, "grpc_code")
@@ -68,8 +64,6 @@ class Metrics(Collector):
                 for code, count in counts.handled.items():
                     handled.add_metric((*labels, GO_NAMES[code]), count)
         yield from (started, handled, received, sent, seconds)
-
-    def _of_pools(self) -> Iterator[Metric]:
         in_flight = GaugeMetricFamily(
             "handfast_calls_in_flight", "Calls that arrived and have not ended, queued or at work.", labels=["pool"]
         )
@@ -80,9 +74,9 @@ class Metrics(Collector):
             "handfast_calls_shed", "Calls refused since the pool had as many as it takes.", labels=["pool"]
         )
         for pool in self._limiter.pools:
-            in_flight.add_metric([pool.name], self._limiter.in_flight(pool))
+            in_flight.add_metric([pool.name], self._limiter.in_flight[pool.name])
             limit.add_metric([pool.name], pool.limit)
-            shed.add_metric([pool.name], self._limiter.shed(pool))
+            shed.add_metric([pool.name], self._limiter.shed[pool.name])
         yield from (in_flight, limit, shed)
 
 

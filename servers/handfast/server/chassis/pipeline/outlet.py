@@ -39,20 +39,25 @@ class Outlet:
         """Sends it as soon as the reply before it has been sent. Of replies that come until then only the newest is
         sent, so a caller that reads slowly misses some."""
         with self._lock:
-            if self._sending:
-                self._next = reply
-                return
-            self._sending = True
-        self._start(reply)
+            self._next = reply
+        self._go_on()
 
     def end(self) -> None:
         """Ends the call with OK, once the last reply has been sent."""
+        self._ending = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Starts what comes next. While a reply is being sent, that is left to whoever learns that it was."""
         with self._lock:
-            self._ending = True
             if self._sending:
                 return
-            self._sending = True
-        self._finish()
+            reply, self._next = self._next, None
+            self._sending = reply is not None or self._ending
+        if reply is not None:
+            self._start(reply)
+        elif self._sending:
+            self._finish()
 
     def _start(self, reply: bytes) -> None:
         with self._state.condition:
@@ -67,14 +72,8 @@ class Outlet:
         with self._state.condition:
             finished = _server._possibly_finish_call(self._state, _TOKEN)
         self._call.sent += 1
-        with self._lock:
-            reply, self._next = self._next, None
-            ends = reply is None and self._ending
-            self._sending = reply is not None or ends
-        if reply is not None:
-            self._start(reply)
-        elif ends:
-            self._finish()
+        self._sending = False
+        self._go_on()
         return finished
 
     def _finish(self) -> None:

@@ -35,8 +35,6 @@ DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 """The bounds, in seconds, of the buckets in which calls are counted by how long they took."""
 QUIET = 0.05
 """Seconds without a new call after which a server that drains may expect no more."""
-_LOOK_EVERY = 0.005  # seconds
-_CANCELLED = "cancelled"  # as grpcio's state of a call has it
 _TOKEN = "receive_request"  # of an operation that grpcio's state of a call waits for
 
 _log = structlog.get_logger()
@@ -68,9 +66,10 @@ class Limiter:
         self.lock = threading.Lock()
         self.methods = {method: Counts() for method in methods}  # each is there from the start, at 0
         # By name: hashing a pool by its value would cost on every call.
-        self._in_flight = {pool.name: 0 for pool in self.pools}
-        self._shed = {pool.name: 0 for pool in self.pools}
-        self._draining: frozenset[str] = frozenset()
+        self.in_flight = {pool.name: 0 for pool in self.pools}
+        self.shed = self.in_flight.copy()
+        """How many calls were refused for overload since the start."""
+        self.draining: frozenset[str] = frozenset()
         self._last_refused = 0.0
 
     def acquire(self, call: Call) -> bool:
@@ -79,16 +78,16 @@ class Limiter:
         pool = call.method.pool
         with self.lock:
             self.methods[call.method].started += 1
-            if pool.name in self._draining:
+            if pool.name in self.draining:
                 self._last_refused = time.monotonic()
                 call.refused = Refused.STOPPING
-            elif self._in_flight[pool.name] >= pool.limit:
-                self._shed[pool.name] += 1
+            elif self.in_flight[pool.name] >= pool.limit:
+                self.shed[pool.name] += 1
                 call.refused = Refused.OVERLOADED
             else:
-                self._in_flight[pool.name] += 1
+                self.in_flight[pool.name] += 1
                 return True
-            self._in_flight[REFUSALS.name] += 1
+            self.in_flight[REFUSALS.name] += 1
             return False
 
     def release(self, call: Call) -> None:
@@ -96,34 +95,24 @@ class Limiter:
         counts = self.methods[call.method]
         assert call.code is not None
         with self.lock:
-            self._in_flight[pool_of(call).name] -= 1
+            self.in_flight[pool_of(call).name] -= 1
             counts.handled[call.code] += 1
             counts.seconds += call.seconds
             counts.durations[bisect_left(DURATIONS_S, call.seconds)] += 1
             counts.received += call.received
             counts.sent += call.sent
 
-    @property
-    def draining(self) -> bool:
-        return bool(self._draining)
-
-    def in_flight(self, pool: Pool) -> int:
-        return self._in_flight[pool.name]
-
-    def shed(self, pool: Pool) -> int:
-        """How many calls were refused for overload since the start."""
-        return self._shed[pool.name]
-
     def drain(self, pools: Collection[Pool], timeout: float) -> bool:
         """Takes no more calls, and waits until those in flight have ended and callers have stopped coming. False where
         some have not ended after `timeout` seconds.
         """
-        self._draining |= {pool.name for pool in pools}
+        names = {pool.name for pool in pools}
+        self.draining |= names
         end = time.monotonic() + timeout
-        while (busy := any(map(self.in_flight, pools))) or time.monotonic() < self._last_refused + QUIET:
+        while (busy := any(map(self.in_flight.get, names))) or time.monotonic() < self._last_refused + QUIET:
             if time.monotonic() >= end:
                 return not busy
-            time.sleep(_LOOK_EVERY)
+            time.sleep(0.005)
         return True
 
 
@@ -184,7 +173,7 @@ class CallExecutor(futures.Executor):
         # that no handler had: both stand in the arguments of the function that it runs.
         _function, rpc_event, state, *_rest = arguments
         call.record(
-            status_sent=state.statused and state.client != _CANCELLED,
+            status_sent=state.statused and state.client != "cancelled",
             deadline_epoch_s=rpc_event.call_details.deadline,
             server_stopped=self.server_stopped,
         )
