@@ -111,6 +111,26 @@ def test_one_that_fails_leaves_a_connection_that_serves_on_whatever_it_was_used_
         assert values(counters) == [0, 2]
 
 
+def test_one_that_fails_again_and_again_prepares_its_statements_once(counters: Database) -> None:
+    update = Statement(counters, sa.update(COUNTERS).where(COUNTERS.c.name == sa.bindparam("name_")))
+    insert = Statement(counters, sa.insert(COUNTERS))
+    skipped = Statement(counters, sa.delete(COUNTERS))
+
+    def work(connection: sa.Connection) -> None:
+        update.send(connection, name_="b", value=1)
+        insert.send(connection, name="a", value=0)  # this fails
+        skipped.send(connection)
+
+    for _ in range(5):
+        with pytest.raises(IntegrityError):
+            counters.write(work)
+    with counters.read() as connection:
+        prepared = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars().all()
+    assert sorted(statement.split()[0] for statement in prepared) == ["BEGIN", "INSERT", "UPDATE"]
+    counters.write(lambda connection: skipped.send(connection))
+    assert values(counters) == []
+
+
 def test_one_that_fails_raises_its_error_and_logs_nothing_besides(
     counters: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

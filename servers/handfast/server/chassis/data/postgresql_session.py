@@ -140,7 +140,8 @@ class PostgresqlSession:
             error = lost
         failed = next((each for each in results if each.status == ExecStatus.FATAL_ERROR), None)
         if failed is not None:
-            while len(self._prepared) > known:  # what is new was perhaps skipped; its name is not used again
+            done = sum(each.status == ExecStatus.COMMAND_OK and not each.command_status for each in results)
+            while len(self._prepared) > known + done:  # what was skipped; its name is not used again
                 self._prepared.popitem()
             error = psycopg.errors.error_from_result(failed, self._driver.info.encoding)
             if isinstance(error, InvalidSqlStatementName) or error.diag.source_function == "RevalidateCachedQuery":
