@@ -24,6 +24,7 @@ from handfast.server.chassis.logs.writer import GO_NAMES, LogWriter
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings, sqlite_url
+from tests import http2
 from tests.eventually import eventually
 from tests.project.readme import OBSERVABILITY, quoted, table
 
@@ -302,6 +303,18 @@ def test_what_grpcio_refuses_by_itself_is_recorded_once_with_another_code(
     code = {name: code for code, name in GO_NAMES.items()}[bench.call_log(f"huge-{what}-{kind}")["grpc.code"]]
     assert code in (StatusCode.CANCELLED, StatusCode.UNIMPLEMENTED)
     assert increase(before, bench.records(labels_of(kind))) == {"started": 1, "observed": 1, code.name: 1}
+
+
+def test_a_call_that_is_malformed_for_grpcio_is_recorded_once_as_cancelled(bench: Bench) -> None:
+    headers = [(b"grpc-timeout", b"soon"), (b"x-request-id", b"malformed")]
+    http2.send(bench.server.address, f"/{NAME}/Unary".encode(), b"", headers)
+    assert bench.call_log("malformed")["grpc.code"] == "Canceled"
+
+
+def test_a_unary_call_is_recorded_though_its_caller_does_not_take_the_reply(bench: Bench) -> None:
+    headers = [(b"x-request-id", b"not-taken")]
+    with http2.unread(bench.server.address, f"/{NAME}/Unary".encode(), b"", headers):
+        assert bench.call_log("not-taken")["grpc.code"] == "OK"
 
 
 def test_metadata_is_taken_up_to_its_limit_each_time_and_refused_beyond_it(bench: Bench) -> None:
