@@ -78,8 +78,8 @@ class Database:
         in one round trip; what `work` raises after it takes nothing back.
 
         `work` may run several times, so what it does besides its statements must not count. It must not call other
-        services, as it holds locks, and not `write` itself, which raises RuntimeError. Once an error has ended the
-        local transaction, what `work` goes on to execute raises, too.
+        services, as it holds locks; that it would `write`, commit, roll back or close by itself raises RuntimeError.
+        Once an error has ended the local transaction, what `work` goes on to execute raises, too.
 
         Raises what `work` raises; DatabaseConflict when it keeps losing; DatabaseUnavailable when others take too long;
         DBAPIError where the database fails; and as `check_active` does where the call being served is over.
