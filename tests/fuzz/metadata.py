@@ -20,6 +20,7 @@ _keys = st.sampled_from(
         "handfast-operation",
         "handfast-transaction-deadline",
         "handfast-first-attempt",
+        "handfast-follows",
         "handfast-staged",
         "authorization",
         "x.y_z-0",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.holdings import Holdings
+from handfast.server.transactions.coordinator.keyed_lock import Turn
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.service import TransactionServicer
+from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
@@ -176,10 +178,18 @@ class CoordinatorServer(Server):
 
 
 class NoLocks:
-    """Stands for `KeyedLock`, on which nothing rests: without it, more meet."""
+    """Stands for `KeyedLock`, on which nothing rests: without it, more meet. So what a call follows may be long over,
+    or not be all that stands in its way."""
 
-    def holding(self, resource: str) -> AbstractContextManager[None]:
-        return nullcontext()
+    def __init__(self) -> None:
+        self._committed: dict[str, Decision] = {}
+
+    @contextmanager
+    def holding(self, resource: str) -> Iterator[Turn]:
+        turn = Turn(follows=self._committed.get(resource))
+        yield turn
+        if turn.committed is not None:
+            self._committed[resource] = turn.committed
 
 
 class AnyKey:

@@ -11,7 +11,9 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from handfast.server.transactions.coordinator import coordinator as coordinators
 from handfast.server.transactions.coordinator import service
+from handfast.server.transactions.coordinator import staging as stages
 from handfast.server.transactions.coordinator.errors import OperationsMissing
 from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core import finishing as finishing_rules
@@ -257,6 +259,23 @@ def _check_held_once(self: service.TransactionServicer, commit: Decision) -> Non
             raise OperationsMissing(commit.transaction_id, commit.branches, missing)
 
 
+# A staged call follows what is committed, and nothing else.
+
+
+class _LastStaged:
+    decision: Decision | None = None
+
+
+def _stage_after_what_was_staged_last(transaction_id: str, *arguments: Any) -> list[Any]:
+    deadline_us, calls, faults, first_attempt, clock, _follows = arguments
+    follows = _LastStaged.decision
+    _LastStaged.decision = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+    return _stage(transaction_id, deadline_us, calls, faults, first_attempt, clock, follows)
+
+
+_stage = stages.stage
+
+
 WITHOUT: dict[str, Without] = {
     "write-once decision": Without("rivals", patches=_patch(servers, "SimulatedRegister", OverwritingRegister)),
     "nothing forgotten without a decision": Without(
@@ -315,6 +334,9 @@ WITHOUT: dict[str, Without] = {
     ),
     "no refusal of what was decided meanwhile": Without(
         "late", patches=_patch(service.TransactionServicer, "_check_held", _check_held_once)
+    ),
+    "a call follows only what is committed": Without(
+        "crowd", patches=_patch(coordinators, "stage", _stage_after_what_was_staged_last)
     ),
     "a pending claim is a conflict": Without("swaps", patches=_patch(unique_keys, "claim", _claim_by_the_holder_alone)),
     "a pending claim takes no value yet": Without("swaps", patches=_patch(unique_keys, "claim", _claim_or_refuse)),

@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator import keyed_lock
 from handfast.server.transactions.coordinator.errors import TooManyChanges
-from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
+from handfast.server.transactions.coordinator.keyed_lock import KeyedLock, Turn
+from handfast.server.transactions.core.model import Decision, Outcome
 from tests.eventually import eventually
 
 
@@ -41,6 +43,27 @@ def test_those_of_one_resource_come_in_the_order_of_their_arrival(pool: ThreadPo
         each.result(10)
     assert order == [0, 1, 2, 3, 4]
     assert limited.waiting == 0
+
+
+def test_who_gets_it_next_learns_what_was_committed_and_who_comes_later_does_not(pool: ThreadPoolExecutor) -> None:
+    locks, follows, committed = KeyedLock(waiting=8), list[Decision | None](), Decision(new_id(), Outcome.COMMITTED, {})
+
+    def note(turn: Turn) -> None:
+        follows.append(turn.follows)
+
+    def take() -> None:
+        with locks.holding("ada") as turn:
+            note(turn)
+
+    with locks.holding("ada") as first:
+        note(first)
+        waiting = [pool.submit(take) for _ in range(2)]
+        assert eventually(lambda: locks.waiting == 2)
+        first.committed = committed
+    for each in waiting:
+        each.result(10)
+    take()
+    assert follows == [None, committed, None, None]
 
 
 def test_who_takes_it_again_and_again_lets_others_have_their_turn(pool: ThreadPoolExecutor) -> None:

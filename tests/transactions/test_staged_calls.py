@@ -206,6 +206,7 @@ class TestOperations:
             ("handfast-operation", "one"),
             ("handfast-transaction-deadline", "tomorrow"),
             ("handfast-transaction-deadline", "2026-01-01T00:00:00"),
+            ("handfast-follows", "the one before"),
         ],
     )
     def test_with_malformed_metadata_are_refused_by_its_key(self, client: Suite, key: str, value: str) -> None:
@@ -221,12 +222,14 @@ class TestOperations:
             transaction_metadata.OPERATION,
             transaction_metadata.DEADLINE,
             transaction_metadata.FIRST_ATTEMPT,
+            transaction_metadata.FOLLOWS,
         ],
     )
     def test_with_metadata_that_comes_twice_are_refused_by_its_key(self, client: Suite, key: str) -> None:
         ada = create_user(client, display_name="Ada")
-        once = Transaction(client).metadata(1)
-        other = dict(Transaction(client).metadata(2))
+        follows, follows_another = ((transaction_metadata.FOLLOWS, Transaction(client).id) for _ in range(2))
+        once = (*Transaction(client).metadata(1), follows)
+        other = dict((*Transaction(client).metadata(2), follows_another))
         for repeated in ((key, other[key]), (key, dict(once)[key])):
             with pytest.raises(InvalidArgument) as refused:
                 client.users.UpdateUser(rename(ada.user_id, "one"), metadata=(*once, repeated))

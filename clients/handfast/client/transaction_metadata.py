@@ -4,7 +4,8 @@ TRANSACTION_ID = "handfast-transaction-id"
 OPERATION = "handfast-operation"
 DEADLINE = "handfast-transaction-deadline"
 FIRST_ATTEMPT = "handfast-first-attempt"
-STAGE_KEYS = frozenset({TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT})
+FOLLOWS = "handfast-follows"
+STAGE_KEYS = frozenset({TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT, FOLLOWS})
 """What comes with a call that is to be staged."""
 STAGED = "handfast-staged"
 """A trailer: the participant that has staged the call."""

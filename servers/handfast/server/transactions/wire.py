@@ -6,7 +6,7 @@ import datetime
 import re
 from collections.abc import Mapping
 
-from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, STAGE_KEYS, TRANSACTION_ID
+from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, FOLLOWS, OPERATION, STAGE_KEYS, TRANSACTION_ID
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
@@ -58,7 +58,10 @@ def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, reques
     first_attempt = str(metadata.get(FIRST_ATTEMPT, transaction_id))
     if not is_transaction_id(first_attempt) or first_attempt > transaction_id:
         raise InvalidMetadata(f"{FIRST_ATTEMPT} must be the id of an earlier transaction.", key=FIRST_ATTEMPT)
-    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, fingerprint(method, request))
+    follows = str(metadata.get(FOLLOWS, ""))
+    if follows and (not is_transaction_id(follows) or follows == transaction_id):
+        raise InvalidMetadata(f"{FOLLOWS} must be the id of another transaction.", key=FOLLOWS)
+    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, fingerprint(method, request), follows)
 
 
 def is_transaction_id(text: str) -> bool:

@@ -102,15 +102,18 @@ class Coordinator:
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request) if request.request_id else b""
         first_attempt, attempts = "", 0
-        with self._locks.holding(resource):
+        with self._locks.holding(resource) as turn:
             while True:
                 attempts += 1
                 calls = plan()
                 transaction_id = call.log["transaction_id"] = new_id()
                 first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
+                commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
                 answer = StoredReply(method, request.request_id, digest, transaction_id)
                 try:
-                    return self._attempt(call, calls, compose, faults, answer, first_attempt)
+                    reply = self._attempt(call, commit, calls, compose, faults, answer, first_attempt, turn.follows)
+                    turn.committed = commit
+                    return reply
                 except _AnsweredBefore as before:
                     return _as_answered(call, before.reply, digest, reply_type)
                 except Exception as error:
@@ -127,18 +130,20 @@ class Coordinator:
     def _attempt(
         self,
         call: Call,
+        commit: Decision,
         calls: Sequence[PlannedCall],
         compose: Callable[[Sequence[Any], str], Reply],
         faults: Sequence[Violation],
         answer: StoredReply,
         first_attempt: str,
+        follows: Decision | None,
     ) -> Reply:
-        """One transaction: commits it, or aborts it and raises why. `answer` names the request and the transaction."""
-        transaction_id = answer.transaction_id
-        commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
+        """One transaction: stages it and decides `commit`, or aborts it and raises why."""
+        transaction_id = commit.transaction_id
         replies: Sequence[Any] = ()
         try:
-            replies = stage(transaction_id, self._clock() + TIMEOUT_US, calls, faults, first_attempt, self._clock)
+            deadline_us = self._clock() + TIMEOUT_US
+            replies = stage(transaction_id, deadline_us, calls, faults, first_attempt, self._clock, follows)
             reply = compose(replies, transaction_id)
             # From here on it may be committed, so a caller that loses the reply should know its name.
             call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, transaction_id))

@@ -11,13 +11,25 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.chassis.errors import DomainError
 from handfast.server.transactions.coordinator.errors import TooManyChanges
+from handfast.server.transactions.core.model import Decision
 
 PATIENCE_SECONDS = 5.0
 """To wait at the most."""
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """Of a call that holds a lock. `committed` is to be set to the transaction that it has committed, if it has;
+    `follows` is that of the call which has handed over the lock just now."""
+
+    follows: Decision | None = None
+    committed: Decision | None = None
+    woken: threading.Event = field(default_factory=threading.Event)
 
 
 class KeyedLock:
@@ -29,7 +41,7 @@ class KeyedLock:
     def __init__(self, waiting: int) -> None:
         self._most = waiting
         self._guard = threading.Lock()
-        self._held: dict[str, deque[threading.Event]] = {}  # for each resource whose lock is held, who waits for it
+        self._held: dict[str, deque[Turn]] = {}  # for each resource whose lock is held, who waits for it
 
     @property
     def waiting(self) -> int:
@@ -37,20 +49,21 @@ class KeyedLock:
         return sum(map(len, list(self._held.values())))
 
     @contextmanager
-    def holding(self, resource: str) -> Iterator[None]:
+    def holding(self, resource: str) -> Iterator[Turn]:
         """Holds the lock of the resource; those who wait get it in the order in which they came. An empty name has no
         lock. Raises TooManyChanges where too many wait already, or when it takes too long; and as `check_active` does
         when the call being served is over."""
         if not resource:
-            yield
+            yield Turn()
             return
-        self._acquire(resource)
+        turn = Turn()
+        self._acquire(resource, turn)
         try:
-            yield
+            yield turn
         finally:
-            self._release(resource)
+            self._release(resource, turn)
 
-    def _acquire(self, resource: str) -> None:
+    def _acquire(self, resource: str, turn: Turn) -> None:
         with self._guard:
             queue = self._held.get(resource)
             if queue is None:
@@ -58,20 +71,21 @@ class KeyedLock:
                 return
             if self.waiting >= self._most:
                 raise TooManyChanges(resource)
-            woken = threading.Event()
-            queue.append(woken)
-        with suppress(DomainError), cancel_scope(woken.set):
-            woken.wait(PATIENCE_SECONDS)
+            queue.append(turn)
+        with suppress(DomainError), cancel_scope(turn.woken.set):
+            turn.woken.wait(PATIENCE_SECONDS)
         with self._guard:
-            if woken not in queue:  # it was handed the lock, perhaps just now
+            if turn not in queue:  # it was handed the lock, perhaps just now
                 return
-            queue.remove(woken)
+            queue.remove(turn)
         check_active()
         raise TooManyChanges(resource)
 
-    def _release(self, resource: str) -> None:
+    def _release(self, resource: str, turn: Turn) -> None:
         with self._guard:
-            if queue := self._held[resource]:
-                queue.popleft().set()  # and it stays held
+            if queue := self._held[resource]:  # it stays held
+                following = queue.popleft()
+                following.follows = turn.committed
+                following.woken.set()
             else:
                 del self._held[resource]

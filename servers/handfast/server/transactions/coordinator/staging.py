@@ -18,6 +18,7 @@ from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.errors import DomainError, InvalidFields, Violation, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
+from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 RETRY_AFTER_SECONDS = 0.05
@@ -59,13 +60,21 @@ def stage(
     faults: Sequence[Violation] = (),
     first_attempt: str = "",
     clock: Clock = now,
+    follows: Decision | None = None,
 ) -> list[Any]:
     """Returns all replies, in the order of the calls, or raises one error. Each participant has one call, so each is
     operation 1 of its branch. With `faults` of the request it always raises, and what the participants find as well.
-    `deadline_us` is by the `clock`.
+    `deadline_us` is by the `clock`. `follows` was committed just now with such calls, so participants may not have
+    finished it: they are told, and need not ask what became of it.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
-    begun = [begin(call.method, call.request, metadata=metadata) for call in calls]
+    begun = []
+    for call in calls:
+        if follows is not None and call.participant in follows.branches:
+            followed = (transaction_metadata.FOLLOWS, follows.transaction_id)
+            begun.append(begin(call.method, call.request, metadata=(*metadata, followed)))
+        else:
+            begun.append(begin(call.method, call.request, metadata=metadata))
     replies: list[Any] = []
     refused: list[Exception] = []
     for call, each in zip(calls, begun, strict=True):

@@ -31,7 +31,8 @@ class BranchState(enum.Enum):
 class StageRequest:
     """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
     and the request, so that a repeat differs from another call. `first_attempt` is the id of the transaction's
-    first attempt, which says how old it is.
+    first attempt, which says how old it is. `follows` is the id of a committed transaction with one operation here,
+    whose change this one would meet.
     """
 
     transaction_id: str
@@ -39,6 +40,7 @@ class StageRequest:
     deadline_us: int
     first_attempt: str
     fingerprint: bytes
+    follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)

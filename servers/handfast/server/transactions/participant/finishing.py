@@ -5,7 +5,6 @@ decided, or their time is up (rules 6 and 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Generic
 
 import sqlalchemy as sa
@@ -101,13 +100,16 @@ class BranchFinisher(Generic[M]):
         """Finishes these branches in one local transaction. Returns by the transaction id whether each is finished as
         it was decided; else the change is lost, and nothing of the branch is touched.
         """
-        verdicts = self._store.database.write(partial(self._finish, decisions))
+        verdicts = self._store.database.write(lambda connection: self.finish_within(connection, decisions))
         for decision in decisions:
             self._report(decision, verdicts[decision.transaction_id])
         return {id_: verdict is not Unchanged.LOST for id_, verdict in verdicts.items()}
 
-    def _finish(self, decisions: Sequence[BranchDecision], connection: sa.Connection) -> dict[str, Finish | Unchanged]:
-        """The work of `finish`, by statements for many rows. Returns what the rules say of each branch."""
+    def finish_within(
+        self, connection: sa.Connection, decisions: Sequence[BranchDecision]
+    ) -> dict[str, Finish | Unchanged]:
+        """`finish` as a part of a local transaction, by statements for many rows. Returns what the rules say of each
+        branch."""
         store = self._store
         counts = {decision.transaction_id: decision.committed_count for decision in decisions}
         # One that is not there is inserted, to hold off stages that come late, until it is said what becomes of it.

@@ -30,7 +30,7 @@ from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Viola
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import conflicts, staging, unique_keys
-from handfast.server.transactions.core.model import Operation, StageRequest
+from handfast.server.transactions.core.model import BranchDecision, Operation, Outcome, StageRequest
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
 from handfast.server.transactions.participant.finishing import BranchFinisher
@@ -138,6 +138,8 @@ class Participant(Reads[M]):
     ) -> Reply:
         """The work of a staged write."""
         store, id_, number = self.store, stage.transaction_id, stage.number
+        if stage.follows:
+            self.finisher.finish_within(connection, [BranchDecision(stage.follows, Outcome.COMMITTED, 1)])
         branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
         is_repeat = branch is not None and number <= branch.staged
         known = store.operations.find(connection, id_, number) if is_repeat else None
