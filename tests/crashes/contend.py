@@ -34,7 +34,8 @@ FEW, MANY = 3, 3000
 CALL_TIMEOUT = 10.0
 FREE_WITHIN = 5.0
 """Seconds after the last update within which every row must be free."""
-LOWEST_RATIO = 1 / 3
+LOWEST_RATIO = 0.4
+"""On a quiet machine it is about a half."""
 
 
 @dataclass(frozen=True)
