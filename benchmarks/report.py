@@ -135,7 +135,7 @@ def layers(measured: Iterable[Measured]) -> str:
             ("UpdateUserAndPreferences", "a third server, which calls them", facade.side - two_updates.side),
             ("UpdateUserAndPreferences", "the guarantee: stages, the decision, finishing", atomic.side - facade.side),
         )
-        lines += [(call, part, engine, f"{us:,.0f}") for call, part, us in parts]
+        lines += [(call, part, engine, f"{round(us):,}") for call, part, us in parts]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if len(lines) > 2 else ""
 
 
