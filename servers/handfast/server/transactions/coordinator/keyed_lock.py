@@ -29,7 +29,7 @@ class Turn:
 
     follows: Decision | None = None
     committed: Decision | None = None
-    woken: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(init=False)  # made only where it has to wait
 
 
 class KeyedLock:
@@ -71,6 +71,7 @@ class KeyedLock:
                 return
             if self.waiting >= self._most:
                 raise TooManyChanges(resource)
+            turn.woken = threading.Event()
             queue.append(turn)
         with suppress(DomainError), cancel_scope(turn.woken.set):
             turn.woken.wait(PATIENCE_SECONDS)

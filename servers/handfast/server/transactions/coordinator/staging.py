@@ -68,13 +68,10 @@ def stage(
     finished it: they are told, and need not ask what became of it.
     """
     metadata = wire.stage_metadata(transaction_id, 1, deadline_us, first_attempt)
-    begun = []
-    for call in calls:
-        if follows is not None and call.participant in follows.branches:
-            followed = (transaction_metadata.FOLLOWS, follows.transaction_id)
-            begun.append(begin(call.method, call.request, metadata=(*metadata, followed)))
-        else:
-            begun.append(begin(call.method, call.request, metadata=metadata))
+    followed: dict[str, tuple[tuple[str, str], ...]] = {}
+    if follows is not None:
+        followed = dict.fromkeys(follows.branches, ((transaction_metadata.FOLLOWS, follows.transaction_id),))
+    begun = [begin(call.method, call.request, metadata=metadata + followed.get(call.participant, ())) for call in calls]
     replies: list[Any] = []
     refused: list[Exception] = []
     for call, each in zip(calls, begun, strict=True):
