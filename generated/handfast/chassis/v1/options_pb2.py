@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/options.proto\x12\x13handfast.chassis.v1\x1a google/protobuf/descriptor.proto:>\n\tstageable\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x08R\tstageableB\x82\x01\n\x17\x63om.handfast.chassis.v1B\x0cOptionsProtoP\x01ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\xaa\x02\x13Handfast.Chassis.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/options.proto\x12\x13handfast.chassis.v1\x1a google/protobuf/descriptor.proto:>\n\tstageable\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x08R\tstageable:<\n\x08lockable\x12\x1e.google.protobuf.MethodOptions\x18\xba\x8e\x03 \x01(\x08R\x08lockableB\x82\x01\n\x17\x63om.handfast.chassis.v1B\x0cOptionsProtoP\x01ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\xaa\x02\x13Handfast.Chassis.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -22,10 +22,18 @@ import builtins as _builtins
 DESCRIPTOR: _descriptor.FileDescriptor
 
 STAGEABLE_FIELD_NUMBER: _builtins.int
+LOCKABLE_FIELD_NUMBER: _builtins.int
 stageable: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """The method can take part in a transaction that spans services. A call that carries
 `handfast-transaction-id`, `handfast-operation` and `handfast-transaction-deadline` is then staged
 instead of applied, and answers with the trailer `handfast-staged`. A method without this option
 refuses such metadata, so that a write never commits alone by mistake. So does any method where one of these
-keys is missing or comes more than once.
+keys is missing or comes more than once. The trailer `handfast-reads-bin` has what the call has read, as below.
+"""
+lockable: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""The method reads, and can do so within a transaction that spans services. A call that carries
+`handfast-transaction-id`, without `handfast-operation`, sees what that transaction has staged, and answers, with its
+reply or its error, with the trailer `handfast-reads-bin`: a serialized `handfast.transactions.v1.ReadSet` of what it
+has read, so that the caller can see to it that this still holds when the transaction commits. A method without
+this option refuses such metadata.
 """

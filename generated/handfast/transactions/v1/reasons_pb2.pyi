@@ -107,6 +107,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. A loss can be accepted only of a transaction whose decision is kept. Metadata:
     `transaction_id`, `state`.
     """
+    REASON_READ_CHANGED: _Reason.ValueType  # 21
+    """ABORTED, with RetryInfo. Something that the transaction has read has changed since. Run it again from its
+    beginning. Metadata: `transaction_id`, `resource`.
+    """
+    REASON_TOO_MANY_TRANSACTIONS: _Reason.ValueType  # 22
+    """RESOURCE_EXHAUSTED, with RetryInfo. So many transactions are open here, of this caller or of all, that the service
+    takes no further one until some of them have ended. Metadata: `transaction_id`, `limit`, `of` (`caller` or `all`).
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -198,5 +206,13 @@ participants that hold less than is named).
 REASON_TRANSACTION_NOT_DECIDED: Reason.ValueType  # 20
 """FAILED_PRECONDITION. A loss can be accepted only of a transaction whose decision is kept. Metadata:
 `transaction_id`, `state`.
+"""
+REASON_READ_CHANGED: Reason.ValueType  # 21
+"""ABORTED, with RetryInfo. Something that the transaction has read has changed since. Run it again from its
+beginning. Metadata: `transaction_id`, `resource`.
+"""
+REASON_TOO_MANY_TRANSACTIONS: Reason.ValueType  # 22
+"""RESOURCE_EXHAUSTED, with RetryInfo. So many transactions are open here, of this caller or of all, that the service
+takes no further one until some of them have ended. Metadata: `transaction_id`, `limit`, `of` (`caller` or `all`).
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

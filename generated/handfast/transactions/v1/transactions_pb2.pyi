@@ -208,12 +208,162 @@ class Transaction(_message.Message):
 Global___Transaction: _TypeAlias = Transaction  # noqa: Y015
 
 @_typing.final
+class Read(_message.Message):
+    """Something that a transaction has read, of a participant's resources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """The resource: its kind and its key, such as `users/ada`; up to 97 characters."""
+    revision: _builtins.str
+    """The revision that it had: other than any that it had before or gets later. `-` where it did not exist; empty
+    where it has not changed since revisions are kept. Up to 16 characters.
+    """
+    held: _builtins.bool
+    """Nobody else changes it until the transaction is decided, since the transaction has changed or locked it."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "resource", b"resource", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Read: _TypeAlias = Read  # noqa: Y015
+
+@_typing.final
+class ReadSet(_message.Message):
+    """What one call has read. It travels in the trailer `handfast-reads-bin`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Read]:
+        """Each resource once."""
+
+    def __init__(
+        self,
+        *,
+        reads: _abc.Iterable[Global___Read] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSet: _TypeAlias = ReadSet  # noqa: Y015
+
+@_typing.final
+class LockReadsRequest(_message.Message):
+    """Asks to lock what a transaction has read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Read]:
+        """What to lock, if it has these revisions still: 1 to 1000, each resource once."""
+
+    def __init__(
+        self,
+        *,
+        reads: _abc.Iterable[Global___Read] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockReadsRequest: _TypeAlias = LockReadsRequest  # noqa: Y015
+
+@_typing.final
+class LockReadsResponse(_message.Message):
+    """Answers LockReads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockReadsResponse: _TypeAlias = LockReadsResponse  # noqa: Y015
+
+@_typing.final
+class CompareReadsRequest(_message.Message):
+    """Asks whether what was read has changed since."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Read]:
+        """What was read: 1 to 1000, each resource once."""
+
+    def __init__(
+        self,
+        *,
+        reads: _abc.Iterable[Global___Read] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareReadsRequest: _TypeAlias = CompareReadsRequest  # noqa: Y015
+
+@_typing.final
+class CompareReadsResponse(_message.Message):
+    """Answers CompareReads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The resources that have another revision now, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareReadsResponse: _TypeAlias = CompareReadsResponse  # noqa: Y015
+
+@_typing.final
 class BeginTransactionRequest(_message.Message):
     """Asks for a new transaction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
+    further: _builtins.int
+    """How many more transactions to mint at the same time, with the same deadline: up to 32. For a caller who is going to
+    begin others within a moment, and would rather not ask again.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long the caller has until commit: more than 0 and up to 300 seconds, 30 seconds where it is unset."""
@@ -222,10 +372,11 @@ class BeginTransactionRequest(_message.Message):
         self,
         *,
         timeout: _duration_pb2.Duration | None = ...,
+        further: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["further", b"further", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,18 +389,24 @@ class BeginTransactionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def transaction(self) -> Global___Transaction:
         """The transaction: its id and its deadline."""
+
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transaction]:
+        """As many more as the request asks for, the oldest first."""
 
     def __init__(
         self,
         *,
         transaction: Global___Transaction | None = ...,
+        further: _abc.Iterable[Global___Transaction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["further", b"further", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -398,6 +398,148 @@ class TransactionService(object):
             _registered_method=True)
 
 
+class LockServiceStub(object):
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.LockReads = channel.unary_unary(
+                '/handfast.transactions.v1.LockService/LockReads',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.FromString,
+                _registered_method=True)
+        self.CompareReads = channel.unary_unary(
+                '/handfast.transactions.v1.LockService/CompareReads',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsResponse.FromString,
+                _registered_method=True)
+
+
+class LockServiceServicer(object):
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    def LockReads(self, request, context):
+        """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
+        Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareReads(self, request, context):
+        """Tells which resources have changed since they were read. Sees what is committed, as any read does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LockServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'LockReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.LockReads,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.SerializeToString,
+            ),
+            'CompareReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareReads,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'handfast.transactions.v1.LockService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('handfast.transactions.v1.LockService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LockService(object):
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    @staticmethod
+    def LockReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.LockService/LockReads',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.LockService/CompareReads',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class ParticipantServiceStub(object):
     """Holds one service's part of transactions. For the coordinator and for operators; callers have no need of it.
     """

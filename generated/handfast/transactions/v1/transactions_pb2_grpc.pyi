@@ -179,6 +179,79 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_TransactionServiceServicer_to_server(servicer: TransactionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class LockServiceStub:
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LockServiceAsyncStub: ...
+    LockReads: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.LockReadsRequest, _transactions_pb2.LockReadsResponse]
+    """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
+    Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+    """
+    CompareReads: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]
+    """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
+
+@_typing.type_check_only
+class LockServiceAsyncStub(LockServiceStub):
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    LockReads: _aio.UnaryUnaryMultiCallable[_transactions_pb2.LockReadsRequest, _transactions_pb2.LockReadsResponse]  # type: ignore[assignment]
+    """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
+    Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+    """
+    CompareReads: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]  # type: ignore[assignment]
+    """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
+
+class LockServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Sees to it that what a transaction has read at a service still holds when the transaction commits. Served by every
+    service that takes part, for the callers who run transactions.
+
+    Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
+    read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
+    has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
+    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
+    tells one time from another.)
+    """
+
+    @_abc_1.abstractmethod
+    def LockReads(
+        self,
+        request: _transactions_pb2.LockReadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.LockReadsResponse, _abc.Awaitable[_transactions_pb2.LockReadsResponse]]:
+        """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
+        Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareReads(
+        self,
+        request: _transactions_pb2.CompareReadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.CompareReadsResponse, _abc.Awaitable[_transactions_pb2.CompareReadsResponse]]:
+        """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
+
+def add_LockServiceServicer_to_server(servicer: LockServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class ParticipantServiceStub:
     """Holds one service's part of transactions. For the coordinator and for operators; callers have no need of it."""
 
