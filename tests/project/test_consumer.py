@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.project.commands import ROOT, run, succeed
+from tests.project.commands import BIN, ROOT, run, succeed
 from tests.project.conftest import Consumer
 
 CLIENT_AND_WHAT_IT_NEEDS = {
@@ -70,6 +70,38 @@ def test_consumer_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path) -
     assert list(code.rglob("*.py"))
     status, output = typed_consumer.typecheck(code)
     assert status == 0, output
+
+
+CONTRACT = """
+syntax = "proto3";
+package own.v1;
+import "handfast/chassis/v1/options.proto";
+service OwnService {
+  rpc Change(ChangeRequest) returns (ChangeResponse) {
+    option (handfast.chassis.v1.stageable) = true;
+  }
+}
+message ChangeRequest {}
+message ChangeResponse {}
+"""
+IS_STAGEABLE = """
+from handfast.chassis.v1.options_pb2 import stageable
+from own_pb2 import DESCRIPTOR
+print(DESCRIPTOR.services_by_name["OwnService"].methods_by_name["Change"].GetOptions().Extensions[stageable])
+"""
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["from the wheel", "from an editable install"])
+def test_a_contract_of_ones_own_imports_what_is_installed(consumer: Consumer, tmp_path: Path, editable: bool) -> None:
+    generator = ROOT / ".venv-generate" / "bin" / "python"
+    if not generator.exists():
+        pytest.skip("`make generate` installs the generator")
+    (tmp_path / "own.proto").write_text(CONTRACT)
+    python = BIN / "python" if editable else consumer.python
+    folder = succeed((python, "-m", "handfast.client.protos"), cwd=tmp_path).strip()
+    assert Path(folder).is_relative_to(ROOT / "protos" if editable else consumer.folder)
+    succeed((generator, "-m", "grpc_tools.protoc", "-I.", f"-I{folder}", "--python_out=.", "own.proto"), cwd=tmp_path)
+    assert succeed((python, "-c", IS_STAGEABLE), cwd=tmp_path) == "True\n"
 
 
 MISTAKES = {

@@ -1,4 +1,4 @@
-"""The distribution holds the four source roots as one package, and nothing else."""
+"""The distribution holds the five source roots as one package, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.project.commands import ROOT
 
-SOURCE_ROOTS = ("generated", "clients", "servers", "examples/demo")
+SOURCE_ROOTS = ("protos", "generated", "clients", "servers", "examples/demo")
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -28,7 +28,7 @@ def test_wheel_holds_every_source(files: set[PurePosixPath]) -> None:
     sources = {
         PurePosixPath(path.relative_to(ROOT / root))
         for root in SOURCE_ROOTS
-        for path in (ROOT / root).rglob("*")
+        for path in (ROOT / root / "handfast").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {file for file in files if file.parts[0] == "handfast"} == sources

@@ -19,6 +19,7 @@ errors.py                `ServiceError` and its subclasses, one for each status 
 aio/                     `connect`, `Suite` and `channel` for asyncio
 propagation.py           what servers hand on to the calls they make: request id, trace, deadline
 transaction_metadata.py  the metadata keys of calls within a transaction
+protos.py                where the contracts are, for contracts of your own that import them
 
 and behind them
 addresses.py             where the services are

@@ -9,10 +9,12 @@ can be imported from this package, and stays here though the files below may cha
     Server, Service, Pool                       what is served, by which threads
     Check, Background, Periodic                 what readiness asks; work beside the calls
     DomainError and its kinds, reason_name      what handlers raise
-    Violations                                  … for fields, all at once
+    Violations, fields                          … for fields, all at once; checks that several contracts need
+    require_page, page_token                    the pages of a list
+    new_id, new_etag, now                       ids that sort by time, etags, and the time
     current                                     the call at hand: request id, deadline, fields for its log line
     check_active, cancel_scope, sleep, wait_for, shield            waiting, for as long as somebody waits for the reply
-    Database, Schema, open_database, run_migrations, database_check    a service's own data
+    Database, Schema, open_database, run_migrations, database_check, key_text    a service's own data
     Statement, export_writes                    what most calls run on it, for less; how writes are committed
 
 A call passes, from the outside in:
@@ -42,7 +44,8 @@ What they find there, and what is around them:
 
 from handfast.server.chassis.call import Call, Pool, current
 from handfast.server.chassis.cancellation import cancel_scope, check_active, shield, sleep, wait_for
-from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.clock import now
+from handfast.server.chassis.data.database import Database, key_text
 from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.migrations import run as run_migrations
@@ -64,8 +67,11 @@ from handfast.server.chassis.errors import (
     Violations,
     reason_name,
 )
+from handfast.server.chassis.ids import new_etag, new_id
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.chassis.operations.readiness import Check
+from handfast.server.chassis.requests import fields
+from handfast.server.chassis.requests.paging import page_token, require_page
 from handfast.server.chassis.server import Background, Server, Service, StartError
 from handfast.server.chassis.serving import serve
 from handfast.server.process.settings import DatabaseSettings, ServerSettings, SettingsError
@@ -103,8 +109,15 @@ __all__ = [
     "current",
     "database_check",
     "export_writes",
+    "fields",
+    "key_text",
+    "new_etag",
+    "new_id",
+    "now",
     "open_database",
+    "page_token",
     "reason_name",
+    "require_page",
     "run_migrations",
     "serve",
     "shield",
