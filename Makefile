@@ -19,13 +19,14 @@ PROMTOOL  := .tools/bin/promtool
 GO_CLIENT := .tools/clients/go/installed
 TS_CLIENT := .tools/clients/typescript/installed
 PGBOUNCER := .tools/bin/pgbouncer
+PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
 CONTRACTS := . examples/postage
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
              check-alerts
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo bench overload overload-go test crash contend fuzz simulate mutate check $(CHECKS)
-.PHONY: format generate freeze pins grpcurl ghz promtool pgbouncer clean
+.PHONY: format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -164,6 +165,11 @@ promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
 
 $(PROMTOOL):
 	tools/fetch-debian.sh prometheus /usr/bin/promtool $@
+
+pyright: $(PYRIGHT) ## install pyright in .tools, which tests run on what callers are shown (needs npm)
+
+$(PYRIGHT):
+	npm install --silent --no-save --no-package-lock --prefix .tools/pyright pyright@1.1.414
 
 pgbouncer: $(PGBOUNCER) ## get pgbouncer into .tools/bin (needs apt-get)
 

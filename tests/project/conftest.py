@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.project.commands import BIN, PIP, ROOT, run, succeed
+
+PYRIGHT = ROOT / ".tools" / "pyright" / "node_modules" / ".bin" / "pyright"
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +42,24 @@ class Consumer:
         names = succeed((self.python, "-c", listing), cwd=self.folder).split()
         return {name.lower().replace("_", "-") for name in names}
 
-    def typecheck(self, folder: Path) -> tuple[int, str]:
-        """What strict mypy says of the code in `folder`, with this environment's stubs and no others."""
+    def typecheck(self, checker: str, folder: Path) -> tuple[int, str]:
+        """What strict `mypy` or `pyright` says of the code in `folder`, with this environment's stubs and no others."""
+        return self._mypy(folder) if checker == "mypy" else self._pyright(folder)
+
+    def _mypy(self, folder: Path) -> tuple[int, str]:
         # Elsewhere, so that neither the project's settings nor its sources are found.
         mypy = (BIN / "mypy", "--strict", "--config-file=", "--python-executable", self.python)
         done = run(*mypy, "--cache-dir", self.folder / "mypy", folder, cwd=self.folder)
+        return done.returncode, done.stdout
+
+    def _pyright(self, folder: Path) -> tuple[int, str]:
+        if not PYRIGHT.exists():
+            missing = "`make pyright` installs pyright where npm is at hand"
+            if os.environ.get("CI") and shutil.which("npm"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+        (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict"}))
+        done = run(PYRIGHT, "--pythonpath", self.python, "--project", folder, cwd=folder)
         return done.returncode, done.stdout
 
 

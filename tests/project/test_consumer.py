@@ -65,10 +65,11 @@ def test_it_says_so_where_only_click_is_installed(consumer: Consumer, tmp_path: 
     assert re.fullmatch(message, done.stdout)
 
 
-def test_consumer_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_consumer_passes_strict_type_checkers(typed_consumer: Consumer, tmp_path: Path, checker: str) -> None:
     code = shutil.copytree(ROOT / "tests" / "client" / "consumer", tmp_path / "consumer")
     assert list(code.rglob("*.py"))
-    status, output = typed_consumer.typecheck(code)
+    status, output = typed_consumer.typecheck(checker, code)
     assert status == 0, output
 
 
@@ -105,15 +106,21 @@ def test_a_contract_of_ones_own_imports_what_is_installed(consumer: Consumer, tm
 
 
 MISTAKES = {
-    "a request's field": ("suite.users.GetUser(GetUserRequest(user_id=1))", "arg-type"),
-    "a method": ("suite.users.GetUsr(GetUserRequest())", "attr-defined"),
-    "a request": ("suite.preferences.GetPreferences(GetUserRequest())", "arg-type"),
-    "a reply's field": ("suite.users.GetUser(GetUserRequest()).usr", "attr-defined"),
+    "a request's field": ("suite.users.GetUser(GetUserRequest(user_id=1))", "arg-type", "reportArgumentType"),
+    "a method": ("suite.users.GetUsr(GetUserRequest())", "attr-defined", "reportAttributeAccessIssue"),
+    "a request": ("suite.preferences.GetPreferences(GetUserRequest())", "arg-type", "reportArgumentType"),
+    "a reply's field": (
+        "suite.users.GetUser(GetUserRequest()).usr",
+        "attr-defined",
+        "reportAttributeAccessIssue",
+    ),
 }
 
 
-@pytest.mark.parametrize(("call", "code"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_strict_mypy_sees_a_mistake(typed_consumer: Consumer, tmp_path: Path, call: str, code: str) -> None:
+@pytest.mark.parametrize(("call", "of_mypy", "of_pyright"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_strict_type_checkers_see_a_mistake(
+    typed_consumer: Consumer, tmp_path: Path, call: str, of_mypy: str, of_pyright: str
+) -> None:
     mistaken = f"""
         from handfast.client import connect
         from handfast.users.v1.users_pb2 import GetUserRequest
@@ -122,10 +129,13 @@ def test_strict_mypy_sees_a_mistake(typed_consumer: Consumer, tmp_path: Path, ca
             {call}
     """
     (tmp_path / "mistaken.py").write_text(textwrap.dedent(mistaken))
-    status, output = typed_consumer.typecheck(tmp_path)
+    status, output = typed_consumer.typecheck("mypy", tmp_path)
     assert status == 1
-    assert f"[{code}]" in output
+    assert f"[{of_mypy}]" in output
     assert "Found 1 error " in output
+    status, output = typed_consumer.typecheck("pyright", tmp_path)
+    assert status == 1
+    assert of_pyright in output
 
 
 NOT_PRINTED = """

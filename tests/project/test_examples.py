@@ -42,10 +42,13 @@ def test_an_example_that_is_shown_runs_and_prints_what_is_shown(
     assert shows_the_same(block.output, printed), printed
 
 
-@pytest.mark.parametrize("block", SHOWN)
-def test_an_example_that_is_shown_passes_strict_mypy(typed_consumer: Consumer, tmp_path: Path, block: Block) -> None:
-    (tmp_path / "example.py").write_text(block.code)
-    status, output = typed_consumer.typecheck(tmp_path)
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_the_examples_that_are_shown_pass_strict_type_checkers(
+    typed_consumer: Consumer, tmp_path: Path, checker: str
+) -> None:
+    for number, block in enumerate(SHOWN):
+        (tmp_path / f"shown_{number}.py").write_text(block.code)
+    status, output = typed_consumer.typecheck(checker, tmp_path)
     assert status == 0, output
 
 
