@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -41,8 +43,9 @@ from handfast.users.v1.users_pb2 import (
     UpdateUserRequest,
     User,
 )
-from tests.crashes.history import Ending, Event
+from tests.crashes.history import Event
 from tests.crashes.world import GONE, PAIRS, Seen, World, text
+from tests.serializability.history import Outcome, Read, Write
 from tests.transactions.calls import Transaction
 
 TRANSACTION_TIMEOUT = 3
@@ -100,40 +103,42 @@ class Client(threading.Thread):
         operation: str,
         call: Callable[[Seen], object],
         writes: Mapping[str, str] | None = None,
+        *,
         replaces: Sequence[str] = (),
+        replaced: Mapping[str, str] = MappingProxyType({}),
+        apart: bool = False,
     ) -> Event:
-        """Runs one operation and adds it to the history."""
-        seen, note, ending = Seen(), "", Ending.DONE
-        invoked = time.monotonic()
+        """Runs one operation and adds it to the history. `replaced` is what it writes over, if it writes at all."""
+        seen, note, outcome = Seen(), "", Outcome.COMMITTED
+        writes, began = writes or {}, time.monotonic()
         try:
             call(seen)
         except REFUSALS as error:
-            ending, note = Ending.REFUSED, error.reason
+            outcome, note = Outcome.ABORTED, error.reason
         except Refused as error:
-            ending, note = Ending.REFUSED, str(error)
+            outcome, note = Outcome.ABORTED, str(error)
         except ServiceError as error:
-            ending, note = Ending.UNKNOWN, f"{error.status.name} {error.reason}"
+            outcome, note = Outcome.UNKNOWN, f"{error.status.name} {error.reason}"
         except AssertionError as error:
-            ending = Ending.UNKNOWN
+            outcome = Outcome.UNKNOWN
             seen.faults.append(f"the trailer of a staged call is missing: {error}")
-        returned = time.monotonic()
-        shown = seen if ending is Ending.DONE else Seen()
-        reads = {name: value for name, value in shown.reads.items() if name not in (writes or {})}
-        for name, value in (writes or {}).items():
+        ended = time.monotonic()
+        shown = seen if outcome is Outcome.COMMITTED else Seen()
+        reads = {name: value for name, value in shown.reads.items() if name not in writes} | dict(replaced)
+        for name, value in writes.items():
             if shown.reads.get(name, value) != value:
                 seen.faults.append(f"the reply shows {name} as {shown.reads[name]}, not as written")
         event = Event(
-            self.name,
-            operation,
-            invoked,
-            returned,
-            ending,
-            writes or {},
-            reads,
-            shown.etags,
-            replaces,
-            tuple(seen.faults),
-            note,
+            f"{self.name} {operation}",
+            began,
+            ended,
+            outcome,
+            (*itertools.starmap(Read, reads.items()), *itertools.starmap(Write, writes.items())),
+            apart=apart,
+            etags=shown.etags,
+            replaces=replaces,
+            faults=tuple(seen.faults),
+            note=note,
         )
         self._history.append(event)
         return event
@@ -151,12 +156,14 @@ class Client(threading.Thread):
     def _update_account(self) -> None:
         user_id, mark = self._random.choice(self._world.ids), self._mark()
         user, preferences = User(user_id=user_id, labels={"joint": mark}), Preferences(values={"joint": text(mark)})
+        replaced = {}
         if self._random.random() < 0.3:  # only if nobody changes it meanwhile
             try:
                 account = self._suite.accounts.GetAccount(GetAccountRequest(user_id=user_id)).account
             except ServiceError:
                 return
             user.etag, preferences.etag = account.user.etag, account.preferences.etag
+            replaced[f"joint/{user_id}"] = account.user.labels["joint"]
         request = UpdateUserAndPreferencesRequest(
             user=user,
             user_update_mask=FieldMask(paths=["labels.joint"]),
@@ -169,7 +176,7 @@ class Client(threading.Thread):
             self._world.see_account(seen, account)
 
         replaces = _etags(user.etag, preferences.etag)
-        self._note("update account", call, {f"joint/{user_id}": mark}, replaces)
+        self._note("update account", call, {f"joint/{user_id}": mark}, replaces=replaces, replaced=replaced)
 
     def _update_account_by_hand(self) -> None:
         user_id, mark, end = self._random.choice(self._world.ids), self._mark(), self._random.random()
@@ -215,7 +222,9 @@ class Client(threading.Thread):
                 self._stage_user(transaction, third, "email", "labels.swap")
                 _commit(transaction)
 
-        self._note("swap emails", call, {f"swap/{number}": mark}, _etags(*(user.etag for user in users)))
+        register, etags = f"swap/{number}", _etags(*(user.etag for user in users))
+        replaced = {register: users[0].labels["swap"]}
+        self._note("swap emails", call, {register: mark}, replaces=etags, replaced=replaced)
 
     def _stage_user(self, transaction: Transaction, user: User, *paths: str) -> None:
         request = UpdateUserRequest(user=user, update_mask=FieldMask(paths=paths))
@@ -236,7 +245,7 @@ class Client(threading.Thread):
                 seen.faults.append(f"{error.reason}, though the account is new and its email was given up: {free}")
                 raise
 
-        if self._note("create account", call, {f"life/{user_id}": mark}).ending is Ending.DONE:
+        if self._note("create account", call, {f"life/{user_id}": mark}).outcome is Outcome.COMMITTED:
             self._alive.append(user_id)
             self._world.born(user_id)
 
@@ -251,25 +260,26 @@ class Client(threading.Thread):
             request = DeleteAccountRequest(user_id=user_id)
             email = self._suite.accounts.DeleteAccount(request).account.user.email
 
-        if self._note("delete account", call, {f"life/{user_id}": GONE}).ending is Ending.DONE:
+        if self._note("delete account", call, {f"life/{user_id}": GONE}).outcome is Outcome.COMMITTED:
             self._spare_email = email
 
     # Writes to one side
 
     def _update_user(self) -> None:
         user_id, mark = self._random.choice(self._world.ids), self._mark()
-        user = User(user_id=user_id, display_name=mark)
+        user, replaced = User(user_id=user_id, display_name=mark), {}
         if self._random.random() < 0.3:
             try:
-                user.etag = self._suite.users.GetUser(GetUserRequest(user_id=user_id)).user.etag
+                before = self._suite.users.GetUser(GetUserRequest(user_id=user_id)).user
             except ServiceError:
                 return
+            user.etag, replaced[f"user/{user_id}"] = before.etag, before.display_name
 
         def call(seen: Seen) -> None:
             request = UpdateUserRequest(user=user, update_mask=FieldMask(paths=["display_name"]))
             self._world.see_user(seen, self._suite.users.UpdateUser(request).user)
 
-        self._note("update user", call, {f"user/{user_id}": mark}, _etags(user.etag))
+        self._note("update user", call, {f"user/{user_id}": mark}, replaces=_etags(user.etag), replaced=replaced)
 
     def _update_preferences(self) -> None:
         user_id, mark = self._random.choice(self._world.ids), self._mark()
@@ -345,7 +355,7 @@ class Client(threading.Thread):
             for missing in set(self._world.ids) - {user.user_id for user in users}:
                 seen.faults.append(f"{missing} is not in the list")
 
-        self._note("list", call)
+        self._note("list", call, apart=True)
 
     def _get_batch(self) -> None:
         def call(seen: Seen) -> None:
@@ -358,7 +368,7 @@ class Client(threading.Thread):
                 found = self._suite.preferences.BatchGetPreferences(request).preferences
                 self._see_each(seen, self._world.see_preferences, found)
 
-        self._note("get batch", call)
+        self._note("get batch", call, apart=True)
 
     @staticmethod
     def _see_each(seen: Seen, see: Callable[[Seen, Any], None], messages: Sequence[Any]) -> None:

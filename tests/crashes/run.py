@@ -18,10 +18,11 @@ from pathlib import Path
 from handfast.server.chassis.data import group_commit
 from handfast.server.transactions import crash_points
 from tests.crashes.clients import Client
-from tests.crashes.history import Ending, Event, Violation, check
+from tests.crashes.history import Event, check
 from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.suite import DATABASES, POSTGRESQL, SERVERS, Suite, suite
 from tests.crashes.world import World
+from tests.serializability.checker import Anomaly
 
 CALL_TIMEOUT = 2.0
 """Seconds, for each call of a client."""
@@ -41,7 +42,7 @@ RARELY, OFTEN = (1, 200), (1, 40)
 @dataclass(frozen=True)
 class Report:
     history: Sequence[Event]
-    violations: Sequence[Violation]
+    violations: Sequence[Anomaly]
     kills: Counter[str]
     points: Counter[str]
     freed: Sequence[Freed]
@@ -55,9 +56,9 @@ class Report:
         return [each for each in self.freed if each.seconds > seconds]
 
     def __str__(self) -> str:
-        endings = Counter(event.ending.name for event in self.history)
+        outcomes = Counter(event.outcome.name.lower() for event in self.history)
         lines = [
-            f"{len(self.history)} operations: {_counts(endings)}",
+            f"{len(self.history)} operations: {_counts(outcomes)}",
             f"{self.kills.total()} kills: {_counts(self.kills)}",
             f"{self.points.total()} of them at named points: {_counts(self.points)}",
             f"everything free {max(each.seconds for each in self.freed):.1f} s after the last restart",
@@ -142,7 +143,7 @@ def _until(kills: int, seconds: float, target: Suite, history: Sequence[Event]) 
 
 def _acknowledged(history: Sequence[Event]) -> int:
     """How many writes."""
-    return sum(event.ending is Ending.DONE and bool(event.writes) for event in history)
+    return sum(event.acknowledges_a_write for event in history)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             with (folder / "history.jsonl").open("w") as file:
                 for event in report.history:
-                    print(json.dumps({**asdict(event), "ending": event.ending.name}), file=file)
+                    shown = {"outcome": event.outcome.name, "operations": [*map(str, event.operations)]}
+                    print(json.dumps({**asdict(event), **shown}), file=file)
         print(report, flush=True)
         good = good and not report.violations and not report.stuck() and report.kills.total() >= chosen.kills
     return 0 if good else 1
