@@ -72,6 +72,29 @@ def test_flags_of_a_command_line_reach_the_settings(
 
 
 @pytest.mark.parametrize(
+    ("flags", "variable", "expected"),
+    [
+        ([], "", {}),
+        ([], "credits=h:1,x=unix:/run/x", {"credits": "h:1", "x": "unix:/run/x"}),
+        (["--participant", "credits=h:1", "--participant=x=h:2"], "", {"credits": "h:1", "x": "h:2"}),
+        (["--participant", "credits=h:1,x=h:2"], "y=h:3", {"credits": "h:1", "x": "h:2"}),
+    ],
+)
+def test_participants_are_those_of_the_suite_and_those_that_are_given(
+    flags: list[str], variable: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDFAST_TRANSACTIONS_DATABASE_URL", "postgresql://h/transactions")
+    monkeypatch.setenv("HANDFAST_PARTICIPANTS", variable)
+    monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
+    served: list[SuiteSettings] = []
+    listen = "127.0.0.1:50053"
+    command = server_command(SuiteSettings, "accounts", listen, lambda each, _: served.append(each), who="accounts")
+    assert run(command, flags) == 0
+    suite = {"users": "127.0.0.1:50051", "preferences": "127.0.0.1:50052"}
+    assert served[0].participants == suite | expected
+
+
+@pytest.mark.parametrize(
     ("listen", "metrics_listen"),
     [
         ("127.0.0.1:50051", "127.0.0.1:50151"),
@@ -108,6 +131,20 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("users_address", "users", "--users-address (or HANDFAST_USERS_ADDRESS) must be HOST:PORT"),
         ("preferences_address", "127.0.0.1:0", "--preferences-address (or HANDFAST_PREFERENCES_ADDRESS) must name a"),
         ("accounts_address", "", "--accounts-address (or HANDFAST_ACCOUNTS_ADDRESS) must be HOST:PORT"),
+        (
+            "participant",
+            ("credits",),
+            "--participant (or HANDFAST_PARTICIPANTS) has an address for credits that must be",
+        ),
+        ("participant", ("credits=",), "has an address for credits that must be HOST:PORT"),
+        ("participant", ("credits=127.0.0.1:0",), "has an address for credits that must name a port"),
+        ("participant", ("=127.0.0.1:1",), "must be NAME=ADDRESS"),
+        ("participant", ("",), "must be NAME=ADDRESS"),
+        ("participant", ("Credits=127.0.0.1:1",), "the name in lower-case letters, digits and single underscores"),
+        ("participant", (f"{'c' * 64}=127.0.0.1:1",), "up to 63"),
+        ("participant", ("a=127.0.0.1:1", "a=127.0.0.1:2"), "must name each participant once, not a twice"),
+        ("participant", ("users=127.0.0.1:1",), "must name no server of the suite, not users"),
+        ("participant", ("accounts=127.0.0.1:1",), "must name no server of the suite, not accounts"),
         ("threads", 0, "--threads (or HANDFAST_THREADS) must be from 1 to 1000, not 0"),
         ("threads", 1001, "must be from 1 to 1000"),
         ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),

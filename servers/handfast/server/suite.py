@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handfast.server.process.settings import DatabaseSettings, setting
+from handfast.server.process.settings import DatabaseSettings, check_peer_address, setting
 
 FIRST_PORT = 50051
 DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transactions"}
 """The names of the servers' databases, for what they hold: accounts owns decisions about transactions, no accounts."""
+
+PARTICIPANTS = ("users", "preferences")
+"""The suite's own servers that take part in transactions."""
+_PARTICIPANT_NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_LONGEST_PARTICIPANT_NAME = 63
 
 
 def _address(server: str, port: int) -> Any:
@@ -24,12 +31,48 @@ class SuiteSettings(DatabaseSettings):
     users_address: str = _address("users", FIRST_PORT)
     preferences_address: str = _address("preferences", FIRST_PORT + 1)
     accounts_address: str = _address("accounts", FIRST_PORT + 2)
+    participant: tuple[str, ...] = setting(
+        (),
+        "another service that takes part in transactions, and where it is; may be repeated",
+        default="none",
+        metavar="NAME=ADDRESS",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for peer in ("users_address", "preferences_address", "accounts_address"):
             self.check_peer(peer)
+        self.check("participant", parse_participants)
+
+    @property
+    def participants(self) -> Mapping[str, str]:
+        """All that take part in transactions: the address of each, by its name."""
+        return {name: getattr(self, f"{name}_address") for name in PARTICIPANTS} | parse_participants(self.participant)
 
     @classmethod
     def variable(cls, server: str, setting: str) -> str:
+        if setting == "participant":
+            return "HANDFAST_PARTICIPANTS"
         return super().variable(DATABASES.get(server, server) if setting == "database_url" else server, setting)
+
+
+def parse_participants(values: Iterable[str]) -> dict[str, str]:
+    """The addresses of participants beside the suite's own, by the name that their staged calls confirm. Each value is
+    `NAME=ADDRESS`. Raises ValueError, worded to follow the setting's name.
+    """
+    addresses: dict[str, str] = {}
+    for value in values:
+        name, _, address = value.partition("=")
+        if not _PARTICIPANT_NAME.fullmatch(name) or len(name) > _LONGEST_PARTICIPANT_NAME:
+            rule = f"the name in lower-case letters, digits and single underscores, up to {_LONGEST_PARTICIPANT_NAME}"
+            raise ValueError(f"must be NAME=ADDRESS, {rule}, not {value!r}")
+        if name in DATABASES:
+            raise ValueError(f"must name no server of the suite, not {name}: its address is a setting of its own")
+        if name in addresses:
+            raise ValueError(f"must name each participant once, not {name} twice")
+        try:
+            check_peer_address(address)
+        except ValueError as error:
+            raise ValueError(f"has an address for {name} that {error}") from None
+        addresses[name] = address
+    return addresses

@@ -38,7 +38,7 @@ REASONS = (UsersReason, PreferencesReason, AccountsReason, TransactionsReason, C
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, SCHEMA)
-    channels = {USERS: channel(settings.users_address), PREFERENCES: channel(settings.preferences_address)}
+    channels = {name: channel(address) for name, address in settings.participants.items()}
     suite = Suite(channels[USERS], channels[PREFERENCES], channel(settings.accounts_address))
 
     decisions = DecisionStore(database, tables.coordinator)
@@ -58,7 +58,7 @@ def build(settings: SuiteSettings) -> Server:
         services=(service, transaction_service(decisions, replies, notifier, participants)),
         checks=(database_check(database, SCHEMA),),
         background=(notifier, Pruner(decisions, replies)),
-        on_close=(suite.close, database.close),
+        on_close=(suite.close, *(each.close for each in channels.values()), database.close),
     )
     export_coordinator(server.metrics.registry, decisions, notifier, REASONS)
     export_writes(server.metrics.registry, database)

@@ -12,7 +12,13 @@ from typing import Any
 import click
 from click import Argument, Choice, FloatRange, IntRange, Option
 
-from handfast.server.cli.settings import ADDRESS_SETTINGS, UP_SETTINGS, on_this_machine, read_addresses
+from handfast.server.cli.settings import (
+    ADDRESS_SETTINGS,
+    PARTICIPANT_SETTING,
+    UP_SETTINGS,
+    on_this_machine,
+    read_addresses,
+)
 from handfast.server.process.command import CONTEXT, Failure, failing_as
 from handfast.server.process.flags import server_command
 from handfast.server.suite import SuiteSettings
@@ -79,7 +85,7 @@ def transactions() -> None:
 def _add_action(action: str, purpose: str, *own: click.Parameter) -> None:
     as_json = Option(["--json", "as_json"], is_flag=True, help="print JSON, for programs")
 
-    @transactions.command(action, params=[*own, as_json, *ADDRESS_SETTINGS], help=purpose)
+    @transactions.command(action, params=[*own, as_json, *ADDRESS_SETTINGS, PARTICIPANT_SETTING], help=purpose)
     @failing_as("handfast: transactions")
     def act(**arguments: Any) -> None:
         from handfast.server.cli.transactions import run

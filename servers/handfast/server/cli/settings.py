@@ -8,8 +8,8 @@ from typing import Any
 
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import Setting, read, settings_of, whole_number
-from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, flag
-from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
+from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, SettingsError, flag
+from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings, parse_participants
 
 SERVERS = tuple(DATABASES)
 HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
@@ -46,12 +46,13 @@ UP_SETTINGS = [
     _first_port_setting(
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each"
     ),
-    *(_BY_NAME[name] for name in ("threads", "queue", "grace", "log_level")),
+    *(_BY_NAME[name] for name in ("participant", "threads", "queue", "grace", "log_level")),
 ]
 ADDRESS_SETTINGS = [
     _first_port_setting("first port of a suite of `handfast up`"),
     *(_BY_NAME[f"{server}_address"] for server in SERVERS),
 ]
+PARTICIPANT_SETTING = _BY_NAME["participant"]
 
 
 def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
@@ -68,3 +69,12 @@ def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
             raise Failure(str(error)) from error
         given[name.removesuffix("_address")] = address
     return given
+
+
+def read_participants(flags: Mapping[str, Any]) -> Mapping[str, str]:
+    """The addresses of participants beside the suite's own, by name. Raises Failure."""
+    given = read([PARTICIPANT_SETTING], flags, os.environ).get(PARTICIPANT_SETTING.name, ())
+    try:
+        return parse_participants(given)
+    except ValueError as error:
+        raise SettingsError(PARTICIPANT_SETTING.name, PARTICIPANT_SETTING.variable, str(error)) from None

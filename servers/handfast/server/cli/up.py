@@ -18,7 +18,7 @@ from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import read, read_settings
 from handfast.server.process.processors import spread
-from handfast.server.process.settings import SettingsError, flag, sqlite_file, sqlite_url, without_password
+from handfast.server.process.settings import SettingsError, flag, shown, sqlite_file, sqlite_url, without_password
 from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
@@ -44,7 +44,7 @@ def run(flags: Mapping[str, Any]) -> int:
             raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
 
     environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
-    environment |= {SuiteSettings.variable("up", name): str(value) for name, value in values.items()}
+    environment |= {SuiteSettings.variable("up", name): shown(value) for name, value in values.items()}
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
     suite = [read_settings(SuiteSettings, *place, {}, environment) for place in on_this_machine().items()]
 

@@ -34,11 +34,18 @@ def _parser(convert: Parse, expected: str) -> Parse:
 
 whole_number = _parser(int, "a whole number")
 _yes_or_no = _parser(lambda text: _YES_OR_NO[text.lower()], "true or false")
-_KINDS: dict[type, tuple[Parse, str]] = {
+
+
+def _several(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+_KINDS: dict[Any, tuple[Parse, str]] = {
     str: (str, "TEXT"),
     int: (whole_number, "NUMBER"),
     float: (_parser(float, "a number of seconds"), "SECONDS"),
     bool: (_yes_or_no, ""),
+    tuple[str, ...]: (_several, "TEXT"),
 }
 """How a field of each type is parsed, and what stands for its value in the help."""
 
@@ -58,7 +65,7 @@ class Setting(click.Option):
     ) -> None:
         # The flag of a bool has no value: to give it is to say true.
         form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is _yes_or_no else {"metavar": metavar}
-        super().__init__([flag(name), name], help=help, type=str, default=None, **form)
+        super().__init__([flag(name), name], help=help, type=str, default=None, multiple=parse is _several, **form)
         self.parse = parse
         self.variable = variable
         self.shown_default = default
@@ -93,6 +100,8 @@ def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Map
     values: dict[str, Any] = {}
     for setting in settings:
         text = flags.get(setting.name)
+        if setting.multiple:
+            text = ",".join(text or ()) or None
         if text is None:
             text = environment.get(setting.variable) or None
         if text is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ class ServerSettings:
     brackets and port 0 for any free port; `metrics_listen` left empty is the host of `listen` and its port + 100. The
     ages of connections are those of gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md).
 
-    A subclass adds settings by adding fields of type str, int, float (in seconds) or bool. A field is a setting, with a
-    flag and a variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and
-    `bounds` are the least and the greatest number that is allowed. A subclass adds other rules by extending
-    `__post_init__`.
+    A subclass adds settings by adding fields of type str, int, float (in seconds), bool or `tuple[str, ...]`, whose
+    flag may be repeated and whose variable has commas between the values. A field is a setting, with a flag and a
+    variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and `bounds` are the
+    least and the greatest number that is allowed. A subclass adds other rules by extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
@@ -129,21 +130,18 @@ class ServerSettings:
         return "HANDFAST_" + (f"{server}_{setting}" if setting in _OF_ONE_SERVER else setting).upper()
 
     def check_peer(self, setting: str) -> None:
-        """Raises SettingsError unless the setting says where a peer is: `HOST:PORT`, or another name that gRPC
-        resolves."""
-        address: str = getattr(self, setting)
-        if not address.startswith(_GRPC_NAMES_WITHOUT_PORT):
-            self._check_address(setting, address, lowest_port=1)
+        """Raises SettingsError unless the setting says where a peer is, as `check_peer_address` does."""
+        self.check(setting, check_peer_address)
 
-    def _check_address(self, setting: str, address: str, lowest_port: int) -> None:
+    def check(self, setting: str, rule: Callable[[Any], object]) -> None:
+        """Raises SettingsError where `rule` raises ValueError for the value, worded to follow the setting's name."""
         try:
-            _, port = split_address(address)
+            rule(getattr(self, setting))
         except ValueError as error:
             raise SettingsError(setting, self.variable(self.name, setting), str(error)) from None
-        self.require(setting, port >= lowest_port, f"must name a port, not {address!r}")
 
     def _check_listen(self, setting: str, address: str) -> None:
-        self._check_address(setting, address, lowest_port=0)
+        self.check(setting, split_address)
         self.require(
             setting,
             self.allow_plaintext_beyond_loopback or is_loopback(split_address(address)[0]),
@@ -178,10 +176,7 @@ class DatabaseSettings(ServerSettings):
             "must be sqlite:///FILE or postgresql://…",
         )
         if self.database_url.startswith("sqlite"):
-            try:
-                sqlite_file(self.database_url)
-            except ValueError as error:
-                raise SettingsError("database_url", self.variable(self.name, "database_url"), str(error)) from None
+            self.check("database_url", sqlite_file)
         else:
             # What follows the first @ would be taken for the host, and shown in errors.
             authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]
@@ -197,12 +192,14 @@ def without_password(database_url: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it would be typed: `true`, and a number with all its digits but without `.0` at the end."""
+    """A value as it would be typed: `true`, `a,b`, and a number with all its digits but without `.0` at the end."""
     match value:
         case bool():
             return str(value).lower()
         case float():
             return str(value).removesuffix(".0")
+        case tuple():
+            return ",".join(map(shown, value))
     return str(value)
 
 
@@ -232,6 +229,13 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not valid_port or (":" in host and _ip(host) and not bracketed):
         raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not {address!r}")
     return (host[1:-1] if bracketed else host), int(port)
+
+
+def check_peer_address(address: str) -> None:
+    """Raises ValueError, worded to follow the setting's name, unless this is `HOST:PORT`, or another name that gRPC
+    resolves."""
+    if not address.startswith(_GRPC_NAMES_WITHOUT_PORT) and not split_address(address)[1]:
+        raise ValueError(f"must name a port, not {address!r}")
 
 
 def join_address(host: str, port: int) -> str:
