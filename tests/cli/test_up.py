@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from handfast.client import ServiceError
+from handfast.client import InvalidArgument, ServiceError
+from handfast.server.chassis.ids import new_id
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.processors import usable_processors
 from handfast.server.process.settings import sqlite_url
+from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1.users_pb2 import ListUsersRequest
 from tests.cli.processes import Process, Result, is_running, start_process, stop_process, suite_up
 from tests.eventually import PATIENCE, eventually
@@ -210,6 +212,15 @@ def test_a_second_suite_on_the_same_folder_is_refused_in_one_line(
         f"handfast: up: the data directory {folder} is in use by another suite, process {suite.popen.pid}; "
         "stop that one, or give this one a --data-dir of its own\n",
     )
+
+
+def test_participants_are_handed_on_to_the_coordinator(up: Up) -> None:
+    branches = [pb.TransactionBranch(participant="weather", operation_count=1)]
+    commit = pb.CommitTransactionRequest(transaction_id=new_id(), branches=branches)
+    suite = _ready(up("--participant", "credits=127.0.0.1:9"))
+    with suite.connect() as client, pytest.raises(InvalidArgument) as told:
+        client.transactions.CommitTransaction(commit)
+    assert told.value.violations[0].description.endswith(": credits, preferences, users")
 
 
 def test_databases_of_the_environment_are_named_and_shown(up: Up, tmp_path: Path) -> None:

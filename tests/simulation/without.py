@@ -34,6 +34,7 @@ from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_rows import ResourceRow
+from handfast.transactions.v1 import transactions_pb2 as pb
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result, Statement
 from tests.simulation.world import Without
@@ -253,8 +254,9 @@ _ask_next = CoordinatorResolver._ask_next
 
 
 def _check_held_once(self: service.TransactionServicer, commit: Decision) -> None:
-    if self._is_undecided(commit.transaction_id):
-        missing = self._holdings.less_than(commit, self._clock())
+    if self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
+        held = self._holdings.of(commit)
+        missing = {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
         if missing:
             raise OperationsMissing(commit.transaction_id, commit.branches, missing)
 

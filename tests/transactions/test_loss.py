@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 
 from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, channel
 from handfast.client.errors import service_error
+from handfast.server.accounts import tables
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import PeerUnavailable
+from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.holdings import Holdings
-from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.reply_store import ReplyStore
+from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
@@ -94,16 +101,26 @@ class TestAParticipantThatDoesNotAnswer:
             assert found.state == pb.TRANSACTION_STATE_UNDECIDED
         server.stop()
 
-    def test_is_waited_for_also_where_too_many_calls_ask_at_once(self, addresses: dict[str, str]) -> None:
-        time = now()
-        commit, old = (
-            Decision(id_at(time - age * MICROSECONDS_PER_SECOND), Outcome.COMMITTED, {"users": 1}) for age in (0, 600)
-        )
+    def test_is_waited_for_also_where_too_many_calls_ask_at_once(
+        self, accounts: Database, addresses: dict[str, str]
+    ) -> None:
+        context: Any = None
+        decisions = DecisionStore(accounts, tables.coordinator)
+        replies = ReplyStore(accounts, tables.coordinator.answers)
         with channel(addresses["users"]) as to_users:
-            holdings = Holdings({"users": ParticipantServiceStub(to_users)}, room=0)
-            assert holdings.less_than(commit, time) == {}
+            stubs = {"users": ParticipantServiceStub(to_users)}
+            holdings = Holdings(stubs, room=0)
+            transactions = TransactionServicer(decisions, replies, DecisionNotifier(decisions, stubs), holdings)
+
+            def commit(age_seconds: int) -> pb.Transaction:
+                id_ = id_at(now() - age_seconds * MICROSECONDS_PER_SECOND)
+                branches = [pb.TransactionBranch(participant="users", operation_count=1)]
+                request = pb.CommitTransactionRequest(transaction_id=id_, branches=branches)
+                return transactions.CommitTransaction(request, context).transaction
+
+            assert commit(age_seconds=0).state == pb.TRANSACTION_STATE_COMMITTED
             with pytest.raises(PeerUnavailable):
-                holdings.less_than(old, time)
+                commit(age_seconds=600)
 
 
 class TestAcceptingALoss:

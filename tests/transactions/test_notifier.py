@@ -302,3 +302,26 @@ def test_what_was_gathered_is_sent_before_the_notifier_stops(decisions: Decision
     notifier.stop(10)
     assert users.sizes == [1]
     assert unfinished(decisions) == 0
+
+
+def test_decisions_that_wait_for_who_is_not_configured_are_counted_by_participant(decisions: DecisionStore) -> None:
+    def wait_for(outcome: Outcome, *participants: str) -> str:
+        id_ = new_id()
+        decisions.decide(Decision(id_, outcome, dict.fromkeys(participants, 1)))
+        return id_
+
+    def waiting() -> dict[str, int]:
+        with decisions.database.read() as connection:
+            return dict(DecisionNotifier(decisions, stubs).unconfigured(connection))
+
+    stubs: Any = {"users": Confirming()}
+    wait_for(Outcome.COMMITTED, "users")
+    assert waiting() == {}
+    both = wait_for(Outcome.COMMITTED, "users", "credits", "weather")
+    wait_for(Outcome.COMMITTED, "credits")
+    wait_for(Outcome.ABORTED, "credits")
+    assert waiting() == {"credits": 3, "weather": 1}
+    decisions.accept_loss(both, ["credits"])
+    assert waiting() == {"credits": 2, "weather": 1}
+    decisions.mark_finished([both])
+    assert waiting() == {"credits": 2}

@@ -81,6 +81,22 @@ class TestBegin:
         assert fields_at_fault(refused.value) == ["timeout"]
         assert "nanos" in refused.value.message
 
+    def test_mints_further_ones_in_their_order_with_the_same_deadline(self, client: Suite) -> None:
+        reply = client.transactions.BeginTransaction(pb.BeginTransactionRequest(further=32))
+        begun = [reply.transaction, *reply.further]
+        ids = [each.transaction_id for each in begun]
+        assert len(set(ids)) == 33
+        assert ids == sorted(ids)
+        assert {each.deadline.ToMicroseconds() for each in begun} == {reply.transaction.deadline.ToMicroseconds()}
+        assert {each.state for each in begun} == {pb.TRANSACTION_STATE_UNDECIDED}
+        assert not client.transactions.BeginTransaction(pb.BeginTransactionRequest()).further
+
+    @pytest.mark.parametrize("further", [-1, 33, 2**31 - 1])
+    def test_mints_no_more_than_can_be_used_in_a_moment(self, client: Suite, further: int) -> None:
+        with pytest.raises(InvalidArgument) as refused:
+            client.transactions.BeginTransaction(pb.BeginTransactionRequest(timeout=Duration(), further=further))
+        assert fields_at_fault(refused.value) == ["timeout", "further"]
+
 
 class TestDecisions:
     def test_are_answered_alike_when_they_are_repeated(self, client: Suite) -> None:

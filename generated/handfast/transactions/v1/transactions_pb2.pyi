@@ -159,6 +159,7 @@ class Transaction(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ABORT_REASON_FIELD_NUMBER: _builtins.int
     LOSS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    UNCONFIGURED_PARTICIPANTS_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """Identifies it: a UUIDv7 that the coordinator minted."""
     state: Global___TransactionState.ValueType
@@ -187,6 +188,12 @@ class Transaction(_message.Message):
     def loss_accepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The participants that an operator let finish without what they have lost (see AcceptLoss)."""
 
+    @_builtins.property
+    def unconfigured_participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The participants that the decision waits for, and that are not configured at the coordinator: it cannot notify them
+        until they are configured again, or an operator accepts their loss. Empty once it is finished.
+        """
+
     def __init__(
         self,
         *,
@@ -198,10 +205,11 @@ class Transaction(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         abort_reason: _builtins.str = ...,
         loss_accepted: _abc.Iterable[_builtins.str] | None = ...,
+        unconfigured_participants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "branches", b"branches", "deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time", "loss_accepted", b"loss_accepted", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "branches", b"branches", "deadline", b"deadline", "decide_time", b"decide_time", "finish_time", b"finish_time", "loss_accepted", b"loss_accepted", "state", b"state", "transaction_id", b"transaction_id", "unconfigured_participants", b"unconfigured_participants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,19 +483,28 @@ class RollbackTransactionRequest(_message.Message):
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     ABORT_REASON_FIELD_NUMBER: _builtins.int
+    PARTICIPANTS_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction. Required."""
     abort_reason: _builtins.str
     """Why, for operators: up to 100 characters in upper snake case, such as `EMAIL_TAKEN`. Optional."""
+    @_builtins.property
+    def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The participants that may hold something of it: up to 32, each once. These drop it at once; what another one holds
+        it drops by itself, within seconds. Names that the coordinator does not know are left out. All are notified where
+        this is empty.
+        """
+
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         abort_reason: _builtins.str = ...,
+        participants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_reason", b"abort_reason", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,6 +62,12 @@ class Case:
         return [name for name, branch in self.branches.items() if branch is None]
 
     @property
+    def unasked(self) -> list[str]:
+        """The participants that have a part in it, but were not asked, as their addresses were not given."""
+        committed = [each.participant for each in self.transaction.branches]
+        return sorted({*committed, *self.transaction.unconfigured_participants} - self.branches.keys())
+
+    @property
     def finished(self) -> bool:
         """Whether the coordinator says so. A transaction that it has forgotten was finished."""
         return self.transaction.HasField("finish_time") or self.transaction.state == pb.TRANSACTION_STATE_FORGOTTEN

@@ -13,6 +13,7 @@ from handfast.server.cli.inquiry import Case
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 NOTHING = "-"
+NO_ADDRESS = "no address"
 
 
 def decisions(transactions: Sequence[pb.Transaction]) -> str:
@@ -29,9 +30,11 @@ def decisions(transactions: Sequence[pb.Transaction]) -> str:
 def in_doubt(cases: Sequence[Case], silent: Sequence[str]) -> str:
     if not cases:
         return f"Nothing is in doubt, but for {' and '.join(silent)}." if silent else "Nothing is in doubt."
-    rows = [["TRANSACTION", "STATE", "BEGUN", "DEADLINE", *(name.upper() for name in cases[0].branches)]]
+    unasked = sorted({name for case in cases for name in case.unasked})
+    rows = [["TRANSACTION", "STATE", "BEGUN", "DEADLINE", *(name.upper() for name in [*cases[0].branches, *unasked])]]
     for case in cases:
-        held = (_held(branch) for branch in case.branches.values())
+        held = [_held(branch) for branch in case.branches.values()]
+        held += [NO_ADDRESS if name in case.unasked else NOTHING for name in unasked]
         rows.append([case.id, state(case.transaction), _time(case.begun), _time(case.deadline), *held])
     return _table(rows)
 
@@ -53,6 +56,7 @@ def one(case: Case) -> str:
             rows.append((name, "no answer", NOTHING, committed, NOTHING))
         else:
             rows.append((name, state(branch), str(branch.operation_count), committed, state(branch, "outcome")))
+    rows += [(name, NO_ADDRESS, NOTHING, str(case.committed_count(name) or NOTHING), NOTHING) for name in case.unasked]
     return "\n\n".join((_table(facts), _table(rows), meaning(case)))
 
 
@@ -92,6 +96,15 @@ def meaning(case: Case) -> str:
             sentences.append("Its state is not known to this version of handfast; it counts as undecided.")
     if accepted := " and ".join(case.transaction.loss_accepted):
         sentences.append(f"An operator let {accepted} finish it without what was lost there.")
+    unconfigured = case.transaction.unconfigured_participants
+    for name in unconfigured:
+        sentences.append(
+            f"The coordinator has no address of {name}, and so does not notify it: configure it again, or, if it is "
+            f"gone for good, let `handfast transactions resolve {case.id} --accept-loss {name}` end it without."
+        )
+    if unasked := [name for name in case.unasked if name not in unconfigured]:
+        where = " ".join(f"--participant {name}=ADDRESS" for name in unasked)
+        sentences.append(f"What {' and '.join(unasked)} holds is not known here; {where} would say where to ask.")
     if held and case.finished:
         sentences.append(f"What {held} still holds was not committed, and is dropped within seconds.")
     if silent := " and ".join(case.silent):

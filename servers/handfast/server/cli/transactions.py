@@ -20,7 +20,7 @@ import click
 from handfast.client import ServiceError
 from handfast.server.cli import reports
 from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import on_this_machine, read_addresses
+from handfast.server.cli.settings import on_this_machine, read_addresses, read_participants
 from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 
@@ -31,7 +31,7 @@ UNKNOWN = "no server knows of this transaction: it was never used, or has only b
 
 
 def run(action: str, arguments: Mapping[str, Any]) -> None:
-    addresses = on_this_machine() | read_addresses(arguments)
+    addresses = {**on_this_machine(), **read_addresses(arguments), **read_participants(arguments)}
     try:
         with contextlib.closing(Inquiry(addresses)) as inquiry:
             {"list": _list, "show": _show, "resolve": _resolve}[action](inquiry, arguments)
@@ -92,6 +92,8 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
             f"{_places(inquiry, case.held_by)} did not finish it within {arguments['timeout']:g} s; "
             f"is the server of its coordinator at {inquiry.addresses[COORDINATOR]}?"
         )
+    if unconfigured := " and ".join(case.transaction.unconfigured_participants):
+        raise Failure(f"the coordinator has no address of {unconfigured}, and so cannot finish it there")
     if not case.finished:
         raise Failure(
             f"a participant did not confirm to the coordinator within {arguments['timeout']:g} s; it goes on trying"
@@ -127,13 +129,14 @@ def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
 
 
 def _wait(inquiry: Inquiry, transaction_id: str, timeout: float) -> Case:
-    """Waits until all that answer have finished and the coordinator knows, for `timeout` seconds at the most. Returns
-    how things are then.
+    """Waits until all that answer have finished, and the coordinator knows, if all are configured there; for `timeout`
+    seconds at the most. Returns how things are then.
     """
     end = time.monotonic() + timeout
     while True:
         case = inquiry.case(transaction_id)
-        if (not case.held_by and (case.finished or case.silent)) or time.monotonic() > end:
+        settled = case.finished or case.silent or case.transaction.unconfigured_participants
+        if (not case.held_by and settled) or time.monotonic() > end:
             return case
         time.sleep(PAUSE)
 

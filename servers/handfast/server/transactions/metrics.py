@@ -6,12 +6,14 @@ What is in doubt is looked up in the database when it is scraped, so every repli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
@@ -26,6 +28,9 @@ from handfast.server.transactions.participant import Participant
 OTHER = "other"
 OF_THE_SUITE = frozenset({"REQUEST_REPEATED", "ROLLED_BACK_BY_OPERATOR"})
 """Reasons that no error carries: of the coordinator, and of `handfast transactions resolve`."""
+
+UNCONFIGURED = "handfast_transactions_unconfigured"
+NOT_LOOKED_UP = "what is in doubt could not be looked up"
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _LABELS = {outcome: outcome.value.lower() for outcome in Outcome}
@@ -71,14 +76,38 @@ def export_coordinator(
     clock: Clock = now,
 ) -> None:
     """Observes decisions from now on, as CoordinatorMetrics does, and shows how many some participant has not
-    confirmed, how old the oldest of them is, and how many some participant cannot follow."""
+    confirmed, how old the oldest of them is, how many some participant cannot follow, and how many wait for one that is
+    not configured."""
     metrics = CoordinatorMetrics(registry, reasons)
     text = "Times that an operator let a participant finish a transaction without what it had lost."
     decisions.on_loss_accepted = Counter("handfast_losses_accepted", text, registry=registry).inc
     decisions.on_decided, decisions.on_finished = metrics.decided, metrics.finished
     _on_every_server(registry, "Decisions that some participant has not confirmed.", decisions, clock)
+    registry.register(_Unconfigured(decisions, notifier))
     text = "Decisions that some participant cannot follow, for what it has lost."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
+
+
+class _Unconfigured(Collector):
+    """How many decisions wait for each participant that is not configured; 0 for those that are. No value where the
+    database fails.
+    """
+
+    def __init__(self, decisions: DecisionStore, notifier: DecisionNotifier) -> None:
+        self._decisions, self._notifier = decisions, notifier
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Decisions that wait for a participant that is not configured, so that nobody notifies it."
+        family = GaugeMetricFamily(UNCONFIGURED, text, labels=["participant"])
+        try:
+            with self._decisions.database.read() as connection:
+                counts = self._notifier.unconfigured(connection)
+        except SQLAlchemyError as error:
+            _log.warning(NOT_LOOKED_UP, metric=UNCONFIGURED, error=type(error).__name__)
+            return
+        for participant, count in {**dict.fromkeys(self._notifier.by_participant, 0), **counts}.items():
+            family.add_metric([participant], count)
+        yield family
 
 
 def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
@@ -107,7 +136,7 @@ def _on_every_server(registry: CollectorRegistry, in_doubt: str, records: Prunab
                 with records.database.read() as connection:
                     return look_up(connection)
             except SQLAlchemyError as error:  # the other metrics are wanted most just then
-                _log.warning("what is in doubt could not be looked up", metric=name, error=type(error).__name__)
+                _log.warning(NOT_LOOKED_UP, metric=name, error=type(error).__name__)
                 return math.nan
 
         Gauge(name, text, registry=registry).set_function(measure)

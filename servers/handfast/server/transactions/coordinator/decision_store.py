@@ -5,7 +5,9 @@ The primary key decides: the first insert of a transaction wins, and who loses r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,6 +54,9 @@ class DecisionStore(Prunable):
         self._find = Statement(database, sa.select(table).where(one_of_them))
         unfinished = sa.select(table).where(sa.not_(finished), id_ > sa.bindparam("after"))
         self._unfinished = Statement(database, unfinished.order_by(id_).limit(sa.bindparam("limit_")))
+        alike = [sa.cast(column, sa.Text).label(column.name) for column in (table.c.branches, table.c.loss_accepted)]
+        count = sa.func.count().label("count_")
+        self._unfinished_alike = sa.select(*alike, count).where(sa.not_(finished)).group_by(*alike)
         mark = sa.update(table).where(one_of_them, sa.not_(finished))
         self._mark_finished = Statement(database, mark.returning(table.c.outcome, table.c.decide_time))
         self._lock = sa.select(table).where(is_id).with_for_update()
@@ -110,6 +115,14 @@ class DecisionStore(Prunable):
             query = query.where(self._table.c.outcome == outcome.value)
         with self.database.read() as connection:
             return [_decision_row(row) for row in connection.execute(query)]
+
+    def waiting_for_others(self, connection: sa.Connection, configured: Set[str]) -> dict[str, int]:
+        """How many unfinished decisions wait for each participant that is not `configured`."""
+        waiting: Counter[str] = Counter()
+        for row in connection.execute(self._unfinished_alike):
+            waited_for = set(json.loads(row.branches)).difference(configured, json.loads(row.loss_accepted or "[]"))
+            waiting.update(dict.fromkeys(waited_for, row.count_))
+        return waiting
 
     def unfinished(self, after: str, limit: int) -> list[Decision]:
         """The oldest decisions that some participant has not confirmed, from after the transaction `after` on."""

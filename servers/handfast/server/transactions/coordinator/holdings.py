@@ -15,15 +15,11 @@ from typing import Any
 from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import wait_for
-from handfast.server.chassis.errors import PeerUnavailable
-from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 TIMEOUT_SECONDS = 1.0
-LONG_OVER_US = wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US
-"""After which no caller can expect a transaction to be undecided."""
 
 
 class Holdings:
@@ -33,29 +29,26 @@ class Holdings:
         self._participants = participants
         self._room = threading.BoundedSemaphore(room)
 
-    def less_than(self, commit: Decision, now_us: int) -> dict[str, int]:
-        """How many operations the participants hold that hold fewer than `commit` names. Raises PeerUnavailable where
-        one does not say, of a transaction so old that participants may have forgotten it.
-        """
+    def of(self, commit: Decision) -> Mapping[str, int | None]:
+        """How many operations the participants hold that `commit` names; None of those that do not say."""
         held = dict[str, int | None].fromkeys(commit.branches)
         if self._room.acquire(blocking=False):
             try:
-                held = self._ask(commit)
+                held |= self._ask(commit)
             finally:
                 self._room.release()
-        if None in held.values() and now_us > wire.minted_at(commit.transaction_id) + LONG_OVER_US:
-            raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
-        return {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
+        return held
 
-    def _ask(self, commit: Decision) -> dict[str, int | None]:
+    def _ask(self, commit: Decision) -> Mapping[str, int | None]:
         request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
+        configured = self._participants.keys() & commit.branches.keys()
         try:
             asked = {
                 name: begin(self._participants[name].QueryBranch, request, timeout=TIMEOUT_SECONDS)
-                for name in commit.branches
+                for name in configured
             }
         except ServiceError:  # no time is left
-            return dict.fromkeys(commit.branches)
+            return {}
         return {name: _held(begun) for name, begun in asked.items()}
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence, Set
 
+import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.errors.mapping import cause_for_log
@@ -34,6 +35,8 @@ SHARE_OF_WHOLE_PASSES = 0.01
 BATCH = 100
 """Decisions sent at once: few enough that other writes of the participant get their turn."""
 
+UNCONFIGURED = "decisions wait for a participant that is not configured"
+
 _log = structlog.get_logger()
 
 
@@ -42,6 +45,7 @@ class DecisionNotifier:
 
     def __init__(self, decisions: DecisionStore, participants: Mapping[str, ParticipantServiceStub]) -> None:
         confirmations = _Confirmations(decisions, participants.keys())
+        self._decisions = decisions
         self.by_participant = {
             name: ParticipantNotifier(name, stub, decisions, confirmations) for name, stub in participants.items()
         }
@@ -51,7 +55,20 @@ class DecisionNotifier:
         """How many decisions some participant cannot follow, as this process has found."""
         return len({id_ for notifier in self.by_participant.values() for id_ in notifier.lost.ids})
 
+    def unconfigured(self, connection: sa.Connection) -> Mapping[str, int]:
+        """The participants that decisions wait for though they are not configured any more, each with how many. These
+        decisions are kept, and hold up no others.
+        """
+        return self._decisions.waiting_for_others(connection, self.by_participant.keys())
+
     def start(self) -> None:
+        with self._decisions.database.read() as connection:
+            for participant, count in self.unconfigured(connection).items():
+                what_to_do = (
+                    f"configure it again (--participant {participant}=ADDRESS); or, if it is gone for good, end each: "
+                    f"handfast transactions resolve TRANSACTION_ID --accept-loss {participant}"
+                )
+                _log.error(UNCONFIGURED, participant=participant, transactions=count, what_to_do=what_to_do)
         for notifier in self.by_participant.values():
             notifier.start()
 

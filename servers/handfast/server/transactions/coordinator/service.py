@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 import grpc
 
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
-from handfast.server.chassis.errors import Violations
+from handfast.server.chassis.errors import PeerUnavailable, Violations
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import check_page, page_token
@@ -31,8 +31,11 @@ POOL = Pool("transactions", 8)
 DEFAULT_TIMEOUT_US = 30 * MICROSECONDS_PER_SECOND
 MAX_SECONDS = wire.MAX_TIMEOUT_US // MICROSECONDS_PER_SECOND
 MAX_BRANCHES = 32
+MAX_FURTHER = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200
+LONG_OVER_US = wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US
+"""After which no caller can expect a transaction to be undecided."""
 
 
 class TransactionServicer(pb_grpc.TransactionServiceServicer):
@@ -51,15 +54,17 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         self, request: pb.BeginTransactionRequest, context: grpc.ServicerContext
     ) -> pb.BeginTransactionResponse:
         timeout = DEFAULT_TIMEOUT_US
-        if request.HasField("timeout"):
-            with Violations.collect() as violations:
+        with Violations.collect() as violations:
+            if request.HasField("timeout"):
                 timeout = fields.duration_microseconds(violations, "timeout", request.timeout, MAX_SECONDS)
-        transaction = pb.Transaction(
-            transaction_id=new_id(),
-            state=pb.TRANSACTION_STATE_UNDECIDED,
-            deadline=timestamp(self._clock() + timeout),
-        )
-        return pb.BeginTransactionResponse(transaction=transaction)
+            if not 0 <= request.further <= MAX_FURTHER:
+                violations.add("further", f"must be from 0 to {MAX_FURTHER}")
+        deadline = timestamp(self._clock() + timeout)
+        begun = [
+            pb.Transaction(transaction_id=new_id(), state=pb.TRANSACTION_STATE_UNDECIDED, deadline=deadline)
+            for _ in range(1 + request.further)
+        ]
+        return pb.BeginTransactionResponse(transaction=begun[0], further=begun[1:])
 
     def CommitTransaction(
         self, request: pb.CommitTransactionRequest, context: grpc.ServicerContext
@@ -68,29 +73,37 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
             wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
             participants = [branch.participant for branch in request.branches]
             if fields.check_batch(violations, "branches", participants, MAX_BRANCHES):
+                known = self._known(request.transaction_id, participants)
                 for index, branch in enumerate(request.branches):
-                    self._check_branch(violations, f"branches[{index}]", branch)
+                    _check_branch(violations, f"branches[{index}]", branch, known)
         branches = {branch.participant: branch.operation_count for branch in request.branches}
         decision = Decision(request.transaction_id, Outcome.COMMITTED, branches)
         self._check_held(decision)
         return pb.CommitTransactionResponse(transaction=self._decide(decision))
 
     def _check_held(self, commit: Decision) -> None:
-        """Raises OperationsMissing where nothing is decided and a participant does not hold what is named."""
-        if self._is_undecided(commit.transaction_id):
-            missing = self._holdings.less_than(commit, self._clock())
-            # What a participant does not hold any more can have been decided and finished meanwhile.
-            if missing and self._is_undecided(commit.transaction_id):
+        """Raises OperationsMissing where nothing is decided and a participant does not hold what is named; and
+        PeerUnavailable where one does not say, of a transaction so old that participants may have forgotten it.
+        """
+        held = self._holdings.of(commit)
+        missing = {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
+        long_over = None in held.values() and self._clock() > wire.minted_at(commit.transaction_id) + LONG_OVER_US
+        # What a participant does not hold any more can have been decided and finished. All who commit for the first
+        # time hold what they name, so only now it is looked up.
+        if (missing or long_over) and self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
+            if missing:
                 raise errors.OperationsMissing(commit.transaction_id, commit.branches, missing)
+            raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
 
-    def _is_undecided(self, transaction_id: str) -> bool:
-        return self._find([transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED
-
-    def _check_branch(self, violations: Violations, path: str, branch: pb.TransactionBranch) -> None:
-        if branch.participant not in self._notifier.by_participant:
-            violations.add(f"{path}.participant", "is no participant that this coordinator knows")
-        if not 1 <= branch.operation_count <= MAX_OPERATIONS:
-            violations.add(f"{path}.operation_count", f"must be from 1 to {MAX_OPERATIONS}")
+    def _known(self, transaction_id: str, named: Sequence[str]) -> Set[str]:
+        """The participants that a commit may name: those that are configured. Where it repeats one, those that were
+        when that was decided, too.
+        """
+        known = set(self._notifier.by_participant)
+        if not known.issuperset(named) and wire.is_transaction_id(transaction_id):
+            found, _ = self._decisions.find([transaction_id])
+            known.update(*(row.decision.branches for row in found.values()))
+        return known
 
     def RollbackTransaction(
         self, request: pb.RollbackTransactionRequest, context: grpc.ServicerContext
@@ -99,9 +112,11 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
             wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
             if request.abort_reason:
                 fields.check_reason(violations, "abort_reason", request.abort_reason, MAX_ABORT_REASON)
-        # Who holds something is not known here, so all are notified.
-        participants = dict.fromkeys(self._notifier.by_participant, 0)
-        decision = Decision(request.transaction_id, Outcome.ABORTED, participants, request.abort_reason)
+            if request.participants:
+                fields.check_batch(violations, "participants", request.participants, MAX_BRANCHES)
+        named = request.participants or self._notifier.by_participant
+        concerned = {name: 0 for name in self._notifier.by_participant if name in named}
+        decision = Decision(request.transaction_id, Outcome.ABORTED, concerned, request.abort_reason)
         return pb.RollbackTransactionResponse(transaction=self._decide(decision))
 
     def _decide(self, decision: Decision) -> pb.Transaction:
@@ -117,7 +132,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                 raise errors.CommitChanged(decision.transaction_id, standing.decision.branches)
             case rules.Verdict.AS_ASKED:
                 self._notifier.wake()
-                return _message(standing)
+                return self._message(standing)
 
     def AcceptLoss(self, request: pb.AcceptLossRequest, context: grpc.ServicerContext) -> pb.AcceptLossResponse:
         transaction_id = request.transaction_id
@@ -134,7 +149,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                     violations.add(f"participants[{index}]", "has no part in what was decided")
         row = self._decisions.accept_loss(transaction_id, request.participants)
         self._notifier.wake(everything=True)
-        return pb.AcceptLossResponse(transaction=_message(row or found[transaction_id]))
+        return pb.AcceptLossResponse(transaction=self._message(row or found[transaction_id]))
 
     def GetTransaction(
         self, request: pb.GetTransactionRequest, context: grpc.ServicerContext
@@ -170,11 +185,14 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
         """One for each id."""
         found, horizon = self._decisions.find(transaction_ids)
-        states = {True: pb.TRANSACTION_STATE_FORGOTTEN, False: pb.TRANSACTION_STATE_UNDECIDED}
-        return [
-            _message(found[id_]) if id_ in found else pb.Transaction(transaction_id=id_, state=states[id_ < horizon])
-            for id_ in transaction_ids
-        ]
+        transactions = []
+        for id_ in transaction_ids:
+            if id_ in found:
+                transactions.append(self._message(found[id_]))
+            else:
+                state = pb.TRANSACTION_STATE_FORGOTTEN if id_ < horizon else pb.TRANSACTION_STATE_UNDECIDED
+                transactions.append(pb.Transaction(transaction_id=id_, state=state))
+        return transactions
 
     def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext
@@ -189,25 +207,33 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         page = found[:size]
         next_start = page[-1].decision.transaction_id if len(found) > size else ""
         return pb.ListTransactionsResponse(
-            transactions=[_message(row) for row in page], next_page_token=page_token(list_name, next_start)
+            transactions=[self._message(row) for row in page], next_page_token=page_token(list_name, next_start)
+        )
+
+    def _message(self, row: DecisionRow) -> pb.Transaction:
+        decision = row.decision
+        unconfigured = decision.branches.keys() - self._notifier.by_participant.keys() - decision.loss_accepted
+        return pb.Transaction(
+            transaction_id=decision.transaction_id,
+            state=wire.STATES[decision.outcome],
+            branches=[
+                pb.TransactionBranch(participant=participant, operation_count=count)
+                for participant, count in sorted(decision.branches.items())
+                if decision.outcome is Outcome.COMMITTED
+            ],
+            decide_time=timestamp(row.decide_time),
+            finish_time=None if row.finish_time is None else timestamp(row.finish_time),
+            abort_reason=decision.abort_reason,
+            loss_accepted=sorted(decision.loss_accepted),
+            unconfigured_participants=sorted(unconfigured) if row.finish_time is None else (),
         )
 
 
-def _message(row: DecisionRow) -> pb.Transaction:
-    decision = row.decision
-    return pb.Transaction(
-        transaction_id=decision.transaction_id,
-        state=wire.STATES[decision.outcome],
-        branches=[
-            pb.TransactionBranch(participant=participant, operation_count=count)
-            for participant, count in sorted(decision.branches.items())
-            if decision.outcome is Outcome.COMMITTED
-        ],
-        decide_time=timestamp(row.decide_time),
-        finish_time=None if row.finish_time is None else timestamp(row.finish_time),
-        abort_reason=decision.abort_reason,
-        loss_accepted=sorted(decision.loss_accepted),
-    )
+def _check_branch(violations: Violations, path: str, branch: pb.TransactionBranch, known: Set[str]) -> None:
+    if branch.participant not in known:
+        violations.add(f"{path}.participant", f"must be a participant that is configured: {', '.join(sorted(known))}")
+    if not 1 <= branch.operation_count <= MAX_OPERATIONS:
+        violations.add(f"{path}.operation_count", f"must be from 1 to {MAX_OPERATIONS}")
 
 
 def transaction_service(
