@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -54,6 +53,9 @@ COMMIT_PATIENCE = 6.0
 """Seconds for which a commit without an answer is repeated."""
 REFUSALS = (Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound)
 """What says that nothing was changed; any other failure leaves that open."""
+
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Refused(Exception):
@@ -102,15 +104,17 @@ class Client(threading.Thread):
         self,
         operation: str,
         call: Callable[[Seen], object],
-        writes: Mapping[str, str] | None = None,
+        writes: Mapping[str, str] = NOTHING,
         *,
         replaces: Sequence[str] = (),
-        replaced: Mapping[str, str] = MappingProxyType({}),
+        replaced: Mapping[str, str] = NOTHING,
         apart: bool = False,
     ) -> Event:
-        """Runs one operation and adds it to the history. `replaced` is what it writes over, if it writes at all."""
+        """Runs one operation and adds it to the history. `replaced` is what `writes` write over; what the operation
+        sees comes after these.
+        """
         seen, note, outcome = Seen(), "", Outcome.COMMITTED
-        writes, began = writes or {}, time.monotonic()
+        began = time.monotonic()
         try:
             call(seen)
         except REFUSALS as error:
@@ -123,19 +127,18 @@ class Client(threading.Thread):
             outcome = Outcome.UNKNOWN
             seen.faults.append(f"the trailer of a staged call is missing: {error}")
         ended = time.monotonic()
-        shown = seen if outcome is Outcome.COMMITTED else Seen()
-        reads = {name: value for name, value in shown.reads.items() if name not in writes} | dict(replaced)
-        for name, value in writes.items():
-            if shown.reads.get(name, value) != value:
-                seen.faults.append(f"the reply shows {name} as {shown.reads[name]}, not as written")
         event = Event(
             f"{self.name} {operation}",
             began,
             ended,
             outcome,
-            (*itertools.starmap(Read, reads.items()), *itertools.starmap(Write, writes.items())),
+            (
+                *itertools.starmap(Read, replaced.items()),
+                *itertools.starmap(Write, writes.items()),
+                *seen.operations,
+            ),
             apart=apart,
-            etags=shown.etags,
+            etags=seen.etags,
             replaces=replaces,
             faults=tuple(seen.faults),
             note=note,
@@ -351,7 +354,8 @@ class Client(threading.Thread):
 
         def call(seen: Seen) -> None:
             users = self._suite.users.ListUsers(ListUsersRequest(page_size=1000)).users
-            self._see_each(seen, self._world.see_user, users)
+            for user in users:
+                self._world.see_user(seen, user)
             for missing in set(self._world.ids) - {user.user_id for user in users}:
                 seen.faults.append(f"{missing} is not in the list")
 
@@ -361,24 +365,14 @@ class Client(threading.Thread):
         def call(seen: Seen) -> None:
             ids = self._world.ids
             if self._random.random() < 0.5:
-                users = self._suite.users.BatchGetUsers(BatchGetUsersRequest(user_ids=ids)).users
-                self._see_each(seen, self._world.see_user, users)
+                for user in self._suite.users.BatchGetUsers(BatchGetUsersRequest(user_ids=ids)).users:
+                    self._world.see_user(seen, user)
             else:
                 request = BatchGetPreferencesRequest(user_ids=ids)
-                found = self._suite.preferences.BatchGetPreferences(request).preferences
-                self._see_each(seen, self._world.see_preferences, found)
+                for preferences in self._suite.preferences.BatchGetPreferences(request).preferences:
+                    self._world.see_preferences(seen, preferences)
 
         self._note("get batch", call, apart=True)
-
-    @staticmethod
-    def _see_each(seen: Seen, see: Callable[[Seen, Any], None], messages: Sequence[Any]) -> None:
-        """Each on its own: two users of a pair may show the states before and after a swap."""
-        for message in messages:
-            one = Seen()
-            see(one, message)
-            seen.reads.update(one.reads)
-            seen.etags.update(one.etags)
-            seen.faults.extend(one.faults)
 
 
 class _Rollback:

@@ -27,6 +27,7 @@ from handfast.client import AlreadyExists, ServiceError, Suite
 from handfast.preferences.v1 import preferences_pb2 as preferences_pb
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import User
+from tests.serializability.history import Read, Write
 
 START = "start"
 ABSENT, GONE = "absent", "gone"
@@ -36,16 +37,17 @@ ATTEMPTS = 20
 
 @dataclass
 class Seen:
-    """What replies showed, and what was wrong with them."""
+    """What replies showed, and what was wrong with them. `operations` has what a transaction wrote, too."""
 
-    reads: dict[str, str] = field(default_factory=dict)
+    operations: list[Read | Write] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     def read(self, register: str, value: str) -> None:
-        """One operation may show the same register several times, but only with one value."""
-        if self.reads.setdefault(register, value) != value:
-            self.faults.append(f"torn: {register} is both {self.reads[register]} and {value}")
+        self.operations.append(Read(register, value))
+
+    def write(self, register: str, value: str) -> None:
+        self.operations.append(Write(register, value))
 
 
 class World:
