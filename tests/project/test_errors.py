@@ -7,9 +7,12 @@ from typing import Any
 import grpc
 
 from handfast.server.chassis import errors
-from handfast.server.chassis.errors import DomainError
+from handfast.server.chassis.errors import DomainError, reason_name
 from handfast.server.chassis.errors.database import DATABASE_FAILURES
 from handfast.server.chassis.errors.mapping import CODES
+from handfast.server.transactions.coordinator import errors as coordinator_errors
+from handfast.server.transactions.participant import errors as participant_errors
+from handfast.transactions.v1.reasons_pb2 import Reason
 from tests.project.readme import ERRORS, blocks, dangling_links, quoted, table
 
 
@@ -40,6 +43,15 @@ def test_the_failures_of_databases_are_those_of_the_code() -> None:
         )
         for failure in DATABASE_FAILURES
     ]
+
+
+def test_the_reasons_of_transactions_are_those_of_the_contract_with_their_codes() -> None:
+    shown = {quoted(reason)[0]: code for reason, code, _what in table(ERRORS, "reason", "code", "what to do")}
+    assert sorted(shown) == sorted(reason_name(Reason, value) for value in Reason.values() if value)
+    for error in [*vars(coordinator_errors).values(), *vars(participant_errors).values()]:
+        if isinstance(error, type) and issubclass(error, DomainError) and getattr(error, "reason", None) in shown:
+            again = ", again" if error.retry_after is not None else ""
+            assert shown[error.reason] == f"`{_code(error).name}`{again}", error
 
 
 def test_an_error_is_raised_as_shown() -> None:
