@@ -320,8 +320,18 @@ def test_decisions_that_wait_for_who_is_not_configured_are_counted_by_participan
     both = wait_for(Outcome.COMMITTED, "users", "credits", "weather")
     wait_for(Outcome.COMMITTED, "credits")
     wait_for(Outcome.ABORTED, "credits")
-    assert waiting() == {"credits": 3, "weather": 1}
-    decisions.accept_loss(both, ["credits"])
     assert waiting() == {"credits": 2, "weather": 1}
+    decisions.accept_loss(both, ["credits"])
+    assert waiting() == {"credits": 1, "weather": 1}
     decisions.mark_finished([both])
-    assert waiting() == {"credits": 2}
+    assert waiting() == {"credits": 1}
+
+
+def test_a_rollback_does_not_wait_for_who_is_not_configured(decisions: DecisionStore) -> None:
+    decisions.decide(Decision(new_id(), Outcome.ABORTED, {"users": 0, "gone": 0}))
+    decisions.decide(Decision(new_id(), Outcome.ABORTED, {"gone": 0}))
+    users = Recording()
+    stubs: Any = {"users": users}
+    DecisionNotifier(decisions, stubs).by_participant["users"].run_once()
+    assert unfinished(decisions) == 0
+    assert users.sizes == [1]

@@ -260,6 +260,25 @@ class TestPruning:
         assert coordinator.may_insert("t2", horizon="t2")
         assert not coordinator.may_insert("t1", horizon="t2")
 
+    @pytest.mark.parametrize(
+        ("outcome", "loss_accepted", "waits_for"),
+        [
+            (Outcome.COMMITTED, set(), {"users", "gone"}),
+            (
+                Outcome.COMMITTED,
+                {"users"},
+                {"users", "gone"},
+            ),  # it is there, and has to confirm that it goes on without
+            (Outcome.COMMITTED, {"gone"}, {"users"}),
+            (Outcome.ABORTED, set(), {"users"}),
+        ],
+    )
+    def test_a_decision_is_kept_until_those_have_confirmed_that_need_it(
+        self, outcome: Outcome, loss_accepted: set[str], waits_for: set[str]
+    ) -> None:
+        decision = Decision(T, outcome, {"users": 1, "gone": 1}, loss_accepted=frozenset(loss_accepted))
+        assert coordinator.waits_for(decision, {"users", "preferences"}) == waits_for
+
 
 class TestUniqueKeys:
     """Rules 4 and 8."""

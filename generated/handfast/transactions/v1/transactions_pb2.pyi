@@ -190,8 +190,8 @@ class Transaction(_message.Message):
 
     @_builtins.property
     def unconfigured_participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The participants that the decision waits for, and that are not configured at the coordinator: it cannot notify them
-        until they are configured again, or an operator accepts their loss. Empty once it is finished.
+        """The participants that the commit waits for, and that are not configured at the coordinator: it cannot notify them
+        until they are configured again, or an operator accepts their loss. Empty once it is finished, and where ABORTED.
         """
 
     def __init__(

@@ -20,6 +20,7 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Row, Statement
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
+from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import Prunable
 
@@ -54,9 +55,10 @@ class DecisionStore(Prunable):
         self._find = Statement(database, sa.select(table).where(one_of_them))
         unfinished = sa.select(table).where(sa.not_(finished), id_ > sa.bindparam("after"))
         self._unfinished = Statement(database, unfinished.order_by(id_).limit(sa.bindparam("limit_")))
-        alike = [sa.cast(column, sa.Text).label(column.name) for column in (table.c.branches, table.c.loss_accepted)]
+        texts = [sa.cast(each, sa.Text).label(each.name) for each in (table.c.branches, table.c.loss_accepted)]
         count = sa.func.count().label("count_")
-        self._unfinished_alike = sa.select(*alike, count).where(sa.not_(finished)).group_by(*alike)
+        alike = sa.select(table.c.outcome, *texts, count).where(sa.not_(finished))
+        self._unfinished_alike = alike.group_by(table.c.outcome, *texts)
         mark = sa.update(table).where(one_of_them, sa.not_(finished))
         self._mark_finished = Statement(database, mark.returning(table.c.outcome, table.c.decide_time))
         self._lock = sa.select(table).where(is_id).with_for_update()
@@ -120,8 +122,9 @@ class DecisionStore(Prunable):
         """How many unfinished decisions wait for each participant that is not `configured`."""
         waiting: Counter[str] = Counter()
         for row in connection.execute(self._unfinished_alike):
-            waited_for = set(json.loads(row.branches)).difference(configured, json.loads(row.loss_accepted or "[]"))
-            waiting.update(dict.fromkeys(waited_for, row.count_))
+            accepted = frozenset(json.loads(row.loss_accepted or "[]"))
+            alike = Decision("", Outcome(row.outcome), json.loads(row.branches), loss_accepted=accepted)
+            waiting.update(dict.fromkeys(rules.waits_for(alike, configured) - configured, row.count_))
         return waiting
 
     def unfinished(self, after: str, limit: int) -> list[Decision]:

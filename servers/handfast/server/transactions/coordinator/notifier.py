@@ -17,6 +17,7 @@ import structlog
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.lost import Lost
@@ -124,9 +125,8 @@ class _Confirmations:
         finished = []
         with self._lock:
             for decision in decisions:
-                # A participant that is gone for good never confirms: its loss can be accepted.
-                awaited = decision.branches.keys() - (decision.loss_accepted - self._participants)
-                if self._confirmed.get(decision.transaction_id, set()) >= awaited:
+                confirmed = self._confirmed.get(decision.transaction_id, set())
+                if confirmed >= rules.waits_for(decision, self._participants):
                     finished.append(decision.transaction_id)
         if finished:
             self._decisions.mark_finished(finished)

@@ -212,7 +212,8 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
 
     def _message(self, row: DecisionRow) -> pb.Transaction:
         decision = row.decision
-        unconfigured = decision.branches.keys() - self._notifier.by_participant.keys() - decision.loss_accepted
+        configured = self._notifier.by_participant.keys()
+        unconfigured = rules.waits_for(decision, configured) - configured
         return pb.Transaction(
             transaction_id=decision.transaction_id,
             state=wire.STATES[decision.outcome],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Set
 
 from handfast.server.transactions.core.model import Decision, Outcome
 
@@ -21,6 +22,16 @@ def may_insert(transaction_id: str, horizon: str) -> bool:
     was.
     """
     return transaction_id >= horizon
+
+
+def waits_for(decision: Decision, configured: Set[str]) -> Set[str]:
+    """Rule 10: the participants that have to confirm a decision before it may be forgotten. A commit waits for all that
+    it names, but for one that is not `configured` and whose loss was accepted. A rollback waits for none that is not
+    configured: a participant that learns of no decision, or of a forgotten one, applies nothing.
+    """
+    if decision.outcome is Outcome.ABORTED:
+        return decision.branches.keys() & configured
+    return decision.branches.keys() - (decision.loss_accepted - configured)
 
 
 def judge(asked: Decision, standing: Decision) -> Verdict:
