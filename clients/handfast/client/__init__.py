@@ -13,10 +13,15 @@ Such a channel gives each call a deadline and a request id, repeats it on UNAVAI
 that safe, raises typed errors, and gives up a connection that goes silent for another. It needs nothing for a new
 method or service: `SomeStub(channel("host:50051"))`.
 
-suite.py                 `connect`, `Suite`: the suite's own services
+    with suite.transaction() as tx:  # commits where its block is left, and rolls back where that is by an exception
+        user = tx.users.GetUser(GetUserRequest(user_id="ada")).user
+        tx.preferences.UpdatePreferences(...)
+
+suite.py                 `connect`, `Suite`: the suite's own services, a team's own, and transactions over them
 channel.py               `channel`: the same for any address
 errors.py                `ServiceError` and its subclasses, one for each status code
-aio/                     `connect`, `Suite` and `channel` for asyncio
+transactions/            `Transaction`: what is called in it takes effect together or not at all
+aio/                     `connect`, `Suite`, `Transaction` and `channel` for asyncio
 propagation.py           what servers hand on to the calls they make: request id, trace, deadline
 transaction_metadata.py  the metadata keys of calls within a transaction
 protos.py                where the contracts are, for contracts of your own that import them
@@ -31,6 +36,9 @@ failed_call.py           an error as a call that is over, which interceptors loo
 calls.py                 what a synchronous call gives back before it is over
 begun_call.py            a call that is begun beside others, and waited for
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from handfast.client.channel import channel
 from handfast.client.errors import (
@@ -56,6 +64,11 @@ from handfast.client.errors import (
 )
 from handfast.client.suite import Suite, connect
 
+if TYPE_CHECKING:
+    from handfast.client.transactions.errors import TransactionMisuse
+    from handfast.client.transactions.journal import Outcome
+    from handfast.client.transactions.transaction import Transaction
+
 __all__ = [
     "Aborted",
     "AlreadyExists",
@@ -68,11 +81,14 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "OutOfRange",
+    "Outcome",
     "OutcomeUnknown",
     "PermissionDenied",
     "ResourceExhausted",
     "ServiceError",
     "Suite",
+    "Transaction",
+    "TransactionMisuse",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -80,3 +96,12 @@ __all__ = [
     "channel",
     "connect",
 ]
+
+_OF_TRANSACTIONS = {"Outcome": "journal", "Transaction": "transaction", "TransactionMisuse": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is of transactions when it is first used."""
+    if name not in _OF_TRANSACTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"handfast.client.transactions.{_OF_TRANSACTIONS[name]}"), name)

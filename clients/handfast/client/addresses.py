@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 
 DEFAULT_ADDRESSES = {
     "users": "127.0.0.1:50051",
@@ -20,16 +21,32 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
 
 def resolve_address(service: str, argument: str | None) -> str:
-    """The address of `users`, `preferences` or `accounts`.
+    """The address of `users`, `preferences`, `accounts` or a team's own service.
 
-    Raises ValueError or TypeError, naming the argument or the variable, where it cannot be an address.
+    Raises ValueError or TypeError, naming the argument or the variable, where it cannot be an address, and where there
+    is none.
     """
     if argument is not None:
         return check_address(argument, setting=service)
-    variable = f"HANDFAST_{service.upper()}_ADDRESS"
+    variable = f"HANDFAST_{service.upper().replace('-', '_')}_ADDRESS"
     if (address := os.environ.get(variable)) is not None:
         return check_address(address, setting=variable)
+    if service not in DEFAULT_ADDRESSES:
+        raise ValueError(
+            f"{service}: where is it? Say so by connect(participants={{{service!r}: 'localhost:50061'}}) or {variable}"
+        )
     return DEFAULT_ADDRESSES[service]
+
+
+def check_participants(participants: Mapping[str, str] | None) -> dict[str, str]:
+    """The addresses of a team's own services, by name. Raises TypeError or ValueError, naming the one at fault."""
+    if not isinstance(participants, Mapping | None):
+        raise TypeError(f"participants: must be names and addresses, not {type(participants).__name__}")
+    for name, address in (participants or {}).items():
+        if name in DEFAULT_ADDRESSES:
+            raise ValueError(f"participants: give the address of {name} by the argument {name}")
+        check_address(address, setting=f"participants[{name!r}]")
+    return dict(participants or {})
 
 
 def check_address(address: str, *, setting: str) -> str:

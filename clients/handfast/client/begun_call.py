@@ -74,6 +74,10 @@ class BegunCall:
             self._cancelled = True
             self._call.cancel(_grpc.StatusCode.CANCELLED.value[0], "Locally cancelled by application!")
 
+    def initial_metadata(self) -> Any:
+        """After `result`."""
+        return self._state.initial_metadata
+
     def trailing_metadata(self) -> Any:
         """After `result`."""
         return self._state.trailing_metadata

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from handfast.client.addresses import resolve_address
+from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, channel
 
 if TYPE_CHECKING:
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+    from handfast.client.transactions.transaction import Transaction
     from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
     from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
     from handfast.users.v1.users_pb2_grpc import UserServiceStub
+
+
+Stub = TypeVar("Stub")
+Result = TypeVar("Result")
 
 
 class Suite:
@@ -25,22 +31,67 @@ class Suite:
     accounts: AccountServiceStub
     transactions: TransactionServiceStub
 
-    def __init__(self, users: grpc.Channel, preferences: grpc.Channel, accounts: grpc.Channel) -> None:
+    def __init__(
+        self,
+        users: grpc.Channel,
+        preferences: grpc.Channel,
+        accounts: grpc.Channel,
+        *,
+        open_channel: Callable[[str], grpc.Channel] | None = None,
+    ) -> None:
         # Imported only now: a program that calls other services than these needs no stubs of them.
         from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+        from handfast.client.transactions.services import Services
         from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
         from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
-        self._channels = (users, preferences, accounts)
+        channels = {"users": users, "preferences": preferences, "accounts": accounts}
+        self._services = Services(channels, open_channel)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
         self.accounts = AccountServiceStub(accounts)
         self.transactions = TransactionServiceStub(accounts)  # the accounts server holds the coordinator
 
+    def stub(self, stub_class: Callable[[grpc.Channel], Stub], service: str) -> Stub:
+        """A stub of a team's own service: `suite.stub(CreditsServiceStub, "credits")`. The channel to it is as those of
+        the suite's services, and closed with them. Raises ValueError where its address is not known."""
+        return stub_class(self._services.channel(service))
+
+    def transaction(self, timeout: float = 30.0) -> Transaction:
+        """A transaction over several services, to be entered by `with`. It has up to `timeout` seconds, 300 at the
+        most, until its block is left; all its calls end by then. Raises ValueError or TypeError on another timeout."""
+        from handfast.client.transactions.journal import Journal
+        from handfast.client.transactions.transaction import Transaction
+
+        return Transaction(self._services, self.transactions, Journal(timeout))
+
+    def transact(self, function: Callable[[Transaction], Result], timeout: float = 30.0) -> Result:
+        """Calls `function` with a transaction, commits, and returns what it returned.
+
+        Where the transaction meets another one, or a service is away, all is rolled back and `function` called again,
+        after a pause, for `timeout` seconds in all. What it does besides calling in the transaction it does again, too.
+        Raises the last error of the transaction when the time is up, what can not be helped by trying again,
+        OutcomeUnknown (see Transaction), and what `function` raises by itself.
+        """
+        from handfast.client.transactions.reruns import Reruns
+        from handfast.client.transactions.transaction import Transaction
+
+        reruns = Reruns(timeout)
+        while True:
+            try:
+                with Transaction(self._services, self.transactions, reruns.next()) as tx:
+                    result = function(tx)
+                return result
+            except Exception as error:
+                pause = reruns.pause(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+
     def close(self) -> None:
         """Closes the channels; calls still in flight end as Cancelled."""
-        for each in self._channels:
+        for each in self._services.opened():
             each.close()
 
     def __enter__(self) -> Suite:
@@ -55,6 +106,7 @@ def connect(
     preferences: str | None = None,
     accounts: str | None = None,
     *,
+    participants: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[Interceptor] = (),
@@ -62,9 +114,11 @@ def connect(
     """The suite at these addresses; nothing is connected until the first call.
 
     An address left out comes from HANDFAST_USERS_ADDRESS, HANDFAST_PREFERENCES_ADDRESS or
-    HANDFAST_ACCOUNTS_ADDRESS, else it is the default port on this machine. Addresses are those of gRPC:
-    `host:port`, `dns:///host:port`, …; calls go round all servers that a name stands for. `timeout` in seconds
-    is for calls that give none. Without `credentials` it speaks plain text. `interceptors` are as for `channel`.
+    HANDFAST_ACCOUNTS_ADDRESS, else it is the default port on this machine. `participants` are the addresses of a team's
+    own services, by the names that the coordinator knows them by; that of `credits` can come from
+    HANDFAST_CREDITS_ADDRESS. Addresses are those of gRPC: `host:port`, `dns:///host:port`, …; calls go round all
+    servers that a name stands for. `timeout` in seconds is for calls that give none. Without `credentials` it speaks
+    plain text. `interceptors` are as for `channel`.
 
     Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or credentials.
     """
@@ -73,9 +127,10 @@ def connect(
         resolve_address("preferences", preferences),
         resolve_address("accounts", accounts),
     )
-    return Suite(
-        *(
-            channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
-            for address in addresses
-        )
-    )
+    others = check_participants(participants)
+
+    def open_channel(address: str) -> grpc.Channel:
+        return channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+
+    opened = [open_channel(address) for address in addresses]
+    return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))

@@ -9,3 +9,5 @@ STAGE_KEYS = frozenset({TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT, FOLL
 """What comes with a call that is to be staged."""
 STAGED = "handfast-staged"
 """A trailer: the participant that has staged the call."""
+READS = "handfast-reads-bin"
+"""A trailer: what the call has read in its transaction, a serialized `handfast.transactions.v1.ReadSet`."""

@@ -3,13 +3,29 @@
     async with connect() as suite:
         response = await suite.users.GetUser(GetUserRequest(user_id="ada"))
 
-suite.py             `connect`, `Suite`: the suite's own services
-channel.py           `channel`: the same for any address
-multicallables.py    what `stub.Method` is on an asyncio channel
-calls.py             what a call gives back
+suite.py               `connect`, `Suite`: the suite's own services
+channel.py             `channel`: the same for any address
+multicallables.py      what `stub.Method` is on an asyncio channel
+calls.py               what a call gives back
+transaction.py         `Transaction`: what is called in it takes effect together or not at all
+transaction_calls.py   what `tx.users.GetUser` is, and gives back
 """
+
+from typing import TYPE_CHECKING, Any
 
 from handfast.client.aio.channel import channel
 from handfast.client.aio.suite import Suite, connect
 
-__all__ = ["Suite", "channel", "connect"]
+if TYPE_CHECKING:
+    from handfast.client.aio.transaction import Transaction
+
+__all__ = ["Suite", "Transaction", "channel", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is of transactions when it is first used: most programs have none."""
+    if name == "Transaction":
+        from handfast.client.aio.transaction import Transaction
+
+        return Transaction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from grpc import aio
 
-from handfast.client.addresses import resolve_address
+from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.aio.channel import channel
 from handfast.client.channel import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:  # one class makes both kinds of stub; the names for the asyncio kind are there for type checkers
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceAsyncStub
+    from handfast.client.aio.transaction import Transaction
     from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceAsyncStub
     from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceAsyncStub
     from handfast.users.v1.users_pb2_grpc import UserServiceAsyncStub
+
+
+Stub = TypeVar("Stub")
+Result = TypeVar("Result")
 
 
 class Suite:
@@ -28,22 +33,61 @@ class Suite:
     accounts: AccountServiceAsyncStub
     transactions: TransactionServiceAsyncStub
 
-    def __init__(self, users: aio.Channel, preferences: aio.Channel, accounts: aio.Channel) -> None:
+    def __init__(
+        self,
+        users: aio.Channel,
+        preferences: aio.Channel,
+        accounts: aio.Channel,
+        *,
+        open_channel: Callable[[str], aio.Channel] | None = None,
+    ) -> None:
         # Imported only now: a program that calls other services than these needs no stubs of them.
         from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+        from handfast.client.transactions.services import Services
         from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
         from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
-        self._channels = (users, preferences, accounts)
+        channels = {"users": users, "preferences": preferences, "accounts": accounts}
+        self._services = Services(channels, open_channel)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
         self.accounts = AccountServiceStub(accounts)
         self.transactions = TransactionServiceStub(accounts)  # the accounts server holds the coordinator
 
+    def stub(self, stub_class: Callable[[aio.Channel], Stub], service: str) -> Stub:
+        """As `handfast.client.Suite.stub`."""
+        return stub_class(self._services.channel(service))
+
+    def transaction(self, timeout: float = 30.0) -> Transaction:
+        """As `handfast.client.Suite.transaction`, to be entered by `async with`."""
+        from handfast.client.aio.transaction import Transaction
+        from handfast.client.transactions.journal import Journal
+
+        return Transaction(self._services, self.transactions, Journal(timeout))
+
+    async def transact(self, function: Callable[[Transaction], Awaitable[Result]], timeout: float = 30.0) -> Result:
+        """As `handfast.client.Suite.transact`."""
+        from handfast.client.aio.transaction import Transaction
+        from handfast.client.transactions.reruns import Reruns
+
+        reruns = Reruns(timeout)
+        while True:
+            try:
+                async with Transaction(self._services, self.transactions, reruns.next()) as tx:
+                    result = await function(tx)
+                return result
+            except Exception as error:
+                pause = reruns.pause(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
     async def close(self) -> None:
-        """Closes the channels; calls still in flight are cancelled."""
-        await asyncio.gather(*(each.close() for each in self._channels))
+        """Closes the channels, once what is to be rolled back is; calls still in flight are cancelled."""
+        if self._services.background:
+            await asyncio.wait(tuple(self._services.background))
+        await asyncio.gather(*(each.close() for each in self._services.opened()))
 
     async def __aenter__(self) -> Suite:
         return self
@@ -57,6 +101,7 @@ def connect(
     preferences: str | None = None,
     accounts: str | None = None,
     *,
+    participants: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
@@ -67,9 +112,10 @@ def connect(
         resolve_address("preferences", preferences),
         resolve_address("accounts", accounts),
     )
-    return Suite(
-        *(
-            channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
-            for address in addresses
-        )
-    )
+    others = check_participants(participants)
+
+    def open_channel(address: str) -> aio.Channel:
+        return channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+
+    opened = [open_channel(address) for address in addresses]
+    return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))

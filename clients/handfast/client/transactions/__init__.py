@@ -1,4 +1,14 @@
-"""Transactions over several services.
+"""Transactions over several services: `Suite.transaction`, `Suite.transact`, and the same for asyncio.
 
-state.py    what a transaction has done so far, and what is left to do to end it
+transaction.py   `Transaction`: begins, commits, rolls back
+calls.py         what `tx.users.GetUser` is, and gives back
+reruns.py        when `transact` runs one again
+
+and what they share with aio/transaction.py
+journal.py       the metadata of calls, what trailers say, the calls that end a transaction
+state.py         what a transaction has done so far, and what is left to do to end it
+methods.py       what a method can do in a transaction, by its contract
+errors.py        the errors that the client finds itself, and TransactionMisuse
+services.py      the services of a suite by name
+minted.py        ids of transactions, some of them ahead
 """

@@ -1,0 +1,280 @@
+"""What `tx.users.GetUser` is in a synchronous transaction, and what it gives back: calls as of any stub, of which those
+to one service go out one after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from handfast.client.arguments import check_call_timeout
+from handfast.client.begun_call import begin
+from handfast.client.errors import Cancelled, ServiceError, service_error
+from handfast.client.propagation import propagating
+from handfast.client.transactions.journal import Answer
+from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+
+if TYPE_CHECKING:
+    from handfast.client.transactions.transaction import Transaction
+
+
+class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
+    """What `tx.users.UpdateUser.future(...)` gives. Whoever asks for its result takes the answer from gRPC, and before
+    that the answers of the calls that it waits for. So it needs no thread, but where somebody asks without waiting.
+    """
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        part: Part,
+        participant: str,
+        method: str,
+        send: Callable[[tuple[tuple[str, str | bytes], ...]], Any],
+        deadline_s: float,
+    ) -> None:
+        self.part, self.participant, self._method = part, participant, method
+        self._transaction, self._send, self._deadline_s = transaction, send, deadline_s
+        self._after: tuple[TransactionCall, ...] = ()
+        self._taking = threading.Lock()
+        self._over = threading.Event()
+        self._has_thread = False
+        self._cancelled = False
+        self._begun: Any = None
+        self._reply: Any = None
+        self._error: BaseException | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def begin(self, after: Iterable[TransactionCall]) -> None:
+        """Sends it, or leaves it to wait for those `after` which it comes. Raises what forbids to send it."""
+        self._after = tuple(after)
+        self.send_when_ready()
+        if self._error is not None:
+            raise self._error
+
+    def send_when_ready(self) -> None:
+        """Sends it, if that is not done yet and all are over that it waits for. With the transaction's lock held."""
+        if self._begun is None and not self.is_over and all(each.is_over for each in self._after):
+            self._after = ()
+            self._go_out()
+
+    def take(self) -> None:
+        """Waits until it is over. Does not raise what it ended with."""
+        for each in self._after:
+            each.take()  # the last of them sends this one
+        with self._taking:
+            if not self.is_over:
+                self._come_back()
+
+    def _go_out(self) -> None:
+        journal = self._transaction.journal
+        try:
+            if self._cancelled:
+                raise grpc.FutureCancelledError
+            journal.check_not_lost()
+            metadata = journal.metadata(self.part, self.participant)
+            try:
+                with propagating(journal.inherited()):
+                    self._begun = self._send(metadata)
+            except Exception:
+                journal.not_sent(self.part, self.participant)
+                raise
+        except Exception as error:
+            self._error = journal.told(error)
+            self._over.set()
+
+    def _come_back(self) -> None:
+        begun = self._begun
+        try:
+            self._reply = begun.result()
+            answer = Answer(self._reply, None, begun.trailing_metadata() or ())
+        except grpc.RpcError as error:
+            typed = error if isinstance(error, ServiceError) else service_error(error, "")
+            answer = Answer(None, typed, typed.trailing_metadata())
+        except grpc.FutureCancelledError:
+            answer = Answer(None, Cancelled("The call was cancelled, as its caller or the transaction wanted it."))
+        with self._transaction.lock:
+            self._error = self._transaction.journal.answered(self.part, self.participant, self._method, answer)
+            self._over.set()
+            self._transaction.send_waiting(self.participant)
+
+    def _wait(self, timeout: float | None) -> None:
+        if timeout is None:
+            self.take()
+        elif not self.done() and not self._over.wait(timeout):
+            raise grpc.FutureTimeoutError
+        if self._cancelled:
+            raise grpc.FutureCancelledError
+
+    def _told(self) -> Any:
+        return None if self._error is None else self._transaction.journal.told(self._error)
+
+    # As grpc.Future
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits `timeout` seconds, or as long as the call takes, for the response.
+
+        Raises ServiceError, grpc.FutureTimeoutError, and after `cancel()` grpc.FutureCancelledError.
+        """
+        self._wait(timeout)
+        if self._error is not None:
+            raise self._told()
+        return self._reply
+
+    def exception(self, timeout: float | None = None) -> Any:
+        self._wait(timeout)
+        return self._told()
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        error = self.exception(timeout)
+        return error.traceback() if isinstance(error, ServiceError) else None
+
+    def cancel(self) -> bool:
+        """A write that was sent is not taken back by that: the transaction can only be rolled back then."""
+        if self._over.is_set():
+            return False
+        self._cancelled = True
+        if self._begun is not None:
+            self._begun.cancel()
+        return True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def running(self) -> bool:
+        return not self.done()
+
+    def done(self) -> bool:
+        if not self._over.is_set() and not self._has_thread:
+            self._has_thread = True
+            self._in_a_thread(lambda _: None)
+        return self._over.is_set()
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        if self._over.is_set():
+            fn(self)
+        else:
+            self._in_a_thread(fn)
+
+    def _in_a_thread(self, then: Callable[[Any], None]) -> None:
+        def take() -> None:
+            self.take()
+            then(self)
+
+        threading.Thread(target=take, name="handfast-transaction-call", daemon=True).start()
+
+    # As grpc.Call. What it asks is known when the call is over.
+
+    def code(self) -> grpc.StatusCode:
+        self.take()
+        return self._error.code() if isinstance(self._error, grpc.Call) else grpc.StatusCode.OK
+
+    def details(self) -> str:
+        self.take()
+        return self._error.details() if isinstance(self._error, grpc.Call) else ""
+
+    def initial_metadata(self) -> Any:
+        self.take()
+        return self._begun.initial_metadata() if self._begun is not None else ()
+
+    def trailing_metadata(self) -> Any:
+        self.take()
+        return self._begun.trailing_metadata() if self._begun is not None else ()
+
+    def is_active(self) -> bool:
+        return not self.done()
+
+    def time_remaining(self) -> float:
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        if self._over.is_set():
+            return False
+        self.add_done_callback(lambda _: callback())
+        return True
+
+
+class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # generic in its stubs only
+    """`inner` is what the method is outside of the transaction."""
+
+    def __init__(self, transaction: Transaction, participant: str, path: str, inner: Any) -> None:
+        self._transaction, self._participant, self._path, self._inner = transaction, participant, path, inner
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.with_call(*arguments, **named)[0]
+
+    def with_call(self, *arguments: Any, **named: Any) -> tuple[Any, TransactionCall]:
+        call = self.future(*arguments, **named)
+        try:
+            return call.result(), call
+        except grpc.FutureCancelledError:
+            error = Cancelled("The transaction was rolled back while the call was under way.")
+            raise self._transaction.journal.told(error) from None
+
+    def future(  # type: ignore[override]  # returns what is as good
+        self, request: Any, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
+    ) -> TransactionCall:
+        part, given = check_given(self._path, request, metadata)
+        inner, transaction = self._inner, self._transaction
+
+        def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
+            if more or named:  # such as credentials, which only gRPC itself takes
+                return inner.future(request, timeout, given + added, *more, **named)
+            return begin(inner, request, timeout=timeout, metadata=given + added)
+
+        deadline_s = transaction.journal.deadline_s
+        if timeout is not None:
+            deadline_s = min(deadline_s, time.monotonic() + check_call_timeout(timeout))
+        call = TransactionCall(transaction, part, self._participant, name_of(self._path), send, deadline_s)
+        transaction.begin_call(call)
+        return call
+
+
+class Refused:
+    """A method that cannot take part, since it is a stream."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        refuse(self._path)
+
+    with_call = future = __call__
+
+
+class TransactionChannel(grpc.Channel):
+    """What the stubs of a transaction are made on."""
+
+    def __init__(self, transaction: Transaction, participant: str) -> None:
+        self._transaction, self._participant = transaction, participant
+
+    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
+        inner = self._transaction.services.method(self._participant, method, *arguments, **named)
+        return TransactionMethod(self._transaction, self._participant, method, inner)
+
+    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
+        return Refused(method)
+
+    stream_unary = stream_stream = unary_stream
+
+    def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
+        self._transaction.services.channel(self._participant).subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Any) -> None:
+        self._transaction.services.channel(self._participant).unsubscribe(callback)
+
+    def close(self) -> None:
+        """Leaves the suite's channel as it is."""
+
+    def __enter__(self) -> TransactionChannel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -1,0 +1,60 @@
+"""The errors of transactions that the client finds itself: the same as servers send, for the same reasons."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from handfast.client.errors import Aborted, FailedPrecondition, OutcomeUnknown, ServiceError
+from handfast.client.transactions.state import NotConfirmed, ReadChanged
+
+DOMAIN = "handfast.transactions"
+AGAIN_SECONDS = 0.0
+"""How long to wait before a transaction is run again that was not fast enough: whoever was faster is done."""
+
+_Error = TypeVar("_Error", bound=ServiceError)
+
+
+class TransactionMisuse(RuntimeError):
+    """A transaction was used as it cannot be: outside of its block, or for a call that cannot take part. Nothing was
+    sent."""
+
+
+def read_changed(transaction_id: str, found: ReadChanged) -> Aborted:
+    message = f"{found.resource} has changed since the transaction read it. Run the transaction again."
+    metadata = {"transaction_id": transaction_id, "resource": found.resource}
+    return _error(Aborted, "READ_CHANGED", message, metadata, AGAIN_SECONDS)
+
+
+def not_staged(method: str, found: NotConfirmed) -> FailedPrecondition:
+    says = "did not confirm" if found.confirmed is None else f"calls itself {found.confirmed}, and so did not confirm"
+    message = f"The service {found.participant} {says} that {method} takes part in the transaction."
+    return _error(FailedPrecondition, "NOT_STAGED", message, {"participant": found.participant})
+
+
+def aborted(transaction_id: str, cause: BaseException | None) -> Aborted:
+    """For what is called after `cause`, which is where it is worth to run the transaction again says so."""
+    why = cause.reason or cause.status.name if isinstance(cause, ServiceError) else type(cause).__name__
+    message = f"The transaction cannot be committed any more, since one of its calls failed: {why}."
+    again = cause.retry_after if isinstance(cause, ServiceError) else None
+    return _error(Aborted, "TRANSACTION_ABORTED", message, {"transaction_id": transaction_id}, again)
+
+
+def outcome_unknown(transaction_id: str) -> OutcomeUnknown:
+    message = f"Whether transaction {transaction_id} was committed could not be established. Ask GetTransaction."
+    return _error(OutcomeUnknown, "OUTCOME_UNKNOWN", message, {"transaction_id": transaction_id})
+
+
+def _error(
+    error_class: type[_Error], reason: str, message: str, metadata: dict[str, str], retry_after: float | None = None
+) -> _Error:
+    from google.protobuf.duration_pb2 import Duration
+    from google.rpc import error_details_pb2, status_pb2
+
+    status = status_pb2.Status(code=error_class.status.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(domain=DOMAIN, reason=reason, metadata=metadata)
+    status.details.add().Pack(info)
+    if retry_after is not None:
+        delay = Duration()
+        delay.FromMicroseconds(round(retry_after * 1e6))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return error_class(message, status_proto=status)

@@ -1,0 +1,49 @@
+"""When a transaction is run again, and after what pause: what `Suite.transact` goes by."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from handfast.client.arguments import check_timeout
+from handfast.client.errors import OutcomeUnknown, ServiceError, Unavailable
+from handfast.client.transactions.journal import Journal
+
+FIRST_PAUSE = 0.02
+"""Seconds before the second attempt, at the most; before each further one twice as long, up to the longest."""
+LONGEST_PAUSE = 1.0
+
+
+class Reruns:
+    """The attempts of one call of `transact`, which has `timeout` seconds for all of them."""
+
+    def __init__(self, timeout: float) -> None:
+        self._deadline_s = time.monotonic() + check_timeout(timeout)
+        self._attempts = 0
+        self._first = Journal(timeout)
+        self._journal = self._first
+
+    def next(self) -> Journal:
+        """For the next attempt. It keeps the age of the first, so that others make way for it at last."""
+        self._attempts += 1
+        if self._attempts > 1:
+            self._journal = Journal(self._left(), self._journal.first_attempt)
+        return self._journal
+
+    def pause(self, error: BaseException) -> float | None:
+        """The seconds to wait before the next attempt, after one that ended by `error`; None where that stands.
+
+        Only what a call of the transaction was told, or its end, is a reason: all else the function raised by itself.
+        The pauses grow, and none is like another ("full jitter",
+        https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
+        """
+        if not (isinstance(error, ServiceError) and self._journal.is_own(error)) or isinstance(error, OutcomeUnknown):
+            return None
+        if not (error.retryable or isinstance(error, Unavailable)):
+            return None
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._attempts - 1))
+        pause = (error.retry_after or 0.0) + random.uniform(0, longest)
+        return pause if pause < self._left() else None
+
+    def _left(self) -> float:
+        return self._deadline_s - time.monotonic()

@@ -1,0 +1,54 @@
+"""The services that a suite calls, by name: their channels, and what the transactions of the suite share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from handfast.client.transactions.minted import MintedIds
+
+Channel = TypeVar("Channel")
+
+
+class Services(Generic[Channel]):
+    """`open_channel` opens the channel of a service that is not among `channels`, by its name. It raises ValueError or
+    TypeError where it is not known where that service is."""
+
+    def __init__(self, channels: Mapping[str, Channel], open_channel: Callable[[str], Channel] | None) -> None:
+        self._channels = dict(channels)
+        self._open_channel = open_channel
+        self._opening = threading.Lock()
+        self._methods: dict[tuple[str, str], Any] = {}
+        self._lock_services: dict[str, Any] = {}
+        self.ids = MintedIds()
+        self.background: set[Any] = set()
+        """Tasks that roll back, of callers who cannot wait for them."""
+
+    def channel(self, name: str) -> Channel:
+        with self._opening:
+            if name not in self._channels:
+                if self._open_channel is None:
+                    raise ValueError(f"{name}: this suite knows no such service, only {', '.join(self._channels)}")
+                self._channels[name] = self._open_channel(name)
+            return self._channels[name]
+
+    def opened(self) -> list[Channel]:
+        return list(self._channels.values())
+
+    def method(self, name: str, path: str, *arguments: Any, **named: Any) -> Any:
+        """What a stub on the service's channel has for the method that gRPC calls `path`. It is made once, though each
+        transaction has stubs of its own."""
+        if (name, path) not in self._methods:
+            channel: Any = self.channel(name)
+            self._methods[name, path] = channel.unary_unary(path, *arguments, **named)
+        return self._methods[name, path]
+
+    def lock_service(self, name: str) -> Any:
+        """A stub of the LockService of a participant."""
+        if name not in self._lock_services:
+            from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+            channel: Any = self.channel(name)
+            self._lock_services[name] = LockServiceStub(channel)
+        return self._lock_services[name]
