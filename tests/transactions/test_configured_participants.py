@@ -181,6 +181,20 @@ def test_takes_part_in_transactions_and_is_notified(client: Suite, credits: Suit
     assert not has(credits, "bob")
 
 
+def test_operators_see_what_it_holds_where_they_say_where_it_is(servers: Servers, tx: Transaction) -> None:
+    where = ("--participant", f"credits={servers.address('credits')}")
+    head, row = servers.handfast("list", "--in-doubt", *where).stdout.splitlines()
+    assert head.split()[-3:] == ["USERS", "PREFERENCES", "CREDITS"]
+    assert row.startswith(tx.id)
+    assert row.endswith("OPEN 1")
+    tx.commit()
+    committed = re.compile(r"^credits +FINISHED +1 +1 +COMMITTED$", re.MULTILINE)
+    assert eventually(lambda: committed.search(servers.handfast("show", tx.id, *where).stdout))
+    unasked = servers.handfast("show", tx.id).stdout
+    assert re.search(r"^credits +no address +- +1 +-$", unasked, re.MULTILINE)
+    assert "What credits holds is not known here; --participant credits=ADDRESS would say where to ask." in unasked
+
+
 def test_one_that_is_not_configured_is_refused_with_those_that_are(client: Suite, tx: Transaction) -> None:
     with pytest.raises(InvalidArgument) as refused:
         tx.commit(users=1, weather=1)
