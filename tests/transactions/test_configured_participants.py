@@ -150,7 +150,7 @@ def is_finished(client: Suite, transaction_id: str) -> bool:
 
 def branches(suite: Suite) -> list[str]:
     """The transactions of which the participant has something that is not finished."""
-    stub = ParticipantServiceStub(suite._channels[0])
+    stub = suite.stub(ParticipantServiceStub, "users")
     return [branch.transaction_id for branch in stub.ListBranches(pb.ListBranchesRequest()).branches]
 
 
