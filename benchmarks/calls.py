@@ -7,16 +7,19 @@ import select
 import statistics
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness import Turn
 from benchmarks.http1 import Http1
 from benchmarks.wire import Wire
+from handfast.client import Suite
 
 _PATIENCE_S = 20.0
 
@@ -45,12 +48,16 @@ class CallsFailed(Exception):
     """A call failed, or was not counted. What was measured is not what was meant to be."""
 
 
-class Calls:
-    """A side: one call of each method, all at the same time, counts as one call."""
+class Counted(ABC):
+    """A side whose servers count what they are asked: each call of it calls each of these `paths` once."""
 
-    def __init__(self, methods: Sequence[Method], servers: Servers) -> None:
-        self.methods, self.servers = methods, servers
-        self._numbers = itertools.count()
+    def __init__(self, paths: Sequence[str], servers: Servers) -> None:
+        self.servers = servers
+        self._paths, self._numbers = paths, itertools.count()
+
+    @abstractmethod
+    def _call(self, callers: int, end: float) -> Iterator[float]:
+        """Has so many callers call until then, and gives how many seconds each call took."""
 
     def turn(self, callers: int, seconds: float) -> Turn:
         counted_before = handled(self.servers.metrics_urls)
@@ -62,8 +69,28 @@ class Calls:
         self._check(counted_before, len(times))
         return Turn(len(times), elapsed, statistics.median(times) * 1000, cpu)
 
+    def _check(self, before: Counter[tuple[str, str]], calls: int) -> None:
+        """By the servers' own metrics no call of any method failed, and these were counted."""
+        if not self.servers.metrics_urls:
+            return
+
+        def all_counted() -> bool:
+            since = handled(self.servers.metrics_urls) - before
+            if failed := {key: count for key, count in since.items() if key[1] != "OK"}:
+                raise CallsFailed(f"by the servers' metrics: {failed}")
+            return all(since[path, "OK"] == calls for path in self._paths)
+
+        _until(all_counted, f"the servers' metrics do not show {calls} calls")
+
+
+class Calls(Counted):
+    """One call of each method, all at the same time, counts as one call."""
+
+    def __init__(self, methods: Sequence[Method], servers: Servers) -> None:
+        super().__init__([method.path for method in methods], servers)
+        self.methods = methods
+
     def _call(self, callers: int, end: float) -> Iterator[float]:
-        """Gives how many seconds each call took."""
         with ExitStack() as stack:
             wires = [stack.enter_context(closing(each.connect(callers))) for each in self.methods]
             began, missing = [0.0] * callers, [0] * callers
@@ -97,18 +124,24 @@ class Calls:
                         wire.flush()
                     select.select(wires, (), (), 1)
 
-    def _check(self, before: Counter[tuple[str, str]], calls: int) -> None:
-        """By the servers' own metrics no call of any method failed, and these were counted."""
-        if not self.servers.metrics_urls:
-            return
 
-        def all_counted() -> bool:
-            since = handled(self.servers.metrics_urls) - before
-            if failed := {key: count for key, count in since.items() if key[1] != "OK"}:
-                raise CallsFailed(f"by the servers' metrics: {failed}")
-            return all(since[method.path, "OK"] == calls for method in self.methods)
+class Program(Counted):
+    """What a program does with the suite by `handfast.client`, with one user after the other, as one caller."""
 
-        _until(all_counted, f"the servers' metrics do not show {calls} calls")
+    def __init__(
+        self, client: Suite, do: Callable[[Suite, int], object], paths: Sequence[str], servers: Servers
+    ) -> None:
+        super().__init__(paths, servers)
+        self._do = partial(do, client)
+
+    def _call(self, callers: int, end: float) -> Iterator[float]:
+        assert callers == 1, "a program is one caller"
+        began = time.perf_counter()
+        while began < end:
+            self._do(next(self._numbers))
+            now = time.perf_counter()
+            yield now - began
+            began = now
 
 
 def _until(done: Callable[[], bool], otherwise: str) -> None:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from benchmarks import fill
 from benchmarks.harness import Side
+from handfast.client import Suite as Client
 from handfast.server.process.settings import sqlite_url
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import DATABASES, PostgreSQL, postgresql
@@ -27,11 +28,12 @@ USERS = 1000
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite that runs, with users `fill.user_id(0)` and on, and the URLs of its databases by name."""
+    """A suite that runs, with users `fill.user_id(0)` and on, the URLs of its databases by name, and a client of it."""
 
     process: Process
     database_urls: Mapping[str, str]
     users: int
+    client: Client
 
     def address(self, server: str) -> str:
         return self.process.addresses[server]
@@ -101,7 +103,8 @@ class Place:
                 process = self._stack.enter_context(suite_up(folder, variables(urls)))
             fill.users(urls, users)
             fill.finished_transactions(urls, finished)
-            self._suites[users, finished] = Suite(process, urls, users)
+            client = self._stack.enter_context(process.connect())
+            self._suites[users, finished] = Suite(process, urls, users, client)
         return self._suites[users, finished]
 
     def new_folder(self) -> Path:

@@ -31,6 +31,12 @@ TITLES = {
         "UpdateUserAndPreferences beside a server that makes the same two updates without the guarantee: calls a "
         "second with 8 callers, and the median time of a call with 1.",
     ),
+    "transactions": (
+        "Transactions of callers",
+        "The median time from the beginning of a transaction until it is committed, for a program that calls by "
+        "`handfast.client`, on both sides. The second row has its writes one after the other; the third locks what it "
+        "has read and not written, and the fourth asks whether what it has read is unchanged.",
+    ),
     "peers": (
         "Beside others",
         "The same work by other means, as durable. Of FastAPI, the better of sync and async counts: the goal "

@@ -59,6 +59,14 @@ def _beside_facade(name: str, figure: Figure, goal: Goal, callers: int) -> Row:
     return Row(name, "UpdateUserAndPreferences", _SAME_UPDATES, side, beside, figure, goal, callers, pinned=False)
 
 
+def _transaction(name: str, title: str, beside_title: str, side: Start, beside: Start, goal: Goal | None) -> Row:
+    return Row(name, title, beside_title, side, beside, Figure.TIME, goal, callers=1, pinned=False)
+
+
+_UPDATES_IN_TRANSACTION = "UpdateUser and UpdatePreferences in a transaction"
+_WITHOUT = "the same calls without a transaction"
+
+
 def _beside_fastapi(name: str, title: str, side: Start, beside: Callable[..., Side]) -> tuple[Row, ...]:
     return tuple(
         Row(
@@ -111,6 +119,40 @@ TABLES = {
     "guarantee": (
         _beside_facade("throughput", Figure.RATE, at_least(0.7), callers=8),
         _beside_facade("latency", Figure.TIME, at_most(1.6), callers=1),
+    ),
+    "transactions": (
+        _transaction(
+            "transaction-at-once",
+            f"{_UPDATES_IN_TRANSACTION}, at the same time",
+            "UpdateUserAndPreferences",
+            sides.transaction_at_once,
+            sides.account_call,
+            at_most(1.6),
+        ),
+        _transaction(
+            "transaction-in-sequence",
+            f"{_UPDATES_IN_TRANSACTION}, one after the other",
+            "UpdateUserAndPreferences",
+            sides.transaction_in_sequence,
+            sides.account_call,
+            None,
+        ),
+        _transaction(
+            "transaction-that-writes",
+            "GetUser, GetPreferences and UpdateUser in a transaction",
+            _WITHOUT,
+            sides.transaction_that_writes,
+            sides.calls_that_write,
+            None,
+        ),
+        _transaction(
+            "transaction-that-reads",
+            "GetUser and GetPreferences in a transaction",
+            _WITHOUT,
+            sides.transaction_that_reads,
+            sides.calls_that_read,
+            None,
+        ),
     ),
     "peers": (
         Row(

@@ -9,25 +9,30 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
 
 from benchmarks import fill, http1
-from benchmarks.calls import Calls, Method, Servers, cpu_seconds
+from benchmarks.calls import Calls, Method, Program, Servers, cpu_seconds
 from benchmarks.harness import Side, Turn
 from benchmarks.http1 import Http1
 from benchmarks.peers import database
 from benchmarks.place import USERS, Peer, Place, Suite, count, variables
 from benchmarks.wire import Wire
 from handfast.accounts.v1.accounts_pb2 import UpdateUserAndPreferencesRequest
-from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
+from handfast.client import Suite as Client
+from handfast.client import Transaction
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.cli.processes import suite_up
 
 _GET_USER = "/handfast.users.v1.UserService/GetUser"
 _UPDATE_USER = "/handfast.users.v1.UserService/UpdateUser"
 _UPDATE_PREFERENCES = "/handfast.preferences.v1.PreferencesService/UpdatePreferences"
+_GET_PREFERENCES = "/handfast.preferences.v1.PreferencesService/GetPreferences"
+_COMMIT = "/handfast.transactions.v1.TransactionService/CommitTransaction"
 _UPDATE_BOTH = "/handfast.accounts.v1.AccountService/UpdateUserAndPreferences"
 
 
@@ -61,9 +66,79 @@ def atomic_update(place: Place, users: int = USERS, finished: int = 0) -> Side:
     servers, until every transaction is finished.
     """
     suite = place.suite(users, finished)
-    unfinished = count(suite.database_urls["transactions"], "SELECT count(*) FROM decisions WHERE finish_time IS NULL")
-    methods = [_method(suite, "accounts", _UPDATE_BOTH, _update_both)]
-    return Calls(methods, _servers(suite, "users", "preferences", "accounts", unfinished=unfinished))
+    return Calls([_method(suite, "accounts", _UPDATE_BOTH, _update_both)], _all_servers(suite))
+
+
+# Programs that use the client
+
+
+def account_call(place: Place) -> Side:
+    """UpdateUserAndPreferences."""
+    return _program(
+        place, lambda suite, *each: suite.accounts.UpdateUserAndPreferences(_update_both(*each)), _UPDATE_BOTH
+    )
+
+
+def transaction_at_once(place: Place) -> Side:
+    """A transaction that updates a user and preferences, both at the same time."""
+
+    def both(suite: Client, *each: Any) -> None:
+        with suite.transaction() as tx:
+            user = tx.users.UpdateUser.future(_update_user(*each))
+            preferences = tx.preferences.UpdatePreferences.future(_update_preferences(*each))
+            user.result()
+            preferences.result()
+
+    return _program(place, both, _UPDATE_USER, _UPDATE_PREFERENCES, _COMMIT)
+
+
+def transaction_in_sequence(place: Place) -> Side:
+    """A transaction that updates a user, then preferences."""
+
+    def one_by_one(suite: Client, *each: Any) -> None:
+        with suite.transaction() as tx:
+            tx.users.UpdateUser(_update_user(*each))
+            tx.preferences.UpdatePreferences(_update_preferences(*each))
+
+    return _program(place, one_by_one, _UPDATE_USER, _UPDATE_PREFERENCES, _COMMIT)
+
+
+def transaction_that_writes(place: Place) -> Side:
+    """A transaction that reads a user and preferences, and updates the user."""
+    return _program(place, _in_transaction(_read_and_write), _GET_USER, _GET_PREFERENCES, _UPDATE_USER, _COMMIT)
+
+
+def calls_that_write(place: Place) -> Side:
+    """The same calls without a transaction."""
+    return _program(place, _read_and_write, _GET_USER, _GET_PREFERENCES, _UPDATE_USER)
+
+
+def transaction_that_reads(place: Place) -> Side:
+    """A transaction that reads a user and preferences."""
+    return _program(place, _in_transaction(_read_both), _GET_USER, _GET_PREFERENCES)
+
+
+def calls_that_read(place: Place) -> Side:
+    """The same calls without a transaction."""
+    return _program(place, _read_both, _GET_USER, _GET_PREFERENCES)
+
+
+def _read_both(stubs: Client | Transaction, *each: Any) -> None:
+    stubs.users.GetUser(_get_user(*each))
+    stubs.preferences.GetPreferences(_get_preferences(*each))
+
+
+def _read_and_write(stubs: Client | Transaction, *each: Any) -> None:
+    _read_both(stubs, *each)
+    stubs.users.UpdateUser(_update_user(*each))
+
+
+def _in_transaction(do: Callable[..., None]) -> Callable[..., None]:
+    def transaction(suite: Client, *each: Any) -> None:
+        with suite.transaction() as tx:
+            do(tx, *each)
+
+    return transaction
 
 
 # Other servers
@@ -261,8 +336,23 @@ def _servers(suite: Suite, *names: str, unfinished: Callable[[], int] = lambda: 
     return Servers([pids[name] for name in names], [suite.metrics_url(name) for name in names], unfinished)
 
 
+def _all_servers(suite: Suite) -> Servers:
+    unfinished = count(suite.database_urls["transactions"], "SELECT count(*) FROM decisions WHERE finish_time IS NULL")
+    return _servers(suite, "users", "preferences", "accounts", unfinished=unfinished)
+
+
+def _program(place: Place, do: Callable[..., object], *paths: str) -> Side:
+    """Does it with `handfast.client`, a user's id and the number of the call. Counted are all three servers."""
+    suite = place.suite()
+    return Program(suite.client, lambda client, n: do(client, suite.user_id(n), n), paths, _all_servers(suite))
+
+
 def _get_user(user_id: str, number: int) -> GetUserRequest:
     return GetUserRequest(user_id=user_id)
+
+
+def _get_preferences(user_id: str, number: int) -> GetPreferencesRequest:
+    return GetPreferencesRequest(user_id=user_id)
 
 
 def _update_user(user_id: str, number: int) -> UpdateUserRequest:

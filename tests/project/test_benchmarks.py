@@ -18,11 +18,15 @@ BRIEF = Effort(rounds=1, seconds=0.1)
 
 
 def test_rows_are_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--only", "get-user", "atomic-update", "--engine", "sqlite", "--rounds", "1", "--seconds", "0.1"])
+    names = ("get-user", "atomic-update", "transaction-at-once")
+    main(["--only", *names, "--engine", "sqlite", "--rounds", "1", "--seconds", "0.1"])
     printed, progress = capsys.readouterr()
     assert "| GetUser | an echo | sqlite |" in printed
     assert "| UpdateUserAndPreferences, finishing included | an echo | sqlite |" in printed
-    assert "row 2 of 2, after " in progress
+    assert (
+        "| UpdateUser and UpdatePreferences in a transaction, at the same time | UpdateUserAndPreferences |" in printed
+    )
+    assert "row 2 of 3, after " in progress
     assert " minutes: atomic-update on sqlite\n  round 1 of 1: " in progress
 
 
