@@ -172,6 +172,13 @@ class TestDecisions:
                 client.transactions.RollbackTransaction(request)
             assert fields_at_fault(refused.value) == ["abort_reason"]
 
+    def test_of_a_rollback_name_each_participant_once(self, client: Suite) -> None:
+        for participants in (["users", "users"], ["users"] * 33):
+            request = pb.RollbackTransactionRequest(transaction_id=new_id(), participants=participants)
+            with pytest.raises(InvalidArgument) as refused:
+                client.transactions.RollbackTransaction(request)
+            assert fields_at_fault(refused.value) == ["participants"]
+
 
 class TestLookingUp:
     def test_an_id_that_nobody_used_is_undecided(self, client: Suite) -> None:
