@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -128,6 +129,27 @@ def test_a_begun_call_can_be_cancelled_while_another_thread_waits_for_it(
     waiting.join(20)
     release.set()
     assert [type(error) for error in raised] == [grpc.FutureCancelledError]
+
+
+def test_a_begun_call_whose_wait_is_interrupted_is_given_up(backend: Backend, users: UserServiceStub) -> None:
+    release = threading.Event()
+    ended = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def behave(context: grpc.ServicerContext, attempt: int) -> None:
+        context.add_callback(ended.set)
+        signal.pthread_kill(main, signal.SIGINT)
+        release.wait(20)
+
+    backend.behave = behave
+    call = begin(users.GetUser, REQUEST)
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    assert ended.wait(20)  # the server is told
+    release.set()
+    del call
+    gc.collect()
 
 
 def test_a_begun_call_that_is_cancelled_first_or_never_waited_for_leaves_nothing_behind(

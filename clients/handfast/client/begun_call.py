@@ -89,8 +89,10 @@ class BegunCall:
             self._take()
 
     def _take(self) -> None:
-        event = self._call.next_event()
-        self._ended = True
+        try:
+            event = self._call.next_event()
+        finally:
+            self._ended = True  # where that is interrupted, too: gRPC gives up the call then, and has no event for it
         self._handle_event(event, self._state, self._deserializer)
 
 

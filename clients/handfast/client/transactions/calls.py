@@ -100,6 +100,13 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
             answer = Answer(None, typed, typed.trailing_metadata())
         except grpc.FutureCancelledError:
             answer = Answer(None, Cancelled("The call was cancelled, as its caller or the transaction wanted it."))
+        except BaseException:  # such as KeyboardInterrupt
+            self._cancelled = True
+            self._end(Answer(None, Cancelled("The call was interrupted.")))
+            raise
+        self._end(answer)
+
+    def _end(self, answer: Answer) -> None:
         with self._transaction.lock:
             self._error = self._transaction.journal.answered(self.part, self.participant, self._method, answer)
             self._over.set()

@@ -337,7 +337,9 @@ class Journal:
 
         reason = _reason(self._cause)
         request = RollbackTransactionRequest(
-            transaction_id=self.id, abort_reason=reason if _ABORT_REASON.fullmatch(reason) else "ROLLED_BACK"
+            transaction_id=self.id,
+            abort_reason=reason if _ABORT_REASON.fullmatch(reason) else "ROLLED_BACK",
+            participants=self.state.participants(),
         )
         return Ask(None, "RollbackTransaction", request, ROLL_BACK_SECONDS)
 

@@ -143,6 +143,10 @@ class TransactionState:
             raise self.doom(ReadChanged(participant, resource))
         self._branch(participant).safe.update(reads)
 
+    def participants(self) -> list[str]:
+        """Where something may be staged."""
+        return [name for name, branch in self._branches.items() if branch.begun]
+
     def doom(self, reason: BaseException) -> BaseException:
         """A staged call was refused, or failed and may be staged or not; or the caller gives the transaction up.
         (Not for a read that failed: what it has read goes to `read`, if it says so.) Returns the reason.
@@ -154,7 +158,7 @@ class TransactionState:
         """What to do next to end the transaction, once no call of it is under way. Ask again after each step, until
         it is Commit, RollBack or Nothing: these are the last.
         """
-        has_begun = any(branch.begun for branch in self._branches.values())
+        has_begun = bool(self.participants())
         if self.doomed:
             return RollBack() if has_begun else Nothing()
         unsafe, absent = self._unsafe(), self._unsafe(only_absent=True)

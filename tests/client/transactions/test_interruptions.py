@@ -1,0 +1,299 @@
+"""A transaction that is given up in the middle: by Ctrl-C, a cancelled task, a generator that nobody goes on with."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import grpc
+import pytest
+
+from handfast.client import Aborted, Cancelled, Outcome, Suite, Transaction, aio, connect
+from handfast.client.transactions import journal
+from tests.eventually import eventually
+
+from .participants import Fakes, refuse
+from .test_calls import ADA, ADAS, BOB, wait
+
+
+@pytest.fixture
+def client(suite: Fakes) -> Iterator[Suite]:
+    with connect(**suite.addresses()) as client:
+        yield client
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Lets handlers go on that a test made wait; at the end of the test at the latest."""
+    released = threading.Event()
+    yield released
+    released.set()
+
+
+# Of the synchronous client
+
+
+def interrupting(method: str, released: threading.Event) -> Callable[[str, grpc.ServicerContext], None]:
+    """Interrupts the main thread when the call arrives, as Ctrl-C does, and does not answer it."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def before(called: str, context: grpc.ServicerContext) -> None:
+        if called == method:
+            signal.pthread_kill(main, signal.SIGINT)
+            wait(released)
+
+    return before
+
+
+def run_interrupted(client: Suite) -> Transaction:
+    with pytest.raises(KeyboardInterrupt), client.transaction() as tx:  # noqa: PT012
+        tx.preferences.UpdatePreferences(ADAS)
+        tx.users.UpdateUser(ADA)
+    return tx
+
+
+def test_ctrl_c_during_a_call_rolls_back(suite: Fakes, client: Suite, released: threading.Event) -> None:
+    suite.users.before = interrupting("UpdateUser", released)
+    tx = run_interrupted(client)
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_ctrl_c_before_the_commit_is_carried_out_rolls_back(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    suite.coordinator.before = interrupting("CommitTransaction", released)
+    tx = run_interrupted(client)
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_ctrl_c_after_the_commit_was_carried_out_leaves_it_committed(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    suite.coordinator.after = interrupting("CommitTransaction", released)
+    tx = run_interrupted(client)
+    assert tx.outcome is Outcome.COMMITTED
+    assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+
+
+def test_ctrl_c_where_nobody_tells_what_became_of_the_commit_leaves_it_unknown(
+    suite: Fakes, client: Suite, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+
+    def hang(method: str, context: grpc.ServicerContext) -> None:
+        interrupting("CommitTransaction", released)(method, context)
+        if method == "RollbackTransaction":
+            wait(released)
+
+    suite.coordinator.before = hang
+    assert run_interrupted(client).outcome is Outcome.UNKNOWN
+
+
+def test_a_generator_that_is_dropped_rolls_back(suite: Fakes, client: Suite) -> None:
+    transactions: list[Transaction] = []
+
+    def users() -> Iterator[str]:
+        with client.transaction() as tx:
+            transactions.append(tx)
+            yield tx.users.UpdateUser(ADA).user.user_id
+            yield tx.users.UpdateUser(BOB).user.user_id
+
+    generator = users()
+    assert next(generator) == "ada"
+    del generator
+    gc.collect()
+    (tx,) = transactions
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_leaving_by_an_exception_ends_the_calls_under_way(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    arrived = threading.Event()
+
+    def hang(method: str, context: grpc.ServicerContext) -> None:
+        arrived.set()
+        wait(released)
+
+    suite.users.before = hang
+    with pytest.raises(LookupError), client.transaction() as tx:  # noqa: PT012
+        first, second = tx.users.UpdateUser.future(ADA), tx.users.UpdateUser.future(BOB)
+        arrived.wait(20)
+        raise LookupError
+    for call in (first, second):
+        with pytest.raises(grpc.FutureCancelledError):
+            call.result()
+    assert suite.coordinator.decisions == {tx.id: None}
+    assert suite.users.numbers() == [("UpdateUser", "1")]
+
+
+# Of the one for asyncio
+
+
+async def run(client: aio.Suite, transactions: list[aio.Transaction]) -> None:
+    async with client.transaction() as tx:
+        transactions.append(tx)
+        await tx.preferences.UpdatePreferences(ADAS)
+        await tx.users.UpdateUser(ADA)
+
+
+def cancelled_when(suite: Fakes, arrived: threading.Event) -> aio.Transaction:
+    """Runs a transaction in a task that is cancelled when this happens."""
+
+    async def cancel() -> aio.Transaction:
+        transactions: list[aio.Transaction] = []
+        async with aio.connect(**suite.addresses()) as client:
+            task = asyncio.create_task(run(client, transactions))
+            await asyncio.to_thread(arrived.wait, 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            (tx,) = transactions
+            return tx
+
+    return asyncio.run(cancel())
+
+
+def hanging(method: str, arrived: threading.Event, released: threading.Event) -> Callable[..., None]:
+    def hang(called: str, context: grpc.ServicerContext) -> None:
+        if called == method:
+            arrived.set()
+            wait(released)
+
+    return hang
+
+
+def test_a_task_that_is_cancelled_during_a_call_rolls_back(suite: Fakes, released: threading.Event) -> None:
+    arrived = threading.Event()
+    suite.users.before = hanging("UpdateUser", arrived, released)
+    tx = cancelled_when(suite, arrived)
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_a_task_that_is_cancelled_before_the_commit_is_carried_out_rolls_back(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived = threading.Event()
+    suite.coordinator.before = hanging("CommitTransaction", arrived, released)
+    tx = cancelled_when(suite, arrived)
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_a_task_that_is_cancelled_after_the_commit_was_carried_out_leaves_it_committed(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived = threading.Event()
+    suite.coordinator.after = hanging("CommitTransaction", arrived, released)
+    tx = cancelled_when(suite, arrived)
+    assert tx.outcome is Outcome.COMMITTED
+    assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+
+
+@pytest.mark.parametrize("method", ["UpdateUser", "CommitTransaction"])
+def test_a_coroutine_that_is_closed_rolls_back_in_the_background_and_closing_the_suite_waits_for_it(
+    suite: Fakes, released: threading.Event, method: str
+) -> None:
+    arrived = threading.Event()
+    suite.users.before = suite.coordinator.before = hanging(method, arrived, released)
+
+    async def close() -> None:
+        transactions: list[aio.Transaction] = []
+        async with aio.connect(**suite.addresses()) as client:
+            coroutine = run(client, transactions)
+            await step_until(coroutine, arrived)
+            coroutine.close()
+            assert suite.coordinator.decisions == {}
+        assert suite.coordinator.decisions == {transactions[0].id: None}
+
+    asyncio.run(close())
+
+
+async def step_until(coroutine: object, arrived: threading.Event) -> None:
+    """Runs a coroutine by hand, as a trampoline does, and stops in its middle."""
+    while True:
+        future = coroutine.send(None)  # type: ignore[attr-defined]
+        happened = asyncio.ensure_future(asyncio.to_thread(arrived.wait, 20))
+        await asyncio.wait((happened, future), return_when=asyncio.FIRST_COMPLETED)
+        if arrived.is_set():
+            return
+        future._asyncio_future_blocking = False
+        happened.cancel()
+
+
+def test_an_asynchronous_generator_that_is_dropped_rolls_back(suite: Fakes) -> None:
+    async def users(client: aio.Suite) -> AsyncIterator[str]:
+        async with client.transaction() as tx:
+            yield (await tx.users.UpdateUser(ADA)).user.user_id
+            yield (await tx.users.UpdateUser(BOB)).user.user_id
+
+    async def drop() -> None:
+        async with aio.connect(**suite.addresses()) as client:
+            async for name in users(client):
+                assert name == "ada"
+                break
+            gc.collect()
+            assert await asyncio.to_thread(eventually, lambda: list(suite.coordinator.decisions.values()) == [None])
+
+    asyncio.run(drop())
+
+
+# Two at once
+
+
+def test_two_threads_share_a_transaction(suite: Fakes, client: Suite) -> None:
+    def write() -> None:
+        for _ in range(25):
+            tx.users.UpdateUser(ADA)
+            tx.preferences.UpdatePreferences.future(ADAS)
+
+    with client.transaction() as tx:
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert suite.coordinator.decisions == {tx.id: {"users": 100, "preferences": 100}}
+    assert suite.users.numbers() == [("UpdateUser", str(number)) for number in range(1, 101)]
+    assert suite.coordinator.methods() == ["BeginTransaction", "CommitTransaction"]
+
+
+def test_a_thread_that_calls_while_another_one_rolls_back_is_told_so(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    arrived, raised = threading.Event(), list[BaseException]()
+    suite.users.before = hanging("UpdateUser", arrived, released)
+
+    def call() -> None:
+        try:
+            tx.users.UpdateUser(ADA)
+        except Cancelled as error:
+            raised.append(error)
+
+    with client.transaction() as tx:
+        thread = threading.Thread(target=call)
+        thread.start()
+        arrived.wait(20)
+        tx.rollback()
+        thread.join(20)
+    assert [str(error) for error in raised] == [
+        "CANCELLED: The transaction was rolled back while the call was under way."
+    ]
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_the_calls_that_wait_for_one_that_fails_are_not_sent(suite: Fakes, client: Suite) -> None:
+    suite.users.before = lambda method, context: refuse(context, grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
+    with pytest.raises(Aborted), client.transaction() as tx:  # noqa: PT012
+        first, second = tx.users.UpdateUser.future(ADA), tx.users.UpdateUser.future(BOB)
+        assert isinstance(first.exception(), grpc.RpcError)
+        second.result()
+    assert suite.users.numbers() == [("UpdateUser", "1")]

@@ -1,0 +1,200 @@
+"""`transact` runs a transaction again where that can help, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.client import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
+from handfast.client.transaction_metadata import FIRST_ATTEMPT, TRANSACTION_ID
+from handfast.client.transactions import journal
+
+from .faces import Face
+from .participants import Fakes
+from .test_calls import ADA, ADAS
+from .test_endings import abort, both
+
+IN_THE_WAY: dict[str, Any] = {"code": grpc.StatusCode.ABORTED, "reason": "PENDING_CHANGE", "again": 0.001}
+
+
+def test_it_returns_what_the_function_returns(face: Face, suite: Fakes) -> None:
+    async def name(tx: Any) -> str:
+        return str((await tx.users.UpdateUser(ADA)).user.user_id)
+
+    async def scenario(client: Any) -> None:
+        assert await client.transact(name) == "ada"
+        assert list(suite.coordinator.decisions.values()) == [{"users": 1}]
+
+    face.run(scenario, **suite.addresses())
+
+
+RETRYABLE = {
+    "another one in the way": IN_THE_WAY,
+    "too many": {"code": grpc.StatusCode.RESOURCE_EXHAUSTED, "reason": "TOO_MANY_TRANSACTIONS", "again": 0.001},
+    "a read that changed": {"code": grpc.StatusCode.ABORTED, "reason": "READ_CHANGED", "again": 0.0},
+}
+
+
+@pytest.mark.parametrize("refusal", RETRYABLE.values(), ids=RETRYABLE.keys())
+def test_it_runs_again_where_a_call_says_that_this_helps(face: Face, suite: Fakes, refusal: dict[str, Any]) -> None:
+    suite.preferences.before = abort(**refusal, times=3)
+
+    async def scenario(client: Any) -> None:
+        await client.transact(both)
+
+    face.run(scenario, **suite.addresses())
+    assert [*suite.coordinator.decisions.values()] == [None, None, None, {"users": 1, "preferences": 1}]
+    first, *others = (received.metadata for received in suite.users.received)
+    assert {each[FIRST_ATTEMPT] for each in others} == {first[TRANSACTION_ID]}
+    assert len({each[TRANSACTION_ID] for each in (first, *others)}) == 4
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_it_runs_again_where_a_service_is_away_for_a_while(face: Face, suite: Fakes) -> None:
+    suite.preferences.before = abort(grpc.StatusCode.UNAVAILABLE, times=7)  # more often than a channel tries
+
+    async def scenario(client: Any) -> None:
+        await client.transact(both)
+
+    face.run(scenario, **suite.addresses())
+    assert [*suite.coordinator.decisions.values()] == [None, {"users": 1, "preferences": 1}]
+
+
+def test_it_runs_again_though_the_function_goes_on_after_such_an_error(face: Face, suite: Fakes) -> None:
+    suite.users.before = abort(**IN_THE_WAY)
+
+    async def goes_on(tx: Any) -> str:
+        try:
+            await tx.users.UpdateUser(ADA)
+        except Aborted:
+            return "made way"
+        return "done"
+
+    async def scenario(client: Any) -> None:
+        assert await client.transact(goes_on) == "done"
+
+    face.run(scenario, **suite.addresses())
+
+
+def test_it_runs_again_where_the_commit_says_that_this_helps(face: Face, suite: Fakes) -> None:
+    suite.coordinator.before = abort(
+        grpc.StatusCode.ABORTED, "TRANSACTION_ABORTED", method="CommitTransaction", again=0
+    )
+
+    async def scenario(client: Any) -> None:
+        await client.transact(both)
+
+    face.run(scenario, **suite.addresses())
+    assert suite.coordinator.methods().count("CommitTransaction") == 2
+    assert {"users": 1, "preferences": 1} in suite.coordinator.decisions.values()
+
+
+def counted(body: Callable[[Any], Awaitable[None]]) -> tuple[Callable[[Any], Awaitable[None]], list[Any]]:
+    """`body`, and the transactions in which it was run."""
+    runs: list[Any] = []
+
+    async def run(tx: Any) -> None:
+        runs.append(tx)
+        await body(tx)
+
+    return run, runs
+
+
+FINAL = {
+    "a refusal": {"code": grpc.StatusCode.NOT_FOUND, "reason": "USER_NOT_FOUND"},
+    "no confirmation": {"code": grpc.StatusCode.FAILED_PRECONDITION, "reason": "NOT_STAGED"},
+    "an abort for good": {"code": grpc.StatusCode.ABORTED, "reason": "TRANSACTION_ABORTED"},
+}
+
+
+@pytest.mark.parametrize("refusal", FINAL.values(), ids=FINAL.keys())
+def test_what_does_not_get_better_is_raised_at_once(face: Face, suite: Fakes, refusal: dict[str, Any]) -> None:
+    suite.users.before = abort(**refusal, times=100)
+    run, runs = counted(both)
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises((NotFound, FailedPrecondition, Aborted)) as raised:
+            await client.transact(run)
+        assert raised.value.reason == refusal["reason"]
+
+    face.run(scenario, **suite.addresses())
+    assert len(runs) == 1
+
+
+def test_what_the_function_raises_by_itself_is_not_run_again(face: Face, suite: Fakes) -> None:
+    suite.preferences.before = abort(**IN_THE_WAY, times=100)
+    own = Unavailable("of its own")
+
+    async def raises(tx: Any) -> None:
+        await tx.users.UpdateUser(ADA)
+        raise own
+
+    async def calls_outside(tx: Any) -> None:
+        await tx.users.UpdateUser(ADA)
+        await clients[0].preferences.UpdatePreferences(ADAS)
+
+    async def wraps(tx: Any) -> None:
+        try:
+            await tx.preferences.UpdatePreferences(ADAS)
+        except Aborted as error:
+            raise LookupError from error
+
+    async def scenario(client: Any) -> None:
+        clients.append(client)
+        for body, expected in ((raises, Unavailable), (calls_outside, Aborted), (wraps, LookupError)):
+            run, runs = counted(body)
+            with pytest.raises(expected):
+                await client.transact(run)
+            assert len(runs) == 1
+
+    clients: list[Any] = []
+    face.run(scenario, **suite.addresses())
+
+
+def test_an_unknown_outcome_is_not_run_again(face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LOOK_UP_SECONDS", -100.0)
+    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+    suite.coordinator.before = abort(grpc.StatusCode.UNAVAILABLE, method="RollbackTransaction", times=100)
+    run, runs = counted(both)
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises(OutcomeUnknown):
+            await client.transact(run)
+
+    face.run(scenario, **suite.addresses())
+    assert len(runs) == 1
+
+
+def test_it_gives_up_when_the_time_is_up_and_raises_the_last_error(face: Face, suite: Fakes) -> None:
+    suite.users.before = abort(**IN_THE_WAY, times=10_000)
+    run, runs = counted(both)
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises((Aborted, DeadlineExceeded)):  # the latter where the machine paused
+            await client.transact(run, timeout=0.5)
+
+    face.run(scenario, **suite.addresses())
+    assert runs
+
+
+def test_all_attempts_have_one_deadline(face: Face, suite: Fakes) -> None:
+    suite.users.before = abort(**IN_THE_WAY, times=4)
+    run, runs = counted(both)
+
+    async def scenario(client: Any) -> None:
+        await client.transact(run, timeout=100)
+
+    face.run(scenario, **suite.addresses())
+    first, *others = (tx.journal.deadline_s for tx in runs)
+    assert len(others) == 4
+    assert others == pytest.approx([first] * 4, abs=0.01)
