@@ -212,6 +212,7 @@ def test_the_oldest_in_doubt_is_as_old_as_its_transaction(counted: Counted) -> N
         ("TRANSACTION_EXPIRED", "TRANSACTION_EXPIRED"),
         ("INVALID_FIELDS", "INVALID_FIELDS"),
         ("REQUEST_REPEATED", "REQUEST_REPEATED"),
+        ("ROLLED_BACK", "ROLLED_BACK"),
         ("OUT_OF_CREDITS", "other"),
         ("", "other"),
     ],

@@ -10,7 +10,6 @@ from handfast.chassis.v1.reasons_pb2 import Reason as ChassisReason
 from handfast.client import Suite, channel
 from handfast.preferences.v1.reasons_pb2 import Reason as PreferencesReason
 from handfast.server.accounts import tables
-from handfast.server.accounts.changes import PREFERENCES, USERS
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
@@ -38,12 +37,16 @@ REASONS = (UsersReason, PreferencesReason, AccountsReason, TransactionsReason, C
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, SCHEMA)
-    channels = {name: channel(address) for name, address in settings.participants.items()}
-    suite = Suite(channels[USERS], channels[PREFERENCES], channel(settings.accounts_address))
+    suite = Suite(
+        channel(settings.users_address),
+        channel(settings.preferences_address),
+        channel(settings.accounts_address),
+        open_channel=lambda name: channel(settings.participants[name]),
+    )
 
     decisions = DecisionStore(database, tables.coordinator)
     replies = ReplyStore(database, tables.coordinator.answers)
-    participants = {name: ParticipantServiceStub(each) for name, each in channels.items()}
+    participants = {name: suite.stub(ParticipantServiceStub, name) for name in settings.participants}
     notifier = DecisionNotifier(decisions, participants)
     locks = KeyedLock(waiting=max(1, settings.threads // 2))
     service = Service(
@@ -58,7 +61,7 @@ def build(settings: SuiteSettings) -> Server:
         services=(service, transaction_service(decisions, replies, notifier, participants)),
         checks=(database_check(database, SCHEMA),),
         background=(notifier, Pruner(decisions, replies)),
-        on_close=(suite.close, *(each.close for each in channels.values()), database.close),
+        on_close=(suite.close, database.close),
     )
     export_coordinator(server.metrics.registry, decisions, notifier, REASONS)
     export_writes(server.metrics.registry, database)

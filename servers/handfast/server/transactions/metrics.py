@@ -26,8 +26,8 @@ from handfast.server.transactions.horizon import Prunable
 from handfast.server.transactions.participant import Participant
 
 OTHER = "other"
-OF_THE_SUITE = frozenset({"REQUEST_REPEATED", "ROLLED_BACK_BY_OPERATOR"})
-"""Reasons that no error carries: of the coordinator, and of `handfast transactions resolve`."""
+OF_THE_SUITE = frozenset({"REQUEST_REPEATED", "ROLLED_BACK", "ROLLED_BACK_BY_OPERATOR"})
+"""Reasons that no error carries: of the coordinator, of the client, and of `handfast transactions resolve`."""
 
 UNCONFIGURED = "handfast_transactions_unconfigured"
 NOT_LOOKED_UP = "what is in doubt could not be looked up"
