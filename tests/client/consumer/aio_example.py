@@ -13,10 +13,16 @@ from handfast.accounts.v1.accounts_pb2 import (
     DeleteAccountRequest,
     UpdateUserAndPreferencesRequest,
 )
-from handfast.client import NotFound
-from handfast.client.aio import Suite, connect
-from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, GetPreferencesResponse, Preferences
-from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, User
+from handfast.client import NotFound, Outcome
+from handfast.client.aio import Suite, Transaction, connect
+from handfast.preferences.v1.preferences_pb2 import (
+    GetPreferencesRequest,
+    GetPreferencesResponse,
+    Preferences,
+    UpdatePreferencesRequest,
+    UpdatePreferencesResponse,
+)
+from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, UpdateUserRequest, UpdateUserResponse, User
 
 
 async def main() -> None:
@@ -34,6 +40,7 @@ async def main() -> None:
             )
         )
         await both_sides(suite, user_id)
+        await in_one_transaction(suite, user_id)
         await suite.accounts.DeleteAccount(DeleteAccountRequest(user_id=user_id))
         try:
             await suite.users.GetUser(GetUserRequest(user_id=user_id))
@@ -50,6 +57,25 @@ async def both_sides(suite: Suite, user_id: str) -> None:
     assert_type(preferences, GetPreferencesResponse)
     assert user.user.display_name == "Ada"
     assert preferences.preferences.values["theme"].string_value == "dark"
+
+
+async def in_one_transaction(suite: Suite, user_id: str) -> None:
+    painted = Preferences(user_id=user_id, values={"theme": Value(string_value="light")})
+    async with suite.transaction() as tx:
+        user, preferences = await asyncio.gather(
+            tx.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, display_name="Countess"))),
+            tx.preferences.UpdatePreferences(UpdatePreferencesRequest(preferences=painted)),
+        )
+        assert_type(user, UpdateUserResponse)
+        assert_type(preferences, UpdatePreferencesResponse)
+    assert_type(tx.outcome, Outcome)
+    assert tx.outcome is Outcome.COMMITTED
+    assert_type(await suite.transact(lambda tx: rename(tx, user_id)), str)
+
+
+async def rename(tx: Transaction, user_id: str) -> str:
+    reply = await tx.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace")))
+    return reply.user.display_name
 
 
 if __name__ == "__main__":

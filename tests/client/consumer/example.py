@@ -16,9 +16,9 @@ from handfast.accounts.v1.accounts_pb2 import (
     GetAccountRequest,
     UpdateUserAndPreferencesRequest,
 )
-from handfast.client import Aborted, AlreadyExists, NotFound, Suite, connect
-from handfast.preferences.v1.preferences_pb2 import Preferences
-from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, User
+from handfast.client import Aborted, AlreadyExists, NotFound, Outcome, Suite, Transaction, connect
+from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest, UpdatePreferencesResponse
+from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, UpdateUserRequest, UpdateUserResponse, User
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         created = suite.accounts.CreateAccount(CreateAccountRequest(user=User(user_id=user_id, email=email)))
         assert_type(created, CreateAccountResponse)
         change_both_sides(suite, created.account.user)
+        in_one_transaction(suite, created.account.user.user_id)
         refusals(suite, created.account.user)
         suite.accounts.DeleteAccount(DeleteAccountRequest(user_id=user_id))
 
@@ -46,6 +47,25 @@ def change_both_sides(suite: Suite, user: User) -> None:
     account = suite.accounts.GetAccount(GetAccountRequest(user_id=user.user_id)).account
     assert account.user.display_name == "Ada"
     assert account.preferences.values["theme"] == dark
+
+
+def in_one_transaction(suite: Suite, user_id: str) -> None:
+    """Any calls take effect together, or none does."""
+    light = Preferences(user_id=user_id, values={"theme": Value(string_value="light")})
+    with suite.transaction() as tx:
+        renamed = tx.users.UpdateUser.future(UpdateUserRequest(user=User(user_id=user_id, display_name="Countess")))
+        assert_type(
+            tx.preferences.UpdatePreferences(UpdatePreferencesRequest(preferences=light)), UpdatePreferencesResponse
+        )
+        assert_type(renamed.result(), UpdateUserResponse)
+    assert_type(tx.outcome, Outcome)
+    assert tx.outcome is Outcome.COMMITTED
+    assert_type(suite.transact(lambda tx: rename(tx, user_id)), str)
+
+
+def rename(tx: Transaction, user_id: str) -> str:
+    reply = tx.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace")))
+    return reply.user.display_name
 
 
 def refusals(suite: Suite, user: User) -> None:

@@ -190,7 +190,7 @@ class Journal:
 
     def answered(self, part: Part, participant: str, method: str, answer: Answer) -> BaseException | None:
         """Takes down how a call ended. Returns the error that its caller is to be told."""
-        trailers = dict(answer.trailers)
+        trailers = dict(iter(answer.trailers))  # pairs, though early grpc.aio.Metadata looks like a mapping
         reads = _reads(trailers.get(READS))
         try:
             if part is Part.READ:
