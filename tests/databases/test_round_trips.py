@@ -104,7 +104,7 @@ class Calls:
         self._coordinator = Coordinator(decisions, replies, DecisionNotifier(decisions, {}), KeyedLock(waiting=1))
         users.create("ada")
         self.calls: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-            "GetUser": (lambda: "ada", users.participant.get),
+            "GetUser": (lambda: "ada", users.collection.get),
             "UpdateUser": (str, self.update),
             "UpdateUser with a request id": (new_id, self.update),
             "a stage": (self.new_user, lambda user_id: users.stage(new_id(), user_id)),
@@ -126,8 +126,8 @@ class Calls:
     def update(self, request_id: str) -> None:
         after = User(user_id="ada", email="ada@example.com", display_name=self.new_name())
         request, reply = UpdateUserRequest(request_id=request_id), UpdateUserResponse()
-        write = self._users.participant.write_plainly
-        write("Update", request, "ada", lambda before: (after, reply), UpdateUserResponse)
+        work = self._users.collection.changing("ada", lambda before: (after, reply))
+        self._users.participant.write_plainly("Update", request, work, UpdateUserResponse)
 
     def staged(self) -> BranchDecision:
         transaction_id = new_id()

@@ -136,9 +136,14 @@ def by_the_old_rule(new_url: str, monkeypatch: pytest.MonkeyPatch) -> Write:
                 old.setattr(module, "email_claim", old_rule)
             with serving(new_url) as users:
                 do(users)
-        with closing(Database(new_url)) as database:
-            first = f"UPDATE {SCHEMA.version_table} SET version_num = '0002'"
-            database.write(lambda connection: connection.exec_driver_sql(first))
+        later = importlib.import_module("handfast.server.users.migrations.versions.0004_read_locks")
+        with (
+            closing(Database(new_url)) as database,
+            database.engine.begin() as connection,
+            Operations.context(MigrationContext.configure(connection)),
+        ):
+            later.downgrade()
+            connection.exec_driver_sql(f"UPDATE {SCHEMA.version_table} SET version_num = '0002'")
 
     return write
 
@@ -325,7 +330,8 @@ def user_row(user_id: str, email: str) -> dict[str, Any]:
 
 
 def write_by_the_old_rule(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
-    connection.execute(sa.insert(tables.users), rows)
+    columns = [sa.column(name, sa.JSON if name == "labels" else None) for name in rows[0]]  # those of that revision
+    connection.execute(sa.insert(sa.table("users", *columns)), rows)
     claims = [{"value": old_rule(row["email"]), "holder": row["user_id"]} for row in rows]
     connection.execute(sa.insert(tables.participant.claims), claims)
 

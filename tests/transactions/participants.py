@@ -16,8 +16,7 @@ from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.store import Store
 from handfast.server.users import tables
-from handfast.server.users.resources import UserResources
-from handfast.server.users.server import SCHEMA
+from handfast.server.users.server import SCHEMA, USERS
 from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
 
 MINUTE = 60 * MICROSECONDS_PER_SECOND
@@ -45,8 +44,9 @@ class Users:
         self.database = Database(url)
         upgrade(self.database, SCHEMA)
         self.requests = IdempotencyStore(self.database, tables.participant.requests, clock)
-        store = Store("users", self.database, tables.participant, UserResources())
+        store = Store("users", self.database, tables.participant, [USERS])
         self.participant = Participant(store, self.requests, self.coordinator, threads=2, clock=clock)
+        self.collection = self.participant.collection(USERS)
 
     def stage(self, transaction_id: str, user_id: str, number: int = 1, email: str = "") -> None:
         """Stages that there is this user, whatever there is now; without an email it has one of its own."""
@@ -59,7 +59,8 @@ class Users:
     def _stage(self, transaction_id: str, user_id: str, number: int, user: User | None) -> None:
         stage = StageRequest(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
         reply = UpdateUserResponse(user=user)
-        self.participant.stage(stage, UpdateUserRequest(), user_id, lambda before: (user, reply), UpdateUserResponse)
+        work = self.collection.changing(user_id, lambda before: (user, reply))
+        self.participant.stage(stage, UpdateUserRequest(), work, UpdateUserResponse)
 
     def finish(
         self, transaction_id: str, outcome: Outcome, committed_count: int, *, loss_accepted: bool = False
@@ -81,7 +82,7 @@ class Users:
 
     def holder(self, email: str) -> str | None:
         """Who has this email."""
-        found = self.participant.holder(f"email:{email}")
+        found = self.collection.holder(f"email:{email}")
         return None if found is None else found.user_id
 
 

@@ -13,6 +13,7 @@ from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import BranchDecision, Outcome
+from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.participant.finishing import FAILED
 from handfast.server.users.tables import participant as tables
 from handfast.server.users.tables import users as users_table
@@ -69,9 +70,12 @@ def staged(users: Users, name: str, first: int) -> tuple[list[BranchDecision], l
 
 def stored(users: Users, name: str, decisions: list[BranchDecision]) -> dict[str, list[tuple[Any, ...]]]:
     """All that the database has of these transactions and users, without the names that tell two sets apart."""
-    numbers = {decision.transaction_id: number for number, decision in enumerate(decisions)}
+    ids = [decision.transaction_id for decision in decisions]
+    numbers = {text: number for number, id_ in enumerate(ids) for text in (id_, revision_after(id_))}
 
-    def shown(value: object) -> object:
+    def shown(column: str, value: object) -> object:
+        if column in ("last_transaction_id", "revision"):
+            return numbers.get(str(value), "of another transaction")
         if isinstance(value, str):
             return numbers.get(value, value.replace(name, "…"))
         return value
@@ -79,11 +83,12 @@ def stored(users: Users, name: str, decisions: list[BranchDecision]) -> dict[str
     stored = {}
     with users.database.read() as connection:
         for table in (tables.branches, tables.operations, tables.claims, tables.claim_changes, users_table):
-            volatile = {"deadline", "first_attempt", "image", "reply", "last_transaction_id"}
+            volatile = {"deadline", "first_attempt", "image", "reply", "reads"}
             columns = [column for column in table.c if column.name not in volatile]
             rows = connection.execute(sa.select(*columns)).all()
             of_these = [row for row in rows if any(isinstance(v, str) and (v in numbers or name in v) for v in row)]
-            stored[table.name] = sorted((tuple(map(shown, row)) for row in of_these), key=repr)
+            names = [column.name for column in columns]
+            stored[table.name] = sorted((tuple(map(shown, names, row)) for row in of_these), key=repr)
     return stored
 
 
@@ -93,8 +98,8 @@ def test_each_ends_as_it_would_alone(users: Users) -> None:
     assert list(users.participant.finisher.finish(*together).values()) == expected
     assert [users.participant.finisher.finish(each)[each.transaction_id] for each in alone] == expected
     assert stored(users, "joint", together) == stored(users, "alone", alone)
-    assert users.participant.get("joint-created") is not None
-    assert users.participant.get("joint-cyd") is users.participant.get("joint-never-created") is None
+    assert users.collection.get("joint-created") is not None
+    assert users.collection.get("joint-cyd") is users.collection.get("joint-never-created") is None
     assert [users.holder(f"joint-{n}@example.com") for n in (1, 2, 3)] == [None, "joint-dee", None]
     repeated = users.participant.finisher.finish(*together)
     assert list(repeated.values()) == expected
@@ -168,12 +173,12 @@ def test_a_batch_that_fails_is_finished_one_by_one(
         assert [(line["event"], line["transaction_id"], line["exc_info"]) for line in lines] == [
             (FAILED, ids[1], error)
         ]
-    found = [users.participant.get(f"user-{number}") is not None for number in range(3)]
+    found = [users.collection.get(f"user-{number}") is not None for number in range(3)]
     assert found == [True, False, not concerns_all]
 
 
 def test_nothing_more_is_finished_once_nobody_waits(users: Users) -> None:
-    decisions = [aborted(old_id(3600 - number)) for number in range(rules.BATCH_OPERATIONS + 1)]
+    decisions = [aborted(old_id(3600 - number)) for number in range(rules.BATCH_PARTS + 1)]
     answers = iter([True, False])
     results = list(users.participant.finisher.finish_all(decisions, lambda: next(answers)))
     assert [id_ for id_, _ in results] == [each.transaction_id for each in decisions[:-1]]

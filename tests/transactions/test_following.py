@@ -28,7 +28,7 @@ def name(users: Users, new_name: str, *, follows: str = "", fails: bool = False)
         changed = User(user_id="ada", email="ada@example.com", display_name=new_name)
         return changed, UpdateUserResponse(user=before)
 
-    users.participant.stage(stage, UpdateUserRequest(), "ada", change, UpdateUserResponse)
+    users.participant.stage(stage, UpdateUserRequest(), users.collection.changing("ada", change), UpdateUserResponse)
     return id_
 
 
@@ -38,7 +38,7 @@ def ada(users: Users) -> None:
 
 
 def display_name(users: Users) -> str:
-    found = users.participant.get("ada")
+    found = users.collection.get("ada")
     assert found is not None
     return found.message.display_name
 

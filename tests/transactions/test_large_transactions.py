@@ -98,7 +98,7 @@ def test_reading_a_pending_change_costs_the_same_however_large_its_transaction_i
         user_id = f"{transaction_id}-1"
 
         def read() -> None:
-            assert users.participant.get(user_id) is None
+            assert users.collection.get(user_id) is None
             assert users.holder(f"{user_id}@example.com") is None
 
         return work_of(users.database, read)
@@ -129,7 +129,7 @@ def is_full(users: Users, transaction_id: str, count: int) -> bool:
     assert refused.value.retry_after is None
     users.create("one-more")  # nothing holds it
     users.finish(transaction_id, Outcome.COMMITTED, count)
-    return all(users.participant.get(f"{transaction_id}-{number}") for number in range(1, count + 1))
+    return all(users.collection.get(f"{transaction_id}-{number}") for number in range(1, count + 1))
 
 
 SWAP = (("ada", "tmp@example.com"), ("bob", "ada@example.com"), ("ada", "bob@example.com"))

@@ -24,9 +24,9 @@ def test_what_is_created_is_listed_as_soon_as_it_is_committed(users: Users) -> N
     users.stage(old_id(50), "cyd")  # undecided
     transaction_id = committed(users, "ada", "dee")
     for _ in range(2):
-        assert [user.user_id for user in users.participant.page("", 10)[0]] == ["ada", "bob", "dee"]
-        assert users.participant.batch(["ada", "bob", "cyd", "dee"]).keys() == {"ada", "bob", "dee"}
-        assert {each.last_transaction_id for each in users.participant.batch(["ada", "dee"]).values()} == {
+        assert [user.user_id for user in users.collection.page("", 10)[0]] == ["ada", "bob", "dee"]
+        assert users.collection.batch(["ada", "bob", "cyd", "dee"]).keys() == {"ada", "bob", "dee"}
+        assert {each.last_transaction_id for each in users.collection.batch(["ada", "dee"]).values()} == {
             transaction_id
         }
         assert [users.holder(f"{name}@example.com") for name in ("ada", "cyd")] == ["ada", None]
@@ -36,9 +36,9 @@ def test_what_is_created_is_listed_as_soon_as_it_is_committed(users: Users) -> N
 def test_what_is_created_is_on_the_page_of_its_key(users: Users) -> None:
     users.create("ada", "eve")
     committed(users, "bob", "cyd")
-    page, after = users.participant.page("", 2)
+    page, after = users.collection.page("", 2)
     assert ([user.user_id for user in page], after) == (["ada", "bob"], "bob")
-    page, after = users.participant.page(after, 2)
+    page, after = users.collection.page(after, 2)
     assert ([user.user_id for user in page], after) == (["cyd", "eve"], "")
 
 
@@ -47,8 +47,8 @@ def test_what_is_deleted_is_no_longer_listed_as_soon_as_that_is_committed(users:
     transaction_id = old_id(60)
     users.stage_deletion(transaction_id, "ada", 1)
     users.coordinator.decisions[transaction_id] = Decision(transaction_id, Outcome.COMMITTED, {"users": 1})
-    assert [user.user_id for user in users.participant.page("", 10)[0]] == ["bob"]
-    assert users.participant.batch(["ada", "bob"]).keys() == {"bob"}
+    assert [user.user_id for user in users.collection.page("", 10)[0]] == ["bob"]
+    assert users.collection.batch(["ada", "bob"]).keys() == {"bob"}
     assert users.holder("ada@example.com") is None
 
 

@@ -67,7 +67,7 @@ def test_a_sweep_finishes_what_is_decided_and_leaves_what_is_not(users: Users) -
     with users.database.read() as connection:
         left = users.participant.store.branches.unfinished(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [undecided]
-    ada = users.participant.get("ada")
+    ada = users.collection.get("ada")
     assert ada is not None
     assert ada.last_transaction_id == committed
 
@@ -79,7 +79,7 @@ def test_one_branch_that_lost_something_holds_up_no_other(users: Users) -> None:
     users.coordinator.decisions[lost] = Decision(lost, Outcome.COMMITTED, {"users": 2})
     users.coordinator.decisions[fine] = Decision(fine, Outcome.COMMITTED, {"users": 1})
     users.participant.sweeper.sweep()
-    assert users.participant.get("bob") is not None
+    assert users.collection.get("bob") is not None
     with users.database.read() as connection:
         left = users.participant.store.branches.unfinished(connection, "", 10)
     assert [branch.transaction_id for branch in left] == [lost]
@@ -100,7 +100,7 @@ def test_a_branch_whose_loss_is_accepted_is_free_and_can_be_forgotten(users: Use
         for id_ in (overcounted, empty):
             result = users.finish(id_, Outcome.COMMITTED, 2, loss_accepted=True)
             assert result
-    ada = users.participant.get("ada")
+    ada = users.collection.get("ada")
     assert ada is not None
     assert ada.last_transaction_id == overcounted
     assert users.participant.sweeper.prune(now() - 10 * MICROSECONDS_PER_SECOND) == 2
@@ -162,7 +162,7 @@ def test_a_sweeper_tries_what_is_lost_less_and_less_often(users: Users, monkeypa
     users.stage(fine, "bob")
     users.coordinator.decisions[fine] = Decision(fine, Outcome.COMMITTED, {"users": 1})
     assert not found_in_a_sweep()
-    assert users.participant.get("bob") is not None
+    assert users.collection.get("bob") is not None
 
 
 def test_what_is_lost_is_counted_whoever_finds_it(users: Users) -> None:
@@ -222,7 +222,7 @@ def test_an_open_branch_keeps_all_that_came_after_it(users: Users) -> None:
     assert users.participant.sweeper.prune(now()) == 1
     assert users.branches() == 2
     assert users.finish(open_, Outcome.COMMITTED, 1)
-    assert users.participant.get("bob") is not None
+    assert users.collection.get("bob") is not None
     assert users.participant.sweeper.prune(now()) == 2
 
 

@@ -21,11 +21,13 @@ from handfast.server.transactions.core import (
     coordinator,
     finishing,
     pruning,
+    reading,
     staging,
     unique_keys,
 )
 from handfast.server.transactions.core.finishing import Finish, Unchanged
 from handfast.server.transactions.core.model import (
+    NO_REVISION,
     Branch,
     BranchDecision,
     BranchState,
@@ -33,6 +35,9 @@ from handfast.server.transactions.core.model import (
     Learnt,
     Operation,
     Outcome,
+    Part,
+    Read,
+    ResourceName,
     StageRequest,
     UniqueKey,
 )
@@ -55,8 +60,19 @@ def stage(number: int, content: bytes = b"a") -> StageRequest:
     return StageRequest(T, number, DEADLINE, T, content)
 
 
-def operation(number: int, resource: str = "ada", image: bytes | None = b"image", content: bytes = b"a") -> Operation:
-    return Operation(T, number, resource, content, image, b"reply")
+def operation(number: int, content: bytes = b"a") -> Operation:
+    return Operation(T, number, content, b"reply")
+
+
+ADA, BOB = ResourceName("users", "ada"), ResourceName("users", "bob")
+
+
+def change(number: int, resource: ResourceName = ADA, image: bytes | None = b"image") -> Part:
+    return Part(number, resource, image)
+
+
+def lock(number: int, resource: ResourceName = ADA) -> Part:
+    return Part(number, resource, None, is_lock=True)
 
 
 def check(
@@ -67,14 +83,14 @@ def check(
 
 def finish(
     branch: Branch | None,
-    operations: list[Operation],
+    parts: list[Part],
     outcome: Outcome | None,
     count: int,
     horizon: str = "",
     *,
     loss_accepted: bool = False,
 ) -> Finish | Unchanged:
-    return finishing.finish(BranchDecision(T, outcome, count, loss_accepted), branch, horizon, operations)
+    return finishing.finish(BranchDecision(T, outcome, count, loss_accepted), branch, horizon, parts)
 
 
 def close(branch: Branch | None, horizon: str = "") -> Branch:
@@ -117,8 +133,12 @@ class TestStaging:
         assert check(full, None, stage(1001), EARLIER) is Refusal.TOO_LARGE
 
     def test_a_branch_has_room_for_as_many_bytes_as_the_contract_says(self) -> None:
-        assert staging.has_room(16 * 1024 * 1024)
-        assert not staging.has_room(16 * 1024 * 1024 + 1)
+        assert staging.has_room(1, 16 * 1024 * 1024)
+        assert not staging.has_room(1, 16 * 1024 * 1024 + 1)
+
+    def test_a_branch_has_room_for_so_many_resources_and_no_more(self) -> None:
+        assert staging.has_room(4000, 0)
+        assert not staging.has_room(4001, 0)
 
     def test_below_the_horizon_nothing_is_staged_unless_the_branch_is_still_there(self) -> None:
         assert check(None, None, stage(1), EARLIER, horizon="t2") is Refusal.FORGOTTEN
@@ -152,23 +172,35 @@ class TestFinishing:
     """Rules 4 and 5, rules 1 and 10 for a branch that is closed or gone."""
 
     def test_what_is_named_is_applied_and_what_is_beyond_is_dropped(self) -> None:
-        operations = [operation(1, "ada", b"1"), operation(2, "ada", b"2"), operation(3, "bob", b"3")]
-        finished = finish(replace(OPEN, staged=3), operations, Outcome.COMMITTED, count=2)
+        parts = [change(1, ADA, b"1"), change(2, ADA, b"2"), change(3, BOB, b"3")]
+        finished = finish(replace(OPEN, staged=3), parts, Outcome.COMMITTED, count=2)
         assert isinstance(finished, Finish)
-        assert finished.applied == {"ada": b"2"}
-        assert finished.dropped == {"bob"}
+        assert finished.applied == {ADA: b"2"}
+        assert finished.dropped == {BOB}
         assert finished.outcome is Outcome.COMMITTED
 
     def test_an_abort_drops_everything(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.ABORTED, count=0)
+        finished = finish(replace(OPEN, staged=1), [change(1)], Outcome.ABORTED, count=0)
         assert isinstance(finished, Finish)
         assert not finished.applied
-        assert finished.dropped == {"ada"}
+        assert finished.dropped == {ADA}
+
+    def test_an_operation_that_changes_several_resources_counts_as_one(self) -> None:
+        parts = [change(1, ADA), change(1, BOB), change(2, BOB, b"2")]
+        assert finish(replace(OPEN, staged=2), parts, Outcome.COMMITTED, count=3) is Unchanged.LOST
+        finished = finish(replace(OPEN, staged=2), parts, Outcome.COMMITTED, count=2)
+        assert isinstance(finished, Finish)
+        assert finished.held == 2
+        assert finished.applied == {ADA: b"image", BOB: b"2"}
+
+    def test_an_operation_that_has_no_effect_is_held_all_the_same(self) -> None:
+        finished = finish(replace(OPEN, staged=1), [Part(1, None, None)], Outcome.COMMITTED, count=1)
+        assert finished == Finish(Outcome.COMMITTED, {}, frozenset(), frozenset(), held=1)
 
     def test_a_deletion_is_applied_like_any_change(self) -> None:
-        finished = finish(OPEN, [operation(1, image=None)], Outcome.COMMITTED, count=1)
+        finished = finish(OPEN, [change(1, image=None)], Outcome.COMMITTED, count=1)
         assert isinstance(finished, Finish)
-        assert finished.applied == {"ada": None}
+        assert finished.applied == {ADA: None}
 
     def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
         finished = finish(None, [], Outcome.ABORTED, count=0)
@@ -189,11 +221,11 @@ class TestFinishing:
         assert finish(done, [], Outcome.COMMITTED, count=1) is Unchanged.LOST
 
     def test_what_is_here_is_applied_once_the_loss_of_the_rest_is_accepted(self) -> None:
-        branch, operations = replace(OPEN, staged=1), [operation(1)]
-        assert finish(branch, operations, Outcome.COMMITTED, count=2) is Unchanged.LOST
-        accepted = finish(branch, operations, Outcome.COMMITTED, count=2, loss_accepted=True)
+        branch, parts = replace(OPEN, staged=1), [change(1)]
+        assert finish(branch, parts, Outcome.COMMITTED, count=2) is Unchanged.LOST
+        accepted = finish(branch, parts, Outcome.COMMITTED, count=2, loss_accepted=True)
         done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert accepted == Finish(Outcome.COMMITTED, {"ada": b"image"}, frozenset(), held=1)
+        assert accepted == Finish(Outcome.COMMITTED, {ADA: b"image"}, frozenset(), frozenset(), held=1)
         for outcome, count in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
             assert finish(done, [], outcome, count) is Unchanged.LOST
             assert finish(done, [], outcome, count, loss_accepted=True) is Unchanged.FINISHED
@@ -205,13 +237,13 @@ class TestFinishing:
     def test_what_the_coordinator_has_forgotten_is_finished_or_was_never_committed(self) -> None:
         done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
         assert finish(done, [], None, count=0) is Unchanged.FINISHED
-        finished = finish(replace(OPEN, staged=1), [operation(1)], None, count=0)
+        finished = finish(replace(OPEN, staged=1), [change(1)], None, count=0)
         assert isinstance(finished, Finish)
-        assert finished.dropped == {"ada"}
+        assert finished.dropped == {ADA}
         assert finished.outcome is Outcome.ABORTED
 
     def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [operation(1)], Outcome.COMMITTED, count=1, horizon="t2")
+        finished = finish(replace(OPEN, staged=1), [change(1)], Outcome.COMMITTED, count=1, horizon="t2")
         assert isinstance(finished, Finish)
 
     def test_closing_stops_an_open_branch_and_leaves_a_finished_one(self) -> None:
@@ -309,26 +341,36 @@ class TestUniqueKeys:
 
     def test_a_value_is_taken_from_nobody_and_given_back_to_nobody(self) -> None:
         free, held = self.key(None, value="new"), self.key("ada", value="old")
-        assert unique_keys.claim("ada", {"new", "kept"}, [free, held]) == {"new": "ada", "old": None}
+        assert unique_keys.claim({"ada": {"new", "kept"}}, [free, held]) == {"new": "ada", "old": None}
 
     def test_what_another_resource_holds_is_taken(self) -> None:
-        assert unique_keys.claim("ada", {"a"}, [self.key("bob")]) == unique_keys.Taken("a")
+        assert unique_keys.claim({"ada": {"a"}}, [self.key("bob")]) == unique_keys.Taken("a")
 
     def test_what_another_transaction_is_about_to_change_is_a_conflict_and_not_taken(self) -> None:
         for holder in (None, "ada", "bob"):
             key = self.key(holder, "t2", None)
             for mine in (None, "t1"):
-                assert unique_keys.claim("ada", {"a"}, [key], mine) == unique_keys.Pending("t2")
-                assert unique_keys.claim("ada", set(), [key], mine) == unique_keys.Pending("t2")
+                assert unique_keys.claim({"ada": {"a"}}, [key], mine) == unique_keys.Pending("t2")
+                assert unique_keys.claim({"ada": set()}, [key], mine) == unique_keys.Pending("t2")
 
     def test_a_transaction_sees_its_own_changes_the_last_of_them_counting(self) -> None:
         freed, given = self.key("bob", "t1", "cyd", None), self.key(None, "t1", None, "bob")
-        assert unique_keys.claim("ada", {"a"}, [freed], "t1") == {"a": "ada"}
-        assert unique_keys.claim("ada", {"a"}, [given], "t1") == unique_keys.Taken("a")
-        assert unique_keys.claim("bob", set(), [given], "t1") == {"a": None}
+        assert unique_keys.claim({"ada": {"a"}}, [freed], "t1") == {"a": "ada"}
+        assert unique_keys.claim({"ada": {"a"}}, [given], "t1") == unique_keys.Taken("a")
+        assert unique_keys.claim({"bob": set()}, [given], "t1") == {"a": None}
+
+    def test_resources_of_one_write_can_swap_their_values(self) -> None:
+        of_ada, of_bob = self.key("ada", value="a"), self.key("bob", value="b")
+        assert unique_keys.claim({"ada": {"b"}, "bob": {"a"}}, [of_ada, of_bob]) == {"a": "bob", "b": "ada"}
+        assert unique_keys.claim({"ada": set(), "bob": {"a"}}, [of_ada]) == {"a": "bob"}
+
+    def test_resources_of_one_write_cannot_share_a_value(self) -> None:
+        for holder in (None, "ada"):
+            taken = unique_keys.claim({"ada": {"a"}, "bob": {"a"}}, [self.key(holder)])
+            assert taken == unique_keys.Taken("a")
 
     def test_a_value_that_two_had_already_is_left_to_who_holds_it(self) -> None:
-        assert unique_keys.claim("ada", set(), [self.key("bob")]) == {}
+        assert unique_keys.claim({"ada": set()}, [self.key("bob")]) == {}
 
 
 class TestDeciding:
@@ -358,9 +400,39 @@ class TestReading:
         assert conflicts.must_read_again(learnt)
 
     def test_after_the_decision_everybody_sees_the_last_operation_it_names(self) -> None:
-        operations = [operation(2, image=b"2"), operation(1), operation(3)]
-        assert finishing.final_images(operations, committed_count=2) == {"ada": b"2"}
-        assert finishing.final_images(operations, committed_count=0) == {}
+        parts = [change(2, image=b"2"), change(1), lock(2, BOB), change(3)]
+        assert finishing.final_images(parts, committed_count=2) == {ADA: b"2"}
+        assert finishing.final_images(parts, committed_count=0) == {}
+
+
+class TestHolding:
+    """Rule 13, rule 5 for what becomes of read locks."""
+
+    def test_a_read_lock_keeps_others_from_writing_and_not_its_own_transaction(self) -> None:
+        assert conflicts.lock_blocker([]) is conflicts.lock_blocker([T], mine=T) is None
+        assert conflicts.lock_blocker([T]) == conflicts.lock_blocker([T], mine="t2") == T
+        assert conflicts.lock_blocker([T, "t2"], mine=T) == "t2"
+
+    @pytest.mark.parametrize("outcome", Outcome)
+    def test_read_locks_end_with_their_transaction_however_many_operations_are_named(self, outcome: Outcome) -> None:
+        finished = finish(replace(OPEN, staged=3), [change(1), lock(2, BOB), lock(3)], outcome, count=0)
+        assert isinstance(finished, Finish)
+        assert finished.dropped == {ADA}
+        assert finished.released == {ADA, BOB}
+
+    def test_a_transaction_gives_what_it_changes_a_revision_that_no_other_gives(self) -> None:
+        assert reading.revision_after("t1") == reading.revision_after("t1") != reading.revision_after("t2")
+        assert len(reading.revision_after(T)) == 16
+
+    def test_what_is_read_again_has_the_same_revision_or_cannot_hold(self) -> None:
+        seen, held, later = Read(ADA, "r1", False), Read(ADA, "r1", True), Read(ADA, "r2", True)
+        other = Read(BOB, NO_REVISION, False)
+        assert reading.merged([seen, other, held, seen]) == {ADA: held, BOB: other}
+        assert reading.merged([other, seen, later]) == ADA
+
+    def test_what_has_another_revision_has_changed(self) -> None:
+        assert not reading.has_changed(Read(ADA, "r1", False), "r1")
+        assert reading.has_changed(Read(ADA, NO_REVISION, False), "r1")
 
 
 class TestFromPageToCodeToTest:

@@ -291,7 +291,7 @@ class TestOtherWriters:
                 client.users.UpdateUser(rename(ada.user_id, "two"), metadata=metadata)
             assert refused.value.reason == "PENDING_CHANGE"
             assert refused.value.retryable
-            assert refused.value.metadata == {"resource": ada.user_id, "transaction_id": tx.id}
+            assert refused.value.metadata == {"resource": f"users/{ada.user_id}", "transaction_id": tx.id}
         tx.rollback()
 
     @pytest.mark.parametrize("decide", [Transaction.commit, Transaction.rollback])

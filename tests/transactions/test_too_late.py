@@ -45,7 +45,7 @@ def served(work: Callable[[], object], leaving: Callable[[Callable[[], object]],
 
 
 def test_a_staged_write(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = users.participant.store.rows
+    rows = users.participant.store.rows["users"]
     mark = rows.mark
     transaction_id = old_id(60)
 
@@ -59,7 +59,7 @@ def test_a_staged_write(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("request_id", ["", new_id()])
 def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id: str) -> None:
-    rows = users.participant.store.rows
+    rows = users.participant.store.rows["users"]
     save = rows.save
 
     def leaving(leave: Callable[[], object]) -> None:
@@ -68,8 +68,9 @@ def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id
     user = User(user_id="ada", email="ada@example.com")
     request, reply = CreateUserRequest(request_id=request_id), CreateUserResponse(user=user)
     write = users.participant.write_plainly
-    served(lambda: write("/s/m", request, "ada", lambda _: (user, reply), CreateUserResponse), leaving)
-    assert users.participant.get("ada") is None
+    work = users.collection.changing("ada", lambda _: (user, reply))
+    served(lambda: write("/s/m", request, work, CreateUserResponse), leaving)
+    assert users.collection.get("ada") is None
 
 
 def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,11 @@ class Call(Propagated):
         few short trailers gRPC can send; those of a handler go to its context, and are checked."""
         self.trailers = (*self.trailers, (key, value))
 
+    def set_trailer(self, key: str, value: str | bytes) -> None:
+        """`add_trailer` in place of what has this key already."""
+        self.trailers = tuple(entry for entry in self.trailers if entry[0] != key)
+        self.add_trailer(key, value)
+
     def send_initial_metadata(self, *entries: tuple[str, str | bytes]) -> None:
         """Sends `entries` and the request id now, for what the caller should learn even if no reply follows. That is
         one more operation on the wire, and gRPC clients do not repeat a call that it has come back from. The first

@@ -14,9 +14,8 @@ from handfast.server.transactions.participant import ResourceType
 
 
 class PreferencesResources(ResourceType[Preferences]):
-    table = preferences
-    key = preferences.c.user_id
-    message_type = Preferences
+    def __init__(self) -> None:
+        super().__init__(preferences, Preferences)
 
     def to_message(self, row: Any) -> Preferences:
         values = Struct()

@@ -14,18 +14,19 @@ from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.server import participant_server
 
 SCHEMA = Schema("preferences", "handfast.server.preferences:migrations")
+PREFERENCES = PreferencesResources()
 
 
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     coordinator = settings.accounts_address
-    return participant_server(settings, coordinator, SCHEMA, tables.participant, PreferencesResources(), _service)
+    return participant_server(settings, coordinator, SCHEMA, tables.participant, [PREFERENCES], _service)
 
 
-def _service(preferences: Participant[preferences_pb2.Preferences]) -> Service:
+def _service(participant: Participant) -> Service:
     return Service(
         preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"],
         preferences_pb2_grpc.add_PreferencesServiceServicer_to_server,
-        PreferencesServicer(preferences, Definitions(preferences.store.database)),
+        PreferencesServicer(participant.collection(PREFERENCES), Definitions(participant.store.database)),
         domain="handfast.preferences",
     )

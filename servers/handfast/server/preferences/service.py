@@ -1,4 +1,4 @@
-"""PreferencesService: each method checks its request, has the participant or the definitions act, and replies."""
+"""PreferencesService: each method checks its request, reads or writes preferences or definitions, and replies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from handfast.server.chassis.requests.paging import ReplyRoom, page_token, requi
 from handfast.server.preferences import changes, validation
 from handfast.server.preferences.definitions import Definitions
 from handfast.server.preferences.resources import never_set
-from handfast.server.transactions.participant import Participant, Version
+from handfast.server.transactions.participant import Collection, Version
 
 DEFINITIONS = "definitions"  # what page tokens are of
 
 
 class PreferencesServicer(PreferencesServiceServicer):
-    def __init__(self, preferences: Participant[pb.Preferences], definitions: Definitions, clock: Clock = now) -> None:
+    def __init__(self, preferences: Collection[pb.Preferences], definitions: Definitions, clock: Clock = now) -> None:
         self._preferences, self._definitions, self._clock = preferences, definitions, clock
 
     def GetPreferences(
@@ -67,7 +67,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         definition = pb.PreferenceDefinition()
         definition.CopyFrom(request.definition)
         definition.create_time.FromMicroseconds(self._clock())
-        return self._preferences.requests.once(
+        return self._preferences.participant.requests.once(
             current().method.path,
             request,
             pb.CreatePreferenceDefinitionResponse,

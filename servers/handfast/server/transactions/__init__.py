@@ -18,8 +18,8 @@ The way of one transaction, and where to read it:
 4. In the background it notifies the participants                       coordinator/notifier.py
 5. They *finish*: apply or drop what is staged                       participant/finishing.py
 
-Whoever meets a staged change before that asks what was decided (participant/reads.py, participant.py). A row without a
-pending change never needs the coordinator.
+Whoever meets a staged change before that asks what was decided (participant/collection.py, participant.py). A row
+without a pending change never needs the coordinator.
 
 docs/atomic-commit.md has the rules, why they hold, what each fault does, and the relatives of this protocol.
 """

@@ -110,7 +110,7 @@ class _Unconfigured(Collector):
         yield family
 
 
-def export_participant(registry: CollectorRegistry, participant: Participant[Any]) -> None:
+def export_participant(registry: CollectorRegistry, participant: Participant) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
     _on_every_server(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
     text = "Times that a committed change was found to be lost here; the same one again whenever somebody asks."

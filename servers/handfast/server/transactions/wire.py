@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, FOLLOWS, OPERATION, STAGE_KEYS, TRANSACTION_ID
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
-from handfast.server.transactions.core.model import Outcome, StageRequest
+from handfast.server.transactions.core.model import Outcome, Read, ResourceName, StageRequest
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -44,11 +44,10 @@ def stage_metadata(
 
 def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> StageRequest | None:
     """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
-    if STAGE_KEYS.isdisjoint(metadata):
+    transaction_id = parse_transaction_id(metadata)
+    if transaction_id is None:
         return None
-    transaction_id, number, deadline = (str(metadata.get(key, "")) for key in (TRANSACTION_ID, OPERATION, DEADLINE))
-    if not is_transaction_id(transaction_id):
-        raise InvalidMetadata(f"{TRANSACTION_ID} must be an id that BeginTransaction returned.", key=TRANSACTION_ID)
+    number, deadline = (str(metadata.get(key, "")) for key in (OPERATION, DEADLINE))
     if not _NUMBER.fullmatch(number):
         raise InvalidMetadata(f"{OPERATION} must be a whole number from 1 on.", key=OPERATION)
     try:
@@ -62,6 +61,34 @@ def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, reques
     if follows and (not is_transaction_id(follows) or follows == transaction_id):
         raise InvalidMetadata(f"{FOLLOWS} must be the id of another transaction.", key=FOLLOWS)
     return StageRequest(transaction_id, int(number), deadline_us, first_attempt, fingerprint(method, request), follows)
+
+
+def parse_transaction_id(metadata: Mapping[str, str | bytes]) -> str | None:
+    """The transaction that a call reads in; None for a plain call. Raises InvalidMetadata."""
+    if STAGE_KEYS.isdisjoint(metadata):
+        return None
+    transaction_id = str(metadata.get(TRANSACTION_ID, ""))
+    if not is_transaction_id(transaction_id):
+        raise InvalidMetadata(f"{TRANSACTION_ID} must be an id that BeginTransaction returned.", key=TRANSACTION_ID)
+    return transaction_id
+
+
+def encode_reads(reads: Iterable[Read]) -> bytes:
+    """What goes into the trailer `handfast-reads-bin`: a `ReadSet`."""
+    return pb.ReadSet(
+        reads=[pb.Read(resource=str(read.resource), revision=read.revision, held=read.held) for read in reads]
+    ).SerializeToString()
+
+
+def decode_reads(encoded: bytes) -> list[Read]:
+    return [
+        Read(resource_name(read.resource), read.revision, read.held) for read in pb.ReadSet.FromString(encoded).reads
+    ]
+
+
+def resource_name(text: str) -> ResourceName:
+    kind, _, key = text.partition("/")
+    return ResourceName(kind, key)
 
 
 def is_transaction_id(text: str) -> bool:

@@ -13,9 +13,8 @@ from handfast.users.v1.users_pb2 import User
 
 
 class UserResources(ResourceType[User]):
-    table = users
-    key = users.c.user_id
-    message_type = User
+    def __init__(self) -> None:
+        super().__init__(users, User)
 
     def to_message(self, row: Any) -> User:
         user = User(

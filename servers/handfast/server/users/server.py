@@ -13,18 +13,19 @@ from handfast.server.users.service import UserServicer
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 
 SCHEMA = Schema("users", "handfast.server.users:migrations")
+USERS = UserResources()
 
 
 def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     coordinator = settings.accounts_address
-    return participant_server(settings, coordinator, SCHEMA, tables.participant, UserResources(), _service)
+    return participant_server(settings, coordinator, SCHEMA, tables.participant, [USERS], _service)
 
 
-def _service(users: Participant[users_pb2.User]) -> Service:
+def _service(participant: Participant) -> Service:
     return Service(
         users_pb2.DESCRIPTOR.services_by_name["UserService"],
         users_pb2_grpc.add_UserServiceServicer_to_server,
-        UserServicer(users),
+        UserServicer(participant.collection(USERS)),
         domain="handfast.users",
     )

@@ -1,4 +1,4 @@
-"""UserService: each method checks its request, has the participant read or write, and replies."""
+"""UserService: each method checks its request, reads or writes users, and replies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token, require_page
-from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant import Collection
 from handfast.server.users import changes, validation
 from handfast.server.users.emails import email_claim
 from handfast.server.users.errors import NoUserHasEmail, UserNotFound
@@ -19,7 +19,7 @@ USERS = "users"  # what page tokens are of
 
 
 class UserServicer(UserServiceServicer):
-    def __init__(self, users: Participant[pb.User], clock: Clock = now) -> None:
+    def __init__(self, users: Collection[pb.User], clock: Clock = now) -> None:
         self._users, self._clock = users, clock
 
     def CreateUser(self, request: pb.CreateUserRequest, context: grpc.ServicerContext) -> pb.CreateUserResponse:

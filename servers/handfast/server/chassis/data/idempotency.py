@@ -38,6 +38,12 @@ class Identified(Serializable, Protocol):
     request_id: str
 
 
+def request_id_of(request: Serializable) -> str:
+    """Empty where it has none, or no such field."""
+    request_id: str = getattr(request, "request_id", "")
+    return request_id
+
+
 def fingerprint(method: str, request: Serializable) -> bytes:
     """A hash by which a request that comes again is recognized without being kept: 32 bytes that are equal for the same
     method and request, and for no others."""
@@ -75,14 +81,15 @@ class IdempotencyStore:
         self._delete = Statement(database, sa.delete(table).where(columns.create_time < sa.bindparam("before")))
 
     def once(
-        self, method: str, request: Identified, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
+        self, method: str, request: Serializable, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
     ) -> Reply:
         """Does `work` in a local transaction, or replies as to the request's first call. Raises RequestIdReused where
         that was another request, and what `Database.write` raises. Without a request id it just does the work.
         """
-        if not request.request_id:
+        request_id = request_id_of(request)
+        if not request_id:
             return self._database.write(work)
-        identity = {"caller": ANYBODY, "method": method, "request_id": request.request_id}
+        identity = {"caller": ANYBODY, "method": method, "request_id": request_id}
         digest = fingerprint(method, request)
         try:
             return self._database.write(partial(self._work_and_insert, work, {**identity, "fingerprint": digest}))
@@ -94,7 +101,7 @@ class IdempotencyStore:
             if stored is None:
                 raise
             if stored.fingerprint != digest:
-                raise RequestIdReused(request.request_id) from None
+                raise RequestIdReused(request_id) from None
             return reply_type.FromString(stored.reply)
 
     def prune(self) -> None:

@@ -1,7 +1,8 @@
-"""What another transaction's pending change is to a write and to a read (rules 2, 6, 7 and 9)."""
+"""What another transaction's pending change or read lock is to a write and to a read (rules 2, 6, 7, 9 and 13)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeGuard
 
 from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt, Outcome
@@ -12,6 +13,14 @@ def blocker(pending_transaction_id: str | None, mine: str | None = None) -> str 
     `pending_transaction_id` has a pending change of it; `mine` is the transaction that writes, None for a plain write.
     """
     return None if pending_transaction_id == mine else pending_transaction_id
+
+
+def lock_blocker(holders: Iterable[str], mine: str | None = None) -> str | None:
+    """Rule 13, hold what was read: the transaction that keeps a write from a row, None where nothing does. `holders`
+    have a read lock of it; one transaction's own does not keep it from writing, if no other has one. A read lock goes
+    with those of others, so for a read lock only `blocker` counts.
+    """
+    return min((holder for holder in holders if holder != mine), default=None)
 
 
 def may_abort(undecided: Branch, now_us: int) -> bool:

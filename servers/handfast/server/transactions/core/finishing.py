@@ -6,22 +6,23 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Operation, Outcome
+from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome, Part, ResourceName
 
-BATCH_OPERATIONS, BATCH_BYTES = 100, 1024 * 1024
+BATCH_PARTS, BATCH_BYTES = 100, 1024 * 1024
 """How much is finished in one local transaction, where it is of several branches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
     """Make each resource what `applied` says (None deletes it), take the mark of the transaction off those in
-    `dropped`, forget the operations, and store that the branch is finished, with this outcome. `held` counts the
-    committed operations that are here.
+    `dropped`, and its read lock off those in `released`; forget the operations, and store that the branch is finished,
+    with this outcome. `held` counts the committed operations that are here.
     """
 
     outcome: Outcome
-    applied: Mapping[str, bytes | None]
-    dropped: frozenset[str]
+    applied: Mapping[ResourceName, bytes | None]
+    dropped: frozenset[ResourceName]
+    released: frozenset[ResourceName]
     held: int
 
 
@@ -35,11 +36,10 @@ class Unchanged(enum.Enum):
     LOST = enum.auto()
 
 
-def finish(
-    decision: BranchDecision, branch: Branch | None, horizon: str, operations: Sequence[Operation]
-) -> Finish | Unchanged:
+def finish(decision: BranchDecision, branch: Branch | None, horizon: str, parts: Sequence[Part]) -> Finish | Unchanged:
     """Rule 5: applies the committed operations of a branch and drops those beyond, whole. Where one of them is not
-    here, nothing is changed; unless an operator has accepted the loss: then those that are here are applied.
+    here, nothing is changed; unless an operator has accepted the loss: then those that are here are applied. Rule 13:
+    all read locks end with the branch. `parts` has all of its operations.
 
     Where nothing is known of the transaction, and `branch` is None, it was finished and pruned if it is below the
     `horizon` (rule 10); else its branch is stored as finished, so that a staged call that arrives late is refused.
@@ -53,17 +53,24 @@ def finish(
             return Unchanged.FINISHED
         as_decided = decision.outcome is branch.outcome and count <= branch.staged
         return Unchanged.FINISHED if as_decided else Unchanged.LOST
-    if len(operations) < count and not decision.loss_accepted:
+    operations = len({part.number for part in parts})
+    if operations < count and not decision.loss_accepted:
         return Unchanged.LOST
-    applied = final_images(operations, count)
-    dropped = frozenset(operation.resource for operation in operations) - applied.keys()
-    return Finish(decision.outcome or Outcome.ABORTED, applied, dropped, held=min(count, len(operations)))
+    applied = final_images(parts, count)
+    changed = frozenset(part.resource for part in parts if part.resource and not part.is_lock)
+    released = frozenset(part.resource for part in parts if part.resource and part.is_lock)
+    outcome = decision.outcome or Outcome.ABORTED
+    return Finish(outcome, applied, changed - applied.keys(), released, held=min(count, operations))
 
 
-def final_images(operations: Iterable[Operation], committed_count: int) -> dict[str, bytes | None]:
+def final_images(parts: Iterable[Part], committed_count: int) -> dict[ResourceName, bytes | None]:
     """Rule 4, only what is named: what each resource becomes by the committed operations, the last of each counting."""
-    ordered = sorted(operations, key=lambda operation: operation.number)
-    return {operation.resource: operation.after_image for operation in ordered if operation.number <= committed_count}
+    ordered = sorted(parts, key=lambda part: part.number)
+    return {
+        part.resource: part.after_image
+        for part in ordered
+        if part.number <= committed_count and part.resource and not part.is_lock
+    }
 
 
 def unheard_of(transaction_id: str) -> Branch:
@@ -84,19 +91,19 @@ def close(transaction_id: str, branch: Branch | None, horizon: str) -> Branch:
 def batches(
     decisions: Iterable[BranchDecision], sizes: Mapping[str, tuple[int, int]]
 ) -> Iterator[list[BranchDecision]]:
-    """Rule 5: which branches are finished together, each list in one local transaction. `sizes` has how many operations
-    a branch holds, and how many bytes these take; a branch that is left out holds none. A list is short enough that
-    others get their turn to write, since on SQLite one writes at a time; only a branch alone may hold more.
+    """Rule 5: which branches are finished together, each list in one local transaction. `sizes` has how many parts
+    the operations of a branch have, and how many bytes they take; a branch that is left out holds none. A list is short
+    enough that others get their turn to write, since on SQLite one writes at a time; only a branch alone may hold more.
     """
     batch: list[BranchDecision] = []
-    operations_so_far = bytes_so_far = 0
+    parts_so_far = bytes_so_far = 0
     for decision in decisions:
-        operations, size = sizes.get(decision.transaction_id, (0, 0))
-        operations = max(operations, 1)  # a branch without any is not for nothing, either
-        if batch and (operations_so_far + operations > BATCH_OPERATIONS or bytes_so_far + size > BATCH_BYTES):
+        parts, size = sizes.get(decision.transaction_id, (0, 0))
+        parts = max(parts, 1)  # a branch without any is not for nothing, either
+        if batch and (parts_so_far + parts > BATCH_PARTS or bytes_so_far + size > BATCH_BYTES):
             yield batch
-            batch, operations_so_far, bytes_so_far = [], 0, 0
+            batch, parts_so_far, bytes_so_far = [], 0, 0
         batch.append(decision)
-        operations_so_far, bytes_so_far = operations_so_far + operations, bytes_so_far + size
+        parts_so_far, bytes_so_far = parts_so_far + parts, bytes_so_far + size
     if batch:
         yield batch

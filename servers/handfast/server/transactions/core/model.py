@@ -5,13 +5,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_OPERATIONS = 1000
 """How many operations a transaction may have at one participant."""
+MAX_PARTS = 4000
+"""How many resources the operations of one branch may change and lock, one that several have counting for each."""
 MAX_BYTES = 16 * 1024 * 1024
-"""How many bytes the operations of one branch may take, beside MAX_OPERATIONS. A branch is finished in one local
-transaction, and on SQLite nobody else writes meanwhile.
+"""How many bytes the operations of one branch may take. A branch is finished in one local transaction, and on SQLite
+nobody else writes meanwhile.
 """
+NO_REVISION = "-"
+"""The revision of a resource that does not exist."""
 
 
 class Outcome(enum.Enum):
@@ -43,18 +48,52 @@ class StageRequest:
     follows: str = ""
 
 
+class ResourceName(NamedTuple):
+    """A resource of a participant, such as `users/ada`."""
+
+    kind: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.key}"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A staged call, as it is kept: the pending change of one resource. `after_image` is the resource as it will be, in
-    its owner's encoding; None deletes it. `reply` is what the caller was answered, for a repeat.
+    """A staged call, as it is kept beside its parts. `reply` is what the caller was answered, and `reads` what the call
+    had read, both encoded, for a repeat.
     """
 
     transaction_id: str
     number: int
-    resource: str
     fingerprint: bytes
-    after_image: bytes | None
     reply: bytes
+    reads: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the operation of this number does with one resource: the pending change, or a read lock where `is_lock`.
+    `after_image` is the resource as it will be, in its owner's encoding; None deletes it. An operation that has no
+    effect has one part, without a resource.
+    """
+
+    number: int
+    resource: ResourceName | None
+    after_image: bytes | None
+    is_lock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A resource that a transaction has read. `revision` is what its committed row had; NO_REVISION where it did not
+    exist. `held` says that the transaction has changed or locked it, so that nobody else changes it before the
+    decision.
+    """
+
+    resource: ResourceName
+    revision: str
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ def check_stage(
     return None
 
 
-def has_room(bytes_so_far: int) -> bool:
-    """Rule 5, which bounds what a branch holds: whether it may hold so many bytes, those of the after-images and
-    replies of its operations.
+def has_room(parts_so_far: int, bytes_so_far: int) -> bool:
+    """Rule 5, which bounds what a branch holds: whether its operations may have so many parts, and their after-images,
+    replies and reads so many bytes.
     """
-    return bytes_so_far <= model.MAX_BYTES
+    return parts_so_far <= model.MAX_PARTS and bytes_so_far <= model.MAX_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from handfast.server.transactions.core.conflicts import blocker
@@ -26,21 +26,24 @@ class Taken:
 
 
 def claim(
-    resource: str, wanted: Set[str], changing: Sequence[UniqueKey], mine: str | None = None
+    wanted: Mapping[str, Set[str]], changing: Sequence[UniqueKey], mine: str | None = None
 ) -> dict[str, str | None] | Pending | Taken:
-    """Rule 8: who holds each value after a write of `resource`; None frees it. `changing` are the values that the write
-    gives the resource or takes away from it, `wanted` all that it has afterwards. `mine` is the transaction that
-    writes, and sees its own pending changes; None for a plain write.
+    """Rule 8: who holds each value after a write; None frees it. `wanted` has the resources that the write changes, by
+    their keys, each with all the values that it has afterwards; `changing` are the values that it gives them or takes
+    away from them. What one of them gives up another may take. `mine` is the transaction that writes, and sees its own
+    pending changes; None for a plain write.
     """
     holders: dict[str, str | None] = {}
     for key in changing:
         if (other := blocker(key.pending_transaction_id, mine)) is not None:
             return Pending(other)
         holder = holder_after(key)
-        if holder in (None, resource):
-            holders[key.value] = resource if key.value in wanted else None
-        elif key.value in wanted:
+        takers = [resource for resource, values in wanted.items() if key.value in values]
+        stays = holder is not None and holder not in wanted
+        if len(takers) > 1 or (takers and stays):
             return Taken(key.value)
+        if not stays:
+            holders[key.value] = takers[0] if takers else None
         # Else it is taken away, and was never this one's: two had it already when it became unique.
     return holders
 

@@ -1,10 +1,12 @@
 """The library of a service that owns data and takes part in transactions.
 
     server.py         puts a server with a participant together
-    participant.py    what a service's handlers use: the reads, and `write`, plain or staged
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
+    collection.py     the resources of one kind, as handlers read and write them: get, batch, page, holder, write
+    participant.py    all kinds together: `write`, plain or staged
+    unit_of_work.py   what one write sees and changes
+    read_set.py       what a call reads within its transaction, for its trailer
 
-    reads.py          plain reads: get, batch, page, holder; they look through a pending change by its decision
     finishing.py      applies or drops branches, once their transactions are decided or their time is up
     sweeper.py        has it done for what nobody touches, and forgets what is long done
     service.py        ParticipantService
@@ -13,7 +15,7 @@
     tables.py         the participant's own tables
     resource_rows.py  the SQL of resources: rows, each with its pending change
     branches.py       … of what each transaction has here
-    operations.py     … of the changes that it has staged
+    operations.py     … of the changes and read locks that it has staged
     unique_keys.py    … of who holds each unique value
     migrations.py     steps that create the tables
 
@@ -21,11 +23,13 @@
     circuit.py        keeps a coordinator that does not answer from taking all threads
     errors.py         why a call is refused for the sake of a transaction
 
-A service describes its resources once, and then writes with `Participant.write`, reads with `Participant.get`, and
-need not know whether a call is staged.
+A service describes its resources once, reads and writes them by `Collection`s, or writes several at once by
+`Participant.write`, and need not know whether a call is staged.
 """
 
+from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resource_type import ResourceType, Version
+from handfast.server.transactions.participant.unit_of_work import UnitOfWork
 
-__all__ = ["Participant", "ResourceType", "Version"]
+__all__ = ["Collection", "Participant", "ResourceType", "UnitOfWork", "Version"]

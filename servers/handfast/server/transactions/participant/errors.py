@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
-from handfast.server.chassis.errors import Aborted, FailedPrecondition, Unavailable, reason_name
+from handfast.server.chassis.errors import Aborted, FailedPrecondition, ResponseTooLarge, Unavailable, reason_name
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import model
-from handfast.server.transactions.core.model import Branch
+from handfast.server.transactions.core.model import Branch, ResourceName
 from handfast.server.transactions.core.staging import Refusal
 from handfast.transactions.v1.reasons_pb2 import Reason
 
 
 class PendingChange(Aborted):
-    """Another transaction has an undecided change of what is written."""
+    """Another transaction has an undecided change of what is written, or has read and locked it."""
 
     reason = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
     retry_after = 0.05
 
     def __init__(self, resource: str, transaction_id: str) -> None:
-        message = f"{resource} has a change of transaction {transaction_id}, which is not decided yet."
+        message = f"{resource} is changed or locked by transaction {transaction_id}, which is not decided yet."
         super().__init__(message, resource=resource, transaction_id=transaction_id)
+
+
+class ReadChanged(Aborted):
+    """What a transaction has read is another by now."""
+
+    reason = reason_name(Reason, Reason.REASON_READ_CHANGED)
+    retry_after = 0.01
+
+    def __init__(self, transaction_id: str, resource: ResourceName) -> None:
+        message = f"{resource} has changed since transaction {transaction_id} has read it."
+        super().__init__(message, transaction_id=transaction_id, resource=str(resource))
+
+
+class TooManyReads(ResponseTooLarge):
+    """What a call reads within a transaction does not fit into its trailer."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"What the call has read within its transaction takes {size} bytes of metadata; up to {limit} are sent. "
+            "Read less at a time.",
+            size=size,
+            limit=limit,
+        )
 
 
 class CommittedChangeLost(FailedPrecondition):
@@ -56,7 +79,8 @@ class TransactionTooLarge(FailedPrecondition):
     def __init__(self, transaction_id: str) -> None:
         message = (
             f"Transaction {transaction_id} is too large: here it may have up to {model.MAX_OPERATIONS} operations, "
-            f"whose resources and replies together take up to {model.MAX_BYTES} bytes."
+            f"which change or lock up to {model.MAX_PARTS} resources, and whose resources and replies together take up "
+            f"to {model.MAX_BYTES} bytes."
         )
         super().__init__(
             message, transaction_id=transaction_id, max_operations=model.MAX_OPERATIONS, max_bytes=model.MAX_BYTES

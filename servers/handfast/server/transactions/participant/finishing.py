@@ -4,8 +4,7 @@ decided, or their time is up (rules 6 and 7).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 import structlog
@@ -17,12 +16,13 @@ from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.finishing import Finish, Unchanged
-from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt
+from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt, ResourceName
+from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.transactions.participant.resolver import Resolver
-from handfast.server.transactions.participant.resource_type import M
+from handfast.server.transactions.participant.resource_rows import Saved
 from handfast.server.transactions.participant.store import Store
 
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
@@ -33,12 +33,12 @@ FAILED = "a branch could not be finished, and will be tried again"
 _log = structlog.get_logger()
 
 
-class BranchFinisher(Generic[M]):
+class BranchFinisher:
     """Finishes branches: for the coordinator by `finish_all`, for a writer by `settle`, for the sweeper by
     `settle_all`. It is idempotent: what is finished is confirmed again.
     """
 
-    def __init__(self, store: Store[M], resolver: Resolver, clock: Clock) -> None:
+    def __init__(self, store: Store, resolver: Resolver, clock: Clock) -> None:
         self._store, self._resolver, self._clock = store, resolver, clock
         self.on_lost: Callable[[], None] = lambda: None
         """Called each time that something is found lost, whoever asked."""
@@ -116,10 +116,10 @@ class BranchFinisher(Generic[M]):
         branches = store.branches.lock_all(connection, list(counts))
         inserted = [id_ for id_, branch in branches.items() if branch is None]
         horizon = store.branches.horizon(connection) if inserted else ""
-        operations = store.operations.of(connection, list(counts))
+        parts = store.operations.parts_of(connection, list(counts))
 
         verdicts = {
-            id_: rules.finish(decision, branches[id_], horizon, operations.get(id_, ()))
+            id_: rules.finish(decision, branches[id_], horizon, parts.get(id_, ()))
             for id_, decision in zip(counts, decisions, strict=True)
         }
         finished = {id_: verdict for id_, verdict in verdicts.items() if isinstance(verdict, Finish)}
@@ -131,10 +131,20 @@ class BranchFinisher(Generic[M]):
 
     def _apply(self, connection: sa.Connection, finished: Mapping[str, Finish], counts: Mapping[str, int]) -> None:
         store, ids = self._store, list(finished)
-        images = [(id_, each) for id_, finish in finished.items() for each in finish.applied.items()]
-        store.rows.save(connection, [(key, store.message(image), id_) for id_, (key, image) in images])
-        store.rows.unmark(connection, [key for finish in finished.values() for key in finish.dropped])
-        if store.resources.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
+        for kind, rows in store.rows.items():
+            type_ = store.types[kind]
+            rows.save(
+                connection,
+                (
+                    Saved(name.key, type_.decoded(image), id_, revision_after(id_))
+                    for id_, finish in finished.items()
+                    for name, image in finish.applied.items()
+                    if name.kind == kind
+                ),
+            )
+            rows.unmark(connection, _keys(kind, (finish.dropped for finish in finished.values())))
+            rows.end_read_locks(connection, _keys(kind, (finish.released for finish in finished.values())))
+        if store.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
             holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
             store.unique_keys.save(connection, holders)
             store.unique_keys.forget_changes(connection, ids)
@@ -154,6 +164,11 @@ class BranchFinisher(Generic[M]):
             case Finish(held=held) if held < count:
                 _log.warning(LOSS_ACCEPTED, transaction_id=id_, committed=count, applied=held)
         reached("participant.finished")
+
+
+def _keys(kind: str, of_branches: Iterable[Collection[ResourceName]]) -> list[str]:
+    """Those of one kind, as often as they are there."""
+    return [name.key for names in of_branches for name in names if name.kind == kind]
 
 
 def _concerns_all(error: Exception) -> bool:

@@ -1,74 +1,112 @@
-"""The operations that transactions have staged, in their table."""
+"""The operations that transactions have staged, in their table: what each changes and locks, part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.statements import Statement
-from handfast.server.transactions.core.model import Operation
+from handfast.server.transactions.core.model import Operation, Part, ResourceName
 
-OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
-"""What an `Operation` is made of after the transaction's id, in its order."""
+CHANGE_COLUMNS = ("number", "image")
+"""What a pending change is, where its resource is known."""
 
 
 class Operations:
     def __init__(self, database: Database, table: sa.Table) -> None:
         id_ = table.c.transaction_id
         is_branch, one_of_them = id_ == sa.bindparam("id_"), database.one_of(id_, "ids")
-        is_number = table.c.number == sa.bindparam("number_")
-        is_resource = table.c.resource == sa.bindparam("resource_")
-        last_first = table.c.number.desc()
-        columns = [table.c[name] for name in OPERATION_COLUMNS]
-        self._find = Statement(database, sa.select(*columns).where(is_branch, is_number))
-        self._all = Statement(database, sa.select(id_, *columns).where(one_of_them).order_by(id_, table.c.number))
-        last = sa.select(table.c.image).where(is_branch, is_resource).order_by(last_first).limit(1)
+        is_first = sa.and_(is_branch, table.c.number == sa.bindparam("number_"), table.c.part == 1)
+        is_resource = sa.and_(table.c.kind == sa.bindparam("kind_"), table.c.resource == sa.bindparam("resource_"))
+        self._find = Statement(database, sa.select(table.c.fingerprint, table.c.reply, table.c.reads).where(is_first))
+        parts = sa.select(id_, table.c.number, table.c.kind, table.c.resource, table.c.image, table.c.is_lock)
+        self._parts = Statement(database, parts.where(one_of_them).order_by(id_, table.c.number))
+        changed = is_branch, is_resource, sa.not_(table.c.is_lock)
+        last = sa.select(table.c.image).where(*changed).order_by(table.c.number.desc()).limit(1)
         self._last_image = Statement(database, last)
-        self._bytes = Statement(database, sa.select(table.c.bytes_so_far).where(is_branch, is_number))
-        size = sa.func.max(table.c.number).label("count"), sa.func.max(table.c.bytes_so_far).label("bytes")
+        holders = sa.select(id_).where(is_resource, table.c.is_lock).order_by(id_)
+        self._lock_holders = Statement(database, holders)
+        self._size = Statement(database, sa.select(table.c.parts_so_far, table.c.bytes_so_far).where(is_first))
+        size = sa.func.max(table.c.parts_so_far).label("parts"), sa.func.max(table.c.bytes_so_far).label("bytes")
         self._sizes = Statement(database, sa.select(id_, *size).where(one_of_them).group_by(id_))
         self._insert = Statement(database, sa.insert(table))
         self._delete = Statement(database, sa.delete(table).where(one_of_them))
 
     def find(self, connection: sa.Connection, transaction_id: str, number: int) -> Operation | None:
         row = self._find.first(connection, id_=transaction_id, number_=number)
-        return None if row is None else Operation(transaction_id, *row)
+        return None if row is None else Operation(transaction_id, number, row.fingerprint, row.reply, row.reads or b"")
 
-    def of(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, list[Operation]]:
-        """All of these transactions, in the order of their numbers. A transaction that has none is left out."""
-        found: dict[str, list[Operation]] = {}
-        for row in self._all.all(connection, ids=transaction_ids):
-            found.setdefault(row[0], []).append(Operation(*row))
+    def parts_of(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, list[Part]]:
+        """All parts of the operations of these transactions, in the order of their numbers. A transaction that has none
+        is left out.
+        """
+        found: dict[str, list[Part]] = {}
+        for id_, number, kind, resource, image, is_lock in self._parts.all(connection, ids=transaction_ids):
+            name = ResourceName(kind, resource) if kind else None
+            found.setdefault(id_, []).append(Part(number, name, image, is_lock))
         return found
 
     def sizes(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """How many operations each transaction has, and how many bytes they take, without reading them."""
+        """How many parts the operations of each transaction have, and how many bytes they take, without reading
+        them.
+        """
         return {row[0]: (row[1], row[2]) for row in self._sizes.all(connection, ids=transaction_ids)}
 
-    def last_image(self, connection: sa.Connection, transaction_id: str, resource: str) -> bytes | None:
+    def size_up_to(self, connection: sa.Connection, transaction_id: str, number: int) -> tuple[int, int]:
+        """How many parts the first operations of a branch have, and how many bytes these take."""
+        row = self._size.first(connection, id_=transaction_id, number_=number)
+        return (0, 0) if row is None else (row.parts_so_far, row.bytes_so_far)
+
+    def last_image(self, connection: sa.Connection, transaction_id: str, resource: ResourceName) -> bytes | None:
         """What the transaction's last operation makes of a resource that it has a pending change of; None deletes
         it.
         """
-        image: bytes | None = self._last_image.all(connection, id_=transaction_id, resource_=resource)[0].image
+        found = self._last_image.all(connection, id_=transaction_id, kind_=resource.kind, resource_=resource.key)
+        image: bytes | None = found[0].image
         return image
 
-    def bytes_up_to(self, connection: sa.Connection, transaction_id: str, number: int) -> int:
-        """How many bytes the after-images and replies of the first operations of a branch take."""
-        row = self._bytes.first(connection, id_=transaction_id, number_=number)
-        return 0 if row is None else int(row.bytes_so_far)
+    def lock_holders(self, connection: sa.Connection, resource: ResourceName) -> list[str]:
+        """The transactions that hold a read lock of a resource. Its row must be locked, or there may be others by
+        now.
+        """
+        found = self._lock_holders.all(connection, kind_=resource.kind, resource_=resource.key)
+        return [row.transaction_id for row in found]
 
-    def add(self, connection: sa.Connection, operation: Operation, bytes_so_far: int) -> None:
-        self._insert.send(
+    def add(
+        self,
+        connection: sa.Connection,
+        operation: Operation,
+        parts: Sequence[Part],
+        parts_so_far: int,
+        bytes_so_far: int,
+    ) -> None:
+        """`parts` are those of the operation; the sizes are those of the branch with it."""
+        of_all: dict[str, Any] = {
+            "fingerprint": operation.fingerprint,
+            "reply": operation.reply,
+            "reads": operation.reads or None,
+            "parts_so_far": parts_so_far,
+            "bytes_so_far": bytes_so_far,
+        }
+        of_none = dict.fromkeys(of_all)
+        self._insert.send_each(
             connection,
-            transaction_id=operation.transaction_id,
-            number=operation.number,
-            resource=operation.resource,
-            fingerprint=operation.fingerprint,
-            image=operation.after_image,
-            reply=operation.reply,
-            bytes_so_far=bytes_so_far,
+            [
+                {
+                    "transaction_id": operation.transaction_id,
+                    "number": operation.number,
+                    "part": count,
+                    "kind": "" if part.resource is None else part.resource.kind,
+                    "resource": "" if part.resource is None else part.resource.key,
+                    "is_lock": part.is_lock,
+                    "image": part.after_image,
+                    **(of_all if count == 1 else of_none),
+                }
+                for count, part in enumerate(parts, 1)
+            ],
         )
 
     def forget(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> None:

@@ -1,22 +1,23 @@
 """A service's part in transactions, as its handlers use it: reads, and writes, which are applied where they are plain,
 and staged where they carry a transaction (rules 1, 2 and 8).
 
-A write is a function from the state before to the state after and the reply; it validates against the state before,
-and raises a domain error to refuse. A plain write applies it at once. A staged one stores it beside the committed
-row; the next operation of the same transaction builds upon it.
+A write is a function that looks at resources, validates, changes them, and returns the reply; it raises a domain error
+to refuse. A plain write applies its changes at once. A staged one stores them beside the committed rows; the next
+operation of the same transaction builds upon them.
 
 The work of either (`_apply`, `_stage`) loads what it needs under locks, asks the rules, and stores, in one local
-transaction. As that may have to run again, it does nothing else. Where another transaction stands in the way, the work
-is rolled back, and `_unblocked` waits, gives way, or goes on.
+transaction (`unit_of_work.py`). As that may have to run again, it does nothing else. Where another transaction stands
+in the way, the work is rolled back, and `_unblocked` waits, gives way, or goes on.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -25,86 +26,98 @@ from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
 from handfast.server.chassis.cancellation import sleep
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.data.idempotency import IdempotencyStore, Identified
+from handfast.server.chassis.data.idempotency import IdempotencyStore, request_id_of
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
-from handfast.server.transactions.core import conflicts, staging, unique_keys
-from handfast.server.transactions.core.model import BranchDecision, Operation, Outcome, StageRequest
+from handfast.server.transactions.core import conflicts, staging
+from handfast.server.transactions.core.model import BranchDecision, Operation, Outcome, Read, StageRequest
 from handfast.server.transactions.crash_points import reached
+from handfast.server.transactions.participant import read_set
+from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
 from handfast.server.transactions.participant.finishing import BranchFinisher
-from handfast.server.transactions.participant.reads import Reads
 from handfast.server.transactions.participant.resolver import Resolver
-from handfast.server.transactions.participant.resource_type import M
+from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.sweeper import Sweeper
+from handfast.server.transactions.participant.unit_of_work import Blocked, UnitOfWork
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
+Work = Callable[[UnitOfWork], Reply]
+"""What a write does: it looks at resources and changes them by the unit, and returns the reply."""
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
 """How long an older transaction waits before it tries again; longer each time."""
 
-Change = Callable[[M | None], tuple[M | None, Reply]]
-"""From the state before (None where there is no such resource) to the state after (None deletes it) and the reply."""
+
+@dataclass(frozen=True, slots=True)
+class Staged(Generic[Reply]):
+    """What a staged call answers: its reply, and what it has read, encoded."""
+
+    reply: Reply
+    reads: bytes
 
 
-class Blocked(Exception):
-    """Another transaction has a pending change of what a write needs. The local transaction is rolled back."""
-
-    def __init__(self, what: str, transaction_id: str) -> None:
-        self.what, self.transaction_id = what, transaction_id
-
-
-class Participant(Reads[M]):
-    """Reads and writes one kind of resource, plainly or within a transaction. `threads` is how many calls are served at
-    once; half of them may wait for other transactions. The server runs `sweeper` in the background.
+class Participant:
+    """Reads and writes a service's resources, plainly or within a transaction. `threads` is how many calls are served
+    at once; half of them may wait for other transactions. The server runs `sweeper` in the background.
     `server.participant_server` puts all of this together.
     """
 
     def __init__(
-        self, store: Store[M], requests: IdempotencyStore, resolver: Resolver, *, threads: int, clock: Clock = now
+        self, store: Store, requests: IdempotencyStore, resolver: Resolver, *, threads: int, clock: Clock = now
     ) -> None:
-        super().__init__(store, resolver)
-        self.requests, self._clock = requests, clock
+        self.store, self.requests, self.resolver, self._clock = store, requests, resolver, clock
         self.finisher = BranchFinisher(store, resolver, clock)
         self.sweeper = Sweeper(store, self.finisher, requests, clock)
         self._room_to_wait = threading.BoundedSemaphore(max(1, threads // 2))
         self.on_met: Callable[[bool], None] = lambda is_decided: None
-        """Called each time that a write has met another transaction's change, with whether that was decided."""
+        """Called each time that a write has met another transaction's change or lock, with whether that was decided."""
 
-    def write(self, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]) -> Reply:
-        """Applies `change` to the resource with this key, or stages it where the call being served carries a
-        transaction. `change` is a function from the resource before (None where there is none) to the resource after
-        (None deletes it) and the reply; it may be called more than once, and must do nothing else. A repeat of
-        `request.request_id` is answered as the first call was.
+    def collection(self, type_: ResourceType[M]) -> Collection[M]:
+        """The resources of one kind, to be read and written."""
+        return Collection(self, type_)
 
-        Raises what `change` raises, with nothing written; what `ResourceType.taken` returns, where another resource
-        holds a unique value; PendingChange, where another transaction has an undecided change; CommittedChangeLost;
-        CoordinatorUnavailable; and for a staged call what the rules refuse (`errors.py`).
+    def write(self, request: Message, work: Work[Reply], reply_type: type[Reply]) -> Reply:
+        """Does `work`, or stages it where the call being served carries a transaction. `work` may be called more than
+        once, and must do nothing but look at resources and change them by the `UnitOfWork` that it is given. A repeat
+        of `request.request_id`, where the request has that field, is answered as the first call was.
+
+        Raises what `work` raises, with nothing written; what `ResourceType.taken` returns, where another resource
+        holds a unique value; PendingChange, where another transaction has an undecided change or a read lock;
+        CommittedChangeLost; CoordinatorUnavailable; for a staged call what the rules refuse (`errors.py`), and
+        ReadChanged where it meets another revision than the call has read before.
         """
         call = current()
         stage = wire.parse_stage_request(call.metadata, call.method.path, request)
         if stage is None:
-            return self.write_plainly(call.method.path, request, key, change, reply_type)
+            return self.write_plainly(call.method.path, request, work, reply_type)
         call.log["transaction_id"] = stage.transaction_id
-        reply = self.stage(stage, request, key, change, reply_type)
+        staged = self.stage(stage, request, work, reply_type, read_before=read_set.read_before(call))
+        read_set.tell(call, staged.reads)
         call.add_trailer(transaction_metadata.STAGED, self.store.participant)
-        return reply
+        return staged.reply
 
-    def write_plainly(
-        self, method: str, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
-    ) -> Reply:
-        """Applies a change of one resource at once. Raises as `write` does."""
-        work = partial(self._apply, key, change)
-        return self._unblocked(partial(self.requests.once, method, request, reply_type, work))
+    def write_plainly(self, method: str, request: Message, work: Work[Reply], reply_type: type[Reply]) -> Reply:
+        """Does `work` at once. Raises as `write` does."""
+        attempt = partial(self.requests.once, method, request, reply_type, partial(self._apply, work))
+        return self._unblocked(attempt)
 
     def stage(
-        self, stage: StageRequest, request: Identified, key: str, change: Change[M, Reply], reply_type: type[Reply]
-    ) -> Reply:
-        """Stores a change of one resource as the next operation of a transaction. Raises as `write` does."""
-        if request.request_id:
+        self,
+        stage: StageRequest,
+        request: Message,
+        work: Work[Reply],
+        reply_type: type[Reply],
+        *,
+        read_before: Iterable[Read] = (),
+    ) -> Staged[Reply]:
+        """Stores what `work` does as the next operation of a transaction. `read_before` is what the call has read
+        already, outside of `work`. Raises as `write` does.
+        """
+        if request_id_of(request):
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
         check_minted(stage.transaction_id, self._clock())
         if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US:
@@ -112,87 +125,64 @@ class Participant(Reads[M]):
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
             )
-        work = partial(self._stage, stage, key, change, reply_type)
-        reply = self._unblocked(partial(self.store.database.write, work), stage.first_attempt)
+        attempt = partial(self.store.database.write, partial(self._stage, stage, work, reply_type, list(read_before)))
+        staged = self._unblocked(attempt, stage.first_attempt)
         reached("participant.staged")
-        return reply
+        return staged
 
-    def _apply(self, key: str, change: Change[M, Reply], connection: sa.Connection) -> Reply:
+    def _apply(self, work: Work[Reply], connection: sa.Connection) -> Reply:
         """The work of a plain write."""
-        store = self.store
-        row = store.rows.lock(connection, key)
-        _check_free(key, row.pending_transaction_id)
-        after, reply = change(row.committed)
-        holders = self._claim(connection, key, row.committed, after)
-        store.rows.save(connection, [(key, after, row.last_transaction_id)])
-        store.unique_keys.save(connection, holders)
+        unit = UnitOfWork(self.store, connection)
+        reply = work(unit)
+        unit.apply()
         return reply
 
     def _stage(
         self,
         stage: StageRequest,
-        key: str,
-        change: Change[M, Reply],
+        work: Work[Reply],
         reply_type: type[Reply],
+        read_before: list[Read],
         connection: sa.Connection,
-    ) -> Reply:
+    ) -> Staged[Reply]:
         """The work of a staged write."""
         store, id_, number = self.store, stage.transaction_id, stage.number
         if stage.follows:
             self.finisher.finish_within(connection, [BranchDecision(stage.follows, Outcome.COMMITTED, 1)])
         branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
-        is_repeat = branch is not None and number <= branch.staged
-        known = store.operations.find(connection, id_, number) if is_repeat else None
-        row = store.rows.lock(connection, key, with_horizon=True)
-
         now_us = self._clock()
-        match staging.check_stage(branch, row.horizon, known, stage, now_us):
-            case staging.Refusal() as refusal:
-                raise refused(refusal, branch or staging.opened_by(stage), number, now_us)
-            case Operation(reply=reply_before):
-                return reply_type.FromString(reply_before)
-        _check_free(key, row.pending_transaction_id, mine=id_)
-        before = row.committed
-        if row.pending_transaction_id == id_:
-            before = store.message(store.operations.last_image(connection, id_, key))
-        after, reply = change(before)
-        holders = self._claim(connection, key, before, after, mine=id_)
-        image = None if after is None else after.SerializeToString()
-        operation = Operation(id_, number, key, stage.fingerprint, image, reply.SerializeToString())
-        bytes_so_far = len(image or b"") + len(operation.reply)
-        if number > 1:
-            bytes_so_far += store.operations.bytes_up_to(connection, id_, number - 1)
-        if not staging.has_room(bytes_so_far):
-            raise TransactionTooLarge(id_)
 
-        store.operations.add(connection, operation, bytes_so_far)
-        store.unique_keys.change(connection, id_, number, holders)
-        if row.pending_transaction_id is None:
-            store.rows.mark(connection, key, id_)
+        def check(horizon: str, known: Operation | None = None) -> Operation | None:
+            match staging.check_stage(branch, horizon, known, stage, now_us):
+                case staging.Refusal() as refusal:
+                    raise refused(refusal, branch or staging.opened_by(stage), number, now_us)
+                case verdict:
+                    return verdict
+
+        if branch is None:  # the horizon counts only then
+            unit = UnitOfWork(store, connection, id_, on_horizon=check)
+        else:
+            known = store.operations.find(connection, id_, number) if number <= branch.staged else None
+            if (before := check("", known)) is not None:
+                return Staged(reply_type.FromString(before.reply), before.reads)
+            unit = UnitOfWork(store, connection, id_)
+        reply = work(unit)
+        unit.check_horizon()
+
+        reads = read_set.encode(read_set.merge(id_, [*read_before, *unit.reads()]))
+        parts = unit.stage(number)
+        operation = Operation(id_, number, stage.fingerprint, reply.SerializeToString(), reads)
+        parts_before, bytes_before = store.operations.size_up_to(connection, id_, number - 1) if number > 1 else (0, 0)
+        parts_so_far = parts_before + len(parts)
+        images = sum(len(part.after_image or b"") for part in parts)
+        bytes_so_far = bytes_before + images + len(operation.reply) + len(reads)
+        if not staging.has_room(parts_so_far, bytes_so_far):
+            raise TransactionTooLarge(id_)
+        store.operations.add(connection, operation, parts, parts_so_far, bytes_so_far)
         if branch is not None:  # else it was inserted with this operation
             store.branches.set_staged(connection, id_, number)
         reached("participant.staging")
-        return reply
-
-    def _claim(
-        self, connection: sa.Connection, key: str, before: M | None, after: M | None, mine: str | None = None
-    ) -> dict[str, str | None]:
-        """Locks the unique values that the write gives the resource or takes away from it. Returns who holds each
-        afterwards; None frees it.
-        """
-        resources = self.store.resources
-        old = frozenset[str]() if before is None else resources.unique_values(before)
-        new = frozenset[str]() if after is None else resources.unique_values(after)
-        if old == new:
-            return {}
-        changing = self.store.unique_keys.lock(connection, old ^ new, mine)
-        match unique_keys.claim(key, new, changing, mine):
-            case unique_keys.Pending(transaction_id):
-                raise Blocked(f"A unique value of {key}", transaction_id)
-            case unique_keys.Taken(value):
-                raise resources.taken(value)
-            case holders:
-                return holders
+        return Staged(reply, reads)
 
     def _unblocked(self, attempt: Callable[[], Result], first_attempt: str = "") -> Result:
         """Tries until nothing stands in the way, or somebody does that this write gives way to (rule 7). Raises
@@ -221,9 +211,3 @@ class Participant(Reads[M]):
         finally:
             self._room_to_wait.release()
         return True
-
-
-def _check_free(what: str, pending_transaction_id: str | None, mine: str | None = None) -> None:
-    other = conflicts.blocker(pending_transaction_id, mine)
-    if other is not None:
-        raise Blocked(what, other)

@@ -9,30 +9,32 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.transactions.participant.tables import KIND_LENGTH
+
 M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
 class Version(Generic[M]):
-    """One state of a resource, and the last transaction across services that was applied to it (empty if none was)."""
+    """One state of a resource, the last transaction across services that was applied to it (empty if none was), and its
+    revision.
+    """
 
     message: M
     last_transaction_id: str
+    revision: str = ""
 
 
 class ResourceType(Generic[M]):
     """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
-    message as callers see it. A subclass sets the attributes and says how a row and a message map:
-
-        class UserResources(ResourceType[User]):
-            table = users
-            key = users.c.user_id
-            message_type = User
+    message as callers see it. What the kind is called is the name of the table.
     """
 
-    table: sa.Table
-    key: sa.Column[str]
-    message_type: type[M]
+    def __init__(self, table: sa.Table, message_type: type[M]) -> None:
+        if len(table.name) > KIND_LENGTH:
+            raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
+        (key,) = table.primary_key
+        self.table, self.key, self.kind, self.message_type = table, key, table.name, message_type
 
     def to_message(self, row: Any) -> M:
         """`row` has the columns of the table as attributes: `row.email`."""
@@ -43,7 +45,9 @@ class ResourceType(Generic[M]):
         raise NotImplementedError
 
     def unique_values(self, message: M) -> frozenset[str]:
-        """The values that no two resources may share, each with a prefix that says what it is; none by default."""
+        """The values that no two resources may share, each with a prefix that says what it is, another for each kind;
+        none by default.
+        """
         return frozenset()
 
     @property
@@ -54,3 +58,11 @@ class ResourceType(Generic[M]):
     def taken(self, value: str) -> Exception:
         """The error of a write that wants a unique value which another resource holds."""
         raise NotImplementedError
+
+    def decoded(self, image: bytes | None) -> M | None:
+        """The resource as an operation leaves it; None where it is deleted."""
+        return None if image is None else self.message_type.FromString(image)
+
+    def placeholder(self, key: str) -> dict[str, Any]:
+        """The columns of a row that stands for a resource which does not exist."""
+        return {**self.to_columns(self.message_type()), self.key.name: key, "present": False}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from handfast.client import channel
 from handfast.server.chassis.data.idempotency import IdempotencyStore
@@ -14,7 +15,7 @@ from handfast.server.process.settings import DatabaseSettings
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
-from handfast.server.transactions.participant.resource_type import M, ResourceType
+from handfast.server.transactions.participant.resource_type import ResourceType
 from handfast.server.transactions.participant.service import participant_service
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.tables import ParticipantTables
@@ -26,18 +27,19 @@ def participant_server(
     coordinator_address: str,
     schema: Schema,
     tables: ParticipantTables,
-    resources: ResourceType[M],
-    service: Callable[[Participant[M]], Service],
+    types: Sequence[ResourceType[Any]],
+    service: Callable[[Participant], Service],
 ) -> Server:
-    """A server with one service of its own and ParticipantService. `service` makes the former of the participant that
-    it is given; transactions know the participant by the owner of the `schema`. The server opens its database, asks the
-    coordinator at `coordinator_address`, sweeps in the background, exports the metrics of its branches, and at the end
-    closes what it has opened. Raises StartError where the database cannot be used.
+    """A server with one service of its own, ParticipantService and LockService. `types` has all kinds of resources that
+    it owns. `service` makes the service of the participant that it is given; transactions know the participant by the
+    owner of the `schema`. The server opens its database, asks the coordinator at `coordinator_address`, sweeps in the
+    background, exports the metrics of its branches, and at the end closes what it has opened. Raises StartError where
+    the database cannot be used.
     """
     database = open_database(settings, schema)
     coordinator = channel(coordinator_address)
     participant = Participant(
-        Store(schema.owner, database, tables, resources),
+        Store(schema.owner, database, tables, types),
         IdempotencyStore(database, tables.requests),
         CoordinatorResolver(TransactionServiceStub(coordinator), schema.owner, threads=settings.threads),
         threads=settings.threads,

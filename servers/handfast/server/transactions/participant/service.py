@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Generic
 
 import grpc
 import sqlalchemy as sa
@@ -19,7 +18,6 @@ from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome
 from handfast.server.transactions.participant.participant import Participant
-from handfast.server.transactions.participant.resource_type import M
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
 
@@ -29,8 +27,8 @@ BRANCHES = "branches"
 _RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
 
 
-class ParticipantServicer(pb_grpc.ParticipantServiceServicer, Generic[M]):
-    def __init__(self, participant: Participant[M]) -> None:
+class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
+    def __init__(self, participant: Participant) -> None:
         self._store, self._finisher = participant.store, participant.finisher
 
     def FinishTransactions(
@@ -116,7 +114,7 @@ def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
     )
 
 
-def participant_service(participant: Participant[M], domain: str) -> Service:
+def participant_service(participant: Participant, domain: str) -> Service:
     """What a server adds to its services to take part in transactions."""
     return Service(
         pb.DESCRIPTOR.services_by_name["ParticipantService"],

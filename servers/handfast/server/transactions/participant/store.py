@@ -7,7 +7,8 @@ database.
 
 from __future__ import annotations
 
-from typing import Generic
+from collections.abc import Sequence
+from typing import Any
 
 from handfast.server.chassis.data.database import Database
 from handfast.server.transactions.participant.branches import Branches
@@ -18,18 +19,24 @@ from handfast.server.transactions.participant.tables import ParticipantTables
 from handfast.server.transactions.participant.unique_keys import UniqueKeys
 
 
-class Store(Generic[M]):
-    """`participant` is the name that transactions know the service by, such as `users`."""
+class Store:
+    """`participant` is the name that transactions know the service by, such as `users`; `types` has all kinds of
+    resources that it owns.
+    """
 
     def __init__(
-        self, participant: str, database: Database, tables: ParticipantTables, resources: ResourceType[M]
+        self, participant: str, database: Database, tables: ParticipantTables, types: Sequence[ResourceType[Any]]
     ) -> None:
-        self.participant, self.database, self.resources = participant, database, resources
-        self.rows = ResourceRows(database, resources, tables)
+        self.participant, self.database = participant, database
+        self.types = {each.kind: each for each in types}
+        self.rows = {each.kind: ResourceRows(database, each, tables) for each in types}
         self.branches = Branches(database, tables.branches, tables.horizon)
         self.operations = Operations(database, tables.operations)
         self.unique_keys = UniqueKeys(database, tables.claims, tables.claim_changes)
 
-    def message(self, image: bytes | None) -> M | None:
-        """The resource as an operation leaves it; None where it is deleted."""
-        return None if image is None else self.resources.message_type.FromString(image)
+    def rows_of(self, type_: ResourceType[M]) -> ResourceRows[M]:
+        return self.rows[type_.kind]
+
+    @property
+    def has_unique_values(self) -> bool:
+        return any(each.has_unique_values for each in self.types.values())

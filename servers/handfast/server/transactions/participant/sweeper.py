@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Generic
-
 import structlog
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock
@@ -13,7 +11,6 @@ from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.finishing import BranchFinisher
-from handfast.server.transactions.participant.resource_type import M
 from handfast.server.transactions.participant.store import Store
 
 SWEEP_INTERVAL_S = 1.0
@@ -28,8 +25,8 @@ RETENTION_US = 3600 * MICROSECONDS_PER_SECOND
 _log = structlog.get_logger()
 
 
-class Sweeper(Periodic, Generic[M]):
-    def __init__(self, store: Store[M], finisher: BranchFinisher[M], requests: IdempotencyStore, clock: Clock) -> None:
+class Sweeper(Periodic):
+    def __init__(self, store: Store, finisher: BranchFinisher, requests: IdempotencyStore, clock: Clock) -> None:
         super().__init__("sweeper", self._round, SWEEP_INTERVAL_S)
         self._store, self._finisher, self._requests, self._clock = store, finisher, requests, clock
         self._rounds = 0

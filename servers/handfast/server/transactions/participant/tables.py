@@ -1,7 +1,7 @@
 """The tables of a participant, beside those of its resources.
 
     branches       what each transaction has here
-    operations     the pending changes
+    operations     the pending changes and the read locks: a row for each resource that an operation changes or locks
     claims         who holds each unique value; no unique index stands on a column that can change
     claim_changes  what the pending changes make of unique values
     horizon        one row: the transaction id below which branches have been pruned
@@ -16,11 +16,15 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.data import idempotency
 from handfast.server.transactions import horizon
+from handfast.server.transactions.core.reading import REVISION_LENGTH
 
-KEY_LENGTH = 64
+KIND_LENGTH = 32
+KEY_LENGTH = 128
 TRANSACTION_ID_LENGTH = 36
+OWNER_LENGTH = 64
 UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
+IS_LOCK, IS_LOCK_ON_POSTGRESQL = sa.text("is_lock = 1"), sa.text("is_lock")
 
 
 class ParticipantTables:
@@ -34,6 +38,7 @@ class ParticipantTables:
             sa.Column("first_attempt", sa.String(TRANSACTION_ID_LENGTH), nullable=False),
             sa.Column("staged", sa.Integer, nullable=False),
             sa.Column("outcome", sa.String(9)),
+            sa.Column("owner", sa.String(OWNER_LENGTH), nullable=False, default="", server_default=""),
             sa.Index("branches_unfinished", "transaction_id", sqlite_where=UNFINISHED, postgresql_where=UNFINISHED),
         )
         self.operations = sa.Table(
@@ -41,12 +46,27 @@ class ParticipantTables:
             metadata,
             sa.Column("transaction_id", sa.String(TRANSACTION_ID_LENGTH), primary_key=True),
             sa.Column("number", sa.Integer, primary_key=True),
+            sa.Column("part", sa.Integer, primary_key=True),
+            sa.Column("kind", sa.String(KIND_LENGTH), nullable=False),
             sa.Column("resource", sa.String(KEY_LENGTH), nullable=False),
-            sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+            sa.Column("is_lock", sa.Boolean, nullable=False),
             sa.Column("image", sa.LargeBinary),
-            sa.Column("reply", sa.LargeBinary, nullable=False),
-            sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"),
-            sa.Index("operations_of_resource", "transaction_id", "resource", "number"),
+            # Of the operation as a whole; the first part has them.
+            sa.Column("fingerprint", sa.LargeBinary),
+            sa.Column("reply", sa.LargeBinary),
+            sa.Column("reads", sa.LargeBinary),
+            # With those of the operations before.
+            sa.Column("parts_so_far", sa.Integer),
+            sa.Column("bytes_so_far", sa.Integer),
+            sa.Index("operations_of_resource", "transaction_id", "kind", "resource", "number"),
+            sa.Index(
+                "operations_locks",
+                "kind",
+                "resource",
+                "transaction_id",
+                sqlite_where=IS_LOCK,
+                postgresql_where=IS_LOCK_ON_POSTGRESQL,
+            ),
         )
         self.claims = sa.Table(
             "claims",
@@ -69,11 +89,20 @@ class ParticipantTables:
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:
-    """`present` is false for the placeholder of a resource that a transaction is about to create."""
+    """What a table of resources needs.
+
+    present                  false for the placeholder of what a transaction is about to create, or has read as absent
+    pending_transaction_id   the transaction that has a pending change of it
+    last_transaction_id      the last transaction across services that was applied to it
+    revision                 another one after each change
+    read_locks               how many transactions hold a read lock of it
+    """
     return (
         sa.Column("present", sa.Boolean, nullable=False),
         sa.Column("pending_transaction_id", sa.String(TRANSACTION_ID_LENGTH)),
         sa.Column("last_transaction_id", sa.String(TRANSACTION_ID_LENGTH), nullable=False, default=""),
+        sa.Column("revision", sa.String(REVISION_LENGTH), nullable=False, default="", server_default=""),
+        sa.Column("read_locks", sa.Integer, nullable=False, default=0, server_default="0"),
     )
 
 

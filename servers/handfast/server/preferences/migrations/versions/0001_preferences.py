@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("values", sa.JSON, nullable=False),
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("etag", sa.String(16), nullable=False),
-        *participant.resource_columns(),
+        *participant.first_resource_columns(),
     )
     participant.create_pending_index("preferences")
     definitions = op.create_table(
@@ -53,7 +53,7 @@ def upgrade() -> None:
     )
     columns, now = definitions.columns.keys(), time.time_ns() // 1000
     op.bulk_insert(definitions, [dict(zip(columns, (*each, now), strict=True)) for each in FIRST_DEFINITIONS])
-    participant.create_tables()
+    participant.create_first_tables()
 
 
 def downgrade() -> None:

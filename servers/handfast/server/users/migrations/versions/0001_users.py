@@ -24,10 +24,10 @@ def upgrade() -> None:
         sa.Column("create_time", sa.BigInteger, nullable=False),
         sa.Column("update_time", sa.BigInteger, nullable=False),
         sa.Column("etag", sa.String(16), nullable=False),
-        *participant.resource_columns(),
+        *participant.first_resource_columns(),
     )
     participant.create_pending_index("users")
-    participant.create_tables()
+    participant.create_first_tables()
 
 
 def downgrade() -> None:
