@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.transactions.participant.columns import ColumnMapping
 from handfast.server.transactions.participant.tables import KIND_LENGTH
 
 M = TypeVar("M", bound=Message)
@@ -27,7 +28,8 @@ class Version(Generic[M]):
 
 class ResourceType(Generic[M]):
     """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
-    message as callers see it. What the kind is called is the name of the table.
+    message as callers see it. What the kind is called is the name of the table. Columns and fields map as `columns.py`
+    says, unless a subclass has `to_message` and `to_columns` of its own.
     """
 
     def __init__(self, table: sa.Table, message_type: type[M]) -> None:
@@ -35,14 +37,19 @@ class ResourceType(Generic[M]):
             raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
         (key,) = table.primary_key
         self.table, self.key, self.kind, self.message_type = table, key, table.name, message_type
+        if type(self).to_message is ResourceType.to_message or type(self).to_columns is ResourceType.to_columns:
+            self._mapping = ColumnMapping(table, key.name, message_type)
 
     def to_message(self, row: Any) -> M:
         """`row` has the columns of the table as attributes: `row.email`."""
-        raise NotImplementedError
+        message: M = self._mapping.to_message(row)
+        return message
 
     def to_columns(self, message: M) -> Mapping[str, Any]:
-        """The values of all columns but the key and those of `resource_columns`."""
-        raise NotImplementedError
+        """The values of all columns but the key and those of `resource_columns`. An empty message has to be possible: a
+        placeholder has its values.
+        """
+        return self._mapping.to_columns(message)
 
     def unique_values(self, message: M) -> frozenset[str]:
         """The values that no two resources may share, each with a prefix that says what it is, another for each kind;

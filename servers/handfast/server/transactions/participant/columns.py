@@ -1,0 +1,114 @@
+"""How the columns of a table and the fields of a message map, where a service does not say so itself.
+
+A column has the values of the field of the same name:
+
+    string, bool, bytes, numbers, enums (as numbers)   as they are
+    Timestamp, Duration                                microseconds, in a BigInteger
+    other messages, repeated fields, maps              JSON, as protobuf has it, in a JSON column
+
+A field that can be unset (`optional` ones and messages) is NULL then. A time or a duration may also have a column that
+cannot be NULL, in which 0 stands for unset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from handfast.server.transactions.participant.tables import resource_columns
+
+LIBRARY_COLUMNS = frozenset(column.name for column in resource_columns())
+_TIMES = {Timestamp.DESCRIPTOR.full_name, Duration.DESCRIPTOR.full_name}
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """A column and its field: `read` sets the field of a message by the value, `write` gives the value."""
+
+    name: str
+    read: Callable[[Any, Any], None]
+    write: Callable[[Any], Any]
+
+
+class ColumnMapping:
+    """For the columns of `table` but those of the library. A message without a field for the `key` has none. Raises
+    ValueError where another column has no field, a field no column, or where the column cannot hold what the field can
+    be.
+    """
+
+    def __init__(self, table: sa.Table, key: str, message_type: type[Message]) -> None:
+        descriptor = message_type.DESCRIPTOR
+        fields = {field.name: field for field in descriptor.fields}
+        ours = LIBRARY_COLUMNS if key in fields else {*LIBRARY_COLUMNS, key}
+        columns = {column.name: column for column in table.columns if column.name not in ours}
+        if odd := sorted(columns.keys() ^ fields.keys()):
+            raise ValueError(f"{table.name} and {descriptor.full_name} do not both have {', '.join(odd)}")
+        self._mapped = [_mapped(columns[name], field) for name, field in fields.items()]
+        self._settable = [mapped for mapped in self._mapped if mapped.name != key]
+        self._message_type = message_type
+
+    def to_message(self, row: Any) -> Any:
+        message = self._message_type()
+        for mapped in self._mapped:
+            value = getattr(row, mapped.name)
+            if value is not None:
+                mapped.read(message, value)
+        return message
+
+    def to_columns(self, message: Message) -> Mapping[str, Any]:
+        return {mapped.name: mapped.write(message) for mapped in self._settable}
+
+
+def _mapped(column: sa.Column[Any], field: Any) -> _Mapped:
+    name, is_message = field.name, field.message_type is not None
+    is_json = field.is_repeated or (is_message and field.message_type.full_name not in _TIMES)
+    if is_json != isinstance(column.type, sa.JSON):
+        raise ValueError(f"{column} must {'' if is_json else 'not '}be JSON")
+    if field.has_presence and not column.nullable and (is_json or not is_message):
+        raise ValueError(f"{column} must be nullable, as {field.full_name} can be unset")
+    if is_json:
+        return _Mapped(name, *_json(field))
+    if is_message:
+        return _Mapped(name, *_time(name, None if column.nullable else 0))
+    return _Mapped(name, *_scalar(name, field.has_presence))
+
+
+def _scalar(name: str, can_be_unset: bool) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]:
+    def write(message: Any) -> Any:
+        return None if can_be_unset and not message.HasField(name) else getattr(message, name)
+
+    return lambda message, value: setattr(message, name, value), write
+
+
+def _time(name: str, unset: int | None) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]:
+    def read(message: Any, value: int) -> None:
+        if value != unset:
+            getattr(message, name).FromMicroseconds(value)
+
+    def write(message: Any) -> int | None:
+        return getattr(message, name).ToMicroseconds() if message.HasField(name) else unset
+
+    return read, write
+
+
+def _json(field: Any) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]:
+    name = field.name
+    is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+    empty: Any = None if not field.is_repeated else {} if is_map else []
+
+    def write(message: Any) -> Any:
+        alone = type(message)()
+        if field.is_repeated:
+            getattr(alone, name).MergeFrom(getattr(message, name))
+        elif message.HasField(name):
+            getattr(alone, name).CopyFrom(getattr(message, name))
+        return json_format.MessageToDict(alone, preserving_proto_field_name=True).get(name, empty)
+
+    return lambda message, value: json_format.ParseDict({name: value}, message), write
