@@ -6,7 +6,9 @@ DEADLINE = "handfast-transaction-deadline"
 FIRST_ATTEMPT = "handfast-first-attempt"
 FOLLOWS = "handfast-follows"
 STAGE_KEYS = frozenset({TRANSACTION_ID, OPERATION, DEADLINE, FIRST_ATTEMPT, FOLLOWS})
-"""What comes with a call that is to be staged."""
+"""What comes with a call within a transaction."""
+STAGING_KEYS = frozenset({OPERATION, FOLLOWS})
+"""What only a call has that is to be staged; one that reads within a transaction has the others."""
 STAGED = "handfast-staged"
 """A trailer: the participant that has staged the call."""
 READS = "handfast-reads-bin"

@@ -214,7 +214,9 @@ class GetPreferencesRequest(_message.Message):
     user_id: _builtins.str
     """The user. Required."""
     include_defaults: _builtins.bool
-    """Whether to fill in `preferences.defaults`."""
+    """Whether to fill in `preferences.defaults`. Not within a transaction, which could not keep others from adding
+    definitions.
+    """
     def __init__(
         self,
         *,
@@ -268,7 +270,7 @@ class BatchGetPreferencesRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     INCLUDE_DEFAULTS_FIELD_NUMBER: _builtins.int
     include_defaults: _builtins.bool
-    """Whether to fill in `defaults` of each."""
+    """Whether to fill in `defaults` of each. Not within a transaction."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The users: 1 to 1000 ids, each once."""

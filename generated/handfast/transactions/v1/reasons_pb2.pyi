@@ -27,8 +27,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TRANSACTION_NOT_FOUND: _Reason.ValueType  # 1
     """NOT_FOUND. No transaction was decided for this request id. Metadata: `request_id`."""
     REASON_PENDING_CHANGE: _Reason.ValueType  # 2
-    """ABORTED, with RetryInfo. What is written has a change of another transaction that is not decided yet. Call
-    again after the delay. Metadata: `resource`, `transaction_id` (the other one).
+    """ABORTED, with RetryInfo. What is written has a change or a read lock of another transaction that is not decided
+    yet. Call again after the delay. Metadata: `resource`, `transaction_id` (the other one).
     """
     REASON_BRANCH_NOT_OPEN: _Reason.ValueType  # 3
     """FAILED_PRECONDITION. The transaction takes no more operations here, as its branch is closed or finished.
@@ -127,8 +127,8 @@ REASON_UNSPECIFIED: Reason.ValueType  # 0
 REASON_TRANSACTION_NOT_FOUND: Reason.ValueType  # 1
 """NOT_FOUND. No transaction was decided for this request id. Metadata: `request_id`."""
 REASON_PENDING_CHANGE: Reason.ValueType  # 2
-"""ABORTED, with RetryInfo. What is written has a change of another transaction that is not decided yet. Call
-again after the delay. Metadata: `resource`, `transaction_id` (the other one).
+"""ABORTED, with RetryInfo. What is written has a change or a read lock of another transaction that is not decided
+yet. Call again after the delay. Metadata: `resource`, `transaction_id` (the other one).
 """
 REASON_BRANCH_NOT_OPEN: Reason.ValueType  # 3
 """FAILED_PRECONDITION. The transaction takes no more operations here, as its branch is closed or finished.

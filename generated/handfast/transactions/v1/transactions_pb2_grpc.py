@@ -405,8 +405,8 @@ class LockServiceStub(object):
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     def __init__(self, channel):
@@ -434,8 +434,8 @@ class LockServiceServicer(object):
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     def LockReads(self, request, context):
@@ -481,8 +481,8 @@ class LockService(object):
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     @staticmethod

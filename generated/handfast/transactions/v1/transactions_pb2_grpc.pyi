@@ -186,8 +186,8 @@ class LockServiceStub:
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     @_typing.overload
@@ -209,8 +209,8 @@ class LockServiceAsyncStub(LockServiceStub):
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -228,8 +228,8 @@ class LockServiceServicer(metaclass=_abc_1.ABCMeta):
     Whoever commits first locks what was read and is not held, as the last operation at each participant. All that was
     read is then as it was, and stays so until the decision: the transaction is strictly serializable. A transaction that
     has changed nothing needs no locks: if nothing that it has read has changed by the time that all is read, it saw one
-    state. (That holds where at most one of the resources did not exist, since what does not exist has no revision that
-    tells one time from another.)
+    state. (That holds where all of them existed, or only one resource was read. What does not exist has no revision that
+    tells one time from another; so where one of several did not exist, lock them and commit.)
     """
 
     @_abc_1.abstractmethod

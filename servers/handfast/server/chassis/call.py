@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import CURRENT as CURRENT
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY, Propagated
+from handfast.client.transaction_metadata import STAGE_KEYS, STAGING_KEYS
 from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.metadata import check_metadata
 
@@ -91,8 +92,9 @@ class Refused(enum.Enum):
 class Method:
     """What is known of a method before anybody calls it.
 
-    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it. Where
-    a method `pushes`, its handler returns at once, and an `Outlet` sends the replies.
+    `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it.
+    `refused_keys` is the metadata of transactions that the method does not take. Where a method `pushes`, its handler
+    returns at once, and an `Outlet` sends the replies.
     """
 
     path: str
@@ -101,7 +103,7 @@ class Method:
     type: str
     domain: str
     pool: Pool
-    refuses_transactions: bool = False
+    refused_keys: frozenset[str] = frozenset()
     pushes: bool = False
 
     @property
@@ -121,8 +123,15 @@ class Method:
             type=_TYPES[descriptor.client_streaming, descriptor.server_streaming],
             domain=domain,
             pool=pool,
-            refuses_transactions=not descriptor.GetOptions().Extensions[options_pb2.stageable],
+            refused_keys=_refused_keys(descriptor),
         )
+
+
+def _refused_keys(descriptor: MethodDescriptor) -> frozenset[str]:
+    options = descriptor.GetOptions().Extensions
+    if options[options_pb2.stageable]:
+        return frozenset()
+    return STAGING_KEYS if options[options_pb2.lockable] else STAGE_KEYS
 
 
 class Callbacks:

@@ -128,7 +128,7 @@ class Server:
         for service in (*services, *operations):
             for descriptor in service.descriptor.methods:
                 method = Method.of(descriptor, service.domain, service.pool or main_pool)
-                methods[method.path] = method if service in services else replace(method, refuses_transactions=False)
+                methods[method.path] = method if service in services else replace(method, refused_keys=frozenset())
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 

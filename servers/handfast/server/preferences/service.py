@@ -29,6 +29,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         self, request: pb.GetPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.GetPreferencesResponse:
         fields.require_id("user_id", request.user_id)
+        validation.include_defaults(request)
         version = self._preferences.get(request.user_id) or Version(never_set(request.user_id), "")
         if request.include_defaults:
             _add_defaults(version.message, self._definitions.defaults())
@@ -38,6 +39,7 @@ class PreferencesServicer(PreferencesServiceServicer):
         self, request: pb.BatchGetPreferencesRequest, context: grpc.ServicerContext
     ) -> pb.BatchGetPreferencesResponse:
         fields.require_ids("user_ids", request.user_ids)
+        validation.include_defaults(request)
         found = self._preferences.batch(request.user_ids)
         preferences = [found[id_].message if id_ in found else never_set(id_) for id_ in request.user_ids]
         defaults = self._definitions.defaults() if request.include_defaults else {}

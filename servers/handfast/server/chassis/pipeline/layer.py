@@ -241,9 +241,11 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
             f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
         )
     # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
-    if method.refuses_transactions and not STAGE_KEYS.isdisjoint(call.metadata):
+    if method.refused_keys and not method.refused_keys.isdisjoint(call.metadata):
         name = call.path.removeprefix("/")
-        raise NotStageable(f"{name} does not take part in transactions.", method=name)
+        only_reads = len(method.refused_keys) < len(STAGE_KEYS)
+        does = "only reads within transactions" if only_reads else "does not take part in transactions"
+        raise NotStageable(f"{name} {does}.", method=name)
     for key in sorted(STAGE_KEYS & call.repeated):
         raise InvalidMetadata(f"{key} came more than once.", key=key)
 

@@ -2,6 +2,7 @@
 
     server.py         puts a server with a participant together
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
+    columns.py        how they map where it does not say
     collection.py     the resources of one kind, as handlers read and write them: get, batch, page, holder, write
     participant.py    all kinds together: `write`, plain or staged
     unit_of_work.py   what one write sees and changes
@@ -10,6 +11,7 @@
     finishing.py      applies or drops branches, once their transactions are decided or their time is up
     sweeper.py        has it done for what nobody touches, and forgets what is long done
     service.py        ParticipantService
+    lock_service.py   LockService
 
     store.py          all that a participant has in its database
     tables.py         the participant's own tables

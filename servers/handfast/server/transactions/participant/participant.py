@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -80,10 +80,11 @@ class Participant:
         """The resources of one kind, to be read and written."""
         return Collection(self, type_)
 
-    def write(self, request: Message, work: Work[Reply], reply_type: type[Reply]) -> Reply:
+    def write(self, request: Message, work: Work[Reply], reply_type: type[Reply], *, tells_reads: bool = True) -> Reply:
         """Does `work`, or stages it where the call being served carries a transaction. `work` may be called more than
         once, and must do nothing but look at resources and change them by the `UnitOfWork` that it is given. A repeat
-        of `request.request_id`, where the request has that field, is answered as the first call was.
+        of `request.request_id`, where the request has that field, is answered as the first call was. Where it
+        `tells_reads`, a staged call answers with what it has read, too.
 
         Raises what `work` raises, with nothing written; what `ResourceType.taken` returns, where another resource
         holds a unique value; PendingChange, where another transaction has an undecided change or a read lock;
@@ -95,7 +96,9 @@ class Participant:
         if stage is None:
             return self.write_plainly(call.method.path, request, work, reply_type)
         call.log["transaction_id"] = stage.transaction_id
-        staged = self.stage(stage, request, work, reply_type, read_before=read_set.read_before(call))
+        staged = self.stage(
+            stage, request, work, reply_type, read_before=read_set.read_before(call) if tells_reads else None
+        )
         read_set.tell(call, staged.reads)
         call.add_trailer(transaction_metadata.STAGED, self.store.participant)
         return staged.reply
@@ -112,10 +115,10 @@ class Participant:
         work: Work[Reply],
         reply_type: type[Reply],
         *,
-        read_before: Iterable[Read] = (),
+        read_before: Sequence[Read] | None = (),
     ) -> Staged[Reply]:
         """Stores what `work` does as the next operation of a transaction. `read_before` is what the call has read
-        already, outside of `work`. Raises as `write` does.
+        already, outside of `work`; None where it does not tell what it reads. Raises as `write` does.
         """
         if request_id_of(request):
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
@@ -125,7 +128,7 @@ class Participant:
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
             )
-        attempt = partial(self.store.database.write, partial(self._stage, stage, work, reply_type, list(read_before)))
+        attempt = partial(self.store.database.write, partial(self._stage, stage, work, reply_type, read_before))
         staged = self._unblocked(attempt, stage.first_attempt)
         reached("participant.staged")
         return staged
@@ -142,7 +145,7 @@ class Participant:
         stage: StageRequest,
         work: Work[Reply],
         reply_type: type[Reply],
-        read_before: list[Read],
+        read_before: Sequence[Read] | None,
         connection: sa.Connection,
     ) -> Staged[Reply]:
         """The work of a staged write."""
@@ -169,7 +172,9 @@ class Participant:
         reply = work(unit)
         unit.check_horizon()
 
-        reads = read_set.encode(read_set.merge(id_, [*read_before, *unit.reads()]))
+        reads = b""
+        if read_before is not None:
+            reads = read_set.encode(read_set.merge(id_, [*read_before, *unit.reads()]))
         parts = unit.stage(number)
         operation = Operation(id_, number, stage.fingerprint, reply.SerializeToString(), reads)
         parts_before, bytes_before = store.operations.size_up_to(connection, id_, number - 1) if number > 1 else (0, 0)

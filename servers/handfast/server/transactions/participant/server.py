@@ -13,6 +13,7 @@ from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
 from handfast.server.process.settings import DatabaseSettings
 from handfast.server.transactions.metrics import export_participant
+from handfast.server.transactions.participant.lock_service import lock_service
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import ResourceType
@@ -48,7 +49,7 @@ def participant_server(
     server = Server(
         settings,
         domain=own.domain,
-        services=(own, participant_service(participant, own.domain)),
+        services=(own, lock_service(participant, own.domain), participant_service(participant, own.domain)),
         checks=(database_check(database, schema),),
         background=(participant.sweeper,),
         on_close=(coordinator.close, database.close),
