@@ -38,7 +38,7 @@ SERVICES: dict[str, dict[str, Method]] = {}
 
 _POOL = Pool("simulated", 1)
 _ERRORS = {error.status: error for error in ServiceError.__subclasses__()}
-_PROTOCOL = ("TransactionService", "ParticipantService")
+_PROTOCOL = ("TransactionService", "ParticipantService", "LockService")
 _OPEN = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -161,12 +161,12 @@ class Network:
         world, faults = self._world, self._world.faults
         self._count += 1
         name = f"{method.name} #{self._count}"
-        transaction_id = metadata.get(transaction_metadata.TRANSACTION_ID)
+        transaction_id = metadata.get(transaction_metadata.TRANSACTION_ID, "")
+        number = int(metadata.get(transaction_metadata.OPERATION, 0))
         if transaction_id:
-            name += f" (operation {metadata[transaction_metadata.OPERATION]} of {transaction_id})"
+            name += f" (operation {number} of {transaction_id})" if number else f" (of {transaction_id})"
         future = Future(world, caller, name)
-        if transaction_id:
-            number = int(metadata[transaction_metadata.OPERATION])
+        if number:
             world.oracle.sent(transaction_id, replicas, number, fingerprint(method.path, request), request)
         if world.transcript.on:
             world.log(caller.name, f"sends {name} to {replicas}: {in_words(request)}")
@@ -254,7 +254,8 @@ class Network:
             if status is None:
                 future.settle(RESPONSES[method](reply), None, trailers)
             else:
-                future.settle(None, _ERRORS[_code(status)](status.message, status_proto=status))
+                error = _ERRORS[_code(status)](status.message, status_proto=status, trailing_metadata=trailers)
+                future.settle(None, error)
 
         world.scheduler.after(world.faults.delay(), arrive)
 

@@ -54,6 +54,15 @@ class Write:
     """Whether there must be one before; None where it does not matter."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a call within a transaction has shown of a resource: as it is, or as `write` leaves it."""
+
+    place: Place
+    value: Seen
+    write: Write | None = None
+
+
 def write_of(request: Any) -> Write | None:
     """What a call of users or preferences does; None where it is no write."""
     match request:
@@ -96,9 +105,13 @@ class Oracle:
         self.decisions: dict[str, dict[str, int] | None] = {}
         """What each transaction commits; None where it was aborted."""
         self.applied: set[str] = set()
-        self._sent: dict[tuple[Operation, bytes], Write] = {}
-        self._staged: dict[Operation, Write] = {}
-        """What stands under each number. A caller that got no answer may have sent several."""
+        self.whole: dict[str, list[Shown]] = {}
+        """What transactions were shown, in the order of their calls, of those that asked to be committed so."""
+        self._sent: dict[tuple[Operation, bytes], Write | None] = {}
+        self._staged: dict[Operation, Write | None] = {}
+        """What stands under each number: a write, or None for locks. A caller that got no answer may have sent
+        several.
+        """
         self.overcounted: set[str] = set()
         """Transactions that somebody tried to commit with operations that nobody ever sent."""
         self._refused: dict[str, str] = {}
@@ -109,7 +122,6 @@ class Oracle:
     def sent(self, transaction_id: str, participant: str, number: int, digest: bytes, request: Any) -> None:
         """Somebody sends a staged call."""
         write = write_of(request)
-        assert write is not None
         operation = (transaction_id, participant, number)
         self._sent[operation, digest] = write
         self._staged.setdefault(operation, write)
@@ -122,10 +134,10 @@ class Oracle:
                     self._decided(key, columns)
             return
         for (table, key), columns in changes.items():
-            if table == "operations" and columns is not None:
+            if table == "operations" and columns is not None and key[2] == 1:
                 operation = (key[0], engine.name, key[1])
                 self._staged[operation] = self._sent[operation, columns["fingerprint"]]
-        touched = [key for table, key in changes if table == "rows"]
+        touched = [key for table, key in changes if table == engine.name]
         write = write_of(request) if request is not None else None
         if touched and write is not None and not any(table == "branches" for table, _ in changes):
             self.step += 1
@@ -144,16 +156,19 @@ class Oracle:
             return
         if transaction_id in self._doomed:
             self.fail(f"{transaction_id} is committed, but {self._doomed[transaction_id]}")
-        writes = []
+        writes: list[Write] = []
         for participant, count in committed.items():
             for number in range(1, count + 1):
-                write = self._staged.get((transaction_id, participant, number))
-                if write is None and transaction_id in self.overcounted:
+                operation = (transaction_id, participant, number)
+                if operation in self._staged:
+                    write = self._staged[operation]
+                    writes += [write] if write is not None else []
+                elif transaction_id in self.overcounted:
                     break  # what is there is applied
-                if write is None:
+                else:
                     self.fail(f"{transaction_id} commits operation {number} of {participant}, which nobody sent")
                     return
-                writes.append(write)
+        self._replay(transaction_id)
         self.step += 1
         what = f"the decision of {transaction_id}"
         self._apply(writes, what)
@@ -162,6 +177,26 @@ class Oracle:
         users, preferences = ({w.place[1] for w in writes if w.place[0] == each} for each in ("users", "preferences"))
         for key in users & preferences:
             self.joint.setdefault(key, []).append(self.step)
+
+    def _replay(self, transaction_id: str) -> None:
+        """All that a transaction was shown must be what it would have been shown, had it run in the moment of its
+        decision: then the order of the decisions is the order in which all transactions could have run by themselves.
+        """
+        own: dict[Place, Seen] = {}
+        for shown in self.whole.get(transaction_id, ()):
+            place = shown.place
+            value = own.get(place, self.now.get(place, NOTHING[place[0]]))
+            if shown.write is not None:
+                if shown.write.must_exist is (value is None):
+                    what = shown.write.tag or "a deletion"
+                    self.fail(f"{transaction_id} commits {what} of {'/'.join(place)}, which is {_words(value)}")
+                    return
+                value = own[place] = shown.write.apply(value)
+            if shown.value != value:
+                self.fail(
+                    f"{transaction_id} is committed and was shown {'/'.join(place)} as {_words(shown.value)}, "
+                    f"but as it is decided, that is {_words(value)}"
+                )
 
     def _apply(self, writes: list[Write], what: str) -> None:
         for write in writes:
@@ -194,7 +229,7 @@ class Oracle:
         """What the database has, pending changes that are committed included."""
         participant, key = place
         engine, resources = self._world.engines[participant], RESOURCES[participant]
-        row: Any = engine.tables["rows"].get(key)
+        row: Any = engine.tables[participant].get(key)
         if row is None:
             return NOTHING[participant]
         pending = row["pending_transaction_id"]
@@ -202,7 +237,8 @@ class Oracle:
         images = {
             operation["number"]: operation["image"]
             for operation in engine.tables["operations"].values()
-            if operation["transaction_id"] == pending and operation["resource"] == key and operation["number"] <= named
+            if (operation["transaction_id"], operation["resource"], operation["is_lock"]) == (pending, key, False)
+            and operation["number"] <= named
         }
         if images:
             image = images[max(images)]
@@ -246,7 +282,7 @@ class Oracle:
 
     def staged_as(self, transaction_id: str, participant: str, number: int, request: Any, why: str) -> None:
         sent, stands = write_of(request), self._staged[transaction_id, participant, number]
-        if sent is None or sent.tag != stands.tag:
+        if sent is None or stands is None or sent.tag != stands.tag:
             self.fail(f"{why}, but operation {number} of {transaction_id} at {participant} is another")
 
     def committed_as(self, transaction_id: str, named: dict[str, int], why: str) -> None:
@@ -270,6 +306,16 @@ class Oracle:
                 f"{how} of {'/'.join(place)} shows {_words(answer)}, but from the call to the answer it was only "
                 + " and ".join(_words(version) for version in versions)
             )
+
+    def shown_together(self, all_shown: list[Shown], since: int, how: str) -> None:
+        """A transaction that began at step `since` and only reads ends now: in one moment all was as it was shown."""
+        moments = {since}.union(*({step for step, _ in self.versions(shown.place, since)} for shown in all_shown))
+        if not any(
+            all(_at(self.versions(shown.place, since), max(moment, since)) == shown.value for shown in all_shown)
+            for moment in moments
+        ):
+            seen_by_it = ", ".join(f"{'/'.join(shown.place)} {_words(shown.value)}" for shown in all_shown)
+            self.fail(f"{how} was shown {seen_by_it}, but that was never so at the same time")
 
     def read_account(self, key: str, since: int, user: Seen, preferences: Seen) -> None:
         """Both sides must show the same joint transactions."""

@@ -21,11 +21,11 @@ from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant import Collection as ResourceCollection
 from handfast.server.transactions.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.service import ParticipantServicer
-from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.users.resources import UserResources
 from handfast.server.users.service import UserServicer
 from tests.simulation.engine import Engine
@@ -118,26 +118,26 @@ class ParticipantServer(Server):
 
     def build(self) -> None:
         if self.participant == "users":
-            users = self._participant(UserResources())
+            users = self._collection(UserResources())
             self.serve("UserService", UserServicer(users, self.clock))
         else:
-            preferences = self._participant(PreferencesResources())
+            preferences = self._collection(PreferencesResources())
             definitions: Any = AnyKey()
             servicer = PreferencesServicer(preferences, definitions, self.clock)
             self.serve("PreferencesService", servicer)
 
-    def _participant(self, resources: ResourceType[M]) -> Participant[M]:
+    def _collection(self, resources: ResourceType[M]) -> ResourceCollection[M]:
         transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
         participant = Participant(
-            SimulatedStore(self.participant, self.engine, resources),
+            SimulatedStore(self.participant, self.engine, [resources]),
             SimulatedRequests(self.engine, self.clock),
             CoordinatorResolver(transactions, self.participant, threads=2 * WAITING),
             threads=2 * WAITING,
             clock=self.clock,
         )
-        self._sweeper: Sweeper[Any] = participant.sweeper
+        self._sweeper = participant.sweeper
         self.serve("ParticipantService", ParticipantServicer(participant))
-        return participant
+        return participant.collection(resources)
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
         profile = self.world.profile

@@ -5,7 +5,7 @@ Everything else of these classes is the servers' own code: which statements, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core.model import BranchState
 from handfast.server.transactions.horizon import Prunable
 from handfast.server.transactions.participant.branches import Branches
-from handfast.server.transactions.participant.operations import Operations
+from handfast.server.transactions.participant.operations import CHANGE_COLUMNS, Operations
 from handfast.server.transactions.participant.resource_rows import ResourceRows
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
@@ -36,7 +36,6 @@ from tests.simulation.engine import (
 )
 
 UNIQUE_VIOLATION = "23505"
-OPERATION_COLUMNS = ("number", "resource", "fingerprint", "image", "reply")
 FINISHED = BranchState.FINISHED.value
 
 
@@ -54,6 +53,17 @@ def _select_for_update(table: str, parameter: str) -> Statement:
             return Result()
         c.lock(table, p[parameter])
         return _one(c.get(table, p[parameter]))
+
+    return Statement(select)
+
+
+def _select_all_for_update(table: str, parameter: str) -> Statement:
+    def select(c: Connection, p: Columns) -> Result:
+        known = [each for each in sorted(p[parameter]) if c.get(table, each) is not None]
+        for each in known:
+            c.lock(table, each)
+        rows = [c.get(table, each) for each in known]
+        return Result(row for row in rows if row is not None)
 
     return Statement(select)
 
@@ -111,43 +121,56 @@ class SimulatedPrunable(Prunable):
 
 class SimulatedRows(ResourceRows[M]):
     def __init__(self, engine: Engine, resources: ResourceType[M]) -> None:
-        engine.tables.setdefault("rows", {})
-        self._resources, self._key_name = resources, resources.key.name
-        key = self._key_name
+        table, key = resources.kind, resources.key.name
+        engine.tables.setdefault(table, {})
+        self._resources, self._key_name = resources, key
 
         def joined(c: Connection, rows: Iterable[Columns | None]) -> Result:
-            """Rows, each with the operations of the transaction that has a pending change of it."""
-            found: list[Columns] = []
-            for row in rows:
-                if row is not None:
-                    pending = row["pending_transaction_id"]
-                    operations = [o for o in operations_of(c, pending) if o["resource"] == row[key]] if pending else []
-                    found.extend(with_operations(row, operations))
-            return Result(found)
+            """Rows, each with the changes of the transaction that has a pending change of it."""
+            return Result(
+                each for row in rows if row is not None for each in with_changes(row, changes_of(c, table, row, key))
+            )
 
-        def page(c: Connection, p: Columns) -> Result:
-            later = sorted((row for row in c.scan("rows") if row[key] > p["after"]), key=lambda row: str(row[key]))
-            return joined(c, later[: p["limit_"]])
+        def page(is_first: Callable[[str, Columns], bool]) -> Statement:
+            def select(c: Connection, p: Columns) -> Result:
+                within = (row for row in c.scan(table) if is_first(row[key], p) and row[key] < p["beyond"])
+                return joined(c, sorted(within, key=lambda row: str(row[key]))[: p["limit_"]])
+
+            return Statement(select)
 
         def lock_with_horizon(c: Connection, p: Columns) -> Result:
             horizon = c.get("horizon", 0)  # as it is before the statement waits for the lock
             assert horizon is not None
-            if c.get("rows", p["key_"]) is not None:
-                c.lock("rows", p["key_"])
-            row = c.get("rows", p["key_"])
+            if c.get(table, p["key_"]) is not None:
+                c.lock(table, p["key_"])
+            row = c.get(table, p["key_"])
             return _one(None if row is None else {**row, "horizon": horizon["transaction_id"]})
 
-        self._find: Any = Statement(lambda c, p: joined(c, [c.get("rows", p["key_"])]))
-        self._batch: Any = Statement(lambda c, p: joined(c, [c.get("rows", each) for each in p["keys"]]))
-        self._page: Any = Statement(page)
-        self._lock: Any = _select_for_update("rows", "key_")
+        def add_to_read_locks(count: int) -> Statement:
+            def add(c: Connection, p: Columns) -> Result:
+                c.lock(table, p["key_"])
+                row = c.get(table, p["key_"])
+                locks = 0 if row is None else row["read_locks"] + count
+                return Result(rowcount=c.update(table, p["key_"], {"read_locks": locks}))
+
+            return Statement(add)
+
+        def is_needless(row: Columns) -> bool:
+            return not (row["present"] or row["pending_transaction_id"] or row["read_locks"])
+
+        self._find: Any = Statement(lambda c, p: joined(c, [c.get(table, p["key_"])]))
+        self._batch: Any = Statement(lambda c, p: joined(c, [c.get(table, each) for each in p["keys"]]))
+        self._page: Any = page(lambda key, p: key > p["after"])
+        self._first_page: Any = page(lambda key, p: key >= p["prefix"])
+        self._lock: Any = _select_for_update(table, "key_")
+        self._lock_known: Any = _select_all_for_update(table, "keys")
         self._lock_with_horizon: Any = Statement(lock_with_horizon)
-        self._insert_placeholder: Any = _insert_new("rows", key, _defaults(resources.table))
-        self._update: Any = _update("rows", "key_")
-        self._delete: Any = _delete("rows", "key_")
-        self._delete_placeholder: Any = Statement(
-            lambda c, p: Result(rowcount=c.delete("rows", p["key_"], lambda row: not row["present"]))
-        )
+        self._insert_placeholder: Any = _insert_new(table, key, _defaults(resources.table))
+        self._update: Any = _update(table, "key_")
+        self._add_read_lock: Any = add_to_read_locks(1)
+        self._end_read_lock: Any = add_to_read_locks(-1)
+        self._delete: Any = _delete(table, "key_")
+        self._delete_placeholder: Any = Statement(lambda c, p: Result(rowcount=c.delete(table, p["key_"], is_needless)))
 
 
 class SimulatedBranches(SimulatedPrunable, Branches):
@@ -157,13 +180,6 @@ class SimulatedBranches(SimulatedPrunable, Branches):
 
         def unfinished(c: Connection) -> list[Columns]:
             return [row for row in c.scan("branches") if row["state"] != FINISHED]
-
-        def lock_known(c: Connection, p: Columns) -> Result:
-            known = [each for each in sorted(p["ids"]) if c.get("branches", each) is not None]
-            for each in known:
-                c.lock("branches", each)
-            rows = [c.get("branches", each) for each in known]
-            return Result(row for row in rows if row is not None)
 
         def prune(c: Connection, p: Columns) -> Result:
             def below(row: Columns) -> bool:
@@ -175,7 +191,7 @@ class SimulatedBranches(SimulatedPrunable, Branches):
         self._insert: Any = _insert_new("branches", "transaction_id", {"outcome": None})
         self._find: Any = _select("branches", "id_")
         self._lock: Any = _select_for_update("branches", "id_")
-        self._lock_known: Any = Statement(lock_known)
+        self._lock_known: Any = _select_all_for_update("branches", "ids")
         self._update: Any = _update("branches", "id_")
         self._update_all: Any = Statement(
             lambda c, p: Result(rowcount=sum(c.update("branches", each, p) for each in p["ids"]))
@@ -198,34 +214,44 @@ class SimulatedOperations(Operations):
         def columns(rows: Iterable[Columns], *names: str) -> Result:
             return Result({name: row[name] for name in names} for row in rows)
 
-        def one(c: Connection, p: Columns) -> list[Columns]:
-            return [o for o in operations_of(c, p["id_"]) if o["number"] == p["number_"]]
+        def first_part(c: Connection, p: Columns) -> list[Columns]:
+            row = c.get("operations", (p["id_"], p["number_"], 1))
+            return [] if row is None else [row]
 
         def of_all(c: Connection, p: Columns) -> list[Columns]:
-            return [o for each in p["ids"] for o in operations_of(c, each)]
+            return [o for each in sorted(p["ids"]) for o in operations_of(c, each)]
+
+        def is_resource(row: Columns, p: Columns) -> bool:
+            return bool(row["kind"] == p["kind_"] and row["resource"] == p["resource_"])
 
         def last_image(c: Connection, p: Columns) -> Result:
-            found = [o for o in operations_of(c, p["id_"]) if o["resource"] == p["resource_"]]
+            found = [o for o in operations_of(c, p["id_"]) if is_resource(o, p) and not o["is_lock"]]
             return columns(found[-1:], "image")
 
+        def lock_holders(c: Connection, p: Columns) -> Result:
+            found = [o for o in c.scan("operations") if is_resource(o, p) and o["is_lock"]]
+            return columns(sorted(found, key=lambda row: str(row["transaction_id"])), "transaction_id")
+
         def sizes(c: Connection, p: Columns) -> Result:
-            last = {o["transaction_id"]: o for o in of_all(c, p)}
-            return columns(last.values(), "transaction_id", "number", "bytes_so_far")
+            last = {o["transaction_id"]: o for o in of_all(c, p) if o["part"] == 1}
+            return columns(last.values(), "transaction_id", "parts_so_far", "bytes_so_far")
 
         def insert(c: Connection, p: Columns) -> Result:
-            inserted = c.insert("operations", (p["transaction_id"], p["number"]), dict(p))
-            if not inserted:
+            if not c.insert("operations", (p["transaction_id"], p["number"], p["part"]), dict(p)):
                 raise failure("duplicate key", UNIQUE_VIOLATION)
             return Result(rowcount=1)
 
         def delete(c: Connection, p: Columns) -> Result:
-            keys = [(o["transaction_id"], o["number"]) for o in of_all(c, p)]
+            keys = [(o["transaction_id"], o["number"], o["part"]) for o in of_all(c, p)]
             return Result(rowcount=sum(c.delete("operations", key) for key in keys))
 
-        self._find: Any = Statement(lambda c, p: columns(one(c, p), *OPERATION_COLUMNS))
-        self._all: Any = Statement(lambda c, p: columns(of_all(c, p), "transaction_id", *OPERATION_COLUMNS))
-        self._bytes: Any = Statement(lambda c, p: columns(one(c, p), "bytes_so_far"))
+        self._find: Any = Statement(lambda c, p: columns(first_part(c, p), "fingerprint", "reply", "reads"))
+        self._parts: Any = Statement(
+            lambda c, p: columns(of_all(c, p), "transaction_id", "number", "kind", "resource", "image", "is_lock")
+        )
         self._last_image: Any = Statement(last_image)
+        self._lock_holders: Any = Statement(lock_holders)
+        self._size: Any = Statement(lambda c, p: columns(first_part(c, p), "parts_so_far", "bytes_so_far"))
         self._sizes: Any = Statement(sizes)
         self._insert: Any = Statement(insert)
         self._delete: Any = Statement(delete)
@@ -282,24 +308,33 @@ class SimulatedUniqueKeys(UniqueKeys):
         self._delete_changes: Any = Statement(delete_changes)
 
 
-class SimulatedStore(Store[M]):
-    def __init__(self, participant: str, engine: Engine, resources: ResourceType[M]) -> None:
-        self.participant, self.resources = participant, resources
-        self.database = SimulatedDatabase(engine)
-        self.rows = SimulatedRows(engine, resources)
+class SimulatedStore(Store):
+    def __init__(self, participant: str, engine: Engine, types: Sequence[ResourceType[Any]]) -> None:
+        self.participant, self.database = participant, SimulatedDatabase(engine)
+        self.types = {each.kind: each for each in types}
+        self.rows = {each.kind: SimulatedRows(engine, each) for each in types}
         self.branches, self.operations = SimulatedBranches(engine), SimulatedOperations(engine)
         self.unique_keys = SimulatedUniqueKeys(engine)
 
 
 def operations_of(c: Connection, transaction_id: str) -> list[Columns]:
+    """The parts of its operations, in their order."""
     found = [row for row in c.scan("operations") if row["transaction_id"] == transaction_id]
-    return sorted(found, key=lambda row: int(row["number"]))
+    return sorted(found, key=lambda row: (int(row["number"]), int(row["part"])))
 
 
-def with_operations(row: Columns, operations: list[Columns]) -> Iterator[Columns]:
+def changes_of(c: Connection, kind: str, row: Columns, key: str) -> list[Columns]:
+    """What the transaction that has a pending change of a row makes of it."""
+    if row["pending_transaction_id"] is None:
+        return []
+    parts = operations_of(c, row["pending_transaction_id"])
+    return [part for part in parts if (part["kind"], part["resource"]) == (kind, row[key]) and not part["is_lock"]]
+
+
+def with_changes(row: Columns, changes: list[Columns]) -> Iterator[Columns]:
     """An outer join."""
-    for operation in operations or [dict.fromkeys(OPERATION_COLUMNS)]:
-        yield {**row, **{name: operation[name] for name in OPERATION_COLUMNS}}
+    for change in changes or [dict.fromkeys(CHANGE_COLUMNS)]:
+        yield {**row, **{name: change[name] for name in CHANGE_COLUMNS}}
 
 
 class SimulatedRegister(SimulatedPrunable, DecisionStore):

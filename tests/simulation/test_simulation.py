@@ -53,7 +53,9 @@ MET = {
     "two account calls have the same request id": r"abort_reason=REQUEST_REPEATED",
     "an email is taken": r"answers .*ALREADY_EXISTS: .*email",
     "an email has a pending change": r"answers .*ABORTED: A unique value of",
-    "one transaction changes several rows of a participant": r"commits users\.rows u1: .*\n.*commits users\.rows u2: ",
+    "one transaction changes several rows of a participant": (
+        r"commits users\.users u1: .*\n.*commits users\.users u2: "
+    ),
     "several branches are finished in one local transaction": (
         r"commits users\.branches T\d+: .*FINISHED.*\n.*commits users\.branches T\d+: .*FINISHED"
     ),

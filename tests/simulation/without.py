@@ -25,11 +25,12 @@ from handfast.server.transactions.core.model import (
     Decision,
     Learnt,
     Outcome,
+    Part,
     StageRequest,
     UniqueKey,
 )
 from handfast.server.transactions.core.staging import Refusal
-from handfast.server.transactions.participant import reads
+from handfast.server.transactions.participant import collection
 from handfast.server.transactions.participant.branches import Branches
 from handfast.server.transactions.participant.finishing import BranchFinisher
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
@@ -112,9 +113,9 @@ def _finish_without_a_marker(self: Branches, connection: Any, outcomes: Mapping[
     self.delete(connection, list(outcomes))
 
 
-def _finish_whatever_is_there(decision: BranchDecision, branch: Any, horizon: str, operations: Collection[Any]) -> Any:
-    count = min(decision.committed_count, len(operations))
-    return _finish(replace(decision, committed_count=count), branch, horizon, list(operations))
+def _finish_whatever_is_there(decision: BranchDecision, branch: Any, horizon: str, parts: Sequence[Part]) -> Any:
+    count = min(decision.committed_count, len({part.number for part in parts}))
+    return _finish(replace(decision, committed_count=count), branch, horizon, parts)
 
 
 def _stage_below_the_horizon(branch: Any, horizon: str, known: Any, stage: StageRequest, now_us: int) -> Any:
@@ -146,7 +147,7 @@ class KeepsBranches:
                 self._branches.finish(connection, {id_: outcome})
 
 
-def _settle_the_rows_alone(self: BranchFinisher[Any], transaction_id: str) -> Branch | None:
+def _settle_the_rows_alone(self: BranchFinisher, transaction_id: str) -> Branch | None:
     """As a writer would that finishes only what stands in its way; the coordinator does the rest."""
     alone = copy(self)
     alone._store = copy(self._store)
@@ -161,9 +162,9 @@ _settle = BranchFinisher.settle
 # Only what is named is applied.
 
 
-def _finish_all(decision: BranchDecision, branch: Any, horizon: str, operations: Any) -> Any:
-    count = len(operations) if decision.committed_count and operations else decision.committed_count
-    return _finish(replace(decision, committed_count=count), branch, horizon, operations)
+def _finish_all(decision: BranchDecision, branch: Any, horizon: str, parts: Sequence[Part]) -> Any:
+    count = len({part.number for part in parts}) if decision.committed_count and parts else decision.committed_count
+    return _finish(replace(decision, committed_count=count), branch, horizon, parts)
 
 
 # A repeated commit names the same operations.
@@ -190,32 +191,30 @@ class TwoStatementsRows(statements.SimulatedRows[Any]):
         first = {row[self._key_name]: row._columns for row in result}
         c._engine.world.pause("between row and pending change")
         joined: list[Columns] = []
-        for key, columns in first.items():
-            pending = columns["pending_transaction_id"]
-            found = [o for o in statements.operations_of(c, pending) if o["resource"] == key] if pending else []
-            joined.extend(statements.with_operations(columns, found))
+        for columns in first.values():
+            found = statements.changes_of(c, self._resources.kind, columns, self._key_name)
+            joined.extend(statements.with_changes(columns, found))
         return Result(joined)
 
 
-_visible = reads.Reads._visible
+_visible = collection.Collection._visible
 
 
 class ReadBefore:
     """Rows that are not read again."""
 
     def __init__(self, rows: Collection[ResourceRow[Any]]) -> None:
-        self._rows = {row.key: row for row in rows}
+        self._rows = {row.name.key: row for row in rows}
 
     def batch(self, connection: Any, keys: Collection[str]) -> list[ResourceRow[Any]]:
         return [self._rows[key] for key in keys]
 
 
-def _visible_at_once(self: reads.Reads[Any], rows: Iterable[ResourceRow[Any]]) -> Any:
+def _visible_at_once(self: Any, rows: Iterable[ResourceRow[Any]], mine: str | None = None) -> Any:
     """Folds what is learnt into what was read before."""
-    kept = list(rows)
-    store: Any = copy(self.store)
-    store.rows = ReadBefore(kept)
-    return _visible(reads.Reads(store, self._resolver), kept)
+    kept, at_once = list(rows), copy(self)
+    at_once._rows = ReadBefore(kept)
+    return _visible(at_once, kept, mine)
 
 
 # Writes and look-ups go by who holds a unique value, and by what is pending of that, which is a conflict to resolve.
@@ -223,19 +222,19 @@ def _visible_at_once(self: reads.Reads[Any], rows: Iterable[ResourceRow[Any]]) -
 _claim = unique_keys.claim
 
 
-def _claim_by_the_holder_alone(resource: str, wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
+def _claim_by_the_holder_alone(wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
     """Without a look at the pending changes of others."""
-    return _claim(resource, wanted, [replace(key, pending_transaction_id=mine) for key in changing], mine)
+    return _claim(wanted, [replace(key, pending_transaction_id=mine) for key in changing], mine)
 
 
-def _claim_or_refuse(resource: str, wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
-    claimed = _claim(resource, wanted, changing, mine)
+def _claim_or_refuse(wanted: Any, changing: Sequence[UniqueKey], mine: str | None) -> Any:
+    claimed = _claim(wanted, changing, mine)
     return unique_keys.Taken(changing[0].value) if isinstance(claimed, unique_keys.Pending) else claimed
 
 
-def _look_up_the_holder_alone(self: reads.Reads[Any], value: str) -> str | None:
-    with self.store.database.read() as connection:
-        holder: str | None = self.store.unique_keys.find(connection, value).holder
+def _look_up_the_holder_alone(self: Any, value: str) -> str | None:
+    with self._store.database.read() as connection:
+        holder: str | None = self._store.unique_keys.find(connection, value).holder
         return holder
 
 
@@ -312,11 +311,11 @@ WITHOUT: dict[str, Without] = {
     "same operations on a repeated commit": Without(
         "careless", patches=_patch(coordinator_rules, "judge", _judge_by_outcome)
     ),
-    "compare-and-set on the row": Without("crowd", locks=frozenset({"rows"})),
+    "compare-and-set on the row": Without("crowd", locks=frozenset({"users", "preferences"})),
     "one statement for row and pending": Without(
         "readers", patches=_patch(statements, "SimulatedRows", TwoStatementsRows)
     ),
-    "read again": Without("readers", patches=_patch(reads.Reads, "_visible", _visible_at_once)),
+    "read again": Without("readers", patches=_patch(collection.Collection, "_visible", _visible_at_once)),
     "no answer to a question that was asked before": Without(
         "readers", patches=_patch(CoordinatorResolver, "_ask_next", _join_the_question_under_way)
     ),
@@ -343,6 +342,6 @@ WITHOUT: dict[str, Without] = {
     "a pending claim is a conflict": Without("swaps", patches=_patch(unique_keys, "claim", _claim_by_the_holder_alone)),
     "a pending claim takes no value yet": Without("swaps", patches=_patch(unique_keys, "claim", _claim_or_refuse)),
     "look-ups mind pending claims": Without(
-        "swaps", patches=_patch(reads.Reads, "_holder_key", _look_up_the_holder_alone)
+        "swaps", patches=_patch(collection.Collection, "_holder_key", _look_up_the_holder_alone)
     ),
 }

@@ -171,12 +171,15 @@ class World:
     def _check_free(self) -> None:
         for name in ("users", "preferences"):
             tables = self.engines[name].tables
-            for key, row in (*tables["rows"].items(), *tables["claims"].items()):
+            for key, row in (*tables[name].items(), *tables["claims"].items()):
                 if row["pending_transaction_id"] is not None:
                     self.fail(
                         f"{name}/{key} is not free in the end: {row['pending_transaction_id']} has a change of it"
                     )
-            if any(not row["present"] for row in tables["rows"].values()):
+            for key, row in tables[name].items():
+                if row["read_locks"]:
+                    self.fail(f"{name}/{key} is not free in the end: it has {row['read_locks']} read locks")
+            if any(not row["present"] for row in tables[name].values()):
                 self.fail(f"{name}: a placeholder is left")
             if tables["operations"] or tables["claim_changes"]:
                 self.fail(f"{name}: operations are left")

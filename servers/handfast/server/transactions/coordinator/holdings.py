@@ -41,7 +41,7 @@ class Holdings:
 
     def _ask(self, commit: Decision) -> Mapping[str, int | None]:
         request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
-        configured = self._participants.keys() & commit.branches.keys()
+        configured = [name for name in commit.branches if name in self._participants]
         try:
             asked = {
                 name: begin(self._participants[name].QueryBranch, request, timeout=TIMEOUT_SECONDS)
