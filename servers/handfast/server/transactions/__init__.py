@@ -1,4 +1,16 @@
-"""Atomic commit between services.
+"""Atomic commit between services: for services of one's own that take part, and for the suite's.
+
+What a service needs can be imported from this package, and stays here though what is behind it may change.
+docs/participants.md is the guide, and `examples/credits` a whole service.
+
+    participant_server, ParticipantSettings     the server, which takes part
+    ParticipantTables, resource_table           the tables: the library's own, and those of resources
+    ResourceType, Version                       what a kind of resource is: its table and its message
+    Participant, Collection                     reads, and writes of one resource
+    UnitOfWork                                  a write of several
+    migrations                                  steps that make the tables
+
+Behind it:
 
     core/             the rules, without I/O: state and message in, verdict and effects out
     participant/      the library of a service that owns data: stores, reads, writes, ParticipantService
@@ -23,3 +35,25 @@ without a pending change never needs the coordinator.
 
 docs/atomic-commit.md has the rules, why they hold, what each fault does, and the relatives of this protocol.
 """
+
+from handfast.server.transactions.participant import migrations
+from handfast.server.transactions.participant.collection import Collection
+from handfast.server.transactions.participant.participant import Participant
+from handfast.server.transactions.participant.resource_type import ResourceType, Version
+from handfast.server.transactions.participant.server import participant_server
+from handfast.server.transactions.participant.settings import ParticipantSettings
+from handfast.server.transactions.participant.tables import ParticipantTables, resource_table
+from handfast.server.transactions.participant.unit_of_work import UnitOfWork
+
+__all__ = [
+    "Collection",
+    "Participant",
+    "ParticipantSettings",
+    "ParticipantTables",
+    "ResourceType",
+    "UnitOfWork",
+    "Version",
+    "migrations",
+    "participant_server",
+    "resource_table",
+]

@@ -1,6 +1,7 @@
 """The library of a service that owns data and takes part in transactions.
 
     server.py         puts a server with a participant together
+    settings.py       the settings of one that is no server of the suite
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
     columns.py        how they map where it does not say
     collection.py     the resources of one kind, as handlers read and write them: get, batch, page, holder, write

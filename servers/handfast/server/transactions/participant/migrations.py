@@ -1,12 +1,14 @@
 """Migration steps for the tables of a participant, called by the migrations of each service. A step never changes
 once released.
 
-A new service calls `create_tables` once, and puts `resource_columns` into each table of resources, which
-`create_pending_index` gives its index. The other steps bring services along that had their tables before; one whose
-work is done already, since the tables were created in a newer form, does nothing.
+A new service calls `create_tables` once, and `create_resource_table` for each table of resources. The other steps bring
+services along that had their tables before; one whose work is done already, since the tables were created in a newer
+form, does nothing.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,6 +33,12 @@ def create_tables() -> None:
 def resource_columns() -> tuple[sa.Column[object], ...]:
     """What a table of resources has after its own columns."""
     return (*first_resource_columns(), *_columns_of_read_locks())
+
+
+def create_resource_table(name: str, *columns: sa.Column[Any]) -> None:
+    """A table of resources: its own `columns`, one of them the key, and what the library needs."""
+    op.create_table(name, *columns, *resource_columns())
+    create_pending_index(name)
 
 
 def create_pending_index(table: str) -> None:

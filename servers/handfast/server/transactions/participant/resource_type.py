@@ -27,8 +27,8 @@ class Version(Generic[M]):
 
 
 class ResourceType(Generic[M]):
-    """One kind of resource: a table with the columns of `tables.resource_columns`, keyed by one text column, and a
-    message as callers see it. What the kind is called is the name of the table. Columns and fields map as `columns.py`
+    """One kind of resource: a table of `tables.resource_table`, keyed by one text column, and a message as callers see
+    it. What the kind is called is the name of the table. Columns and fields map as `columns.py`
     says, unless a subclass has `to_message` and `to_columns` of its own.
     """
 

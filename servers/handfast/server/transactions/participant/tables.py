@@ -7,10 +7,12 @@
     horizon        one row: the transaction id below which branches have been pruned
     requests       the replies of plain writes that had a request id
 
-A table of resources has the columns of `resource_columns` after its own.
+`resource_table` makes a table of resources, with the columns of `resource_columns` after its own.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -86,6 +88,11 @@ class ParticipantTables:
         )
         self.horizon = horizon.define(metadata)
         self.requests = idempotency.define(metadata)
+
+
+def resource_table(name: str, metadata: sa.MetaData, *columns: sa.Column[Any]) -> sa.Table:
+    """A table of resources: its own `columns`, one of them the key, and what the library needs."""
+    return sa.Table(name, metadata, *columns, *resource_columns(), pending_index(name))
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:
