@@ -18,6 +18,7 @@ _PREFERENCES = preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"]
 _ACCOUNTS = accounts_pb2.DESCRIPTOR.services_by_name["AccountService"]
 _TRANSACTIONS = transactions_pb2.DESCRIPTOR.services_by_name["TransactionService"]
 _PARTICIPANT = transactions_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
+_LOCKS = transactions_pb2.DESCRIPTOR.services_by_name["LockService"]
 _OPERATIONS = (
     descriptor_pool.Default().FindServiceByName("grpc.health.v1.Health"),
     reflection.v1_descriptor(),
@@ -25,8 +26,8 @@ _OPERATIONS = (
 )
 
 SERVICES: dict[str, tuple[ServiceDescriptor, ...]] = {
-    "users": (_USERS, _PARTICIPANT, *_OPERATIONS),
-    "preferences": (_PREFERENCES, _PARTICIPANT, *_OPERATIONS),
+    "users": (_USERS, _LOCKS, _PARTICIPANT, *_OPERATIONS),
+    "preferences": (_PREFERENCES, _LOCKS, _PARTICIPANT, *_OPERATIONS),
     "accounts": (_ACCOUNTS, _TRANSACTIONS, *_OPERATIONS),
 }
 """What each server serves; a test compares it with what the servers themselves say."""

@@ -110,6 +110,8 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "handfast.preferences.v1.CreatePreferenceDefinitionRequest.definition": _definition(),
     "handfast.transactions.v1.ListTransactionsRequest.state": st.sampled_from((0, 3, 4)),
     "handfast.transactions.v1.Decision.state": st.sampled_from((3, 4, 4)),
+    "handfast.transactions.v1.Read.resource": st.sampled_from([f"users/{id_}" for id_ in (*IDS, NEW_ID)]),
+    "handfast.transactions.v1.Read.revision": st.sampled_from(("-", "-", "")),
     # By its id, or by a request; BatchGetTransactions takes ids only.
     "handfast.transactions.v1.GetTransactionRequest.transaction_id": st.sampled_from(("", "", BEGUN)),
     "handfast.transactions.v1.GetTransactionRequest.request_id": st.just(REPEATED),

@@ -22,10 +22,10 @@ EVERY_SERVER = {
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 }
-PARTICIPANT = "handfast.transactions.v1.ParticipantService"
+OF_PARTICIPANTS = {"handfast.transactions.v1.LockService", "handfast.transactions.v1.ParticipantService"}
 SERVED = {
-    "users": {"handfast.users.v1.UserService", PARTICIPANT},
-    "preferences": {"handfast.preferences.v1.PreferencesService", PARTICIPANT},
+    "users": {"handfast.users.v1.UserService", *OF_PARTICIPANTS},
+    "preferences": {"handfast.preferences.v1.PreferencesService", *OF_PARTICIPANTS},
     "accounts": {"handfast.accounts.v1.AccountService", "handfast.transactions.v1.TransactionService"},
 }
 CONTRACTS = {

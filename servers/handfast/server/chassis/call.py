@@ -323,6 +323,12 @@ def serving() -> Call | None:
     return call if isinstance(call, Call) else None
 
 
+def in_transaction() -> bool:
+    """Whether the call that this thread serves, if it serves one, carries a transaction across services."""
+    call = serving()
+    return call is not None and not STAGE_KEYS.isdisjoint(call.metadata)
+
+
 def current() -> Call:
     """The call that this thread serves. Raises LookupError outside of calls."""
     if (call := serving()) is None:

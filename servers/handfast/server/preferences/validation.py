@@ -8,13 +8,13 @@ import math
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1 import preferences_pb2 as pb
+from handfast.server.chassis.call import in_transaction
 from handfast.server.chassis.errors import InvalidFields, Violation, Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.preferences.changes import MAX_VALUES, NOT_UPDATED
 from handfast.server.preferences.definitions import Definitions, to_json
 from handfast.server.preferences.errors import UNKNOWN_PREFERENCE, VALUE_NOT_ALLOWED, WRONG_TYPE
 from handfast.server.preferences.tables import MAX_DESCRIPTION
-from handfast.server.transactions.participant.read_set import transaction_of_call
 
 MAX_ALLOWED_VALUES = 100
 MAX_VALUE_BYTES = 4096
@@ -31,7 +31,7 @@ _TYPES = {
 
 def include_defaults(request: pb.GetPreferencesRequest | pb.BatchGetPreferencesRequest) -> None:
     """Refuses defaults within a transaction: they come from all definitions, and others could add to these."""
-    if request.include_defaults and transaction_of_call() is not None:
+    if request.include_defaults and in_transaction():
         raise InvalidFields([Violation("include_defaults", "must be false within a transaction")])
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
+from handfast.server.chassis.call import in_transaction
 from handfast.server.chassis.errors import DatabaseConflict, NotStageable
 from handfast.server.chassis.requests.paging import PIECE, ReplyRoom, read_page
 from handfast.server.transactions.core.conflicts import must_read_again
@@ -80,29 +81,27 @@ class Collection(Generic[M]):
         finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable. Within
         a transaction: ReadChanged where the call has read another revision before, TooManyReads.
         """
-        mine = read_set.transaction_of_call()
         with self._store.database.read() as connection:
             row = self._rows.find(connection, key)
-        if mine is not None:
-            return self._recorded([key], [] if row is None else [row], mine).get(key)
+        if in_transaction():
+            return self._recorded([key], [] if row is None else [row]).get(key)
         if row is None:
             return None
         if row.pending_transaction_id is None:  # as nearly always
-            return self._seen(row, None, None).version
+            return None if row.committed is None else Version(row.committed, row.last_transaction_id, row.revision)
         return next((seen.version for seen in self._visible([row])), None)  # it can go meanwhile
 
     def batch(self, keys: Sequence[str]) -> dict[str, Version[M]]:
         """What exists of these, by key, read as `get` does, with one question to the coordinator for many. Raises
         ResponseTooLarge where that is more than fits into a reply.
         """
-        mine = read_set.transaction_of_call()
         found: dict[str, Version[M]] = {}
         room = ReplyRoom()
         for start in range(0, len(keys), PIECE):
             of_piece = keys[start : start + PIECE]
             with self._store.database.read() as connection:
                 rows = self._rows.batch(connection, of_piece)
-            piece = _versions(self._visible(rows)) if mine is None else self._recorded(of_piece, rows, mine)
+            piece = self._recorded(of_piece, rows) if in_transaction() else _versions(self._visible(rows))
             for version in piece.values():
                 room.require(version.message)
             found |= piece
@@ -147,9 +146,9 @@ class Collection(Generic[M]):
             # It has given the value away since; somebody else may have it.
         raise DatabaseConflict("The value kept changing hands while it was looked up.")
 
-    def _recorded(self, keys: Sequence[str], rows: Sequence[ResourceRow[M]], mine: str) -> dict[str, Version[M]]:
-        """What the transaction sees of these, noted for the trailer of its call."""
-        seen = {seen.read.resource.key: seen for seen in self._visible(rows, mine)}
+    def _recorded(self, keys: Sequence[str], rows: Sequence[ResourceRow[M]]) -> dict[str, Version[M]]:
+        """What the transaction of the call being served sees of these, noted for the trailer."""
+        seen = {seen.read.resource.key: seen for seen in self._visible(rows, read_set.transaction_of_call())}
         absent = (Read(Name(self.type.kind, key), NO_REVISION, held=False) for key in keys if key not in seen)
         read_set.record([*(each.read for each in seen.values()), *absent])
         return _versions(seen.values())
@@ -208,5 +207,5 @@ def _versions(seen: Iterable[_Seen]) -> dict[str, Version[Any]]:
 
 
 def _refuse_within_a_transaction(what: str) -> None:
-    if read_set.transaction_of_call() is not None:
+    if in_transaction():
         raise NotStageable(f"A transaction cannot read {what}: others could add to what it has seen.")
