@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,30 +11,60 @@ import pytest
 
 from handfast.server.suite import FIRST_PORT
 from tests.grpcurl.tool import Grpcurl
-from tests.project.readme import ERRORS, README, blocks, shows_the_same
+from tests.project.commands import BIN, ROOT
+from tests.project.readme import ERRORS, README, TRANSACTIONS, Block, blocks, shows_the_same
+
+VARIABLE = re.compile(r"^([A-Z]+)=(\S+)$", re.MULTILINE)
+PRINTED = {
+    "ID": r'"transactionId": "(.+)"',
+    "DEADLINE": r'"deadline": "(.+)"',
+    "READS": r"handfast-reads-bin: (\S+)",
+    "REVISION": r'"revision":"(.+?)"',
+}
+"""Where calls print the variables that later calls name."""
 
 
-@pytest.mark.parametrize(("file", "fewest"), [(README, 5), (ERRORS, 1)], ids=["README", "errors"])
-def test_the_calls_that_are_shown(grpcurl: Grpcurl, addresses: dict[str, str], file: Path, fewest: int) -> None:
-    calls = [block for block in blocks("sh", file) if block.code.startswith("grpcurl")]
+@pytest.mark.parametrize(
+    ("file", "fewest", "errors"),
+    [(README, 5, True), (ERRORS, 1, True), (TRANSACTIONS, 8, False)],
+    ids=["README", "errors", "transactions"],
+)
+def test_the_calls_that_are_shown(
+    grpcurl: Grpcurl, addresses: dict[str, str], file: Path, fewest: int, errors: bool
+) -> None:
+    calls = [block for block in blocks("sh", file) if block.code.startswith("grpcurl") or VARIABLE.match(block.code)]
     assert len(calls) >= fewest
-    assert any(block.output and block.output.startswith("ERROR:") for block in calls)
-    path = f"{grpcurl.path.parent}{os.pathsep}{os.environ['PATH']}"
+    assert any(map(_is_refused, calls)) is errors
+    environment = {f"HANDFAST_{name.upper()}_ADDRESS": address for name, address in addresses.items()}
+    variables: dict[str, str] = {}
     for block in calls:
-        # Only the ports differ: those of the suite that the tests share.
+        # Only the ports differ: those of the suite that the tests share. And what calls before have printed.
         code = block.code
         for offset, address in enumerate(addresses.values()):
             code = code.replace(f":{FIRST_PORT + offset}", f":{address.rpartition(':')[2]}")
-        assert code != block.code
+        assert code != block.code or VARIABLE.match(code)
+        code = VARIABLE.sub(lambda found: f"{found[1]}={variables[found[1]]}", code)
+        assigned = "".join(f"{name}='{value}'\n" for name, value in variables.items())
         done = subprocess.run(
-            ["sh", "-e", "-c", code],
-            env={**os.environ, "PATH": path},
+            ["sh", "-e", "-c", assigned + code],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **environment,
+                "PATH": os.pathsep.join((str(grpcurl.path.parent), str(BIN), os.environ["PATH"])),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        is_error = block.output is not None and block.output.startswith("ERROR:")
-        assert (done.returncode != 0) is is_error, f"{code}\n{done.stdout}"
+        assert (done.returncode != 0) is _is_refused(block), f"{code}\n{done.stdout}"
         assert block.output is None or shows_the_same(block.output, done.stdout), f"{code}\n{done.stdout}"
+        for name, pattern in PRINTED.items():
+            if found := re.search(pattern, done.stdout):
+                variables[name] = found[1]
+
+
+def _is_refused(block: Block) -> bool:
+    return block.output is not None and block.output.startswith("ERROR:")

@@ -11,6 +11,7 @@ from tests.project.commands import ROOT
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
 CLIENTS = ROOT / "docs" / "clients.md"
+TRANSACTIONS = ROOT / "docs" / "transactions.md"
 OBSERVABILITY = ROOT / "docs" / "observability.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
@@ -20,6 +21,8 @@ _VOLATILE = {
     "REQUEST_ID": r"\b[0-9a-f]{32}\b",
     "TIME": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z",
     "ETAG": r'(?<="etag": ")[0-9a-f]{16}(?=")',
+    "REVISION": r'(?<="revision":")[^"]+(?=")',
+    "READS": r"(?<=handfast-reads-bin: )\S+",
 }
 
 
@@ -39,6 +42,21 @@ def blocks(language: str, file: Path = README, below: str = "") -> list[Block]:
         text = text.partition(f"\n## {below}\n")[2].partition("\n## ")[0]
     found = [Block(*match.groups()) for match in _BLOCK.finditer(text)]
     return [block for block in found if block.language == language]
+
+
+def programs(file: Path) -> list[Block]:
+    """The programs in Python. A block that imports `connect` begins one, and those after it go on with it. What stands
+    before the first is a part of it that is shown once more.
+    """
+    found: list[Block] = []
+    for block in blocks("python", file):
+        if re.search(r"^from handfast\.client.* import .*\bconnect$", block.code, re.MULTILINE):
+            found.append(block)
+        elif found and found[-1].output is not None:
+            begun = found.pop()
+            output = f"{begun.output}{block.output or ''}"
+            found.append(Block(block.language, f"{begun.code}\n{block.code}", output))
+    return found
 
 
 def shows_the_same(shown: str, printed: str) -> bool:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.project.commands import ROOT, run
 from tests.project.conftest import Consumer
-from tests.project.readme import ERRORS, Block, blocks, shows_the_same
+from tests.project.readme import ERRORS, README, TRANSACTIONS, blocks, programs, shows_the_same
 
 EXAMPLES = sorted((ROOT / "tests" / "client" / "consumer").glob("*.py"))
-SHOWN = blocks("python") + [block for block in blocks("python", ERRORS) if block.output is not None]
+SHOWN = {
+    "README": programs(README),
+    "errors": [block for block in blocks("python", ERRORS) if block.output is not None],
+    "transactions": programs(TRANSACTIONS),
+}
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def test_there_are_examples() -> None:
     assert {path.name for path in EXAMPLES} >= {"example.py", "aio_example.py"}
-    assert len(SHOWN) >= 3
+    assert {page: len(shown) for page, shown in SHOWN.items()} == {"README": 2, "errors": 1, "transactions": 2}
+    for page, file in (("README", README), ("transactions", TRANSACTIONS)):  # both clients
+        assert sorted("asyncio" in program.code for program in SHOWN[page]) == [False, True], file
+
+
+def test_what_readme_leads_with_is_a_part_of_its_program() -> None:
+    leading, program, _ = blocks("python")
+    assert textwrap.indent(leading.code, "    ") in program.code
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.name for path in EXAMPLES])
@@ -30,24 +42,26 @@ def test_an_example_runs(consumer: Consumer, addresses: dict[str, str], tmp_path
     assert "handfast.users USER_NOT_FOUND" in printed
 
 
-@pytest.mark.parametrize("block", SHOWN)
-def test_an_example_that_is_shown_runs_and_prints_what_is_shown(
-    consumer: Consumer, addresses: dict[str, str], tmp_path: Path, block: Block
+@pytest.mark.parametrize("page", SHOWN)
+def test_the_programs_that_are_shown_run_and_print_what_is_shown(
+    consumer: Consumer, addresses: dict[str, str], tmp_path: Path, page: str
 ) -> None:
-    script = tmp_path / "example.py"
-    script.write_text(block.code)
-    status, printed = _run(consumer, addresses, script)
-    assert status == 0, printed
-    assert block.output is not None
-    assert shows_the_same(block.output, printed), printed
+    for number, program in enumerate(SHOWN[page]):
+        script = tmp_path / f"shown_{number}.py"
+        script.write_text(program.code)
+        status, printed = _run(consumer, addresses, script)
+        assert status == 0, printed
+        assert program.output is not None
+        assert shows_the_same(program.output, printed), printed
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_the_examples_that_are_shown_pass_strict_type_checkers(
+def test_the_programs_that_are_shown_pass_strict_type_checkers(
     typed_consumer: Consumer, tmp_path: Path, checker: str
 ) -> None:
-    for number, block in enumerate(SHOWN):
-        (tmp_path / f"shown_{number}.py").write_text(block.code)
+    for page, shown in SHOWN.items():
+        for number, program in enumerate(shown):
+            (tmp_path / f"{page.lower()}_{number}.py").write_text(program.code)
     status, output = typed_consumer.typecheck(checker, tmp_path)
     assert status == 0, output
 

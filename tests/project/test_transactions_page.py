@@ -1,0 +1,47 @@
+"""docs/transactions.md says what the code and the contracts do. (test_examples.py runs its programs, and
+tests/grpcurl/test_readme.py its calls by grpcurl.)"""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+from handfast.chassis.v1.reasons_pb2 import Reason as Chassis
+from handfast.preferences.v1.reasons_pb2 import Reason as Preferences
+from handfast.server.transactions.core.model import MAX_BYTES, MAX_OPERATIONS
+from handfast.transactions.v1.reasons_pb2 import Reason as Transactions
+from handfast.users.v1.reasons_pb2 import Reason as Users
+from tests.project.readme import TRANSACTIONS, dangling_links, quoted, table
+
+ERROR_HEADER = ("error", "when", "what to do")
+
+
+def test_links_lead_somewhere() -> None:
+    assert dangling_links(TRANSACTIONS) == []
+
+
+def test_reasons_are_those_of_the_contracts() -> None:
+    known = {
+        name.removeprefix("REASON_")
+        for reasons in (Chassis, Preferences, Transactions, Users)
+        for name in reasons.DESCRIPTOR.values_by_name
+    }
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", TRANSACTIONS.read_text()))
+    assert named >= {"PENDING_CHANGE", "READ_CHANGED", "TRANSACTION_ABORTED", "TOO_MANY_TRANSACTIONS"}
+    codes = {code.name for code in grpc.StatusCode}
+    assert {name for name in named if not name.startswith("HANDFAST_")} <= known | codes
+
+
+def test_errors_are_those_of_the_client() -> None:
+    import handfast.client
+
+    named = {name for cell, *_ in table(TRANSACTIONS, *ERROR_HEADER) for name in quoted(cell) if name[0].isupper()}
+    assert named >= {"Aborted", "OutcomeUnknown", "TransactionMisuse"}
+    classes = {name for name in named if "_" not in name}
+    assert all(issubclass(getattr(handfast.client, name), Exception) for name in classes)
+
+
+def test_bounds_are_those_of_the_code() -> None:
+    operations = f"{MAX_OPERATIONS:,}, and {MAX_BYTES >> 20} MiB of resources and replies"
+    assert ("writes and locks at one service", operations) in table(TRANSACTIONS, "what", "how much")
