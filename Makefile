@@ -20,13 +20,13 @@ GO_CLIENT := .tools/clients/go/installed
 TS_CLIENT := .tools/clients/typescript/installed
 PGBOUNCER := .tools/bin/pgbouncer
 PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
-CONTRACTS := . examples/postage
+CONTRACTS := . examples/postage examples/credits
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo bench overload overload-go test crash contend fuzz simulate mutate check $(CHECKS)
-.PHONY: format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
+.PHONY: help install up demo demo-credits bench overload overload-go test crash contend fuzz simulate mutate
+.PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--f
 
 demo: $(INSTALLED) ## watch changes commit everywhere or nowhere (ARGS='--first-port 6000')
 	@exec $(BIN)/handfast demo $(ARGS)
+
+demo-credits: $(INSTALLED) ## watch a service of one's own take part in a transaction
+	@cd examples/credits && exec $(CURDIR)/$(BIN)/python -m demo
 
 bench: $(BENCH) ## measure side by side what things cost (QUICK=1 for a first impression, ARGS='cost --only get-user')
 	.venv-bench/bin/python -m benchmarks $(if $(QUICK),--quick,$(if $(ARGS),,--write)) $(ARGS)

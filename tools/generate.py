@@ -20,7 +20,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "generated"
-EXAMPLE = ROOT / "examples" / "postage"
+EXAMPLES = (ROOT / "examples" / "postage" / "postage" / "v1", ROOT / "examples" / "credits" / "credits" / "v1")
+"""The folders of their stubs. The contract that gives these is in `protos/`, beside the package."""
 
 
 def run(*command: str | Path) -> None:
@@ -50,16 +51,18 @@ def generate(scratch: Path) -> Path:
     return output
 
 
-def generate_example(scratch: Path) -> Path:
-    """The same for the example's contract, by the one command that its README shows."""
-    output = scratch / EXAMPLE.name
+def generate_example(scratch: Path, stubs: Path) -> Path:
+    """The same for an example's contract, by the one command that its README shows. Returns what stands for `stubs`."""
+    example = stubs.parent.parent
+    output = scratch / example.name
     output.mkdir()
-    protos = EXAMPLE / "protos"
+    protos = example / "protos"
+    paths = (f"--proto_path={protos}", f"--proto_path={ROOT / 'protos'}")
     python = (f"--python_out={output}", f"--grpc_python_out={output}")
     types = (f"--mypy_out=quiet:{output}", f"--mypy_grpc_out=quiet:{output}")
     contracts = sorted(protos.rglob("*.proto"))
-    run("python", "-m", "grpc_tools.protoc", f"--proto_path={protos}", *python, *types, *contracts)
-    return output / EXAMPLE.name
+    run("python", "-m", "grpc_tools.protoc", *paths, *python, *types, *contracts)
+    return output / stubs.relative_to(example)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -105,10 +108,8 @@ def main() -> int:
     check: bool = parser.parse_args().check
 
     with tempfile.TemporaryDirectory() as scratch:
-        generated = {
-            GENERATED: generate(Path(scratch)),
-            EXAMPLE / EXAMPLE.name: generate_example(Path(scratch)),
-        }
+        generated = {GENERATED: generate(Path(scratch))}
+        generated |= {stubs: generate_example(Path(scratch), stubs) for stubs in EXAMPLES}
         differences = [update(folder, fresh, check=check) for folder, fresh in generated.items()]
 
     if check and any(differences):

@@ -1,4 +1,4 @@
-"""The example's server, shared by tests that only call it, and grpcurl to call it with."""
+"""The server of postage, shared by tests that only call it, and grpcurl to call it with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.databases.conftest import new_url
 from tests.examples.server import Postage, started
 from tests.grpcurl.conftest import grpcurl
 
-__all__ = ["grpcurl", "postage"]
+__all__ = ["grpcurl", "new_url", "postage"]
 
 
 @pytest.fixture(scope="session")

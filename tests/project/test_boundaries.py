@@ -31,6 +31,12 @@ FORBIDDEN = {
     "processes import the chassis": (f"{SERVER}/process", "handfast.server.chassis.errors"),
     "processes know gRPC": (f"{SERVER}/process", "grpc"),
     "examples import what is behind the chassis": (f"{EXAMPLES}/postage", "handfast.server.chassis.errors"),
+    "examples import what is behind transactions": (
+        f"{EXAMPLES}/postage",
+        "handfast.server.transactions.participant.store",
+    ),
+    "credits speak to users": (f"{EXAMPLES}/credits/credits", "handfast.users.v1.users_pb2"),
+    "credits are a caller": (f"{EXAMPLES}/credits/credits", "handfast.client"),
     "examples import users": (f"{EXAMPLES}/postage", "handfast.server.users.service"),
     "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
     "the demo imports servers": (f"{EXAMPLES}/demo/handfast/demo", "handfast.server.cli.ports"),

@@ -6,4 +6,5 @@ suite.py                          the settings of these servers, beyond those of
 chassis/                          what every server is built on
 process/                          a server as a process: settings, signals, readiness
 cli/                              the `handfast` command
+testing.py                        a suite around a service of one's own, for its tests
 """

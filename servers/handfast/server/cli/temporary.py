@@ -17,16 +17,21 @@ from handfast.server.process.supervision import SUPERVISED
 
 
 @contextlib.contextmanager
-def temporary_suite() -> Iterator[Mapping[str, str]]:
-    """Gives the addresses of its servers, HOST:PORT by name. Raises Failure where it does not start."""
+def temporary_suite(
+    first_port: int | None = None, participants: Mapping[str, str] | None = None
+) -> Iterator[Mapping[str, str]]:
+    """Gives the addresses of its servers, HOST:PORT by name. `participants` are the addresses of others that take part
+    in its transactions. Raises Failure where it does not start.
+    """
     # What the environment says about the user's own suite, its databases above all, is not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
-    first_port = free_first_port()
+    first_port = first_port or free_first_port()
+    more = [f"--participant={name}={address}" for name, address in (participants or {}).items()]
     with tempfile.TemporaryDirectory(prefix="handfast-") as folder:
         logs = Path(folder, "logs")
         with logs.open("w") as stderr:
             process = subprocess.Popen(
-                [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port)],
+                [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port), *more],
                 env={**environment, SUPERVISED: "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

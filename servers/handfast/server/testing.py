@@ -1,0 +1,93 @@
+"""For the tests of a service that takes part in transactions: a suite around it, all in processes of their own.
+
+with suite_with(library="library.server") as suite:
+    suite.stub(LibraryServiceStub, "library").GetBook(…)
+    with suite.transaction() as tx:
+        …
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from handfast.client import Suite, connect
+from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.settings import on_this_machine
+from handfast.server.cli.temporary import temporary_suite
+from handfast.server.process.command import Failure
+from handfast.server.process.settings import sqlite_url
+from handfast.server.process.supervision import SUPERVISED
+from handfast.server.transactions import ParticipantSettings
+
+_LOOK_EVERY_S = 0.02
+
+
+@contextlib.contextmanager
+def suite_with(**modules: str) -> Iterator[Suite]:
+    """Starts the servers that these modules run, each a participant of the name that it is given by, as
+    `python -m MODULE` does, and a suite that knows them; gives a client of it. All of them listen on free ports of this
+    machine, keep their data in a temporary folder, and end with the block.
+
+    Raises Failure, with what was logged, where one does not start.
+    """
+    first_port = free_first_port()
+    accounts = on_this_machine(first_port)["accounts"]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handfast-")))
+        participants = {
+            name: stack.enter_context(_server(name, module, folder, accounts)) for name, module in modules.items()
+        }
+        suite = stack.enter_context(temporary_suite(first_port, participants))
+        yield stack.enter_context(
+            connect(suite["users"], suite["preferences"], suite["accounts"], participants=participants)
+        )
+
+
+@contextlib.contextmanager
+def _server(name: str, module: str, folder: Path, accounts: str) -> Iterator[str]:
+    """Runs one server. Gives its address."""
+    variable = ParticipantSettings.variable
+    environment = {each: value for each, value in os.environ.items() if not each.startswith("HANDFAST_")} | {
+        variable(name, "listen"): "127.0.0.1:0",
+        variable(name, "database_url"): sqlite_url(folder / f"{name}.sqlite3"),
+        variable(name, "accounts_address"): accounts,
+        SUPERVISED: "1",
+    }
+    log = folder / f"{name}.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=stderr,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    assert process.stdin
+    try:
+        while (address := _address(log)) is None:
+            if process.poll() is not None:
+                raise Failure(f"{module} did not start:\n{log.read_text()}")
+            time.sleep(_LOOK_EVERY_S)
+        yield address
+    finally:
+        process.stdin.close()  # which asks it to stop
+        process.wait()
+
+
+def _address(log: Path) -> str | None:
+    """Where a server listens, once its log says so."""
+    for line in log.read_text().splitlines(keepends=True):
+        if line.startswith("{") and line.endswith("\n"):
+            record = json.loads(line)
+            if record["event"] == "serving":
+                return str(record["address"])
+    return None

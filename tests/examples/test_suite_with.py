@@ -1,0 +1,48 @@
+"""A suite around a service of one's own says what does not start, and takes all away with it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from credits.v1.credits_pb2 import GetBalanceRequest
+from credits.v1.credits_pb2_grpc import CreditsServiceStub
+
+from handfast.server.process.command import Failure
+from handfast.server.testing import suite_with
+from tests.project.commands import ROOT
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "examples" / "credits"))
+    return tmp_path
+
+
+def test_a_server_that_does_not_start_is_told_with_what_it_wrote(temporary: Path) -> None:
+    with pytest.raises(Failure, match=r"(?s)^nowhere\.server did not start:.*No module named 'nowhere'"):
+        suite_with(nowhere="nowhere.server").__enter__()
+    assert list(temporary.iterdir()) == []
+
+
+def test_all_ends_with_the_block_however_that_ends(temporary: Path) -> None:
+    def interrupted() -> None:
+        with suite_with(credits="credits.service") as suite:
+            credits = suite.stub(CreditsServiceStub, "credits")
+            assert credits.GetBalance(GetBalanceRequest(account_id="ada")).balance == 0
+            assert len(list(temporary.iterdir())) == 2
+            raise KeyboardInterrupt
+
+    before = _children()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(temporary.iterdir()) == []
+    assert _children() == before
+
+
+def _children() -> str:
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
