@@ -21,7 +21,16 @@ from tests.eventually import PATIENCE
 Handfast = Callable[..., Result]
 
 
-COMMANDS = [(), ("up",), ("help",), ("serve",), ("serve", "accounts"), ("demo",), ("transactions", "list")]
+COMMANDS = [
+    (),
+    ("up",),
+    ("help",),
+    ("serve",),
+    ("serve", "accounts"),
+    ("demo",),
+    ("new", "service"),
+    ("transactions", "list"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -33,7 +42,7 @@ def test_every_command_explains_itself_however_it_is_asked(handfast: Handfast, c
     assert handfast("help", *command) == result
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("transactions",)])
+@pytest.mark.parametrize("command", [(), ("serve",), ("new",), ("transactions",)])
 def test_a_command_that_lacks_its_second_word_says_which_there_are(
     handfast: Handfast, command: tuple[str, ...]
 ) -> None:

@@ -7,6 +7,7 @@
     supervisor.py   keeps child processes running, and ends them together
     data_dir.py     the folder of the SQLite files, for one suite at a time
     temporary.py    a suite for `handfast demo`, which itself is in examples/demo
+    new/            `handfast new service`: a service of one's own
     transactions.py `handfast transactions`: lists, shows and resolves them
     inquiry.py      asks the coordinator and the participants about transactions
     reports.py      shows their answers in words, tables and JSON

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -75,6 +76,25 @@ def demo(**flags: str | None) -> None:
         show(on_this_machine() | given, None if given else temporary_suite)
     except DemoError as error:
         raise Failure(str(error)) from error
+
+
+@handfast.group(options_metavar=None, subcommand_metavar="WHAT [OPTIONS]")
+def new() -> None:
+    """Begin something of your own."""
+
+
+@new.command("service")
+@click.argument("name")
+@click.option("--resource", default="item", show_default=True, metavar="NAME", help="what it keeps, such as book")
+@click.option("--directory", metavar="DIRECTORY", help="the folder to make, instead of ./NAME")
+@failing_as("handfast: new service")
+def new_service(name: str, resource: str, directory: str | None) -> None:
+    """Write a service that takes part in transactions."""
+    from handfast.server.cli.new.service import write
+
+    folder = Path(directory or name)
+    write(name, resource, folder)
+    click.echo(f"{folder} has a service now; its README.md says how to go on.")
 
 
 @handfast.group(options_metavar=None, subcommand_metavar="ACTION [OPTIONS]")

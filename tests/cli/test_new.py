@@ -1,0 +1,112 @@
+"""`handfast new service` writes a service that is whole and in style, or says why not and writes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from string import Template
+
+import pytest
+
+from handfast.server.cli.new.service import write
+from handfast.server.process.command import Failure
+from tests.cli.processes import Result
+from tests.project.commands import BIN, run
+
+NAME_RULE = (
+    "must be up to 32 lower-case letters and digits, with single underscores between them and a letter first, such as "
+    "loyalty_points, not {!r}"
+)
+REFUSED = {
+    ("Library",): f"NAME {NAME_RULE.format('Library')}",
+    ("two__words",): f"NAME {NAME_RULE.format('two__words')}",
+    ("../up",): f"NAME {NAME_RULE.format('../up')}",
+    ("x" * 33,): f"NAME {NAME_RULE.format('x' * 33)}",
+    ("lambda",): "NAME is lambda, which is a keyword of Python; choose another",
+    ("users",): "NAME is users, which is a server of the suite; choose another",
+    ("tests",): "NAME is tests, which is another folder of each service; choose another",
+    ("json",): "NAME is json, and a Python module of this name is there already; choose another",
+    ("grpc",): "NAME is grpc, and a Python module of this name is there already; choose another",
+    ("library", "--resource", "my-book"): f"--resource {NAME_RULE.format('my-book')}",
+    ("library", "--resource", "class"): "--resource is class, which is a keyword of Python; choose another",
+    ("library", "--resource", "horizon"): "--resource is horizon, which means something else in each service; "
+    "choose another",
+    ("library", "--directory", "nowhere/library"): "cannot write nowhere/library: No such file or directory",
+}
+
+
+@pytest.fixture
+def new_service(
+    handfast: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: handfast("new", "service", *arguments)
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
+def test_what_cannot_be_is_refused_in_one_line(
+    new_service: Callable[..., Result], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert new_service(*arguments) == Result(2, "", f"handfast: new service: {REFUSED[arguments]}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_stays_as_it_is(new_service: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    refusal = "library is there already; remove it, or name another --directory"
+    assert new_service("library") == Result(2, "", f"handfast: new service: {refusal}\n")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "library"]
+
+
+def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return path.write_bytes(text.encode(encoding))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Failure, match="No space left on device"):
+        write("library", "book", tmp_path / "library")
+    assert len(written) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("library", "--resource", "book"), ("library",)], ids=" ".join)
+def test_a_skeleton_is_in_style(new_service: Callable[..., Result], tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    printed = "library has a service now; its README.md says how to go on.\n"
+    assert new_service(*arguments) == Result(0, printed, "")
+    for check in (
+        (BIN / "ruff", "format", "--check"),
+        (BIN / "ruff", "check", "--no-cache"),
+        (BIN / "buf", "format", "--diff", "--exit-code", "protos"),
+    ):
+        done = run(*check, cwd=tmp_path / "library")
+        assert done.returncode == 0, done.stdout
+
+
+def test_every_template_is_filled(tmp_path: Path) -> None:
+    write("loyalty_points", "gift_card", tmp_path / "points")
+    texts = {path: path.read_text() for path in (tmp_path / "points").rglob("*") if path.is_file()}
+    assert len(texts) == 16
+    assert [path for path, text in texts.items() if Template(text).get_identifiers() and path.suffix != ".mako"] == []
+    assert (
+        "message GiftCard {" in texts[tmp_path / "points" / "protos" / "loyalty_points" / "v1" / "loyalty_points.proto"]
+    )
+    assert (tmp_path / "points" / ".gitignore").exists()
+
+
+def test_a_skeleton_stands_on_what_is_exported(tmp_path: Path) -> None:
+    write("library", "book", tmp_path / "library")
+    code = "".join(path.read_text() for path in (tmp_path / "library").rglob("*.py"))
+    assert set(re.findall(r"^from (handfast\S*) import", code, re.MULTILINE)) == {
+        "handfast.client",
+        "handfast.server.chassis",
+        "handfast.server.testing",
+        "handfast.server.transactions",
+        "handfast.users.v1.users_pb2",
+    }
+    assert "import handfast" not in code
