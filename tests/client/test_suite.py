@@ -13,6 +13,7 @@ from handfast.client import Suite, aio, channel, connect
 from handfast.client.addresses import check_address, resolve_address
 from handfast.transactions.v1.transactions_pb2 import GetTransactionRequest
 from handfast.users.v1.users_pb2 import GetUserRequest
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
 from .backend import Backend
 
@@ -54,6 +55,48 @@ def test_a_bad_address_is_refused_by_the_name_of_its_setting(monkeypatch: pytest
     monkeypatch.setenv("HANDFAST_ACCOUNTS_ADDRESS", address)
     with pytest.raises(ValueError, match=r"^HANDFAST_ACCOUNTS_ADDRESS: "):
         connect()
+
+
+def test_the_address_of_a_participant_comes_from_an_argument_or_the_environment(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(participants={"credits": backend.address}) as suite:
+        assert suite.stub(UserServiceStub, "credits").GetUser(GetUserRequest(user_id="ada")).user.user_id == "ada"
+        assert suite.stub(UserServiceStub, "users").GetUser is not None
+        with pytest.raises(ValueError, match=r"^vouchers: where is it\? .*participants.* HANDFAST_VOUCHERS_ADDRESS"):
+            suite.stub(UserServiceStub, "vouchers")
+        with suite.transaction() as tx, pytest.raises(ValueError, match=r"^vouchers: where is it\?"):
+            tx.stub(UserServiceStub, "vouchers")
+        monkeypatch.setenv("HANDFAST_GIFT_VOUCHERS_ADDRESS", backend.address)
+        suite.stub(UserServiceStub, "gift-vouchers").GetUser(GetUserRequest())
+        monkeypatch.setenv("HANDFAST_POINTS_ADDRESS", "nowhere")
+        with pytest.raises(ValueError, match=r"^HANDFAST_POINTS_ADDRESS: "):
+            suite.stub(UserServiceStub, "points")
+
+    async def calls() -> None:
+        async with aio.connect(participants={"credits": backend.address}) as suite:
+            assert (await suite.stub(UserServiceStub, "credits").GetUser(GetUserRequest())).user.user_id == ""
+            with pytest.raises(ValueError, match=r"^vouchers: where is it\?"):
+                suite.stub(UserServiceStub, "vouchers")
+
+    asyncio.run(calls())
+
+
+def test_participants_that_cannot_be_are_refused() -> None:
+    for opening in (connect, aio.connect):
+        with pytest.raises(ValueError, match=r"^participants\['credits'\]: 'nowhere' is no address"):
+            opening(participants={"credits": "nowhere"})
+        with pytest.raises(ValueError, match=r"^participants: give the address of users by the argument users"):
+            opening(participants={"users": "localhost:1"})
+        with pytest.raises(TypeError, match=r"^participants: must be names and addresses, not list"):
+            opening(participants=["credits"])  # type: ignore[arg-type]
+
+
+def test_the_channels_of_participants_are_closed_with_the_suite(backend: Backend) -> None:
+    with connect(participants={"credits": backend.address}) as suite:
+        stub = suite.stub(UserServiceStub, "credits")
+    with pytest.raises(ValueError, match="closed channel"):
+        stub.GetUser(GetUserRequest())
 
 
 def test_a_suite_calls_each_service_where_it_is(backend: Backend) -> None:

@@ -73,9 +73,8 @@ class Method:
         """The call to make, with the metadata that is `given`. Raises TypeError or ValueError on another request or
         timeout than it can have, and DeadlineExceeded where no time is left, be it the caller's or that of the call
         being served."""
-        if self.request_class is not None and not isinstance(request, self.request_class):
-            takes, given_type = self.request_class.DESCRIPTOR.full_name, type(request).__name__
-            raise TypeError(f"request: {self.name} takes a {takes}, not {given_type}")
+        if self.request_class is not None:
+            check_request(self.name, self.request_class, request)
         keys = dict(given)
         propagated = CURRENT.get()
 
@@ -105,6 +104,13 @@ class Method:
 
 # There is no one request to fill in, and the messages already sent cannot be sent again.
 CLIENT_STREAMING = Method("", idempotent=False, takes_request_id=False, default_timeout=None)
+
+
+def check_request(method_name: str, request_class: type[Message], request: Any) -> None:
+    """Raises TypeError where the request is none of that class."""
+    if not isinstance(request, request_class):
+        takes, given_type = request_class.DESCRIPTOR.full_name, type(request).__name__
+        raise TypeError(f"request: {method_name} takes a {takes}, not {given_type}")
 
 
 def new_uuid() -> str:

@@ -91,7 +91,9 @@ class Participant(_Server, pb_grpc.LockServiceServicer):
                 refuse(context, grpc.StatusCode.ABORTED, "READ_CHANGED", again=0.0)
         self.after(method, context)
         held = [pb.Read(resource=each.resource, revision=each.revision, held=True) for each in reads]
-        trailers: list[tuple[str, str | bytes]] = [(READS, pb.ReadSet(reads=held).SerializeToString())]
+        trailers: list[tuple[str, str | bytes]] = []
+        if self.tells_reads:
+            trailers.append((READS, pb.ReadSet(reads=held).SerializeToString()))
         if self.confirms_as is not None:
             trailers.append((STAGED, self.confirms_as))
         context.set_trailing_metadata(tuple(trailers))

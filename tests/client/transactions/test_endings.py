@@ -11,6 +11,7 @@ import pytest
 from handfast.client import (
     Aborted,
     AlreadyExists,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     Outcome,
@@ -19,7 +20,7 @@ from handfast.client import (
     ServiceError,
     options,
 )
-from handfast.client.transactions import journal
+from handfast.client.transactions import ending
 
 from .faces import Face
 from .participants import Fakes, refuse
@@ -137,6 +138,34 @@ def test_a_write_that_nobody_waits_for_is_waited_for_in_the_end(face: Face, suit
     face.run(scenario, **suite.addresses())
 
 
+def test_a_write_that_nobody_waits_for_and_that_cannot_be_sent_is_not_left_out(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        tx.users.UpdateUser(ADA)
+        tx.users.UpdateUser(BOB, timeout=-1)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert isinstance(error, DeadlineExceeded)
+        assert suite.coordinator.decisions == {tx.id: None}
+
+    face.run(scenario, **suite.addresses())
+    assert suite.users.numbers() == [("UpdateUser", "1")]
+
+
+def test_a_transaction_that_cannot_begin_does_not_look_committed(face: Face, suite: Fakes) -> None:
+    suite.coordinator.before = abort(grpc.StatusCode.PERMISSION_DENIED)
+
+    async def body(tx: Any) -> None:
+        tx.users.UpdateUser(ADA)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert isinstance(error, PermissionDenied)
+        assert (tx.id, tx.outcome) == ("", Outcome.ABORTED)
+
+    face.run(scenario, **suite.addresses())
+
+
 @pytest.mark.parametrize(("confirms_as", "says"), [(None, "did not confirm"), ("preferences", "calls itself")])
 def test_a_service_that_does_not_confirm_that_it_staged_makes_it_roll_back(
     face: Face, suite: Fakes, confirms_as: str | None, says: str
@@ -231,8 +260,8 @@ def test_a_refused_commit_is_raised_as_it_is_and_nothing_is_left(
 def test_the_outcome_is_unknown_only_where_nobody_tells_it(
     face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_UP_SECONDS", -29.5)  # half a second after it began
-    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "LOOK_UP_SECONDS", -29.5)  # half a second after it began
+    monkeypatch.setattr(ending, "ROLL_BACK_SECONDS", 0.1)
 
     def away(method: str, context: grpc.ServicerContext) -> None:
         if method != "BeginTransaction":
@@ -254,7 +283,7 @@ def test_the_outcome_is_unknown_only_where_nobody_tells_it(
 def test_rolling_back_does_not_depend_on_the_coordinator(
     face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "ROLL_BACK_SECONDS", 0.1)
     suite.coordinator.before = abort(grpc.StatusCode.UNAVAILABLE, method="RollbackTransaction", times=100)
     suite.preferences.before = abort(grpc.StatusCode.NOT_FOUND)
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from handfast.client import Aborted, Cancelled, Outcome, Suite, Transaction, aio, connect
-from handfast.client.transactions import journal
+from handfast.client.transactions import ending
 from tests.eventually import eventually
 
 from .participants import Fakes, refuse
@@ -84,7 +84,7 @@ def test_ctrl_c_after_the_commit_was_carried_out_leaves_it_committed(
 def test_ctrl_c_where_nobody_tells_what_became_of_the_commit_leaves_it_unknown(
     suite: Fakes, client: Suite, released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "ROLL_BACK_SECONDS", 0.1)
 
     def hang(method: str, context: grpc.ServicerContext) -> None:
         interrupting("CommitTransaction", released)(method, context)

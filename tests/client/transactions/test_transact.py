@@ -17,7 +17,7 @@ from handfast.client import (
     Unavailable,
 )
 from handfast.client.transaction_metadata import FIRST_ATTEMPT, TRANSACTION_ID
-from handfast.client.transactions import journal
+from handfast.client.transactions import ending
 
 from .faces import Face
 from .participants import Fakes
@@ -162,8 +162,8 @@ def test_what_the_function_raises_by_itself_is_not_run_again(face: Face, suite: 
 
 
 def test_an_unknown_outcome_is_not_run_again(face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "LOOK_UP_SECONDS", -100.0)
-    monkeypatch.setattr(journal, "ROLL_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "LOOK_UP_SECONDS", -100.0)
+    monkeypatch.setattr(ending, "ROLL_BACK_SECONDS", 0.1)
     suite.coordinator.before = abort(grpc.StatusCode.UNAVAILABLE, method="RollbackTransaction", times=100)
     run, runs = counted(both)
 

@@ -15,8 +15,9 @@ from grpc import aio
 
 from handfast.client.aio.transaction_calls import TransactionCall, TransactionChannel, retrieve
 from handfast.client.propagation import propagating
+from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
-from handfast.client.transactions.journal import Answer, Ask, Ending, Journal, Outcome
+from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.methods import Part
 from handfast.client.transactions.services import Services
 
@@ -92,7 +93,7 @@ class Transaction:
         except BaseException as interrupted:
             await self._roll_back(interrupted)
             raise
-        await self._run(self.journal.commit())
+        await self._run(commit(self.journal))
 
     def begin_call(self, call: TransactionCall) -> None:
         """Has it sent when its turn comes: a write after all that was called at the participant before, and a read
@@ -121,7 +122,7 @@ class Transaction:
     async def _roll_back(self, why: BaseException) -> None:
         for call in self._open_calls():
             call.cancel()
-        ending = self.journal.roll_back(why)
+        ending = roll_back(self.journal, why)
         if isinstance(why, GeneratorExit):  # nothing can be awaited
             self._in_the_background(self._run(ending))
             return

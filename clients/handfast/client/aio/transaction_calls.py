@@ -15,6 +15,7 @@ from grpc import aio
 from handfast.client.arguments import check_call_timeout
 from handfast.client.errors import Cancelled, ServiceError, service_error
 from handfast.client.propagation import propagating
+from handfast.client.transactions.errors import code_of, details_of
 from handfast.client.transactions.journal import Answer
 from handfast.client.transactions.methods import Part, check_given, name_of, refuse
 
@@ -37,28 +38,18 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         self.part, self.participant, self._method = part, participant, method
         self._transaction, self._send, self._deadline_s = transaction, send, deadline_s
         self._call: Any = None
-        self._error: BaseException | None = None
 
     def begin(self, after: Iterable[TransactionCall]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(tuple(after)))
         self._task.add_done_callback(retrieve)
 
     async def _run(self, after: Iterable[TransactionCall]) -> Any:
-        transaction, journal = self._transaction, self._transaction.journal
+        journal = self._transaction.journal
         try:
-            await transaction.begin()
-            for each in after:
-                await each.over()
-            journal.check_not_lost()
-            with propagating(journal.inherited()):
-                metadata = journal.metadata(self.part, self.participant)
-                try:
-                    self._call = self._send(metadata)
-                except Exception:
-                    journal.not_sent(self.part, self.participant)
-                    raise
-        except grpc.RpcError as error:
-            self._error = journal.told(error)
+            await self._send_after(after)
+        except Exception as error:
+            if self.part is Part.WRITE:
+                journal.doom(error)  # perhaps nobody awaits it
             raise
         reply = None
         try:
@@ -71,10 +62,24 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
             cancelled = Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
             journal.answered(self.part, self.participant, self._method, Answer(None, cancelled))
             raise
-        self._error = journal.answered(self.part, self.participant, self._method, answer)
-        if self._error is not None:
-            raise self._error
+        failure = journal.answered(self.part, self.participant, self._method, answer)
+        if failure is not None:
+            raise failure
         return reply
+
+    async def _send_after(self, after: Iterable[TransactionCall]) -> None:
+        journal = self._transaction.journal
+        await self._transaction.begin()
+        for each in after:
+            await each.over()
+        journal.check_not_lost()
+        metadata = journal.metadata(self.part, self.participant)
+        try:
+            with propagating(journal.inherited()):
+                self._call = self._send(metadata)
+        except Exception:
+            journal.not_sent(self.part, self.participant)
+            raise
 
     async def over(self) -> None:
         """Waits until it is. Does not raise what it ended with."""
@@ -84,7 +89,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         try:
             return (yield from self._task.__await__())
-        except ServiceError as error:
+        except Exception as error:
             self._transaction.journal.told(error)
             raise
 
@@ -114,13 +119,11 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
 
     async def code(self) -> grpc.StatusCode:
         await self.over()
-        if self._task.cancelled():
-            return grpc.StatusCode.CANCELLED
-        return self._error.code() if isinstance(self._error, grpc.Call) else grpc.StatusCode.OK
+        return grpc.StatusCode.CANCELLED if self._task.cancelled() else code_of(self._task.exception())
 
     async def details(self) -> str:
         await self.over()
-        return str(self._error.details()) if isinstance(self._error, grpc.Call) else ""
+        return "" if self._task.cancelled() else details_of(self._task.exception())
 
     async def debug_error_string(self) -> str | None:
         await self.over()

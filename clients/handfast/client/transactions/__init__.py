@@ -5,7 +5,8 @@ calls.py         what `tx.users.GetUser` is, and gives back
 reruns.py        when `transact` runs one again
 
 and what they share with aio/transaction.py
-journal.py       the metadata of calls, what trailers say, the calls that end a transaction
+journal.py       the metadata of calls, what trailers say, why nothing is left but to roll back
+ending.py        the calls that commit or roll back, and what their answers mean
 state.py         what a transaction has done so far, and what is left to do to end it
 methods.py       what a method can do in a transaction, by its contract
 errors.py        the errors that the client finds itself, and TransactionMisuse

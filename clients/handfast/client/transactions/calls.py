@@ -4,6 +4,7 @@ to one service go out one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from handfast.client.arguments import check_call_timeout
 from handfast.client.begun_call import begin
 from handfast.client.errors import Cancelled, ServiceError, service_error
 from handfast.client.propagation import propagating
+from handfast.client.transactions.errors import code_of, details_of
 from handfast.client.transactions.journal import Answer
 from handfast.client.transactions.methods import Part, check_given, name_of, refuse
 
@@ -55,21 +57,29 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
     def begin(self, after: Iterable[TransactionCall]) -> None:
         """Sends it, or leaves it to wait for those `after` which it comes. Raises what forbids to send it."""
         self._after = tuple(after)
-        self.send_when_ready()
-        if self._error is not None:
-            raise self._error
+        if not self._after:
+            try:
+                self._go_out()
+            except Exception as error:
+                self._transaction.journal.told(error)
+                raise
 
     def send_when_ready(self) -> None:
         """Sends it, if that is not done yet and all are over that it waits for. With the transaction's lock held."""
         if self._begun is None and not self.is_over and all(each.is_over for each in self._after):
             self._after = ()
-            self._go_out()
+            with contextlib.suppress(Exception):
+                self._go_out()
+            if self._error is not None and self.part is Part.WRITE:
+                self._transaction.journal.doom(self._error)  # perhaps nobody asks for its result
 
     def take(self) -> None:
         """Waits until it is over. Does not raise what it ended with."""
         for each in self._after:
-            each.take()  # the last of them sends this one
+            each.take()
         with self._taking:
+            with self._transaction.lock:
+                self.send_when_ready()
             if not self.is_over:
                 self._come_back()
 
@@ -87,8 +97,9 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
                 journal.not_sent(self.part, self.participant)
                 raise
         except Exception as error:
-            self._error = journal.told(error)
+            self._error = None if self._cancelled else error
             self._over.set()
+            raise
 
     def _come_back(self) -> None:
         begun = self._begun
@@ -101,7 +112,7 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         except grpc.FutureCancelledError:
             answer = Answer(None, Cancelled("The call was cancelled, as its caller or the transaction wanted it."))
         except BaseException:  # such as KeyboardInterrupt
-            self._cancelled = True
+            self.cancel()
             self._end(Answer(None, Cancelled("The call was interrupted.")))
             raise
         self._end(answer)
@@ -181,11 +192,13 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
 
     def code(self) -> grpc.StatusCode:
         self.take()
-        return self._error.code() if isinstance(self._error, grpc.Call) else grpc.StatusCode.OK
+        if self._cancelled:
+            return grpc.StatusCode.CANCELLED
+        return code_of(self._error)
 
     def details(self) -> str:
         self.take()
-        return self._error.details() if isinstance(self._error, grpc.Call) else ""
+        return details_of(self._error)
 
     def initial_metadata(self) -> Any:
         self.take()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import grpc
+
 from handfast.client.errors import Aborted, FailedPrecondition, OutcomeUnknown, ServiceError
 from handfast.client.transactions.state import NotConfirmed, ReadChanged
 
@@ -42,6 +44,17 @@ def aborted(transaction_id: str, cause: BaseException | None) -> Aborted:
 def outcome_unknown(transaction_id: str) -> OutcomeUnknown:
     message = f"Whether transaction {transaction_id} was committed could not be established. Ask GetTransaction."
     return _error(OutcomeUnknown, "OUTCOME_UNKNOWN", message, {"transaction_id": transaction_id})
+
+
+def code_of(error: BaseException | None) -> grpc.StatusCode:
+    """Of a call that ended with this error, or without one."""
+    if error is None:
+        return grpc.StatusCode.OK
+    return error.status if isinstance(error, ServiceError) else grpc.StatusCode.UNKNOWN
+
+
+def details_of(error: BaseException | None) -> str:
+    return error.message if isinstance(error, ServiceError) else str(error or "")
 
 
 def _error(

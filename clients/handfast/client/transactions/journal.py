@@ -1,20 +1,17 @@
-"""What the synchronous transaction and the one for asyncio have in common: the metadata of their calls, what the
-trailers of the replies say, and how a transaction ends. It calls nobody itself.
+"""What the synchronous transaction and the one for asyncio keep of what they do: the metadata of their calls, what the
+trailers of the replies say, and why nothing is left but to roll back. It calls nobody itself.
 """
 
 from __future__ import annotations
 
 import enum
-import itertools
-import re
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
 from handfast.client.arguments import check_timeout
-from handfast.client.errors import ServiceError
 from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
 from handfast.client.transaction_metadata import TRANSACTION_ID as ID
@@ -22,54 +19,13 @@ from handfast.client.transactions import errors
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.methods import Part
 from handfast.client.transactions.minted import Minted
-from handfast.client.transactions.state import (
-    Commit,
-    Compare,
-    Lock,
-    NotConfirmed,
-    Nothing,
-    ReadChanged,
-    Reads,
-    RollBack,
-    TransactionState,
-)
+from handfast.client.transactions.state import NotConfirmed, ReadChanged, TransactionState
 
 if TYPE_CHECKING:
     from handfast.transactions.v1.transactions_pb2 import Read
 
 MAX_TIMEOUT = 300.0
 """Seconds that a transaction can take."""
-ASK_SECONDS = 5.0
-"""How long one call may take that ends the transaction."""
-LOOK_UP_SECONDS = 5.0
-"""For how much longer than the transaction's deadline a commit without an answer is repeated."""
-ROLL_BACK_SECONDS = 2.0
-"""How long rolling back may take. What is not rolled back by then is when its deadline has passed."""
-_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between the attempts to commit; the last one again and again."""
-
-_REFUSED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
-"""By these codes a commit is refused: by this call nothing was committed."""
-_NO_ANSWER = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
-_ABORT_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
-
 _Error = TypeVar("_Error", bound=BaseException)
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -84,28 +40,13 @@ class Outcome(enum.StrEnum):
     ABORTED = enum.auto()
     """Nothing of it is visible, for good."""
     UNKNOWN = enum.auto()
-    """Whether it was committed could not be established: ask GetTransaction."""
-
-
-class Ask(NamedTuple):
-    """A call that ends a transaction: of the coordinator, where there is no participant, or of its LockService."""
-
-    participant: str | None
-    method: str
-    request: Any
-    timeout: float
-    metadata: Metadata = ()
+    """It was to be committed, and whether it was could not be established: ask GetTransaction."""
 
 
 class Answer(NamedTuple):
     reply: Any = None
     error: grpc.RpcError | None = None
     trailers: Iterable[tuple[str, str | bytes]] = ()
-
-
-Ending: TypeAlias = Generator[Sequence[Ask] | float, list[Answer], None]
-"""Yields calls to make side by side, and gets their answers; or seconds to pause. Whoever runs it throws in what
-interrupts it, and runs on."""
 
 
 class Journal:
@@ -123,7 +64,7 @@ class Journal:
         remaining = self._caller.remaining()
         self.deadline_s = time.monotonic() + (seconds if remaining is None else min(seconds, remaining))
         self._deadline = ""
-        self._cause: BaseException | None = None
+        self.cause: BaseException | None = None
         """Why it can only be rolled back."""
         self._told: list[BaseException] = []
 
@@ -142,8 +83,15 @@ class Journal:
 
     def check_not_lost(self) -> None:
         """Raises Aborted where it can only be rolled back."""
-        if self._cause is not None:
-            raise self.told(errors.aborted(self.id, self._cause)) from self._cause
+        if self.cause is not None:
+            raise self.told(errors.aborted(self.id, self.cause)) from self.cause
+
+    def raise_cause(self) -> NoReturn:
+        """Why it can only be rolled back: as it is where the caller was not told, who has not asked for that result."""
+        assert self.cause is not None
+        if self.is_own(self.cause):
+            raise errors.aborted(self.id, self.cause) from self.cause
+        raise self.cause
 
     def told(self, error: _Error) -> _Error:
         """Remembers that the caller was told of this error."""
@@ -199,162 +147,19 @@ class Journal:
                 return answer.error
             if answer.error is None:
                 confirmed = trailers.get(STAGED)
-                self.state.staged(participant, None if confirmed is None else str(confirmed), reads or ())
+                self.state.staged(participant, None if confirmed is None else str(confirmed), reads)
                 return None
-            return self._doom(answer.error)
+            return self.doom(answer.error)
         except ReadChanged as found:
-            return self._doom(errors.read_changed(self.id, found))
+            return self.doom(errors.read_changed(self.id, found))
         except NotConfirmed as found:
-            return self._doom(errors.not_staged(method, found))
+            return self.doom(errors.not_staged(method, found))
 
-    def _doom(self, error: BaseException) -> BaseException:
-        self._cause = self._cause or error
-        return self.state.doom(error)
-
-    # Its end
-
-    def commit(self) -> Ending:
-        """Ends it as the caller wants it. Raises why that is not possible, and then rolls it back before."""
-        self.is_open = False
-        try:
-            while True:
-                match self.state.next_step():
-                    case Lock(reads):
-                        yield from self._lock(reads)
-                    case Compare(reads):
-                        yield from self._compare(reads)
-                    case Commit(operations):
-                        return (yield from self._decide(operations))
-                    case Nothing() if self._cause is None:
-                        self.outcome = Outcome.COMMITTED
-                        return
-                    case _:
-                        self._raise_cause()
-        except GeneratorExit:  # nobody runs this any more
-            raise
-        except BaseException as error:
-            if self.outcome is Outcome.UNDECIDED:
-                yield from self.roll_back(error)
-            self.told(error)
-            raise
-
-    def roll_back(self, why: BaseException) -> Ending:
-        """Ends it without a trace. Raises nothing: what is not rolled back now is when its deadline has passed."""
-        self.is_open = False
-        self.outcome = Outcome.ABORTED
-        self._doom(why)
-        if isinstance(self.state.next_step(), RollBack):
-            yield [self._rollback()]
-
-    def _raise_cause(self) -> NoReturn:
-        """As it is, where the caller does not know it yet: nobody has asked for the result of that call."""
-        assert self._cause is not None
-        if self.is_own(self._cause):
-            raise errors.aborted(self.id, self._cause) from self._cause
-        raise self._cause
-
-    def _lock(self, reads: Reads) -> Ending:
-        from handfast.transactions.v1.transactions_pb2 import LockReadsRequest
-
-        answers = yield [
-            Ask(
-                name,
-                "LockReads",
-                LockReadsRequest(reads=_messages(each)),
-                self._left(),
-                self.metadata(Part.WRITE, name),
-            )
-            for name, each in reads.items()
-        ]
-        for (name, each), answer in zip(reads.items(), answers, strict=True):
-            if self.answered(Part.WRITE, name, "LockReads", answer) is None:
-                self.state.locked(name, each)
-
-    def _compare(self, reads: Reads) -> Ending:
-        from handfast.transactions.v1.transactions_pb2 import CompareReadsRequest
-
-        answers = yield [
-            Ask(name, "CompareReads", CompareReadsRequest(reads=_messages(each)), self._left())
-            for name, each in reads.items()
-        ]
-        for (name, each), answer in zip(reads.items(), answers, strict=True):
-            if answer.error is not None:
-                self._doom(answer.error)
-                continue
-            try:
-                self.state.compared(name, each, answer.reply.changed)
-            except ReadChanged as found:
-                self._doom(errors.read_changed(self.id, found))
-
-    def _decide(self, operations: Mapping[str, int]) -> Ending:
-        """Repeats the commit until it is answered. Where it is not, rolling back tells what became of it."""
-        from handfast.transactions.v1.transactions_pb2 import CommitTransactionRequest, TransactionBranch
-
-        branches = [TransactionBranch(participant=name, operation_count=count) for name, count in operations.items()]
-        request = CommitTransactionRequest(transaction_id=self.id, branches=branches)
-        give_up_s = max(time.monotonic(), self.deadline_s) + LOOK_UP_SECONDS
-        is_uncertain = False  # whether it may have been committed
-        try:
-            for attempt in itertools.count():
-                was_uncertain, is_uncertain = is_uncertain, True  # as long as there is no answer
-                left = give_up_s - time.monotonic()
-                [answer] = yield [Ask(None, "CommitTransaction", request, min(left, ASK_SECONDS))]
-                error = answer.error
-                if error is None:
-                    self.outcome = Outcome.COMMITTED
-                    return
-                is_uncertain = was_uncertain or error.code() not in _REFUSED
-                if _reason(error) == "TRANSACTION_ABORTED":
-                    self.outcome = Outcome.ABORTED
-                pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
-                can_succeed = error.code() in _NO_ANSWER or getattr(error, "retryable", False)
-                if not can_succeed or pause >= left:
-                    raise error
-                yield pause
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if self.outcome is Outcome.UNDECIDED:
-                yield from self._settle(is_uncertain)
-            if isinstance(error, grpc.RpcError):
-                if self.outcome is Outcome.COMMITTED:
-                    return
-                if self.outcome is Outcome.UNKNOWN:
-                    raise errors.outcome_unknown(self.id) from error
-            raise
-
-    def _settle(self, is_uncertain: bool) -> Ending:
-        """Rolls back, which is refused where it was committed: so it tells what became of it, and nothing can later."""
-        self.outcome = Outcome.UNKNOWN if is_uncertain else Outcome.ABORTED
-        [answer] = yield [self._rollback()]
-        if answer.error is None:
-            self.outcome = Outcome.ABORTED
-        elif _reason(answer.error) == "TRANSACTION_COMMITTED":
-            self.outcome = Outcome.COMMITTED
-
-    def _rollback(self) -> Ask:
-        from handfast.transactions.v1.transactions_pb2 import RollbackTransactionRequest
-
-        reason = _reason(self._cause)
-        request = RollbackTransactionRequest(
-            transaction_id=self.id,
-            abort_reason=reason if _ABORT_REASON.fullmatch(reason) else "ROLLED_BACK",
-            participants=self.state.participants(),
-        )
-        return Ask(None, "RollbackTransaction", request, ROLL_BACK_SECONDS)
-
-    def _left(self) -> float:
-        return self.deadline_s - time.monotonic()
-
-
-def _reason(error: BaseException | None) -> str:
-    return error.reason if isinstance(error, ServiceError) else ""
-
-
-def _messages(reads: Mapping[str, str]) -> list[Read]:
-    from handfast.transactions.v1.transactions_pb2 import Read
-
-    return [Read(resource=resource, revision=revision) for resource, revision in reads.items()]
+    def doom(self, error: _Error) -> _Error:
+        """Leaves nothing but to roll back, for this reason or an earlier one."""
+        self.cause = self.cause or error
+        self.state.doom(error)
+        return error
 
 
 def _reads(trailer: str | bytes | None) -> Iterable[Read] | None:

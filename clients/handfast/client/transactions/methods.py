@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from handfast.client.arguments import check_metadata
+from handfast.client.methods import check_request
 from handfast.client.transaction_metadata import STAGE_KEYS
 from handfast.client.transactions.errors import TransactionMisuse
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 class Part(enum.Enum):
@@ -18,11 +22,17 @@ class Part(enum.Enum):
     READ = "lockable"
 
 
+class _Contract(NamedTuple):
+    part: Part
+    request_class: type[Message]
+
+
 @lru_cache(maxsize=1000)
-def part_of(path: str) -> Part | None:
-    """How calls of the method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`, take part; None
-    where they do not, or where its contract is not in this process."""
+def _contract(path: str) -> _Contract | None:
+    """Of the method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`; None where it cannot take
+    part, or has no contract in this process."""
     from google.protobuf import descriptor_pool
+    from google.protobuf.message_factory import GetMessageClass
 
     from handfast.chassis.v1 import options_pb2
 
@@ -30,10 +40,10 @@ def part_of(path: str) -> Part | None:
         method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
     except KeyError:
         return None
-    options = method.GetOptions()
-    if options.Extensions[options_pb2.stageable]:
-        return Part.WRITE
-    return Part.READ if options.Extensions[options_pb2.lockable] else None
+    extensions = method.GetOptions().Extensions
+    if extensions[options_pb2.stageable]:
+        return _Contract(Part.WRITE, GetMessageClass(method.input_type))
+    return _Contract(Part.READ, GetMessageClass(method.input_type)) if extensions[options_pb2.lockable] else None
 
 
 def refuse(path: str) -> NoReturn:
@@ -46,8 +56,9 @@ def refuse(path: str) -> NoReturn:
 
 def check_given(path: str, request: Any, metadata: Any) -> tuple[Part, tuple[tuple[str, str | bytes], ...]]:
     """What the call is for the transaction, and its metadata. Raises TransactionMisuse on what cannot take part, and
-    TypeError or ValueError on what is no metadata."""
-    part = part_of(path) or refuse(path)
+    TypeError or ValueError on what is no request of the method or no metadata."""
+    contract = _contract(path) or refuse(path)
+    check_request(name_of(path), contract.request_class, request)
     if getattr(request, "request_id", ""):
         raise TransactionMisuse(
             f"{name_of(path)}: request_id must be empty in a transaction, whose calls are repeated safely without it."
@@ -56,7 +67,7 @@ def check_given(path: str, request: Any, metadata: Any) -> tuple[Part, tuple[tup
     for key, _ in given:
         if key in STAGE_KEYS:
             raise TransactionMisuse(f"{name_of(path)}: the metadata {key} is set by the transaction itself.")
-    return part, given
+    return contract.part, given
 
 
 def name_of(path: str) -> str:

@@ -15,8 +15,9 @@ import grpc
 from handfast.client.begun_call import begin
 from handfast.client.propagation import propagating
 from handfast.client.transactions.calls import TransactionCall, TransactionChannel
+from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
-from handfast.client.transactions.journal import Answer, Ask, Ending, Journal, Outcome
+from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.methods import Part
 from handfast.client.transactions.services import Services
 
@@ -99,10 +100,11 @@ class Transaction:
         try:
             for call in self._open_calls():
                 call.take()
+            self._run(commit(self.journal))
         except BaseException as interrupted:
-            self._roll_back(interrupted)
+            if self.outcome is Outcome.UNDECIDED:
+                self._roll_back(interrupted)
             raise
-        self._run(self.journal.commit())
 
     def begin_call(self, call: TransactionCall) -> None:
         """Sends it when its turn comes: a write after all that was called at the participant before, and a read after
@@ -141,7 +143,7 @@ class Transaction:
         for call in self._open_calls():
             call.cancel()
         with contextlib.suppress(Exception):
-            self._run(self.journal.roll_back(why))
+            self._run(roll_back(self.journal, why))
 
     def _run(self, ending: Ending) -> None:
         with propagating(self.journal.inherited_at_the_end()):
