@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -86,6 +87,18 @@ def test_a_balance_is_never_below_zero(credits: CreditsServiceStub) -> None:
         assert caught.value.metadata == {"account_id": "ada", "balance": "3", "amount": str(amount)}
     assert balance(credits, "ada") == 3
     credits.Spend(pb.SpendRequest(account_id="ada", amount=3))
+    assert balance(credits, "ada") == 0
+
+
+def test_those_who_spend_at_once_spend_no_more_than_there_is(credits: CreditsServiceStub) -> None:
+    credits.Grant(pb.GrantRequest(account_id="ada", amount=12))
+    with ThreadPoolExecutor() as threads:
+        spends = [threads.submit(credits.Spend, pb.SpendRequest(account_id="ada", amount=1)) for _ in range(20)]
+    refused = [spend.exception() for spend in spends if spend.exception() is not None]
+    assert len(refused) == 8
+    assert {type(error) for error in refused} == {FailedPrecondition}
+    entries = credits.ListEntries(pb.ListEntriesRequest(account_id="ada")).entries
+    assert [entry.balance for entry in entries] == list(range(12, -1, -1))
     assert balance(credits, "ada") == 0
 
 
