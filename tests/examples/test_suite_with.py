@@ -1,4 +1,6 @@
-"""A suite around a service of one's own says what does not start, and takes all away with it."""
+"""For tests of a service of one's own: a suite around it says what does not start and takes all away with it, and a
+migration that is missing is found.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from credits import service, tables
 from credits.v1.credits_pb2 import GetBalanceRequest
 from credits.v1.credits_pb2_grpc import CreditsServiceStub
 
 from handfast.server.process.command import Failure
-from handfast.server.testing import suite_with
+from handfast.server.testing import schema_differences, suite_with
 from tests.project.commands import ROOT
 
 
@@ -42,6 +46,16 @@ def test_all_ends_with_the_block_however_that_ends(temporary: Path) -> None:
         interrupted()
     assert list(temporary.iterdir()) == []
     assert _children() == before
+
+
+def test_a_migration_that_is_missing_is_told() -> None:
+    metadata = sa.MetaData()
+    for table in tables.metadata.tables.values():
+        table.to_metadata(metadata)
+    assert schema_differences(service.SCHEMA, metadata) == []
+    metadata.tables["accounts"].append_column(sa.Column("colour", sa.String(9), nullable=False))
+    ((change, _, table, column),) = schema_differences(service.SCHEMA, metadata)
+    assert (change, table, column.name) == ("add_column", "accounts", "colour")
 
 
 def _children() -> str:

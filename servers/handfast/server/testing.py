@@ -17,8 +17,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from handfast.client import Suite, connect
+from handfast.server.chassis import Database, Schema
+from handfast.server.chassis.data.migrations import upgrade
+from handfast.server.chassis.data.schema import MARK
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.temporary import temporary_suite
@@ -49,6 +57,19 @@ def suite_with(**modules: str) -> Iterator[Suite]:
         yield stack.enter_context(
             connect(suite["users"], suite["preferences"], suite["accounts"], participants=participants)
         )
+
+
+def schema_differences(schema: Schema, metadata: sa.MetaData) -> list[Any]:
+    """What the tables of `metadata` have and those do not that the migrations make, or the other way round, as
+    `alembic.autogenerate.compare_metadata` has it; empty where they agree. It looks on SQLite, in a temporary file.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="handfast-"))
+        database = stack.enter_context(contextlib.closing(Database(sqlite_url(Path(folder, "new.sqlite3")))))
+        upgrade(database, schema)
+        connection = stack.enter_context(database.read())
+        options = {"version_table": schema.version_table, "include_name": lambda name, *_: name != MARK.name}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
 @contextlib.contextmanager
