@@ -114,6 +114,12 @@ MISTAKES = {
         "attr-defined",
         "reportAttributeAccessIssue",
     ),
+    "a request in a transaction": (
+        "suite.transact(lambda tx: tx.preferences.GetPreferences(GetUserRequest()))",
+        "arg-type",
+        "reportArgumentType",
+    ),
+    "what a transaction gives": ("suite.transact(lambda tx: tx.id).user", "attr-defined", "reportAttributeAccessIssue"),
 }
 
 

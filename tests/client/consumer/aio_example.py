@@ -23,6 +23,7 @@ from handfast.preferences.v1.preferences_pb2 import (
     UpdatePreferencesResponse,
 )
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, UpdateUserRequest, UpdateUserResponse, User
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
 
 async def main() -> None:
@@ -74,7 +75,10 @@ async def in_one_transaction(suite: Suite, user_id: str) -> None:
 
 
 async def rename(tx: Transaction, user_id: str) -> str:
-    reply = await tx.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace")))
+    reply = await tx.stub(UserServiceStub, "users").UpdateUser(
+        UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace"))
+    )
+    assert_type(reply, UpdateUserResponse)
     return reply.user.display_name
 
 

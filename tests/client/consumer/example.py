@@ -19,6 +19,7 @@ from handfast.accounts.v1.accounts_pb2 import (
 from handfast.client import Aborted, AlreadyExists, NotFound, Outcome, Suite, Transaction, connect
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest, UpdatePreferencesResponse
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, UpdateUserRequest, UpdateUserResponse, User
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
 
 def main() -> None:
@@ -64,7 +65,10 @@ def in_one_transaction(suite: Suite, user_id: str) -> None:
 
 
 def rename(tx: Transaction, user_id: str) -> str:
-    reply = tx.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace")))
+    reply = tx.stub(UserServiceStub, "users").UpdateUser(
+        UpdateUserRequest(user=User(user_id=user_id, display_name="Lady Lovelace"))
+    )
+    assert_type(reply, UpdateUserResponse)
     return reply.user.display_name
 
 
