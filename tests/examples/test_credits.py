@@ -51,7 +51,11 @@ def test_the_service_is_at_most_150_lines_of_which_30_are_special_to_transaction
 def credits(new_url: str) -> Iterator[CreditsServiceStub]:
     """A server of its own, on each database, whose coordinator is away."""
     settings = ParticipantSettings(
-        name="credits", listen="127.0.0.1:0", database_url=new_url, accounts_address="127.0.0.1:1"
+        name="credits",
+        listen="127.0.0.1:0",
+        database_url=new_url,
+        accounts_address="127.0.0.1:1",
+        log_level="warning",
     )
     server = service.build(settings)
     server.start()
