@@ -1,4 +1,6 @@
-"""Many clients that update few accounts, beside as many that hardly ever meet: python -m tests.crashes.contend --help
+"""Many clients that get in each other's way: python -m tests.crashes.contend --help
+
+First they update few accounts, beside as many that hardly ever meet; then they run transactions (`rivals.py`).
 
 Each client has a label and a preference of its own in every account, and counts in both by account updates. Updates of
 the same account get in each other's way, as they write the same two rows, but none may undo another's count.
@@ -26,10 +28,11 @@ from handfast.client import Aborted, ServiceError, Suite
 from handfast.preferences.v1 import preferences_pb2 as preferences_pb
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import User
+from tests.crashes.rivals import Report, compete
 from tests.crashes.suite import DATABASES, suite
 from tests.people import create_user
 
-CLIENTS = 32
+CLIENTS, RIVALS = 32, 16
 FEW, MANY = 3, 3000
 CALL_TIMEOUT = 10.0
 FREE_WITHIN = 5.0
@@ -109,6 +112,14 @@ def contend(database: str, *, folder: Path, accounts: int, clients: int, seconds
         return crowd(faces, accounts=accounts, seconds=seconds)
 
 
+def rivals(database: str, *, folder: Path, clients: int, seconds: float) -> Report:
+    """`compete` on a suite of its own."""
+    with suite(database, folder) as target, contextlib.ExitStack() as stack:
+        target.start()
+        faces = [stack.enter_context(target.connect(CALL_TIMEOUT)) for _ in range(clients)]
+        return compete(faces, prefix="rivals", seconds=seconds)
+
+
 def crowd(faces: Sequence[Suite], *, accounts: int, seconds: float) -> Outcome:
     """Each of the clients counts in new accounts."""
     stopping = threading.Event()
@@ -173,8 +184,9 @@ def _lost(client: Suite, counters: Sequence[_Counter], user_id: str) -> list[str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make contend ARGS=...", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
-    parser.add_argument("--seconds", type=float, default=20, help="for each number of accounts (20)")
-    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"({CLIENTS})")
+    parser.add_argument("--seconds", type=float, default=20, help="for each number of accounts, and transactions (20)")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"that update ({CLIENTS})")
+    parser.add_argument("--rivals", type=int, default=RIVALS, help=f"that run transactions ({RIVALS})")
     chosen = parser.parse_args(argv)
     good = True
     for database in DATABASES if chosen.database == "both" else (chosen.database,):
@@ -190,6 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ratio = few.per_second / many.per_second
         print(f"{database:<10} ratio {ratio:.2f}, to stay above {LOWEST_RATIO:.2f}", flush=True)
         good = good and ratio > LOWEST_RATIO and not any((*many.lost, *many.stuck, *few.lost, *few.stuck))
+        with tempfile.TemporaryDirectory(prefix="handfast-contend-") as folder:
+            report = rivals(database, folder=Path(folder), clients=chosen.rivals, seconds=chosen.seconds)
+        print(f"{database:<10} {report}", flush=True)
+        good = good and not report.anomalies and min(report.committed) > 0
     return 0 if good else 1
 
 

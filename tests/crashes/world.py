@@ -11,13 +11,13 @@ life/ID     the mark of an account that is created and deleted once, on both sid
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Value
@@ -33,6 +33,8 @@ START = "start"
 ABSENT, GONE = "absent", "gone"
 PAIRS = 3
 ATTEMPTS = 20
+
+Reply = TypeVar("Reply")
 
 
 @dataclass
@@ -55,8 +57,9 @@ class World:
     of the attempt.
     """
 
-    def __init__(self) -> None:
-        self.ids = [f"user-{number}" for number in range(2 * PAIRS)]
+    def __init__(self, prefix: str = "user", accounts: int = 2 * PAIRS) -> None:
+        self._prefix = prefix
+        self.ids = [f"{prefix}-{number}" for number in range(accounts)]
         self._lock = threading.Lock()
         self._lives: list[str] = []
         self.tried_ids: list[str] = []
@@ -79,7 +82,7 @@ class World:
                 key=key, type=preferences_pb.PREFERENCE_TYPE_STRING, description="A mark of a test."
             )
             request = preferences_pb.CreatePreferenceDefinitionRequest(definition=definition)
-            _insist(client.preferences.CreatePreferenceDefinition, request)
+            _create(client.preferences.CreatePreferenceDefinition, request)
         for id_ in self.ids:
             user = User(
                 user_id=id_,
@@ -88,14 +91,14 @@ class World:
                 labels={"joint": START, "swap": f"{START}/0"},
             )
             preferences = Preferences(values={"joint": text(START), "own": text(START)})
-            _insist(client.accounts.CreateAccount, CreateAccountRequest(user=user, preferences=preferences))
+            _create(client.accounts.CreateAccount, CreateAccountRequest(user=user, preferences=preferences))
 
     def pair(self, number: int) -> tuple[str, str]:
         return self.ids[2 * number], self.ids[2 * number + 1]
 
     def email(self, user_id: str, *, swapped: bool) -> str:
         index = self.ids.index(user_id)
-        return f"email-{index ^ 1 if swapped else index}@example.com"
+        return f"{self._prefix}-{index ^ 1 if swapped else index}@example.com"
 
     def born(self, user_id: str) -> None:
         """An account was created, so that others may look at it from now on."""
@@ -148,19 +151,21 @@ def text(value: str) -> Value:
     return Value(string_value=value)
 
 
-def _insist(method: Callable[[Any], object], request: Any) -> None:
-    """Creates something, though servers may die meanwhile."""
-    for attempt in itertools.count(1):
+def insist(method: Callable[[Any], Reply], request: Any) -> Reply:
+    """Calls until it is answered, though servers may die meanwhile."""
+    for _ in range(ATTEMPTS - 1):
         try:
-            method(request)
+            return method(request)
         except AlreadyExists:
-            return
+            raise
         except ServiceError:
-            if attempt == ATTEMPTS:
-                raise
             time.sleep(0.5)
-        else:
-            return
+    return method(request)
+
+
+def _create(method: Callable[[Any], object], request: Any) -> None:
+    with contextlib.suppress(AlreadyExists):
+        insist(method, request)
 
 
 def _see_etag(seen: Seen, etag: str, message: Message) -> None:
