@@ -75,9 +75,9 @@ test: $(INSTALLED) ## run the tests (ARGS='-k page'; with RETEST=1 those that fa
 	$(BIN)/$(if $(RETEST),python tools/retest.py,pytest) $(ARGS)
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
-	$(BIN)/python -m tests.crashes.run $(ARGS)
+	PYTHONPATH=examples/credits $(BIN)/python -m tests.crashes.run $(ARGS)
 
-contend: $(INSTALLED) ## let many clients update few accounts, and compare with many accounts
+contend: $(INSTALLED) ## let many clients update few accounts, and run transactions over them
 	$(BIN)/python -m tests.crashes.contend $(ARGS)
 
 fuzz: $(INSTALLED) ## send the servers what no honest client would (ARGS='--examples 2000')

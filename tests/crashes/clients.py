@@ -43,6 +43,7 @@ from handfast.users.v1.users_pb2 import (
     User,
 )
 from tests.crashes.history import Event
+from tests.crashes.transactions import Refused, Transactions
 from tests.crashes.world import GONE, PAIRS, Seen, World, text
 from tests.serializability.history import Outcome, Read, Write
 from tests.transactions.calls import Transaction
@@ -58,10 +59,6 @@ REFUSALS = (Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFoun
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Refused(Exception):
-    """A transaction made by hand has certainly not been committed."""
-
-
 class Client(threading.Thread):
     """Works until `stopping` is set. `history` is shared by all clients."""
 
@@ -71,6 +68,7 @@ class Client(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._suite, self._world, self._history, self._stopping = suite, world, history, stopping
         self._random = random.Random(f"{seed} {name}")
+        self._transactions = Transactions(suite, world, self._random, self._mark)
         self._count = 0
         self._alive: list[str] = []
         self._spare_email = ""
@@ -91,6 +89,7 @@ class Client(threading.Thread):
             self._list: 2,
             self._get_batch: 2,
             self._get_life: 4,
+            self._transact: 12,
         }
         while not self._stopping.is_set():
             self._random.choices(list(operations), list(operations.values()))[0]()
@@ -293,6 +292,13 @@ class Client(threading.Thread):
             self._world.see_preferences(seen, self._suite.preferences.UpdatePreferences(request).preferences)
 
         self._note("update preferences", call, {f"own/{user_id}": mark})
+
+    # Transactions
+
+    def _transact(self) -> None:
+        transactions = self._transactions
+        kind = self._random.choice((transactions.read, transactions.write, transactions.rerun))
+        self._note(f"transaction: {kind.__name__}", kind)
 
     # Reads
 

@@ -9,18 +9,17 @@ import random
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from handfast.server.chassis.data import group_commit
-from handfast.server.transactions import crash_points
+from tests.crashes import killing, money
 from tests.crashes.clients import Client
 from tests.crashes.history import Event, check
+from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
-from tests.crashes.suite import DATABASES, POSTGRESQL, SERVERS, Suite, suite
+from tests.crashes.suite import DATABASES, suite
 from tests.crashes.world import World
 from tests.serializability.checker import Anomaly
 
@@ -28,15 +27,6 @@ CALL_TIMEOUT = 2.0
 """Seconds, for each call of a client."""
 FREE_WITHIN = 5.0
 """Seconds after the last restart within which everything must be free, on a machine that does nothing else."""
-LONGER = 30.0
-"""Seconds that a run may go on for, until a first write has been acknowledged."""
-PROGRESS_EVERY = 10.0
-PATIENCE = 0.9
-"""How often a kill waits until all servers are there again: else hardly any call would come through."""
-LONGEST_PAUSE = 3.0
-"""Seconds before a kill."""
-RARELY, OFTEN = (1, 200), (1, 40)
-"""At the how manyth time a process dies at a point."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +48,9 @@ class Report:
     def __str__(self) -> str:
         outcomes = Counter(event.outcome.name.lower() for event in self.history)
         lines = [
-            f"{len(self.history)} operations: {_counts(outcomes)}",
-            f"{self.kills.total()} kills: {_counts(self.kills)}",
-            f"{self.points.total()} of them at named points: {_counts(self.points)}",
+            f"{len(self.history)} operations: {counts(outcomes)}",
+            f"{self.kills.total()} kills: {counts(self.kills)}",
+            f"{self.points.total()} of them at named points: {counts(self.points)}",
             f"everything free {max(each.seconds for each in self.freed):.1f} s after the last restart",
             *(f"not free in time: {each}" for each in self.stuck()),
             f"{len(self.violations)} violations",
@@ -77,25 +67,27 @@ def crash(
     seconds: float,
     clients: int,
     seed: str,
-    longest_pause: float = LONGEST_PAUSE,
+    longest_pause: float = killing.LONGEST_PAUSE,
 ) -> Report:
     """Runs until so many processes have been killed, or the time is up; then lets it settle, and checks."""
     world, history, stopping = World(), list[Event](), threading.Event()
     chance = random.Random(seed)
     with suite(database, folder) as target, contextlib.ExitStack() as stack:
-        target.start(",".join(f"{point}:{first}-{last}" for point, (first, last) in _times()))
+        target.start(killing.points())
         faces = [stack.enter_context(target.connect(timeout=CALL_TIMEOUT)) for _ in range(clients)]
         world.create(faces[0])
         workers = [Client(f"c{number}", face, world, history, stopping, seed) for number, face in enumerate(faces)]
         stack.callback(_join, workers, stopping)
         for worker in workers:
             worker.start()
-        victims = _victims(target, chance)
-        for _ in _until(kills, seconds, target, history):
-            if chance.random() < PATIENCE:
-                target.wait_until_up()
-            time.sleep(chance.uniform(0, longest_pause))
-            target.kill(next(victims))
+        killing.kill_again_and_again(
+            target,
+            chance,
+            kills=kills,
+            seconds=seconds,
+            longest_pause=longest_pause,
+            done=lambda: _acknowledged(history),
+        )
         stopping.set()
         target.kill_all()
         target.start()
@@ -113,34 +105,6 @@ def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
         worker.join()
 
 
-def _times() -> Iterator[tuple[str, tuple[int, int]]]:
-    """Participants finish, and databases commit, far more often than anything else happens."""
-    for point in (*crash_points.POINTS, *group_commit.POINTS):
-        yield point, RARELY if point.startswith(("participant.", "group.")) else OFTEN
-
-
-def _victims(target: Suite, chance: random.Random) -> Iterator[str]:
-    """The database first, where it is a process, so that a short run kills it, too."""
-    if target.database is None:
-        while True:
-            yield chance.choice(SERVERS)
-    yield POSTGRESQL
-    while True:
-        yield chance.choice((*SERVERS, *SERVERS, POSTGRESQL))
-
-
-def _until(kills: int, seconds: float, target: Suite, history: Sequence[Event]) -> Iterator[None]:
-    started = told = time.monotonic()
-    while True:
-        lasted, killed = time.monotonic() - started, target.kills().total()
-        if (killed >= kills or lasted >= seconds) and (_acknowledged(history) or lasted >= seconds + LONGER):
-            return
-        if time.monotonic() - told > PROGRESS_EVERY:
-            told = time.monotonic()
-            print(f"{lasted:4.0f} s  {killed:3} kills  {len(history)} operations", flush=True)
-        yield
-
-
 def _acknowledged(history: Sequence[Event]) -> int:
     """How many writes."""
     return sum(event.acknowledges_a_write for event in history)
@@ -149,31 +113,43 @@ def _acknowledged(history: Sequence[Event]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make crash ARGS=...", description=__doc__)
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
-    parser.add_argument("--kills", type=int, default=200, help="on each database (200)")
-    parser.add_argument("--seconds", type=float, default=1800, help="at the most, on each database (1800)")
-    parser.add_argument("--clients", type=int, default=8, help="(8)")
+    parser.add_argument("--only", choices=("calls", "money"), help="what clients do (first calls, then money)")
+    parser.add_argument("--kills", type=int, default=200, help="on each database, while clients call (200)")
+    parser.add_argument("--seconds", type=float, default=1800, help="at the most, on each database (1800; money 60)")
+    parser.add_argument("--clients", type=int, default=8, help="that call (8)")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     parser.add_argument("--keep", type=Path, help="an empty folder to leave data, logs and history in")
     chosen = parser.parse_args(argv)
     good = True
     for database in DATABASES if chosen.database == "both" else (chosen.database,):
-        print(f"{database}, seed {chosen.seed}", flush=True)
-        with _folder(chosen.keep, database) as folder:
-            report = crash(
-                database,
-                folder=folder,
-                kills=chosen.kills,
-                seconds=chosen.seconds,
-                clients=chosen.clients,
-                seed=chosen.seed,
-            )
-            with (folder / "history.jsonl").open("w") as file:
-                for event in report.history:
-                    shown = {"outcome": event.outcome.name, "operations": [*map(str, event.operations)]}
-                    print(json.dumps({**asdict(event), **shown}), file=file)
-        print(report, flush=True)
-        good = good and not report.violations and not report.stuck() and report.kills.total() >= chosen.kills
+        if chosen.only != "money":
+            print(f"{database}, calls, seed {chosen.seed}", flush=True)
+            with _folder(chosen.keep, f"{database}-calls") as folder:
+                good = _calls(chosen, database, folder) and good
+        if chosen.only != "calls":
+            print(f"{database}, money, seed {chosen.seed}", flush=True)
+            with _folder(chosen.keep, f"{database}-money") as folder:
+                good = _money(chosen, database, folder) and good
     return 0 if good else 1
+
+
+def _calls(chosen: argparse.Namespace, database: str, folder: Path) -> bool:
+    report = crash(
+        database, folder=folder, kills=chosen.kills, seconds=chosen.seconds, clients=chosen.clients, seed=chosen.seed
+    )
+    with (folder / "history.jsonl").open("w") as file:
+        for event in report.history:
+            shown = {"outcome": event.outcome.name, "operations": [*map(str, event.operations)]}
+            print(json.dumps({**asdict(event), **shown}), file=file)
+    print(report, flush=True)
+    return not report.violations and not report.stuck() and report.kills.total() >= chosen.kills
+
+
+def _money(chosen: argparse.Namespace, database: str, folder: Path) -> bool:
+    seconds = min(chosen.seconds, money.SECONDS)
+    report = money.move(database, folder=folder, seconds=seconds, clients=money.CLIENTS, seed=chosen.seed)
+    print(report, flush=True)
+    return not report.violations and report.acknowledged > 0
 
 
 @contextlib.contextmanager
@@ -184,10 +160,6 @@ def _folder(keep: Path | None, database: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="handfast-crash-") as folder:
         yield Path(folder)
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
 
 
 if __name__ == "__main__":

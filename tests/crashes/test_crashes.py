@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.cli.processes import Process
-from tests.crashes.contend import FEW, crowd
+from tests.crashes.contend import FEW, RIVALS, crowd
+from tests.crashes.money import move
+from tests.crashes.rivals import compete
 from tests.crashes.run import crash
-from tests.crashes.suite import DATABASES, POSTGRESQL
+from tests.crashes.suite import CREDITS, DATABASES, POSTGRESQL
 from tests.eventually import PATIENCE
 
 
@@ -33,3 +36,23 @@ def test_clients_that_update_the_same_accounts_lose_nothing(running: Process) ->
     assert not outcome.lost
     assert not outcome.stuck
     assert outcome.updates > 0
+
+
+def test_transactions_of_many_clients_over_few_accounts_are_strictly_serializable_and_all_come_through(
+    running: Process,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        faces = [stack.enter_context(running.connect()) for _ in range(RIVALS)]
+        report = compete(faces, prefix=f"rivals-{uuid.uuid4().hex[:8]}", most=4)
+    print(report)
+    assert not report.anomalies
+    assert report.committed == [4] * RIVALS
+
+
+@pytest.mark.timeout(300)
+def test_credits_that_are_moved_while_servers_are_killed_are_never_lost(tmp_path: Path) -> None:
+    report = move("sqlite", folder=tmp_path, seconds=4, clients=8, seed="money", longest_pause=1)
+    print(report)
+    assert not report.violations
+    assert report.acknowledged > 0
+    assert CREDITS in report.kills
