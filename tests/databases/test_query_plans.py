@@ -17,12 +17,15 @@ from handfast.server.chassis.ids import new_id
 from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
-from handfast.server.transactions.core.model import Decision, Outcome
+from handfast.server.transactions.core.model import Decision, Outcome, Read, ResourceName
 from handfast.server.transactions.horizon import id_at
+from handfast.server.transactions.participant.errors import PendingChange
 from tests.transactions.participants import MINUTE, Users, old_id
 
-SMALL = ("SCAN horizon", "SCAN anon_1")
-"""A table of one row; a list that a statement is given, and a page that it has found."""
+SMALL = ("SCAN horizon", "SCAN anon_1", "SCAN branches USING INDEX branches_unfinished")
+"""A table of one row; a list that a statement is given, and a page that it has found; an index of what is unfinished,
+all of which is counted.
+"""
 
 
 @pytest.fixture
@@ -55,13 +58,21 @@ def test_no_statement_of_a_participant_reads_a_table_from_end_to_end(tmp_path: P
     users.collection.page("", 10)
     users.collection.batch(["ada", "bob"])
     users.collection.holder("email:countess@example.com")
+    locking, reads = old_id(10), [Read(ResourceName("users", key), "-", held=False) for key in ("new", "other")]
+    users.lock(locking, 1, *reads)
+    users.lock(locking, 2, *reads)
+    with pytest.raises(PendingChange):
+        users.stage(old_id(5), "new")
+    users.collection.revisions(["ada", "new"])
+    users.collection.page("", 10, "a")
+    users.finish(locking, Outcome.ABORTED, 0)
     users.finish(swapped, Outcome.COMMITTED, 3)
     users.finish(dropped, Outcome.ABORTED, 0)
-    participant.sweeper.sweep()
+    participant.sweeper._round()
     participant.sweeper.prune(now() - MINUTE)
     users.database.close()
 
-    assert scans(path, statements, at_least=30) == {}
+    assert scans(path, statements, at_least=40) == {}
 
 
 def test_no_statement_of_the_coordinator_reads_a_table_from_end_to_end(tmp_path: Path, statements: list[str]) -> None:

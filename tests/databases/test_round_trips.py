@@ -25,7 +25,8 @@ from handfast.server.transactions.coordinator.decision_store import DecisionStor
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
-from handfast.server.transactions.core.model import BranchDecision, Decision, Outcome
+from handfast.server.transactions.core.model import BranchDecision, Decision, Outcome, Read, ResourceName
+from handfast.server.transactions.participant.unit_of_work import Blocked, UnitOfWork
 from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
 from tests.databases.postgresql import PostgreSQL
 from tests.transactions.participants import Users
@@ -40,6 +41,10 @@ ROUND_TRIPS = {
     "a decision with a request id": 2,
     "10 decisions marked as finished": 1,
     "10 branches finished": 4,
+    "read locks of 10 users, the first operation of their transaction": 4,
+    "10 branches with a read lock each finished": 4,
+    "10 users compared": 1,
+    "a write that meets a read lock": 3,
 }
 """Of each. BEGIN travels with the first statement, COMMIT with what nobody waits for."""
 WARM = 12
@@ -113,6 +118,16 @@ class Calls:
             "a decision with a request id": (new_id, self.decide_and_answer),
             "10 decisions marked as finished": (lambda: [self.decide(new_id()) for _ in range(10)], self.mark_finished),
             "10 branches finished": (lambda: [self.staged() for _ in range(10)], self.finish),
+            "read locks of 10 users, the first operation of their transaction": (
+                lambda: self.read(10),
+                self.lock,
+            ),
+            "10 branches with a read lock each finished": (
+                lambda: [BranchDecision(self.lock(self.read(1)), Outcome.ABORTED, 0) for _ in range(10)],
+                self.finish,
+            ),
+            "10 users compared": (lambda: [self.new_user() for _ in range(10)], users.collection.revisions),
+            "a write that meets a read lock": (self.locked, self.meet),
         }
 
     def new_name(self) -> str:
@@ -128,6 +143,26 @@ class Calls:
         request, reply = UpdateUserRequest(request_id=request_id), UpdateUserResponse()
         work = self._users.collection.changing("ada", lambda before: (after, reply))
         self._users.participant.write_plainly("Update", request, work, UpdateUserResponse)
+
+    def read(self, count: int) -> list[Read]:
+        """What a transaction notes that reads so many users."""
+        revisions = self._users.collection.revisions([self.new_user() for _ in range(count)])
+        return [Read(ResourceName("users", key), revision, held=False) for key, revision in revisions.items()]
+
+    def lock(self, reads: list[Read]) -> str:
+        self._users.lock(transaction_id := new_id(), 1, *reads)
+        return transaction_id
+
+    def locked(self) -> str:
+        (read,) = self.read(1)
+        self.lock([read])
+        return read.resource.key
+
+    def meet(self, user_id: str) -> None:
+        work = self._users.collection.changing(user_id, lambda before: (before, UpdateUserResponse()))
+        store = self._users.participant.store
+        with pytest.raises(Blocked):
+            store.database.write(lambda connection: work(UnitOfWork(store, connection)))
 
     def staged(self) -> BranchDecision:
         transaction_id = new_id()

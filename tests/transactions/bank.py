@@ -4,8 +4,9 @@ text. The coordinator is what the test says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
@@ -24,12 +25,11 @@ from handfast.server.transactions.core.model import (
 )
 from handfast.server.transactions.participant import Participant, ResourceType, UnitOfWork
 from handfast.server.transactions.participant.lock_service import locking
+from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 from handfast.transactions.v1.transactions_pb2 import LockReadsRequest, LockReadsResponse
 from tests.transactions.participants import MINUTE, Coordinator
-
-Result = TypeVar("Result")
 
 metadata = sa.MetaData()
 accounts_table = sa.Table(
@@ -66,7 +66,7 @@ ENTRIES = Entries(entries_table, StringValue)
 
 
 class Bank:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, open_branches: OpenBranches | None = None) -> None:
         self.coordinator = Coordinator()
         self.database = Database(url)
         with self.database.engine.begin() as connection:
@@ -77,6 +77,7 @@ class Bank:
             IdempotencyStore(self.database, tables.requests),
             self.coordinator,
             threads=2,
+            open_branches=open_branches,
         )
         self.accounts, self.entries = self.participant.collection(ACCOUNTS), self.participant.collection(ENTRIES)
 
@@ -90,11 +91,13 @@ class Bank:
         number: int,
         work: Callable[[UnitOfWork], object],
         content: bytes = b"",
-        first_attempt: str = "",
+        owner: str = "",
+        read_before: Sequence[Read] = (),
     ) -> bytes:
         """Stages it as an operation. Returns what the call has read, encoded."""
-        stage = _stage(transaction_id, number, content, first_attempt)
-        return self.participant.stage(stage, StringValue(), _replying(work), StringValue).reads
+        stage = replace(_stage(transaction_id, number, content), owner=owner)
+        work_of_call = _replying(work)
+        return self.participant.stage(stage, StringValue(), work_of_call, StringValue, read_before=read_before).reads
 
     def lock(self, transaction_id: str, number: int, *reads: Read) -> None:
         """Stages the read locks of what a transaction has read."""
@@ -159,12 +162,16 @@ def look(*keys: str) -> Callable[[UnitOfWork], None]:
     return work
 
 
+def enter(key: str, text: str) -> Callable[[UnitOfWork], None]:
+    return lambda unit: unit.put(ENTRIES, key, StringValue(value=text))
+
+
 def absent(key: str) -> Read:
     return Read(ResourceName("accounts", key), NO_REVISION, held=False)
 
 
-def _stage(transaction_id: str, number: int, content: bytes, first_attempt: str = "") -> StageRequest:
-    return StageRequest(transaction_id, number, now() + MINUTE, first_attempt or transaction_id, content)
+def _stage(transaction_id: str, number: int, content: bytes) -> StageRequest:
+    return StageRequest(transaction_id, number, now() + MINUTE, transaction_id, content)
 
 
 def _replying(work: Callable[[UnitOfWork], object]) -> Callable[[UnitOfWork], StringValue]:

@@ -11,12 +11,14 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.migrations import upgrade
-from handfast.server.transactions.core.model import BranchDecision, Decision, Learnt, Outcome, StageRequest
+from handfast.server.transactions.core.model import BranchDecision, Decision, Learnt, Outcome, Read, StageRequest
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.lock_service import locking
 from handfast.server.transactions.participant.store import Store
 from handfast.server.users import tables
 from handfast.server.users.server import SCHEMA, USERS
+from handfast.transactions.v1.transactions_pb2 import LockReadsRequest, LockReadsResponse
 from handfast.users.v1.users_pb2 import UpdateUserRequest, UpdateUserResponse, User
 
 MINUTE = 60 * MICROSECONDS_PER_SECOND
@@ -61,6 +63,12 @@ class Users:
         reply = UpdateUserResponse(user=user)
         work = self.collection.changing(user_id, lambda before: (user, reply))
         self.participant.stage(stage, UpdateUserRequest(), work, UpdateUserResponse)
+
+    def lock(self, transaction_id: str, number: int, *reads: Read) -> None:
+        """Stages the read locks of what a transaction has read."""
+        work = locking(self.participant.store.types, transaction_id, reads)
+        stage = StageRequest(transaction_id, number, self._clock() + MINUTE, transaction_id, b"")
+        self.participant.stage(stage, LockReadsRequest(), work, LockReadsResponse, read_before=None)
 
     def finish(
         self, transaction_id: str, outcome: Outcome, committed_count: int, *, loss_accepted: bool = False

@@ -195,7 +195,7 @@ class TestFinishing:
 
     def test_an_operation_that_has_no_effect_is_held_all_the_same(self) -> None:
         finished = finish(replace(OPEN, staged=1), [Part(1, None, None)], Outcome.COMMITTED, count=1)
-        assert finished == Finish(Outcome.COMMITTED, {}, frozenset(), frozenset(), held=1)
+        assert finished == Finish(Outcome.COMMITTED, {}, frozenset(), frozenset(), held=1, owner="")
 
     def test_a_deletion_is_applied_like_any_change(self) -> None:
         finished = finish(OPEN, [change(1, image=None)], Outcome.COMMITTED, count=1)
@@ -225,7 +225,7 @@ class TestFinishing:
         assert finish(branch, parts, Outcome.COMMITTED, count=2) is Unchanged.LOST
         accepted = finish(branch, parts, Outcome.COMMITTED, count=2, loss_accepted=True)
         done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
-        assert accepted == Finish(Outcome.COMMITTED, {ADA: b"image"}, frozenset(), frozenset(), held=1)
+        assert accepted == Finish(Outcome.COMMITTED, {ADA: b"image"}, frozenset(), frozenset(), held=1, owner="")
         for outcome, count in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
             assert finish(done, [], outcome, count) is Unchanged.LOST
             assert finish(done, [], outcome, count, loss_accepted=True) is Unchanged.FINISHED

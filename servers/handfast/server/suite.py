@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handfast.server.process.settings import DatabaseSettings, check_peer_address, setting
+from handfast.server.process.settings import ParticipantLimits, check_peer_address, setting
 
 FIRST_PORT = 50051
 DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transactions"}
@@ -25,7 +25,7 @@ def _address(server: str, port: int) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteSettings(DatabaseSettings):
+class SuiteSettings(ParticipantLimits):
     """Settings of a server of the suite: it has a database, and knows where the others are."""
 
     users_address: str = _address("users", FIRST_PORT)

@@ -183,6 +183,18 @@ class DatabaseSettings(ServerSettings):
             self.require("database_url", authority.count("@") <= 1, "must have each @ of a password written as %40")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParticipantLimits(DatabaseSettings):
+    """The settings of a server that takes part in transactions: how many it lets callers leave open."""
+
+    max_open_transactions: int = setting(
+        10_000, "transactions that may be open at a server; those beyond are refused", bounds=(1, 1_000_000)
+    )
+    max_open_transactions_per_caller: int = setting(
+        1_000, "transactions of one address that may be open at a server", bounds=(1, 1_000_000)
+    )
+
+
 def without_password(database_url: str) -> str:
     """The URL without its password, and with no parameters but those that say where the data is: fit to be printed."""
     # What counts as the password is what SQLAlchemy's make_url takes for it.

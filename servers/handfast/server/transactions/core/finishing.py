@@ -16,7 +16,8 @@ BATCH_PARTS, BATCH_BYTES = 100, 1024 * 1024
 class Finish:
     """Make each resource what `applied` says (None deletes it), take the mark of the transaction off those in
     `dropped`, and its read lock off those in `released`; forget the operations, and store that the branch is finished,
-    with this outcome. `held` counts the committed operations that are here.
+    with this outcome. `held` counts the committed operations that are here; `owner` has opened the branch, None where
+    nobody has.
     """
 
     outcome: Outcome
@@ -24,6 +25,7 @@ class Finish:
     dropped: frozenset[ResourceName]
     released: frozenset[ResourceName]
     held: int
+    owner: str | None = None
 
 
 class Unchanged(enum.Enum):
@@ -60,7 +62,8 @@ def finish(decision: BranchDecision, branch: Branch | None, horizon: str, parts:
     changed = frozenset(part.resource for part in parts if part.resource and not part.is_lock)
     released = frozenset(part.resource for part in parts if part.resource and part.is_lock)
     outcome = decision.outcome or Outcome.ABORTED
-    return Finish(outcome, applied, changed - applied.keys(), released, held=min(count, operations))
+    owner = None if branch is None else branch.owner
+    return Finish(outcome, applied, changed - applied.keys(), released, min(count, operations), owner)
 
 
 def final_images(parts: Iterable[Part], committed_count: int) -> dict[ResourceName, bytes | None]:

@@ -37,7 +37,7 @@ class StageRequest:
     """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
     and the request, so that a repeat differs from another call. `first_attempt` is the id of the transaction's
     first attempt, which says how old it is. `follows` is the id of a committed transaction with one operation here,
-    whose change this one would meet.
+    whose change this one would meet. `owner` is who has sent it.
     """
 
     transaction_id: str
@@ -46,6 +46,7 @@ class StageRequest:
     first_attempt: str
     fingerprint: bytes
     follows: str = ""
+    owner: str = ""
 
 
 class ResourceName(NamedTuple):
@@ -110,7 +111,9 @@ class UniqueKey:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """What a transaction has at one participant. `staged` counts its operations, numbered from 1."""
+    """What a transaction has at one participant. `staged` counts its operations, numbered from 1; `owner` is who has
+    opened it.
+    """
 
     transaction_id: str
     state: BranchState
@@ -118,6 +121,7 @@ class Branch:
     first_attempt: str = ""
     staged: int = 0
     outcome: Outcome | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ class Refusal(enum.Enum):
 
 def opened_by(stage: StageRequest, staged: int = 0) -> Branch:
     """Rule 1: the branch that the first staged call of a transaction opens; `staged` is 1 once that call is stored."""
-    return Branch(stage.transaction_id, BranchState.OPEN, stage.deadline_us, stage.first_attempt, staged)
+    return Branch(
+        stage.transaction_id, BranchState.OPEN, stage.deadline_us, stage.first_attempt, staged, owner=stage.owner
+    )
 
 
 def check_stage(

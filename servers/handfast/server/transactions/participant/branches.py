@@ -28,6 +28,8 @@ class Branches(Prunable):
 
         unfinished = table.c.state != BranchState.FINISHED.value
         super().__init__(database, id_, sa.not_(unfinished), horizon)
+        by_owner = sa.select(table.c.owner, sa.func.count()).where(unfinished).group_by(table.c.owner)
+        self._unfinished_by_owner = by_owner
         after = id_ > sa.bindparam("after")
         self._unfinished = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
 
@@ -47,6 +49,7 @@ class Branches(Prunable):
             "deadline": fresh.deadline_us,
             "first_attempt": fresh.first_attempt,
             "staged": fresh.staged,
+            "owner": fresh.owner,
         }
         while self._insert.run(connection, **columns) == 0:
             row = self._lock.first(connection, id_=fresh.transaction_id)
@@ -81,6 +84,10 @@ class Branches(Prunable):
     def delete(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> None:
         self._delete.send(connection, ids=transaction_ids)
 
+    def unfinished_by_owner(self, connection: sa.Connection) -> dict[str, int]:
+        """How many branches of each owner are not finished."""
+        return {row[0]: row[1] for row in connection.execute(self._unfinished_by_owner)}
+
     def unfinished(self, connection: sa.Connection, after: str, limit: int) -> list[Branch]:
         """The oldest branches that are not finished, from after the transaction `after` on."""
         return [_branch(row) for row in connection.execute(self._unfinished, {"after": after, "limit_": limit})]
@@ -88,4 +95,6 @@ class Branches(Prunable):
 
 def _branch(row: Any) -> Branch:
     outcome = Outcome(row.outcome) if row.outcome else None
-    return Branch(row.transaction_id, BranchState(row.state), row.deadline, row.first_attempt, row.staged, outcome)
+    return Branch(
+        row.transaction_id, BranchState(row.state), row.deadline, row.first_attempt, row.staged, outcome, row.owner
+    )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
-from handfast.server.chassis.errors import Aborted, FailedPrecondition, ResponseTooLarge, Unavailable, reason_name
+from handfast.server.chassis.errors import (
+    Aborted,
+    FailedPrecondition,
+    ResourceExhausted,
+    ResponseTooLarge,
+    Unavailable,
+    reason_name,
+)
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import model
 from handfast.server.transactions.core.model import Branch, ResourceName
@@ -43,6 +50,18 @@ class TooManyReads(ResponseTooLarge):
             size=size,
             limit=limit,
         )
+
+
+class TooManyTransactions(ResourceExhausted):
+    """So many transactions are open here that no further one is."""
+
+    reason = reason_name(Reason, Reason.REASON_TOO_MANY_TRANSACTIONS)
+    retry_after = 1.0
+
+    def __init__(self, transaction_id: str, limit: int, of: str) -> None:
+        whose = "of this caller " if of == "caller" else ""
+        message = f"{limit} transactions {whose}are open here, and no further one is opened until some of them end."
+        super().__init__(message, transaction_id=transaction_id, limit=limit, of=of)
 
 
 class CommittedChangeLost(FailedPrecondition):

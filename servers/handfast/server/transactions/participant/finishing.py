@@ -42,6 +42,8 @@ class BranchFinisher:
         self._store, self._resolver, self._clock = store, resolver, clock
         self.on_lost: Callable[[], None] = lambda: None
         """Called each time that something is found lost, whoever asked."""
+        self.on_finished: Callable[[Sequence[str]], None] = lambda owners: None
+        """Called with the owners of branches that have been finished."""
 
     def settle(self, transaction_id: str) -> Branch | None:
         """Finishes the branch, whose change a write has met, if that can be, and returns None; else the branch, whose
@@ -101,6 +103,7 @@ class BranchFinisher:
         it was decided; else the change is lost, and nothing of the branch is touched.
         """
         verdicts = self._store.database.write(lambda connection: self.finish_within(connection, decisions))
+        self.on_finished(owners_of(verdicts.values()))
         for decision in decisions:
             self._report(decision, verdicts[decision.transaction_id])
         return {id_: verdict is not Unchanged.LOST for id_, verdict in verdicts.items()}
@@ -164,6 +167,11 @@ class BranchFinisher:
             case Finish(held=held) if held < count:
                 _log.warning(LOSS_ACCEPTED, transaction_id=id_, committed=count, applied=held)
         reached("participant.finished")
+
+
+def owners_of(verdicts: Iterable[Finish | Unchanged]) -> list[str]:
+    """Who had opened the branches that these verdicts finish."""
+    return [each.owner for each in verdicts if isinstance(each, Finish) and each.owner is not None]
 
 
 def _keys(kind: str, of_branches: Iterable[Collection[ResourceName]]) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -36,7 +36,8 @@ from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant import read_set
 from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
-from handfast.server.transactions.participant.finishing import BranchFinisher
+from handfast.server.transactions.participant.finishing import BranchFinisher, owners_of
+from handfast.server.transactions.participant.open_branches import OpenBranches, owner_of
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
@@ -54,10 +55,14 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Staged(Generic[Reply]):
-    """What a staged call answers: its reply, and what it has read, encoded."""
+    """What a staged call answers: its reply, and what it has read, encoded. `opens` says whether it has opened its
+    branch, `followed` who had opened the one that it has finished, if any.
+    """
 
     reply: Reply
     reads: bytes
+    opens: bool = False
+    followed: Sequence[str] = ()
 
 
 class Participant:
@@ -67,11 +72,20 @@ class Participant:
     """
 
     def __init__(
-        self, store: Store, requests: IdempotencyStore, resolver: Resolver, *, threads: int, clock: Clock = now
+        self,
+        store: Store,
+        requests: IdempotencyStore,
+        resolver: Resolver,
+        *,
+        threads: int,
+        open_branches: OpenBranches | None = None,
+        clock: Clock = now,
     ) -> None:
         self.store, self.requests, self.resolver, self._clock = store, requests, resolver, clock
         self.finisher = BranchFinisher(store, resolver, clock)
-        self.sweeper = Sweeper(store, self.finisher, requests, clock)
+        self._open_branches = open_branches or OpenBranches()
+        self.finisher.on_finished = self._open_branches.finished
+        self.sweeper = Sweeper(store, self.finisher, self._open_branches, requests, clock)
         self._room_to_wait = threading.BoundedSemaphore(max(1, threads // 2))
         self.on_met: Callable[[bool], None] = lambda is_decided: None
         """Called each time that a write has met another transaction's change or lock, with whether that was decided."""
@@ -88,14 +102,15 @@ class Participant:
 
         Raises what `work` raises, with nothing written; what `ResourceType.taken` returns, where another resource
         holds a unique value; PendingChange, where another transaction has an undecided change or a read lock;
-        CommittedChangeLost; CoordinatorUnavailable; for a staged call what the rules refuse (`errors.py`), and
-        ReadChanged where it meets another revision than the call has read before.
+        CommittedChangeLost; CoordinatorUnavailable; for a staged call what the rules refuse (`errors.py`),
+        ReadChanged where it meets another revision than the call has read before, and TooManyTransactions.
         """
         call = current()
         stage = wire.parse_stage_request(call.metadata, call.method.path, request)
         if stage is None:
             return self.write_plainly(call.method.path, request, work, reply_type)
         call.log["transaction_id"] = stage.transaction_id
+        stage = replace(stage, owner=owner_of(call.peer))
         staged = self.stage(
             stage, request, work, reply_type, read_before=read_set.read_before(call) if tells_reads else None
         )
@@ -128,8 +143,15 @@ class Participant:
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
             )
+        if stage.number == 1 and (refusal := self._open_branches.refusal(stage.owner, stage.transaction_id)):
+            with self.store.database.read() as connection:
+                if self.store.branches.find(connection, stage.transaction_id) is None:  # else it is a repeat
+                    raise refusal
         attempt = partial(self.store.database.write, partial(self._stage, stage, work, reply_type, read_before))
         staged = self._unblocked(attempt, stage.first_attempt)
+        if staged.opens:
+            self._open_branches.opened(stage.owner)
+        self._open_branches.finished(staged.followed)
         reached("participant.staged")
         return staged
 
@@ -150,8 +172,10 @@ class Participant:
     ) -> Staged[Reply]:
         """The work of a staged write."""
         store, id_, number = self.store, stage.transaction_id, stage.number
+        followed: Sequence[str] = ()
         if stage.follows:
-            self.finisher.finish_within(connection, [BranchDecision(stage.follows, Outcome.COMMITTED, 1)])
+            decision = BranchDecision(stage.follows, Outcome.COMMITTED, 1)
+            followed = owners_of(self.finisher.finish_within(connection, [decision]).values())
         branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
         now_us = self._clock()
 
@@ -167,7 +191,7 @@ class Participant:
         else:
             known = store.operations.find(connection, id_, number) if number <= branch.staged else None
             if (before := check("", known)) is not None:
-                return Staged(reply_type.FromString(before.reply), before.reads)
+                return Staged(reply_type.FromString(before.reply), before.reads, followed=followed)
             unit = UnitOfWork(store, connection, id_)
         reply = work(unit)
         unit.check_horizon()
@@ -187,7 +211,7 @@ class Participant:
         if branch is not None:  # else it was inserted with this operation
             store.branches.set_staged(connection, id_, number)
         reached("participant.staging")
-        return Staged(reply, reads)
+        return Staged(reply, reads, opens=branch is None, followed=followed)
 
     def _unblocked(self, attempt: Callable[[], Result], first_attempt: str = "") -> Result:
         """Tries until nothing stands in the way, or somebody does that this write gives way to (rule 7). Raises

@@ -11,9 +11,10 @@ from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server, Service
-from handfast.server.process.settings import DatabaseSettings
+from handfast.server.process.settings import ParticipantLimits
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant.lock_service import lock_service
+from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.participant import Participant
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import ResourceType
@@ -24,7 +25,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStu
 
 
 def participant_server(
-    settings: DatabaseSettings,
+    settings: ParticipantLimits,
     coordinator_address: str,
     schema: Schema,
     tables: ParticipantTables,
@@ -44,6 +45,7 @@ def participant_server(
         IdempotencyStore(database, tables.requests),
         CoordinatorResolver(TransactionServiceStub(coordinator), schema.owner, threads=settings.threads),
         threads=settings.threads,
+        open_branches=OpenBranches(settings.max_open_transactions, settings.max_open_transactions_per_caller),
     )
     own = service(participant)
     server = Server(

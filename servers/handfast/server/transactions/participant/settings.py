@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handfast.server.process.settings import DatabaseSettings, setting
+from handfast.server.process.settings import ParticipantLimits, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParticipantSettings(DatabaseSettings):
+class ParticipantSettings(ParticipantLimits):
     """It has a database, and knows where transactions are decided."""
 
     accounts_address: str = setting(

@@ -11,6 +11,7 @@ from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
 from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
 from handfast.server.transactions.participant.finishing import BranchFinisher
+from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.store import Store
 
 SWEEP_INTERVAL_S = 1.0
@@ -26,14 +27,24 @@ _log = structlog.get_logger()
 
 
 class Sweeper(Periodic):
-    def __init__(self, store: Store, finisher: BranchFinisher, requests: IdempotencyStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        finisher: BranchFinisher,
+        open_branches: OpenBranches,
+        requests: IdempotencyStore,
+        clock: Clock,
+    ) -> None:
         super().__init__("sweeper", self._round, SWEEP_INTERVAL_S)
         self._store, self._finisher, self._requests, self._clock = store, finisher, requests, clock
+        self._open_branches = open_branches
         self._rounds = 0
         self._lost = Lost()
 
     def _round(self) -> None:
         try:
+            with self._store.database.read() as connection:
+                self._open_branches.set(self._store.branches.unfinished_by_owner(connection))
             self.sweep()
         except CoordinatorUnavailable as error:
             _log.warning("the coordinator does not answer; trying again", error=error)

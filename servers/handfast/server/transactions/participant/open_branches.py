@@ -1,0 +1,49 @@
+"""How many transactions are open here, so that callers who leave theirs open do not fill the database."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from handfast.server.transactions.participant.errors import TooManyTransactions
+
+MAX_OPEN, MAX_OPEN_PER_CALLER = 10_000, 1_000
+
+
+class OpenBranches:
+    """Counts branches by who has opened them, in memory. The sweeper sets the counts right about once a second, for
+    what other replicas open and finish.
+    """
+
+    def __init__(self, most: int = MAX_OPEN, most_per_caller: int = MAX_OPEN_PER_CALLER) -> None:
+        self._most, self._most_per_caller = most, most_per_caller
+        self._lock = threading.Lock()
+        self._by_owner: Counter[str] = Counter()
+
+    def refusal(self, owner: str, transaction_id: str) -> TooManyTransactions | None:
+        """Why this caller can open no further one; None where it can."""
+        with self._lock:
+            if self._by_owner[owner] >= self._most_per_caller:
+                return TooManyTransactions(transaction_id, self._most_per_caller, "caller")
+            if self._by_owner.total() >= self._most:
+                return TooManyTransactions(transaction_id, self._most, "all")
+        return None
+
+    def opened(self, owner: str) -> None:
+        with self._lock:
+            self._by_owner[owner] += 1
+
+    def finished(self, owners: Iterable[str]) -> None:
+        with self._lock:
+            self._by_owner.subtract(owners)
+            self._by_owner = +self._by_owner  # none below 0, and no name is kept for nothing
+
+    def set(self, counts: Mapping[str, int]) -> None:
+        with self._lock:
+            self._by_owner = Counter(counts)
+
+
+def owner_of(peer: str) -> str:
+    """Who has opened a branch: the address that a call came from, without its port, such as `ipv4:127.0.0.1`."""
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer.partition(":")[0]

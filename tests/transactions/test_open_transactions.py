@@ -1,0 +1,94 @@
+"""Transactions that their callers leave open: so many, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from handfast.server.chassis.ids import new_id
+from handfast.server.process.settings import ParticipantLimits
+from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions.participant import open_branches
+from handfast.server.transactions.participant.errors import TooManyTransactions
+from handfast.server.transactions.participant.open_branches import OpenBranches, owner_of
+from tests.transactions.bank import Bank, put
+
+
+@pytest.fixture
+def bank(database_url: str) -> Iterator[Bank]:
+    bank = Bank(database_url, OpenBranches(most=4, most_per_caller=2))
+    yield bank
+    bank.database.close()
+
+
+def test_no_further_one_of_a_caller_is_opened_until_one_ends(bank: Bank) -> None:
+    first, second, third = new_id(), new_id(), new_id()
+    bank.stage(first, 1, put("a", 1), owner="ada")
+    bank.stage(second, 1, put("b", 1), owner="ada")
+    with pytest.raises(TooManyTransactions) as refused:
+        bank.stage(third, 1, put("c", 1), owner="ada")
+    assert refused.value.values == {"transaction_id": third, "limit": "2", "of": "caller"}
+    assert refused.value.retry_after is not None
+    bank.stage(new_id(), 1, put("c", 1), owner="bob")
+    bank.finish(first, Outcome.ABORTED)
+    bank.stage(third, 1, put("d", 1), owner="ada")
+
+
+def test_one_that_is_open_goes_on(bank: Bank) -> None:
+    ids = [new_id(), new_id()]
+    for number, id_ in enumerate(ids):
+        bank.stage(id_, 1, put(f"a{number}", 1), owner="ada")
+    for number, id_ in enumerate(ids):
+        bank.stage(id_, 1, put(f"a{number}", 1), owner="ada")  # a repeat
+        bank.stage(id_, 2, put(f"b{number}", 1), owner="ada")
+
+
+def test_no_further_one_of_anybody_is_opened_beyond_the_limit_for_all(bank: Bank) -> None:
+    for number in range(4):
+        bank.stage(new_id(), 1, put(f"a{number}", 1), owner=f"caller-{number}")
+    with pytest.raises(TooManyTransactions) as refused:
+        bank.stage(new_id(), 1, put("b", 1), owner="another")
+    assert (refused.value.values["limit"], refused.value.values["of"]) == ("4", "all")
+
+
+def test_what_another_replica_opens_and_finishes_counts_from_the_next_sweep_on(bank: Bank) -> None:
+    here = bank.participant._open_branches
+    ids = [new_id(), new_id()]
+    for number, id_ in enumerate(ids):
+        bank.stage(id_, 1, put(f"a{number}", 1), owner="ada")
+    here.set({})  # as on a replica that has just started
+    bank.participant.sweeper._round()
+    with pytest.raises(TooManyTransactions):
+        bank.stage(new_id(), 1, put("c", 1), owner="ada")
+    bank.finish(ids[0], Outcome.ABORTED)
+    here.set({"ada": 2})
+    bank.participant.sweeper._round()
+    bank.stage(new_id(), 1, put("c", 1), owner="ada")
+
+
+def test_no_count_and_no_name_is_kept_of_those_who_have_none_open(bank: Bank) -> None:
+    for number in range(4):
+        id_ = new_id()
+        bank.stage(id_, 1, put("a", number), owner=f"caller-{number}")
+        bank.finish(id_, Outcome.COMMITTED, 1)
+    assert bank.participant._open_branches._by_owner == {}
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner"),
+    [
+        ("ipv4:127.0.0.1:50000", "ipv4:127.0.0.1"),
+        ("ipv6:%5B::1%5D:50000", "ipv6:%5B::1%5D"),
+        ("unix:/run/handfast", "unix"),
+        ("", ""),
+    ],
+)
+def test_a_caller_is_an_address(peer: str, owner: str) -> None:
+    assert owner_of(peer) == owner
+
+
+def test_the_limits_that_are_written_twice_agree() -> None:
+    fields = ParticipantLimits.__dataclass_fields__
+    assert fields["max_open_transactions"].default == open_branches.MAX_OPEN
+    assert fields["max_open_transactions_per_caller"].default == open_branches.MAX_OPEN_PER_CALLER

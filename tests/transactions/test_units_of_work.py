@@ -1,0 +1,185 @@
+"""Writes of several resources, of several kinds, in one local transaction or one staged operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from google.protobuf.wrappers_pb2 import Int64Value, StringValue
+
+from handfast.server.chassis.ids import new_id
+from handfast.server.transactions.core.model import NO_REVISION, BranchDecision, Outcome
+from handfast.server.transactions.participant import UnitOfWork
+from handfast.server.transactions.participant.errors import PendingChange, ReadChanged
+from tests.transactions.bank import ACCOUNTS, ENTRIES, Bank, absent, delete, enter, look, put
+
+COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
+
+
+@pytest.fixture
+def bank(database_url: str) -> Iterator[Bank]:
+    bank = Bank(database_url)
+    bank.open(a=5, b=0)
+    yield bank
+    bank.database.close()
+
+
+def spend(key: str, amount: int, entry: str) -> Callable[[UnitOfWork], None]:
+    def work(unit: UnitOfWork) -> None:
+        account = unit.get(ACCOUNTS, key)
+        assert account is not None
+        if account.value < amount:
+            raise ValueError("not enough")
+        account.value -= amount
+        unit.put(ACCOUNTS, key, account)
+        unit.put(ENTRIES, entry, StringValue(value=f"spent by {entry}"))
+
+    return work
+
+
+def entries(bank: Bank, prefix: str = "") -> list[str]:
+    return [entry.value for entry in bank.entries.page("", 100, prefix)[0]]
+
+
+def test_a_plain_write_does_all_of_it_or_nothing(bank: Bank) -> None:
+    bank.write(spend("a", 3, "a/1"))
+    with pytest.raises(ValueError, match="not enough"):
+        bank.write(spend("a", 3, "a/2"))
+    assert bank.amount("a") == 2
+    assert entries(bank) == ["spent by a/1"]
+    assert bank.left() == []
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_staged_one_is_applied_or_dropped_as_a_whole(bank: Bank, outcome: Outcome) -> None:
+    tx = new_id()
+    bank.stage(tx, 1, spend("a", 3, "a/1"))
+    bank.stage(tx, 2, spend("a", 2, "a/2"))
+    assert (bank.amount("a"), entries(bank)) == (5, [])
+    with pytest.raises(PendingChange):
+        bank.write(enter("a/2", "other"))
+    assert bank.finish(tx, outcome, 2 if outcome is COMMITTED else 0)
+    expected = (0, ["spent by a/1", "spent by a/2"]) if outcome is COMMITTED else (5, [])
+    assert (bank.amount("a"), entries(bank)) == expected
+    assert bank.left() == []
+
+
+def test_of_operations_beyond_the_named_ones_no_part_is_applied(bank: Bank) -> None:
+    tx = new_id()
+    bank.stage(tx, 1, spend("a", 3, "a/1"))
+    bank.stage(tx, 2, spend("a", 2, "a/2"))
+    assert bank.finish(tx, COMMITTED, 1)
+    assert (bank.amount("a"), entries(bank)) == (2, ["spent by a/1"])
+    assert bank.left() == []
+
+
+def test_readers_see_all_parts_once_they_are_committed_and_before_they_are_applied(bank: Bank) -> None:
+    tx = new_id()
+    bank.stage(tx, 1, spend("a", 3, "a/1"))
+    bank.decide(tx, COMMITTED, 1)
+    assert (bank.amount("a"), entries(bank)) == (2, ["spent by a/1"])
+
+
+def test_a_work_sees_what_it_has_made_so_far(bank: Bank) -> None:
+    def work(unit: UnitOfWork) -> None:
+        assert unit.get(ACCOUNTS, "new") is None
+        unit.put(ACCOUNTS, "new", Int64Value(value=1))
+        assert unit.get(ACCOUNTS, "new") == Int64Value(value=1)
+        unit.delete(ACCOUNTS, "new")
+        assert unit.get(ACCOUNTS, "new") is None
+        unit.delete(ACCOUNTS, "a")
+
+    bank.write(work)
+    assert (bank.amount("new"), bank.amount("a")) == (None, None)
+    tx = new_id()
+    bank.stage(tx, 1, put("a", 1))
+    bank.stage(tx, 2, lambda unit: unit.put(ACCOUNTS, "b", unit.get(ACCOUNTS, "a") or Int64Value()))
+    assert bank.finish(tx, COMMITTED, 2)
+    assert (bank.amount("a"), bank.amount("b")) == (1, 1)
+
+
+def test_a_plain_one_leaves_nothing_of_what_it_only_looked_at(bank: Bank) -> None:
+    bank.write(look("a", "none"))
+    bank.write(lambda unit: unit.lock(ACCOUNTS, ["none", "a", "other"]))
+    assert bank.left() == []
+    assert bank.accounts.revisions(["none"]) == {"none": NO_REVISION}
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_resources_of_one_work_can_swap_what_no_two_may_share(bank: Bank, is_staged: bool) -> None:
+    bank.write(lambda unit: (enter("x", "one")(unit), enter("y", "two")(unit)))
+    swap = lambda unit: (enter("x", "two")(unit), enter("y", "one")(unit))  # noqa: E731
+    if is_staged:
+        tx = new_id()
+        bank.stage(tx, 1, swap)
+        assert bank.finish(tx, COMMITTED, 1)
+    else:
+        bank.write(swap)
+    assert entries(bank) == ["two", "one"]
+    assert [bank.entries.holder(f"entry:{text}") for text in ("one", "two")] == [
+        StringValue(value="one"),
+        StringValue(value="two"),
+    ]
+    with pytest.raises(ValueError, match="entry:one is taken"):
+        bank.write(enter("z", "one"))
+    assert bank.left() == []
+
+
+def test_two_resources_of_one_work_do_not_get_the_same_unique_value(bank: Bank) -> None:
+    with pytest.raises(ValueError, match="entry:one is taken"):
+        bank.write(lambda unit: (enter("x", "one")(unit), enter("y", "one")(unit)))
+    assert entries(bank) == []
+
+
+def test_what_was_read_before_with_another_revision_is_refused(bank: Bank) -> None:
+    tx, before = new_id(), bank.read("a")
+    bank.write(put("a", 6))
+    with pytest.raises(ReadChanged):
+        bank.stage(tx, 1, put("a", 7), read_before=[before])
+    bank.stage(tx, 1, put("a", 7), read_before=[bank.read("a"), absent("z")])
+
+
+def test_a_repeat_tells_what_the_first_call_had_read_though_others_have_changed_that(bank: Bank) -> None:
+    tx, b = new_id(), bank.read("b")
+    first = bank.stage(tx, 1, put("a", 6), read_before=[b])
+    bank.write(put("b", 1))
+    assert bank.stage(tx, 1, put("a", 6), read_before=[bank.read("b")]) == first
+
+
+def test_a_list_is_of_those_that_begin_alike(bank: Bank) -> None:
+    for key in ("a", "a/1", "a/2", "a0", "b/1", "A/1"):
+        bank.write(enter(key, f"text of {key}"))
+    assert entries(bank, "a/") == ["text of a/1", "text of a/2"]
+    assert entries(bank, "a") == [f"text of {key}" for key in ("a", "a/1", "a/2", "a0")]
+    assert bank.entries.page("a/1", 1, "a/") == ([StringValue(value="text of a/2")], "")
+    assert bank.entries.page("", 1, "a/") == ([StringValue(value="text of a/1")], "a/1")
+
+
+def test_read_locks_and_writes_at_the_same_time_leave_nothing(bank: Bank) -> None:
+    """Each thread locks, and lets go, what all others lock and write; who is refused goes on."""
+
+    def run(worker: int) -> None:
+        for _ in range(8):
+            tx = new_id()
+            try:
+                if worker % 2:
+                    bank.write((put if worker % 4 == 1 else lambda key, _: delete(key))("new", worker))
+                bank.lock(tx, 1, bank.read("a"), bank.read("new"))
+            except (PendingChange, ReadChanged):
+                bank.decide(tx, ABORTED)
+            else:
+                bank.decide(tx, COMMITTED, 1)
+            bank.participant.finisher.finish(*filter(None, bank.coordinator.ask([tx]).values()))
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(run, worker) for worker in range(8)]:
+            done.result()
+    assert bank.left() == []
+
+
+def test_a_branch_that_changes_nothing_is_held_and_confirmed(bank: Bank) -> None:
+    tx = new_id()
+    bank.stage(tx, 1, lambda unit: None)
+    assert not bank.participant.finisher.finish(BranchDecision(tx, COMMITTED, 2))[tx]
+    assert bank.finish(tx, COMMITTED, 1)
