@@ -198,6 +198,28 @@ def test_a_task_that_is_cancelled_after_the_commit_was_carried_out_leaves_it_com
     assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
 
 
+def test_a_task_that_is_cancelled_again_while_it_rolls_back_does_so_in_the_background(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived, rolling_back, go_on = threading.Event(), threading.Event(), threading.Event()
+    suite.users.before = hanging("UpdateUser", arrived, released)
+    suite.coordinator.before = hanging("RollbackTransaction", rolling_back, go_on)
+
+    async def cancel_twice() -> None:
+        transactions: list[aio.Transaction] = []
+        async with aio.connect(**suite.addresses()) as client:
+            task = asyncio.create_task(run(client, transactions))
+            for event in (arrived, rolling_back):
+                await asyncio.to_thread(event.wait, 20)
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+        assert suite.coordinator.decisions == {transactions[0].id: None}
+
+    asyncio.run(cancel_twice())
+
+
 @pytest.mark.parametrize("method", ["UpdateUser", "CommitTransaction"])
 def test_a_coroutine_that_is_closed_rolls_back_in_the_background_and_closing_the_suite_waits_for_it(
     suite: Fakes, released: threading.Event, method: str

@@ -18,6 +18,7 @@ from handfast.client import (
 )
 from handfast.client.transaction_metadata import FIRST_ATTEMPT, TRANSACTION_ID
 from handfast.client.transactions import ending
+from handfast.users.v1.users_pb2 import GetUserRequest
 
 from .faces import Face
 from .participants import Fakes
@@ -173,6 +174,25 @@ def test_an_unknown_outcome_is_not_run_again(face: Face, suite: Fakes, monkeypat
 
     face.run(scenario, **suite.addresses())
     assert len(runs) == 1
+
+
+def test_what_was_lost_twice_is_locked_as_soon_as_it_is_read(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        await tx.users.GetUser(GetUserRequest(user_id="bob"))
+        if len(runs) <= 2:
+            suite.users.revisions["users/bob"] += "*"  # somebody is faster
+        await tx.users.GetUser(GetUserRequest(user_id="bob"))
+        await tx.users.UpdateUser(ADA)
+
+    run, runs = counted(body)
+
+    async def scenario(client: Any) -> None:
+        await client.transact(run)
+        assert suite.coordinator.decisions[runs[2].id] == {"users": 2}
+
+    face.run(scenario, **suite.addresses())
+    assert len(runs) == 3
+    assert suite.users.methods() == ["GetUser", "GetUser"] * 2 + ["GetUser", "LockReads", "GetUser", "UpdateUser"]
 
 
 def test_it_gives_up_when_the_time_is_up_and_raises_the_last_error(face: Face, suite: Fakes) -> None:

@@ -15,7 +15,7 @@ from grpc import aio
 
 from handfast.client.aio.transaction_calls import TransactionCall, TransactionChannel, retrieve
 from handfast.client.propagation import propagating
-from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
+from handfast.client.transactions.ending import Ask, Ending, commit, lock_request, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.methods import Part
@@ -103,6 +103,15 @@ class Transaction:
         self._calls[call.participant] = [*calls, call]
         call.begin(after=[each for each in calls if Part.WRITE in (each.part, call.part)])
 
+    async def lock_reads(self, participant: str) -> None:
+        """What has been read there, for as long as the transaction lasts."""
+        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+        reads = self.journal.state.unsafe(participant)
+        if reads:
+            await self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
+            self.journal.state.locked(participant, reads)
+
     async def begin(self) -> None:
         """Before the first call."""
         async with self._beginning:
@@ -122,12 +131,10 @@ class Transaction:
     async def _roll_back(self, why: BaseException) -> None:
         for call in self._open_calls():
             call.cancel()
-        ending = roll_back(self.journal, why)
-        if isinstance(why, GeneratorExit):  # nothing can be awaited
-            self._in_the_background(self._run(ending))
-            return
-        with contextlib.suppress(Exception):
-            await self._run(ending)
+        rest = self._in_the_background(self._run(roll_back(self.journal, why)))
+        if rest is not None and not isinstance(why, GeneratorExit):  # after which nothing can be awaited
+            with contextlib.suppress(Exception):
+                await asyncio.shield(rest)
 
     async def _run(self, ending: Ending, step: Callable[[], Sequence[Ask] | float] | None = None) -> None:
         """Takes one step after the other. Where that is interrupted, what is left is done in a task of its own."""

@@ -87,10 +87,14 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
             await asyncio.wait((self._task,))
 
     def __await__(self) -> Generator[Any, None, Any]:
+        transaction = self._transaction
         try:
-            return (yield from self._task.__await__())
+            reply = yield from self._task.__await__()
+            if self.part is Part.READ and transaction.journal.locks_at_once:
+                yield from transaction.lock_reads(self.participant).__await__()
+            return reply
         except Exception as error:
-            self._transaction.journal.told(error)
+            transaction.journal.told(error)
             raise
 
     def cancelled(self) -> bool:

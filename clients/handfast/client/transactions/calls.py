@@ -144,6 +144,8 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         self._wait(timeout)
         if self._error is not None:
             raise self._told()
+        if self.part is Part.READ and self._transaction.journal.locks_at_once:
+            self._transaction.lock_reads(self.participant)
         return self._reply
 
     def exception(self, timeout: float | None = None) -> Any:

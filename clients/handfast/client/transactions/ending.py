@@ -19,7 +19,7 @@ from handfast.client.transactions.methods import Part
 from handfast.client.transactions.state import Commit, Compare, Lock, Nothing, ReadChanged, Reads, RollBack
 
 if TYPE_CHECKING:
-    from handfast.transactions.v1.transactions_pb2 import Read
+    from handfast.transactions.v1.transactions_pb2 import LockReadsRequest, Read
 
 COMMIT_SECONDS = 5.0
 """How long one attempt to commit may take."""
@@ -104,11 +104,9 @@ def roll_back(journal: Journal, why: BaseException) -> Ending:
 
 
 def _lock(journal: Journal, reads: Reads) -> Ending:
-    from handfast.transactions.v1.transactions_pb2 import LockReadsRequest
-
     left = journal.deadline_s - time.monotonic()
     answers = yield [
-        Ask(name, "LockReads", LockReadsRequest(reads=_messages(each)), left, journal.metadata(Part.WRITE, name))
+        Ask(name, "LockReads", lock_request(each), left, journal.metadata(Part.WRITE, name))
         for name, each in reads.items()
     ]
     for (name, each), answer in zip(reads.items(), answers, strict=True):
@@ -197,6 +195,12 @@ def _rollback(journal: Journal) -> Ask:
 
 def _reason(error: BaseException | None) -> str:
     return error.reason if isinstance(error, ServiceError) else ""
+
+
+def lock_request(reads: Mapping[str, str]) -> LockReadsRequest:
+    from handfast.transactions.v1.transactions_pb2 import LockReadsRequest
+
+    return LockReadsRequest(reads=_messages(reads))
 
 
 def _messages(reads: Mapping[str, str]) -> list[Read]:

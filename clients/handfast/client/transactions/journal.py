@@ -60,6 +60,8 @@ class Journal:
         self.outcome = Outcome.UNDECIDED
         self.is_open = False
         """Whether calls can be made."""
+        self.locks_at_once = False
+        """Whether what is read is locked before the caller sees it, and not only in the end."""
         self._caller = CURRENT.get()
         remaining = self._caller.remaining()
         self.deadline_s = time.monotonic() + (seconds if remaining is None else min(seconds, remaining))

@@ -13,6 +13,9 @@ FIRST_PAUSE = 0.02
 """Seconds before the second attempt, at the most; before each further one twice as long, up to the longest."""
 LONGEST_PAUSE = 1.0
 
+READS_UNLOCKED = 2
+"""How many attempts lock only in the end what they have read. Those after that lock it at once, which takes longer."""
+
 
 class Reruns:
     """The attempts of one call of `transact`, which has `timeout` seconds for all of them."""
@@ -28,6 +31,8 @@ class Reruns:
         self._attempts += 1
         if self._attempts > 1:
             self._journal = Journal(self._left(), self._journal.first_attempt)
+            # Others give way, for its age, to what it has written or locked; to what it has only read they do not.
+            self._journal.locks_at_once = self._attempts > READS_UNLOCKED
         return self._journal
 
     def pause(self, error: BaseException) -> float | None:
@@ -41,7 +46,9 @@ class Reruns:
             return None
         if not (error.retryable or isinstance(error, Unavailable)):
             return None
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._attempts - 1))
+        # Where something that was read has changed, whoever was faster is done, so there is nothing to wait for.
+        growth = 1 if error.reason == "READ_CHANGED" else 2 ** (self._attempts - 1)
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * growth)
         pause = (error.retry_after or 0.0) + random.uniform(0, longest)
         return pause if pause < self._left() else None
 

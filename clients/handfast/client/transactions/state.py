@@ -133,6 +133,16 @@ class TransactionState:
             if each.held:
                 branch.safe.add(each.resource)
 
+    def unsafe(self, participant: str, only_absent: bool = False) -> Mapping[str, str]:
+        """What has been read there and may change still: as much of it as goes into one call."""
+        branch = self._branch(participant)
+        reads = (
+            (resource, revision)
+            for resource, revision in branch.reads.items()
+            if resource not in branch.safe and (revision == ABSENT or not only_absent)
+        )
+        return dict(islice(reads, MAX_READS))
+
     def locked(self, participant: str, reads: Iterable[str]) -> None:
         """LockReads was staged."""
         self._branch(participant).safe.update(reads)
@@ -176,17 +186,8 @@ class TransactionState:
         return self._branches.setdefault(participant, _Branch())
 
     def _unsafe(self, only_absent: bool = False) -> Reads:
-        """What has been read and is not safe, as much of it as goes into one call at each participant."""
-        unsafe = {}
-        for name, branch in self._branches.items():
-            reads = (
-                (resource, revision)
-                for resource, revision in branch.reads.items()
-                if resource not in branch.safe and (revision == ABSENT or not only_absent)
-            )
-            if batch := dict(islice(reads, MAX_READS)):
-                unsafe[name] = batch
-        return unsafe
+        unsafe = {name: self.unsafe(name, only_absent) for name in self._branches}
+        return {name: reads for name, reads in unsafe.items() if reads}
 
     def _operations(self) -> Mapping[str, int]:
         return {name: branch.staged for name, branch in self._branches.items() if branch.staged}

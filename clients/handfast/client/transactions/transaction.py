@@ -15,7 +15,7 @@ import grpc
 from handfast.client.begun_call import begin
 from handfast.client.propagation import propagating
 from handfast.client.transactions.calls import TransactionCall, TransactionChannel
-from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
+from handfast.client.transactions.ending import Ask, Ending, commit, lock_request, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.methods import Part
@@ -121,6 +121,17 @@ class Transaction:
         """Sends those whose turn has come. With the lock held."""
         for call in self._calls[participant]:
             call.send_when_ready()
+
+    def lock_reads(self, participant: str) -> None:
+        """What has been read there, for as long as the transaction lasts."""
+        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+        with self.lock:
+            reads = self.journal.state.unsafe(participant)
+        if reads:
+            self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
+            with self.lock:
+                self.journal.state.locked(participant, reads)
 
     def _begin(self) -> None:
         minted = self.services.ids.take()
