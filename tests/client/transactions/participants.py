@@ -53,6 +53,8 @@ class _Server:
         metadata = dict(context.invocation_metadata())
         self.received.append(Received(method, request, metadata, context.time_remaining()))
         self.before(method, context)
+        if not context.is_active():  # its caller has given up meanwhile
+            context.abort(grpc.StatusCode.CANCELLED, "cancelled")
         return metadata
 
     def methods(self) -> list[str]:
