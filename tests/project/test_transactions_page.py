@@ -8,8 +8,11 @@ import re
 import grpc
 
 from handfast.chassis.v1.reasons_pb2 import Reason as Chassis
+from handfast.client.transactions.journal import MAX_TIMEOUT
 from handfast.preferences.v1.reasons_pb2 import Reason as Preferences
+from handfast.server.process.settings import ParticipantLimits
 from handfast.server.transactions.core.model import MAX_BYTES, MAX_OPERATIONS
+from handfast.server.transactions.participant.read_set import LIMIT
 from handfast.transactions.v1.reasons_pb2 import Reason as Transactions
 from handfast.users.v1.reasons_pb2 import Reason as Users
 from tests.project.readme import TRANSACTIONS, dangling_links, quoted, table
@@ -43,5 +46,12 @@ def test_errors_are_those_of_the_client() -> None:
 
 
 def test_bounds_are_those_of_the_code() -> None:
+    bounds = {row[0]: row[1] for row in table(TRANSACTIONS, "what", "how much")}
     operations = f"{MAX_OPERATIONS:,}, and {MAX_BYTES >> 20} MiB of resources and replies"
-    assert ("writes and locks at one service", operations) in table(TRANSACTIONS, "what", "how much")
+    assert bounds["writes and locks at one service"] == operations
+    limits = ParticipantLimits(name="users", listen="127.0.0.1:0", database_url="sqlite:////nowhere")
+    open_at_once = bounds["open transactions at one service"]
+    assert open_at_once.startswith(f"{limits.max_open_transactions_per_caller:,} of one caller, ")
+    assert f"and {limits.max_open_transactions:,} of all" in open_at_once
+    assert f"up to {MAX_TIMEOUT:.0f} seconds" in bounds["time from `transaction()` to the commit"]
+    assert f"{LIMIT >> 10} KiB of metadata" in bounds["resources that one call reads, such as BatchGetUsers"]
