@@ -8,6 +8,7 @@ form, does nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,24 @@ from handfast.server.transactions import horizon
 UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 IS_LOCK, IS_LOCK_ON_POSTGRESQL = sa.text("is_lock = 1"), sa.text("is_lock")
+
+
+def missing(connection: sa.Connection, tables: Iterable[sa.Table], kinds: Collection[str]) -> str | None:
+    """What the migrations of a service have not done yet, of its library `tables` and its tables of resources, whose
+    names are the `kinds`; None where the tables have all the columns that the library needs.
+    """
+    for table in tables:
+        found = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        of_resources = table.name in kinds
+        needed = [column.name for column in (resource_columns() if of_resources else table.columns)]
+        if lacking := [name for name in needed if name not in found]:
+            has_none = of_resources and len(lacking) == len(needed)
+            step = "create_resource_table" if has_none else "add_read_locks"
+            return (
+                f"its table {table.name} lacks {', '.join(lacking)}: add a migration that calls {step}, "
+                "of handfast.server.transactions.migrations"
+            )
+    return None
 
 
 def create_tables() -> None:

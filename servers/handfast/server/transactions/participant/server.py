@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from handfast.client import channel
+from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
-from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.server import Server, Service, StartError
 from handfast.server.process.settings import ParticipantLimits
 from handfast.server.transactions.metrics import export_participant
+from handfast.server.transactions.participant import migrations
 from handfast.server.transactions.participant.lock_service import lock_service
 from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.participant import Participant
@@ -39,6 +41,7 @@ def participant_server(
     the database cannot be used.
     """
     database = open_database(settings, schema)
+    _check_tables(database, tables, types)
     coordinator = channel(coordinator_address)
     participant = Participant(
         Store(schema.owner, database, tables, types),
@@ -59,3 +62,13 @@ def participant_server(
     export_participant(server.metrics.registry, participant)
     export_writes(server.metrics.registry, database)
     return server
+
+
+def _check_tables(database: Database, tables: ParticipantTables, types: Sequence[ResourceType[Any]]) -> None:
+    """Raises StartError where the service's migrations have not made all that the library needs."""
+    needed = [tables.branches, tables.operations, *(each.table for each in types)]
+    with database.engine.connect() as connection:
+        missing = migrations.missing(connection, needed, [each.kind for each in types])
+    if missing is not None:
+        database.close()
+        raise StartError(f"cannot use {database.name}: {missing}")
