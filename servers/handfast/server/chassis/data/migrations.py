@@ -122,19 +122,6 @@ def run(metadata: sa.MetaData) -> None:
         raise
     if missing := set(metadata.tables) - stored.tables(connection):
         raise _lacks(missing)
-    if lacking := _missing_columns(connection, metadata):
-        raise DatabaseError(f"it lacks the columns {', '.join(lacking)}, which no migration has made")
-
-
-def _missing_columns(connection: sa.Connection, metadata: sa.MetaData) -> list[str]:
-    """The columns, as `table.column`, that tables of `metadata` have and those of the database have not."""
-    inspector, namespace = sa.inspect(connection), stored.namespace(connection)
-    found = {
-        f"{name}.{column['name']}"
-        for (_, name), columns in inspector.get_multi_columns(schema=namespace, filter_names=[*metadata.tables]).items()
-        for column in columns
-    }
-    return [str(column) for table in metadata.sorted_tables for column in table.columns if str(column) not in found]
 
 
 def _lacks(missing: set[str]) -> DatabaseError:
