@@ -23,7 +23,8 @@ from tests.simulation.network import definite
 from tests.simulation.oracle import seen, write_of
 from tests.simulation.requests import SET, Requests
 from tests.simulation.scheduler import SECOND, Process
-from tests.simulation.servers import SuiteOfStubs
+from tests.simulation.servers import suite_of
+from tests.simulation.transactions import Caller
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -46,7 +47,7 @@ class Client:
         self.world, self.rng, self.oracle = world, world.rng, world.oracle
         self.name = name
         self.process = Process(name)
-        self.suite = SuiteOfStubs(world, self.process)
+        self.suite: Any = suite_of(world, self.process)
         self.requests = Requests(world, name)
 
     def act(self) -> None:
@@ -190,6 +191,11 @@ class Client:
         if error.reason == EmailTaken.reason:
             user = request.user
             self.oracle.taken(user.email, user.user_id, since, f"{self.name} was told {error}")
+
+    # Transactions
+
+    def _transact(self) -> None:
+        Caller(self).run()
 
     # Transactions by hand
 

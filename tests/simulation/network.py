@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import greenlet
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.message import Message
@@ -35,6 +36,7 @@ TIMEOUT = 2.0
 RESPONSES: dict[Method, Callable[[bytes], Any]] = {}
 REQUESTS: dict[Method, Callable[[bytes], Any]] = {}
 SERVICES: dict[str, dict[str, Method]] = {}
+METHODS: dict[str, Method] = {}
 
 _POOL = Pool("simulated", 1)
 _ERRORS = {error.status: error for error in ServiceError.__subclasses__()}
@@ -52,7 +54,7 @@ for _file in (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2):
         _methods = SERVICES.setdefault(_service.name, {})
         for _descriptor in _service.methods:
             _method = Method.of(_descriptor, _file.DESCRIPTOR.package.removesuffix(".v1"), _POOL)
-            _methods[_descriptor.name] = _method
+            METHODS[_method.path] = _methods[_descriptor.name] = _method
             REQUESTS[_method] = message_factory.GetMessageClass(_descriptor.input_type).FromString
             RESPONSES[_method] = message_factory.GetMessageClass(_descriptor.output_type).FromString
 
@@ -124,30 +126,31 @@ class Future:
         return self._trailers
 
 
-class Stub:
-    """A service as a process calls it."""
+class Channel:
+    """What a process has the stubs of a service on: it leads to one of the `replicas`."""
 
-    def __init__(self, world: World, caller: Process, service: str, replicas: str) -> None:
-        for name, method in SERVICES[service].items():
-            setattr(self, name, StubMethod(world, caller, method, replicas))
+    def __init__(self, world: World, caller: Process, replicas: str) -> None:
+        self._world, self._caller, self._replicas = world, caller, replicas
 
-    def __getattr__(self, name: str) -> StubMethod:
-        raise AttributeError(name)
+    def unary_unary(self, path: str, *_: Any, **__: Any) -> StubMethod:
+        return StubMethod(self._world, self._caller, METHODS[path], self._replicas)
 
 
 class StubMethod:
     def __init__(self, world: World, caller: Process, method: Method, replicas: str) -> None:
         self._world, self._caller, self.method, self._replicas = world, caller, method, replicas
 
-    def __call__(self, request: Message, *, timeout: float = TIMEOUT, metadata: Any = ()) -> Any:
+    def __call__(self, request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Any:
         return self.future(request, timeout=timeout, metadata=metadata).result()
 
-    def future(self, request: Message, *, timeout: float = TIMEOUT, metadata: Any = ()) -> Future:
+    def future(self, request: Message, *, timeout: float | None = None, metadata: Any = ()) -> Future:
+        if not self._caller.alive:  # which its code may go on after, to clean up
+            raise greenlet.GreenletExit
         call = CURRENT.get(None)
         remaining = None if call is None else call.remaining()
-        if remaining is not None:
-            timeout = min(timeout, max(remaining, 0.001))
-        return self._world.network.send(self._caller, self._replicas, self.method, request, timeout, dict(metadata))
+        seconds = min(TIMEOUT if timeout is None else timeout, TIMEOUT if remaining is None else remaining)
+        seconds = max(seconds, 0.001)
+        return self._world.network.send(self._caller, self._replicas, self.method, request, seconds, dict(metadata))
 
 
 class Network:

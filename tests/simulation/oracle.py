@@ -126,7 +126,7 @@ class Oracle:
         self._sent[operation, digest] = write
         self._staged.setdefault(operation, write)
 
-    def committed(self, engine: Engine, changes: Changes, request: Any) -> None:
+    def changed(self, engine: Engine, changes: Changes, request: Any) -> None:
         """A local transaction has committed; `request` is the call that did it, if it was a plain one."""
         if engine.name == "transactions":
             for (table, key), columns in changes.items():
@@ -288,6 +288,10 @@ class Oracle:
     def committed_as(self, transaction_id: str, named: dict[str, int], why: str) -> None:
         if self.decisions.get(transaction_id) != named:
             self.fail(f"{why} with {named}, but it is {self._decision_in_words(transaction_id)}")
+
+    def committed(self, transaction_id: str, why: str) -> None:
+        if not self.decisions.get(transaction_id):
+            self.fail(f"{why}, but it is {self._decision_in_words(transaction_id)}")
 
     def _decision_in_words(self, transaction_id: str) -> str:
         return _decided(self.decisions[transaction_id]) if transaction_id in self.decisions else "UNDECIDED"

@@ -33,6 +33,7 @@ ACTIONS: Mapping[str, int] = {
     "create_account": 1,
     "delete_account": 1,
     "transaction": 6,
+    "transact": 6,
     "get_user": 3,
     "get_preferences": 2,
     "look_up": 3,
@@ -54,9 +55,10 @@ class Profile:
     accounts     how many they care about
     emails       how many there are for their users
     overcounting how often a transaction by hand is committed with more than was staged
+    only_reading how often a whole transaction only reads
     moving       how often an update of a user takes another email
     thinking     how long a client waits between two actions, at the most
-    operations   how many a transaction has that a client runs by hand: one of these
+    operations   how many calls a transaction has: one of these
     timeouts     how long transactions may take: one of these
     transit      how long a message takes at the most, if it is not slow
     pause        how long a process stops at the most, where it may
@@ -74,6 +76,7 @@ class Profile:
     emails: int = 4
     moving: float = 0.4
     overcounting: float = 0.0
+    only_reading: float = 0.3
     thinking: float = 1.0
     operations: tuple[int, ...] = (1, 2, 3, 4)
     timeouts: tuple[int, ...] = (1, 2, 5)
@@ -156,6 +159,53 @@ PROFILES: Mapping[str, Profile] = {
         overcounting=0.5,
         finishing=0.4,
         pruning=1.0,
+    ),
+    # Whole transactions over few rows, beside plain calls.
+    "transactions": Profile(
+        faults={"lost": (0, 0.01), "reply_lost": (0, 0.01), "slow": (0, 0.03)},
+        actions={
+            "transact": 6,
+            "update_user": 2,
+            "update_preferences": 2,
+            "update_account": 1,
+            "get_user": 1,
+            "get_preferences": 1,
+        },
+        accounts=2,
+        moving=0.1,
+        thinking=0.05,
+        pause=0.003,
+        operations=(2, 3, 4, 5),
+        timeouts=(5,),
+        skew=(0, 0.1),
+    ),
+    # Transactions that read what others write, and write what others read.
+    "skew": Profile(
+        faults=dict.fromkeys(FAULTS, (0,)),
+        actions={"transact": 4, "update_user": 1, "update_preferences": 1, "get_user": 1, "get_preferences": 1},
+        clients=(4, 5),
+        accounts=1,
+        moving=0.0,
+        thinking=0.01,
+        pause=0.003,
+        operations=(2, 3),
+        timeouts=(5,),
+        skew=(0,),
+    ),
+    # Transactions that only read, while what they read comes, changes and goes.
+    "glimpses": Profile(
+        faults=dict.fromkeys(FAULTS, (0,)),
+        actions={"transact": 3, "create_user": 2, "delete_user": 2, "update_preferences": 2, "update_account": 1},
+        length=20,
+        clients=(5,),
+        accounts=1,
+        moving=0.0,
+        only_reading=1.0,
+        thinking=0.002,
+        transit=0.02,
+        operations=(2,),
+        timeouts=(5,),
+        skew=(0,),
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import Value
 
+from handfast.client import Suite
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.call import Method
@@ -23,13 +24,15 @@ from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Collection as ResourceCollection
 from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant.lock_service import LockServicer
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.service import ParticipantServicer
 from handfast.server.users.resources import UserResources
 from handfast.server.users.service import UserServicer
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 from tests.simulation.engine import Engine
-from tests.simulation.network import SERVICES, Future, Stub
+from tests.simulation.network import SERVICES, Channel, Future
 from tests.simulation.scheduler import SECOND, Process
 from tests.simulation.statements import SimulatedAnswers, SimulatedRegister, SimulatedRequests, SimulatedStore
 
@@ -41,14 +44,10 @@ WAITING = 4
 AHEAD = 3600 * SECOND
 
 
-class SuiteOfStubs:
-    """Stands for `handfast.client.Suite`."""
-
-    def __init__(self, world: World, caller: Process) -> None:
-        self.users: Any = Stub(world, caller, "UserService", "users")
-        self.preferences: Any = Stub(world, caller, "PreferencesService", "preferences")
-        self.accounts: Any = Stub(world, caller, "AccountService", "accounts")
-        self.transactions: Any = Stub(world, caller, "TransactionService", "accounts")
+def suite_of(world: World, caller: Process) -> Suite:
+    """The suite as a process calls it."""
+    channels: Any = (Channel(world, caller, name) for name in ("users", "preferences", "accounts"))
+    return Suite(*channels)
 
 
 class Server:
@@ -127,16 +126,17 @@ class ParticipantServer(Server):
             self.serve("PreferencesService", servicer)
 
     def _collection(self, resources: ResourceType[M]) -> ResourceCollection[M]:
-        transactions: Any = Stub(self.world, self.process, "TransactionService", "accounts")
+        coordinator: Any = Channel(self.world, self.process, "accounts")
         participant = Participant(
             SimulatedStore(self.participant, self.engine, [resources]),
             SimulatedRequests(self.engine, self.clock),
-            CoordinatorResolver(transactions, self.participant, threads=2 * WAITING),
+            CoordinatorResolver(TransactionServiceStub(coordinator), self.participant, threads=2 * WAITING),
             threads=2 * WAITING,
             clock=self.clock,
         )
         self._sweeper = participant.sweeper
         self.serve("ParticipantService", ParticipantServicer(participant))
+        self.serve("LockService", LockServicer(participant))
         return participant.collection(resources)
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
@@ -153,11 +153,9 @@ class CoordinatorServer(Server):
     def build(self) -> None:
         decisions = SimulatedRegister(self.engine, self.clock)
         replies = SimulatedAnswers(self.engine, self.clock)
-        stubs: Any = {
-            name: Stub(self.world, self.process, "ParticipantService", name) for name in ("users", "preferences")
-        }
+        suite = suite_of(self.world, self.process)
+        stubs = {name: suite.stub(ParticipantServiceStub, name) for name in ("users", "preferences")}
         notifier = DecisionNotifier(decisions, stubs)
-        suite: Any = SuiteOfStubs(self.world, self.process)
         locks: Any = NoLocks()
         coordinator = Coordinator(decisions, replies, notifier, locks, self.clock)
         self.serve("AccountService", AccountServicer(suite, coordinator))

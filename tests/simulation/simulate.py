@@ -9,9 +9,12 @@ statements.py   the servers' stores upon it
 network.py      calls that are lost, repeated, delayed
 servers.py      the servers' own classes, put together
 clients.py      what callers do and conclude
+transactions.py what they do in whole transactions
+requests.py     what they ask for
 oracle.py       what must hold
 transcript.py   what happens, in words
 without.py      each rule left out, which the simulation must notice
+without_locks.py those of whole transactions
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from handfast.server.transactions.participant.resource_rows import ResourceRow
 from handfast.transactions.v1 import transactions_pb2 as pb
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result, Statement
+from tests.simulation.without_locks import WITHOUT_LOCKS
 from tests.simulation.world import Without
 
 
@@ -344,4 +345,5 @@ WITHOUT: dict[str, Without] = {
     "look-ups mind pending claims": Without(
         "swaps", patches=_patch(collection.Collection, "_holder_key", _look_up_the_holder_alone)
     ),
+    **WITHOUT_LOCKS,
 }

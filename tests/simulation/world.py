@@ -16,8 +16,9 @@ from typing import Any
 import greenlet
 from sqlalchemy.exc import DBAPIError
 
-from handfast.client import propagation
+from handfast.client import propagation, suite
 from handfast.client.errors import ServiceError
+from handfast.client.transactions import calls, journal, minted, reruns, transaction
 from handfast.server.chassis import call, ids
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
@@ -260,7 +261,7 @@ class World:
                 self.log(self.process_name(), f"commits {what}: {changes_of(keys, before, after)}")
 
     def committed(self, engine: Engine, changes: Changes) -> None:
-        self.oracle.committed(engine, changes, self.scheduler.current().request)
+        self.oracle.changed(engine, changes, self.scheduler.current().request)
 
     def background_failed(self, who: str, error: Exception) -> None:
         expected = isinstance(error, DomainError | ServiceError | DBAPIError)
@@ -368,6 +369,8 @@ def _mint() -> str:
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier, propagation)),
+    *((module, "time", VirtualTime) for module in (suite, calls, journal, minted, reruns, transaction)),
+    (reruns, "random", SeededRandom),
     (resolver, "Event", VirtualEvent),
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, participant_module)),
     *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
