@@ -215,6 +215,6 @@ def test_all_attempts_have_one_deadline(face: Face, suite: Fakes) -> None:
         await client.transact(run, timeout=100)
 
     face.run(scenario, **suite.addresses())
-    first, *others = (tx.journal.deadline_s for tx in runs)
+    first, *others = (tx._journal.deadline_s for tx in runs)
     assert len(others) == 4
     assert others == pytest.approx([first] * 4, abs=0.01)

@@ -8,7 +8,7 @@ channel.py             `channel`: the same for any address
 multicallables.py      what `stub.Method` is on an asyncio channel
 calls.py               what a call gives back
 transaction.py         `Transaction`: what is called in it takes effect together or not at all
-transaction_calls.py   what `tx.users.GetUser` is, and gives back
+transaction_calls.py   what `tx.users.GetUser` is, what it gives back, and the order in which calls go out
 """
 
 from typing import TYPE_CHECKING, Any

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
 from types import TracebackType
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 from grpc import aio
 
-from handfast.client.aio.transaction_calls import TransactionCall, TransactionChannel, retrieve
+from handfast.client.aio.transaction_calls import Calls, retrieve
 from handfast.client.propagation import propagating
-from handfast.client.transactions.ending import Ask, Ending, commit, lock_request, roll_back
+from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Outcome
-from handfast.client.transactions.methods import Part
 from handfast.client.transactions.services import Services
 
 if TYPE_CHECKING:
@@ -37,45 +35,43 @@ class Transaction:
     """
 
     def __init__(self, services: Services[aio.Channel], coordinator: Any, journal: Journal) -> None:
-        self.services, self._coordinator, self.journal = services, coordinator, journal
-        self._beginning = asyncio.Lock()
-        self._calls: dict[str, list[TransactionCall]] = {}
-        """For each participant those that are not over, in the order in which they were made."""
+        self._services, self._coordinator, self._journal = services, coordinator, journal
+        self._calls = Calls(services, coordinator, journal)
 
     @property
     def id(self) -> str:
         """The transaction's id, which logs and TransactionService know it by. Empty before its first call."""
-        return self.journal.id
+        return self._journal.id
 
     @property
     def outcome(self) -> Outcome:
-        return self.journal.outcome
+        return self._journal.outcome
 
     @cached_property
     def users(self) -> UserServiceAsyncStub:
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
-        return UserServiceStub(TransactionChannel(self, "users"))
+        return self._calls.stub(UserServiceStub, "users")
 
     @cached_property
     def preferences(self) -> PreferencesServiceAsyncStub:
         from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
 
-        return PreferencesServiceStub(TransactionChannel(self, "preferences"))
+        return self._calls.stub(PreferencesServiceStub, "preferences")
 
     def stub(self, stub_class: Callable[[aio.Channel], Stub], participant: str) -> Stub:
         """As `handfast.client.Transaction.stub`."""
-        self.services.channel(participant)
-        return stub_class(TransactionChannel(self, participant))
+        self._services.channel(participant)
+        return self._calls.stub(stub_class, participant)
 
     async def rollback(self) -> None:
         """Ends the transaction without a trace. Its block goes on, and can be left as always."""
-        if not self.journal.is_open:
+        if not self._journal.is_open:
             raise TransactionMisuse("Only an open transaction can be rolled back.")
         await self._roll_back(TransactionMisuse("The transaction was rolled back by its caller."))
 
     async def __aenter__(self) -> Transaction:
-        self.journal.enter()
+        self._journal.enter()
         return self
 
     async def __aexit__(
@@ -86,52 +82,17 @@ class Transaction:
         if error is not None:
             await self._roll_back(error)
             return
-        self.journal.is_open = False
+        self._journal.is_open = False
         try:
-            for call in self._open_calls():
-                await call.over()
+            await self._calls.all_over()
         except BaseException as interrupted:
             await self._roll_back(interrupted)
             raise
-        await self._run(commit(self.journal))
-
-    def begin_call(self, call: TransactionCall) -> None:
-        """Has it sent when its turn comes: a write after all that was called at the participant before, and a read
-        after all writes."""
-        self.journal.check_open()
-        calls = [each for each in self._calls.get(call.participant, ()) if not each.done()]
-        self._calls[call.participant] = [*calls, call]
-        call.begin(after=[each for each in calls if Part.WRITE in (each.part, call.part)])
-
-    async def lock_reads(self, participant: str) -> None:
-        """What has been read there, for as long as the transaction lasts."""
-        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
-
-        reads = self.journal.state.unsafe(participant)
-        if reads:
-            await self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
-            self.journal.state.locked(participant, reads)
-
-    async def begin(self) -> None:
-        """Before the first call."""
-        async with self._beginning:
-            if self.id:
-                return
-            minted = self.services.ids.take()
-            if minted is None:
-                asked_at_s = time.monotonic()
-                with propagating(self.journal.inherited()):
-                    call = self._coordinator.BeginTransaction(self.services.ids.request())
-                minted = self.services.ids.add(await call, asked_at_s)
-            self.journal.begin(minted)
-
-    def _open_calls(self) -> list[TransactionCall]:
-        return [call for calls in self._calls.values() for call in calls]
+        await self._run(commit(self._journal))
 
     async def _roll_back(self, why: BaseException) -> None:
-        for call in self._open_calls():
-            call.cancel()
-        rest = self._in_the_background(self._run(roll_back(self.journal, why)))
+        self._calls.cancel_all()
+        rest = self._in_the_background(self._run(roll_back(self._journal, why)))
         if rest is not None and not isinstance(why, GeneratorExit):  # after which nothing can be awaited
             with contextlib.suppress(Exception):
                 await asyncio.shield(rest)
@@ -161,8 +122,8 @@ class Transaction:
         except RuntimeError:
             work.close()
             return None
-        self.services.background.add(task)
-        task.add_done_callback(self.services.background.discard)
+        self._services.background.add(task)
+        task.add_done_callback(self._services.background.discard)
         task.add_done_callback(retrieve)
         return task
 
@@ -181,9 +142,9 @@ class Transaction:
             raise
 
     async def _ask(self, ask: Ask) -> Answer:
-        stub = self._coordinator if ask.participant is None else self.services.lock_service(ask.participant)
+        stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
         try:
-            with propagating(self.journal.inherited_at_the_end()):
+            with propagating(self._journal.inherited_at_the_end()):
                 call = getattr(stub, ask.method)(ask.request, timeout=ask.timeout, metadata=ask.metadata)
             return Answer(await call, trailers=await call.trailing_metadata())
         except grpc.RpcError as error:

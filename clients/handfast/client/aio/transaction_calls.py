@@ -1,5 +1,5 @@
-"""What `tx.users.GetUser` is in a transaction for asyncio, and what it gives back: calls as of any stub, of which those
-to one service go out one after the other.
+"""The calls of a transaction for asyncio: what `tx.users.GetUser` is, what it gives back, and the order in which calls
+go out.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from grpc import aio
@@ -15,12 +15,69 @@ from grpc import aio
 from handfast.client.arguments import check_call_timeout
 from handfast.client.errors import Cancelled, ServiceError, service_error
 from handfast.client.propagation import propagating
+from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.errors import code_of, details_of
-from handfast.client.transactions.journal import Answer
+from handfast.client.transactions.journal import Answer, Journal
 from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+from handfast.client.transactions.services import Services
 
-if TYPE_CHECKING:
-    from handfast.client.aio.transaction import Transaction
+Stub = TypeVar("Stub")
+
+
+class Calls:
+    """Of one transaction. Those to one participant go out one after the other, but for reads beside each other."""
+
+    def __init__(self, services: Services[aio.Channel], coordinator: Any, journal: Journal) -> None:
+        self.services, self._coordinator, self.journal = services, coordinator, journal
+        self._beginning = asyncio.Lock()
+        self._by_participant: dict[str, list[TransactionCall]] = {}
+        """Those that are not over, in the order in which they were made."""
+
+    def stub(self, stub_class: Callable[[aio.Channel], Stub], participant: str) -> Stub:
+        return stub_class(TransactionChannel(self, participant))
+
+    def begin(self, call: TransactionCall) -> None:
+        """Has it sent when its turn comes: a write after all that was called at the participant before, and a read
+        after all writes."""
+        self.journal.check_open()
+        earlier = [each for each in self._by_participant.get(call.participant, ()) if not each.done()]
+        self._by_participant[call.participant] = [*earlier, call]
+        call.begin(after=[each for each in earlier if Part.WRITE in (each.part, call.part)])
+
+    async def lock_reads(self, participant: str) -> None:
+        """What has been read there, for as long as the transaction lasts."""
+        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+        reads = self.journal.state.unsafe(participant)
+        if reads:
+            await self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
+            self.journal.state.locked(participant, reads)
+
+    async def all_over(self) -> None:
+        """Waits until they are. Does not raise what they ended with."""
+        for call in self._not_over():
+            await call.over()
+
+    def cancel_all(self) -> None:
+        for call in self._not_over():
+            call.cancel()
+
+    def _not_over(self) -> list[TransactionCall]:
+        return [call for calls in self._by_participant.values() for call in calls]
+
+    async def begin_transaction(self) -> None:
+        """Unless it has begun."""
+        async with self._beginning:
+            if self.journal.id:
+                return
+            ids = self.services.ids
+            minted = ids.take()
+            if minted is None:
+                asked_at_s = time.monotonic()
+                with propagating(self.journal.inherited()):
+                    call = self._coordinator.BeginTransaction(ids.request())
+                minted = ids.add(await call, asked_at_s)
+            self.journal.begin(minted)
 
 
 class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
@@ -28,7 +85,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
 
     def __init__(
         self,
-        transaction: Transaction,
+        calls: Calls,
         part: Part,
         participant: str,
         method: str,
@@ -36,7 +93,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         deadline_s: float,
     ) -> None:
         self.part, self.participant, self._method = part, participant, method
-        self._transaction, self._send, self._deadline_s = transaction, send, deadline_s
+        self._calls, self._send, self._deadline_s = calls, send, deadline_s
         self._call: Any = None
 
     def begin(self, after: Iterable[TransactionCall]) -> None:
@@ -44,7 +101,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         self._task.add_done_callback(retrieve)
 
     async def _run(self, after: Iterable[TransactionCall]) -> Any:
-        journal = self._transaction.journal
+        journal = self._calls.journal
         try:
             await self._send_after(after)
         except Exception as error:
@@ -68,8 +125,8 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         return reply
 
     async def _send_after(self, after: Iterable[TransactionCall]) -> None:
-        journal = self._transaction.journal
-        await self._transaction.begin()
+        journal = self._calls.journal
+        await self._calls.begin_transaction()
         for each in after:
             await each.over()
         journal.check_not_lost()
@@ -87,14 +144,14 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
             await asyncio.wait((self._task,))
 
     def __await__(self) -> Generator[Any, None, Any]:
-        transaction = self._transaction
+        calls = self._calls
         try:
             reply = yield from self._task.__await__()
-            if self.part is Part.READ and transaction.journal.locks_at_once:
-                yield from transaction.lock_reads(self.participant).__await__()
+            if self.part is Part.READ and calls.journal.locks_at_once:
+                yield from calls.lock_reads(self.participant).__await__()
             return reply
         except Exception as error:
-            transaction.journal.told(error)
+            calls.journal.told(error)
             raise
 
     def cancelled(self) -> bool:
@@ -146,33 +203,33 @@ def retrieve(task: asyncio.Task[Any]) -> None:
 class TransactionMethod(aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # generic in its stubs only
     """`inner` is what the method is outside of the transaction."""
 
-    def __init__(self, transaction: Transaction, participant: str, path: str, inner: Any) -> None:
-        self._transaction, self._participant, self._path, self._inner = transaction, participant, path, inner
+    def __init__(self, calls: Calls, participant: str, path: str, inner: Any) -> None:
+        self._calls, self._participant, self._path, self._inner = calls, participant, path, inner
 
     def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **named: Any) -> Any:
         part, given = check_given(self._path, request, metadata)
-        inner, transaction = self._inner, self._transaction
+        inner, calls = self._inner, self._calls
 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
             return inner(request, timeout=timeout, metadata=given + added, **named)
 
-        deadline_s = transaction.journal.deadline_s
+        deadline_s = calls.journal.deadline_s
         if timeout is not None:
             deadline_s = min(deadline_s, time.monotonic() + check_call_timeout(timeout))
-        call = TransactionCall(transaction, part, self._participant, name_of(self._path), send, deadline_s)
-        transaction.begin_call(call)
+        call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
+        calls.begin(call)
         return call
 
 
 class TransactionChannel(aio.Channel):
     """What the stubs of a transaction are made on."""
 
-    def __init__(self, transaction: Transaction, participant: str) -> None:
-        self._transaction, self._participant = transaction, participant
+    def __init__(self, calls: Calls, participant: str) -> None:
+        self._calls, self._participant = calls, participant
 
     def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
-        inner = self._transaction.services.method(self._participant, method, *arguments, **named)
-        return TransactionMethod(self._transaction, self._participant, method, inner)
+        inner = self._calls.services.method(self._participant, method, *arguments, **named)
+        return TransactionMethod(self._calls, self._participant, method, inner)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         def refused(*_: Any, **__: Any) -> NoReturn:
@@ -183,13 +240,13 @@ class TransactionChannel(aio.Channel):
     stream_unary = stream_stream = unary_stream
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._transaction.services.channel(self._participant).get_state(try_to_connect)
+        return self._calls.services.channel(self._participant).get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._transaction.services.channel(self._participant).wait_for_state_change(last_observed_state)
+        await self._calls.services.channel(self._participant).wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        await self._transaction.services.channel(self._participant).channel_ready()
+        await self._calls.services.channel(self._participant).channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
         """Leaves the suite's channel as it is."""

@@ -1,7 +1,8 @@
 """Transactions over several services: `Suite.transaction`, `Suite.transact`, and the same for asyncio.
 
 transaction.py   `Transaction`: begins, commits, rolls back
-calls.py         what `tx.users.GetUser` is, and gives back
+calls.py         what `tx.users.GetUser` is, and the order in which calls go out
+call.py          what it gives back
 reruns.py        when `transact` runs one again
 
 and what they share with aio/transaction.py

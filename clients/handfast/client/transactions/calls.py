@@ -1,233 +1,101 @@
-"""What `tx.users.GetUser` is in a synchronous transaction, and what it gives back: calls as of any stub, of which those
-to one service go out one after the other.
-"""
+"""The calls of a synchronous transaction: what `tx.users.GetUser` is, and the order in which calls go out."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from handfast.client.arguments import check_call_timeout
 from handfast.client.begun_call import begin
-from handfast.client.errors import Cancelled, ServiceError, service_error
+from handfast.client.errors import Cancelled
 from handfast.client.propagation import propagating
-from handfast.client.transactions.errors import code_of, details_of
-from handfast.client.transactions.journal import Answer
+from handfast.client.transactions.call import TransactionCall
+from handfast.client.transactions.ending import lock_request
+from handfast.client.transactions.journal import Journal
 from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+from handfast.client.transactions.services import Services
 
-if TYPE_CHECKING:
-    from handfast.client.transactions.transaction import Transaction
+Stub = TypeVar("Stub")
 
 
-class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
-    """What `tx.users.UpdateUser.future(...)` gives. Whoever asks for its result takes the answer from gRPC, and before
-    that the answers of the calls that it waits for. So it needs no thread, but where somebody asks without waiting.
-    """
+class Calls:
+    """Of one transaction. Those to one participant go out one after the other, but for reads beside each other."""
 
-    def __init__(
-        self,
-        transaction: Transaction,
-        part: Part,
-        participant: str,
-        method: str,
-        send: Callable[[tuple[tuple[str, str | bytes], ...]], Any],
-        deadline_s: float,
-    ) -> None:
-        self.part, self.participant, self._method = part, participant, method
-        self._transaction, self._send, self._deadline_s = transaction, send, deadline_s
-        self._after: tuple[TransactionCall, ...] = ()
-        self._taking = threading.Lock()
-        self._over = threading.Event()
-        self._has_thread = False
-        self._cancelled = False
-        self._begun: Any = None
-        self._reply: Any = None
-        self._error: BaseException | None = None
+    def __init__(self, services: Services[grpc.Channel], coordinator: Any, journal: Journal) -> None:
+        self.services, self._coordinator, self.journal = services, coordinator, journal
+        self.lock = threading.RLock()
+        """Held while something is taken down, and never while a call is waited for, but for the one that begins the
+        transaction."""
+        self._by_participant: dict[str, list[TransactionCall]] = {}
+        """Those that are not over, in the order in which they were made."""
 
-    @property
-    def is_over(self) -> bool:
-        return self._over.is_set()
+    def stub(self, stub_class: Callable[[grpc.Channel], Stub], participant: str) -> Stub:
+        return stub_class(TransactionChannel(self, participant))
 
-    def begin(self, after: Iterable[TransactionCall]) -> None:
-        """Sends it, or leaves it to wait for those `after` which it comes. Raises what forbids to send it."""
-        self._after = tuple(after)
-        if not self._after:
+    def begin(self, call: TransactionCall) -> None:
+        """Sends it when its turn comes: a write after all that was called at the participant before, and a read after
+        all writes."""
+        with self.lock:
+            self.journal.check_open()
+            if not self.journal.id:
+                self._begin_transaction()
+            earlier = [each for each in self._by_participant.get(call.participant, ()) if not each.is_over]
+            self._by_participant[call.participant] = [*earlier, call]
+            call.begin(after=[each for each in earlier if Part.WRITE in (each.part, call.part)])
+
+    def send_waiting(self, participant: str) -> None:
+        """Sends those whose turn has come. With the lock held."""
+        for call in self._by_participant[participant]:
+            call.send_when_ready()
+
+    def lock_reads(self, participant: str) -> None:
+        """What has been read there, for as long as the transaction lasts."""
+        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+        with self.lock:
+            reads = self.journal.state.unsafe(participant)
+        if reads:
+            self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
+            with self.lock:
+                self.journal.state.locked(participant, reads)
+
+    def take_all(self) -> None:
+        """Waits until all are over. Does not raise what they ended with."""
+        for call in self._not_over():
+            call.take()
+
+    def cancel_all(self) -> None:
+        for call in self._not_over():
+            call.cancel()
+
+    def _not_over(self) -> list[TransactionCall]:
+        with self.lock:
+            return [call for calls in self._by_participant.values() for call in calls]
+
+    def _begin_transaction(self) -> None:
+        ids = self.services.ids
+        minted = ids.take()
+        if minted is None:
+            asked_at_s = time.monotonic()
             try:
-                self._go_out()
-            except Exception as error:
-                self._transaction.journal.told(error)
+                with propagating(self.journal.inherited()):
+                    response = self._coordinator.BeginTransaction(ids.request())
+            except grpc.RpcError as error:
+                self.journal.told(error)
                 raise
-
-    def send_when_ready(self) -> None:
-        """Sends it, if that is not done yet and all are over that it waits for. With the transaction's lock held."""
-        if self._begun is None and not self.is_over and all(each.is_over for each in self._after):
-            self._after = ()
-            with contextlib.suppress(Exception):
-                self._go_out()
-            if self._error is not None and self.part is Part.WRITE:
-                self._transaction.journal.doom(self._error)  # perhaps nobody asks for its result
-
-    def take(self) -> None:
-        """Waits until it is over. Does not raise what it ended with."""
-        for each in self._after:
-            each.take()
-        with self._taking:
-            with self._transaction.lock:
-                self.send_when_ready()
-            if not self.is_over:
-                self._come_back()
-
-    def _go_out(self) -> None:
-        journal = self._transaction.journal
-        try:
-            if self._cancelled:
-                raise grpc.FutureCancelledError
-            journal.check_not_lost()
-            metadata = journal.metadata(self.part, self.participant)
-            try:
-                with propagating(journal.inherited()):
-                    self._begun = self._send(metadata)
-            except Exception:
-                journal.not_sent(self.part, self.participant)
-                raise
-        except Exception as error:
-            self._error = None if self._cancelled else error
-            self._over.set()
-            raise
-
-    def _come_back(self) -> None:
-        begun = self._begun
-        try:
-            self._reply = begun.result()
-            answer = Answer(self._reply, None, begun.trailing_metadata() or ())
-        except grpc.RpcError as error:
-            typed = error if isinstance(error, ServiceError) else service_error(error, "")
-            answer = Answer(None, typed, typed.trailing_metadata())
-        except grpc.FutureCancelledError:
-            answer = Answer(None, Cancelled("The call was cancelled, as its caller or the transaction wanted it."))
-        except BaseException:  # such as KeyboardInterrupt
-            self.cancel()
-            self._end(Answer(None, Cancelled("The call was interrupted.")))
-            raise
-        self._end(answer)
-
-    def _end(self, answer: Answer) -> None:
-        with self._transaction.lock:
-            self._error = self._transaction.journal.answered(self.part, self.participant, self._method, answer)
-            self._over.set()
-            self._transaction.send_waiting(self.participant)
-
-    def _wait(self, timeout: float | None) -> None:
-        if timeout is None:
-            self.take()
-        elif not self.done() and not self._over.wait(timeout):
-            raise grpc.FutureTimeoutError
-        if self._cancelled:
-            raise grpc.FutureCancelledError
-
-    def _told(self) -> Any:
-        return None if self._error is None else self._transaction.journal.told(self._error)
-
-    # As grpc.Future
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Waits `timeout` seconds, or as long as the call takes, for the response.
-
-        Raises ServiceError, grpc.FutureTimeoutError, and after `cancel()` grpc.FutureCancelledError.
-        """
-        self._wait(timeout)
-        if self._error is not None:
-            raise self._told()
-        if self.part is Part.READ and self._transaction.journal.locks_at_once:
-            self._transaction.lock_reads(self.participant)
-        return self._reply
-
-    def exception(self, timeout: float | None = None) -> Any:
-        self._wait(timeout)
-        return self._told()
-
-    def traceback(self, timeout: float | None = None) -> TracebackType | None:
-        error = self.exception(timeout)
-        return error.traceback() if isinstance(error, ServiceError) else None
-
-    def cancel(self) -> bool:
-        """A write that was sent is not taken back by that: the transaction can only be rolled back then."""
-        if self._over.is_set():
-            return False
-        self._cancelled = True
-        if self._begun is not None:
-            self._begun.cancel()
-        return True
-
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-    def running(self) -> bool:
-        return not self.done()
-
-    def done(self) -> bool:
-        if not self._over.is_set() and not self._has_thread:
-            self._has_thread = True
-            self._in_a_thread(lambda _: None)
-        return self._over.is_set()
-
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        if self._over.is_set():
-            fn(self)
-        else:
-            self._in_a_thread(fn)
-
-    def _in_a_thread(self, then: Callable[[Any], None]) -> None:
-        def take() -> None:
-            self.take()
-            then(self)
-
-        threading.Thread(target=take, name="handfast-transaction-call", daemon=True).start()
-
-    # As grpc.Call. What it asks is known when the call is over.
-
-    def code(self) -> grpc.StatusCode:
-        self.take()
-        if self._cancelled:
-            return grpc.StatusCode.CANCELLED
-        return code_of(self._error)
-
-    def details(self) -> str:
-        self.take()
-        return details_of(self._error)
-
-    def initial_metadata(self) -> Any:
-        self.take()
-        return self._begun.initial_metadata() if self._begun is not None else ()
-
-    def trailing_metadata(self) -> Any:
-        self.take()
-        return self._begun.trailing_metadata() if self._begun is not None else ()
-
-    def is_active(self) -> bool:
-        return not self.done()
-
-    def time_remaining(self) -> float:
-        return max(0.0, self._deadline_s - time.monotonic())
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        if self._over.is_set():
-            return False
-        self.add_done_callback(lambda _: callback())
-        return True
+            minted = ids.add(response, asked_at_s)
+        self.journal.begin(minted)
 
 
 class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # generic in its stubs only
     """`inner` is what the method is outside of the transaction."""
 
-    def __init__(self, transaction: Transaction, participant: str, path: str, inner: Any) -> None:
-        self._transaction, self._participant, self._path, self._inner = transaction, participant, path, inner
+    def __init__(self, calls: Calls, participant: str, path: str, inner: Any) -> None:
+        self._calls, self._participant, self._path, self._inner = calls, participant, path, inner
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self.with_call(*arguments, **named)[0]
@@ -238,24 +106,24 @@ class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
             return call.result(), call
         except grpc.FutureCancelledError:
             error = Cancelled("The transaction was rolled back while the call was under way.")
-            raise self._transaction.journal.told(error) from None
+            raise self._calls.journal.told(error) from None
 
     def future(  # type: ignore[override]  # returns what is as good
         self, request: Any, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
     ) -> TransactionCall:
         part, given = check_given(self._path, request, metadata)
-        inner, transaction = self._inner, self._transaction
+        inner, calls = self._inner, self._calls
 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
             if more or named:  # such as credentials, which only gRPC itself takes
                 return inner.future(request, timeout, given + added, *more, **named)
             return begin(inner, request, timeout=timeout, metadata=given + added)
 
-        deadline_s = transaction.journal.deadline_s
+        deadline_s = calls.journal.deadline_s
         if timeout is not None:
             deadline_s = min(deadline_s, time.monotonic() + check_call_timeout(timeout))
-        call = TransactionCall(transaction, part, self._participant, name_of(self._path), send, deadline_s)
-        transaction.begin_call(call)
+        call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
+        calls.begin(call)
         return call
 
 
@@ -274,12 +142,12 @@ class Refused:
 class TransactionChannel(grpc.Channel):
     """What the stubs of a transaction are made on."""
 
-    def __init__(self, transaction: Transaction, participant: str) -> None:
-        self._transaction, self._participant = transaction, participant
+    def __init__(self, calls: Calls, participant: str) -> None:
+        self._calls, self._participant = calls, participant
 
     def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
-        inner = self._transaction.services.method(self._participant, method, *arguments, **named)
-        return TransactionMethod(self._transaction, self._participant, method, inner)
+        inner = self._calls.services.method(self._participant, method, *arguments, **named)
+        return TransactionMethod(self._calls, self._participant, method, inner)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         return Refused(method)
@@ -287,10 +155,10 @@ class TransactionChannel(grpc.Channel):
     stream_unary = stream_stream = unary_stream
 
     def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
-        self._transaction.services.channel(self._participant).subscribe(callback, try_to_connect)
+        self._calls.services.channel(self._participant).subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Any) -> None:
-        self._transaction.services.channel(self._participant).unsubscribe(callback)
+        self._calls.services.channel(self._participant).unsubscribe(callback)
 
     def close(self) -> None:
         """Leaves the suite's channel as it is."""

@@ -116,9 +116,8 @@ class Journal:
 
     def begin(self, minted: Minted) -> None:
         self.id = minted.transaction_id
-        self.first_attempt = min(
-            self.first_attempt or self.id, self.id
-        )  # the coordinator's clock may have been set back
+        # The first is the oldest, unless the coordinator's clock was set back.
+        self.first_attempt = min(self.first_attempt or self.id, self.id)
         self._deadline = minted.deadline(self.deadline_s - time.monotonic())
 
     def metadata(self, part: Part, participant: str) -> Metadata:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -14,11 +13,10 @@ import grpc
 
 from handfast.client.begun_call import begin
 from handfast.client.propagation import propagating
-from handfast.client.transactions.calls import TransactionCall, TransactionChannel
-from handfast.client.transactions.ending import Ask, Ending, commit, lock_request, roll_back
+from handfast.client.transactions.calls import Calls
+from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Outcome
-from handfast.client.transactions.methods import Part
 from handfast.client.transactions.services import Services
 
 if TYPE_CHECKING:
@@ -44,48 +42,44 @@ class Transaction:
     """
 
     def __init__(self, services: Services[grpc.Channel], coordinator: Any, journal: Journal) -> None:
-        self.services, self._coordinator, self.journal = services, coordinator, journal
-        self.lock = threading.RLock()
-        """Held while something is taken down, and never while a call is waited for, but for the one that begins the
-        transaction."""
-        self._calls: dict[str, list[TransactionCall]] = {}
-        """For each participant those that are not over, in the order in which they were made."""
+        self._services, self._coordinator, self._journal = services, coordinator, journal
+        self._calls = Calls(services, coordinator, journal)
 
     @property
     def id(self) -> str:
         """The transaction's id, which logs and TransactionService know it by. Empty before its first call."""
-        return self.journal.id
+        return self._journal.id
 
     @property
     def outcome(self) -> Outcome:
-        return self.journal.outcome
+        return self._journal.outcome
 
     @cached_property
     def users(self) -> UserServiceStub:
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
-        return UserServiceStub(TransactionChannel(self, "users"))
+        return self._calls.stub(UserServiceStub, "users")
 
     @cached_property
     def preferences(self) -> PreferencesServiceStub:
         from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
 
-        return PreferencesServiceStub(TransactionChannel(self, "preferences"))
+        return self._calls.stub(PreferencesServiceStub, "preferences")
 
     def stub(self, stub_class: Callable[[grpc.Channel], Stub], participant: str) -> Stub:
         """A stub of another service that takes part, under the name that the coordinator knows it by. Raises ValueError
         where it is not known where that is."""
-        self.services.channel(participant)
-        return stub_class(TransactionChannel(self, participant))
+        self._services.channel(participant)
+        return self._calls.stub(stub_class, participant)
 
     def rollback(self) -> None:
         """Ends the transaction without a trace. Its block goes on, and can be left as always."""
-        if not self.journal.is_open:
+        if not self._journal.is_open:
             raise TransactionMisuse("Only an open transaction can be rolled back.")
         self._roll_back(TransactionMisuse("The transaction was rolled back by its caller."))
 
     def __enter__(self) -> Transaction:
-        self.journal.enter()
+        self._journal.enter()
         return self
 
     def __exit__(
@@ -96,68 +90,22 @@ class Transaction:
         if error is not None:
             self._roll_back(error)
             return
-        self.journal.is_open = False
+        self._journal.is_open = False
         try:
-            for call in self._open_calls():
-                call.take()
-            self._run(commit(self.journal))
+            self._calls.take_all()
+            self._run(commit(self._journal))
         except BaseException as interrupted:
             if self.outcome is Outcome.UNDECIDED:
                 self._roll_back(interrupted)
             raise
 
-    def begin_call(self, call: TransactionCall) -> None:
-        """Sends it when its turn comes: a write after all that was called at the participant before, and a read after
-        all writes."""
-        with self.lock:
-            self.journal.check_open()
-            if not self.id:
-                self._begin()
-            calls = [each for each in self._calls.get(call.participant, ()) if not each.is_over]
-            self._calls[call.participant] = [*calls, call]
-            call.begin(after=[each for each in calls if Part.WRITE in (each.part, call.part)])
-
-    def send_waiting(self, participant: str) -> None:
-        """Sends those whose turn has come. With the lock held."""
-        for call in self._calls[participant]:
-            call.send_when_ready()
-
-    def lock_reads(self, participant: str) -> None:
-        """What has been read there, for as long as the transaction lasts."""
-        from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
-
-        with self.lock:
-            reads = self.journal.state.unsafe(participant)
-        if reads:
-            self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
-            with self.lock:
-                self.journal.state.locked(participant, reads)
-
-    def _begin(self) -> None:
-        minted = self.services.ids.take()
-        if minted is None:
-            asked_at_s = time.monotonic()
-            try:
-                with propagating(self.journal.inherited()):
-                    response = self._coordinator.BeginTransaction(self.services.ids.request())
-            except grpc.RpcError as error:
-                self.journal.told(error)
-                raise
-            minted = self.services.ids.add(response, asked_at_s)
-        self.journal.begin(minted)
-
-    def _open_calls(self) -> list[TransactionCall]:
-        with self.lock:
-            return [call for calls in self._calls.values() for call in calls]
-
     def _roll_back(self, why: BaseException) -> None:
-        for call in self._open_calls():
-            call.cancel()
+        self._calls.cancel_all()
         with contextlib.suppress(Exception):
-            self._run(roll_back(self.journal, why))
+            self._run(roll_back(self._journal, why))
 
     def _run(self, ending: Ending) -> None:
-        with propagating(self.journal.inherited_at_the_end()):
+        with propagating(self._journal.inherited_at_the_end()):
             step: Callable[[], Sequence[Ask] | float] = partial(next, ending)
             while True:
                 try:
@@ -186,7 +134,7 @@ class Transaction:
 
     def _ask(self, ask: Ask) -> Any:
         """The call, or the answer where it cannot be begun."""
-        stub = self._coordinator if ask.participant is None else self.services.lock_service(ask.participant)
+        stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
         try:
             return begin(getattr(stub, ask.method), ask.request, timeout=ask.timeout, metadata=ask.metadata)
         except grpc.RpcError as error:
