@@ -19,17 +19,17 @@ PATIENCE = 0.9
 """How often a kill waits until all servers are there again: else hardly any call would come through."""
 LONGEST_PAUSE = 3.0
 """Seconds before a kill."""
-RARELY, OFTEN = (1, 200), (1, 40)
-"""At the how manyth time a process dies at a point."""
+RARELY, OFTEN = 200, 40
+"""At the how manyth time, at the latest, a process dies at a point."""
 
 
-def points() -> str:
-    """All named points, with their times. Participants finish, and databases commit, far more often than anything else
-    happens.
+def points(rarer: int = 1) -> str:
+    """All named points, with their times; all `rarer` by this factor. Participants finish, and databases commit, far
+    more often than anything else happens.
     """
     often = {point: OFTEN for point in crash_points.POINTS if not point.startswith("participant.")}
-    times = {point: often.get(point, RARELY) for point in (*crash_points.POINTS, *group_commit.POINTS)}
-    return ",".join(f"{point}:{first}-{last}" for point, (first, last) in times.items())
+    times = {point: often.get(point, RARELY) * rarer for point in (*crash_points.POINTS, *group_commit.POINTS)}
+    return ",".join(f"{point}:1-{last}" for point, last in times.items())
 
 
 def kill_again_and_again(

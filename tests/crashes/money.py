@@ -35,17 +35,22 @@ BALANCE = 100
 """What each begins with."""
 CLIENTS, SECONDS = 16, 60.0
 CALL_TIMEOUT, PATIENCE = 5.0, 60.0
+RARER, LONGEST_PAUSE = 20, 8.0
+"""Fewer kills than among calls, so that most transfers come through: each needs several servers at once."""
 START = "start"
 """The note of what each begins with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """`numbers` are those of its entries, by account; `noted` has what it read and wrote beside them."""
+    """`numbers` are those of its entries, by account; `noted` has what it read and wrote beside them; `error` is why it
+    was not acknowledged.
+    """
 
     mark: str
     numbers: Mapping[str, int]
     noted: Noted
+    error: str
 
     @property
     def acknowledged(self) -> bool:
@@ -95,15 +100,15 @@ class _Mover(threading.Thread):
                 row.read(tx, seen)
                 row.write(tx, seen, mark)
 
-        began, outcome = time.monotonic(), Outcome.COMMITTED
+        began, outcome, told = time.monotonic(), Outcome.COMMITTED, ""
         try:
             transact(self._client, attempt, TIMEOUT)
-        except Refused:
-            outcome = Outcome.ABORTED
-        except ServiceError:
-            outcome = Outcome.UNKNOWN
+        except Refused as error:
+            outcome, told = Outcome.ABORTED, str(error)
+        except ServiceError as error:
+            outcome, told = Outcome.UNKNOWN, error.reason
         noted = Noted(f"{self.name} transfer", began, time.monotonic(), outcome, tuple(seen.operations))
-        self.transfers.append(Transfer(mark, numbers, noted))
+        self.transfers.append(Transfer(mark, numbers, noted, told))
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,10 @@ class Report:
 
     def __str__(self) -> str:
         outcomes = Counter(each.noted.outcome.name.lower() for each in self.transfers)
+        errors = Counter(each.error for each in self.transfers if not each.acknowledged)
         lines = [
             f"{len(self.transfers)} transfers: {counts(outcomes)}; the sum was read {len(self.sums)} times",
+            f"not committed for {counts(errors)}",
             f"{self.kills.total()} kills: {counts(self.kills)}",
             f"{len(self.violations)} violations",
             *map(str, self.violations[:10]),
@@ -135,12 +142,12 @@ def move(
     seconds: float,
     clients: int,
     seed: str,
-    longest_pause: float = killing.LONGEST_PAUSE,
+    longest_pause: float = LONGEST_PAUSE,
 ) -> Report:
     """Runs for so long; then lets it settle, and counts."""
     world, stopping = World(), threading.Event()
     with suite(database, folder, credits=True) as target, contextlib.ExitStack() as stack:
-        target.start(killing.points())
+        target.start(killing.points(RARER))
         faces = [stack.enter_context(target.connect(CALL_TIMEOUT)) for _ in range(clients)]
         world.create(faces[0])
         _begin(faces[0])

@@ -39,7 +39,7 @@ def transact(suite: Suite, attempt: Callable[[Transaction], None], timeout: floa
         suite.transact(noted, timeout)
     except ServiceError as error:
         if not last or last[0].outcome is Outcome.ABORTED:
-            raise Refused(error.reason) from error
+            raise Refused(error.reason or error.status.name) from error
         raise
 
 
@@ -109,7 +109,7 @@ class Transactions:
             raise Refused("given up") from error
         except ServiceError as error:
             if tx.outcome is Outcome.ABORTED:
-                raise Refused(error.reason) from error
+                raise Refused(error.reason or error.status.name) from error
             raise
 
     def _work(self, writes: int) -> Callable[[Transaction, Seen], None]:
