@@ -280,6 +280,29 @@ def test_the_outcome_is_unknown_only_where_nobody_tells_it(
     face.run(scenario, **suite.addresses())
 
 
+@pytest.mark.usefixtures("short_pauses")
+def test_a_refused_commit_is_no_proof_as_the_channel_may_have_sent_it_before(
+    face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "ROLL_BACK_SECONDS", 0.1)
+
+    def refuse(method: str, context: grpc.ServicerContext) -> None:
+        if method == "RollbackTransaction":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "on purpose")
+        if method == "CommitTransaction" and suite.coordinator.decisions:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "another server, which finds fault with it")
+
+    async def scenario(client: Any) -> None:
+        suite.coordinator.before = refuse
+        suite.coordinator.after = abort(grpc.StatusCode.UNAVAILABLE, method="CommitTransaction")
+        tx, error = await leave(client, both)
+        assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+        assert isinstance(error, OutcomeUnknown)
+        assert tx.outcome is Outcome.UNKNOWN
+
+    face.run(scenario, **suite.addresses())
+
+
 def test_rolling_back_does_not_depend_on_the_coordinator(
     face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

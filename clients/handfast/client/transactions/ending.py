@@ -30,18 +30,6 @@ ROLL_BACK_SECONDS = 2.0
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the attempts to commit; the last one again and again."""
 
-_REFUSED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
-"""By these codes a commit is refused: that call has committed nothing."""
 _NO_ANSWER = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -132,7 +120,9 @@ def _compare(journal: Journal, reads: Reads) -> Ending:
 
 
 def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
-    """Repeats the commit until it is answered. Where it is not, rolling back tells what became of it."""
+    """Repeats the commit until it is answered. Where it is not committed, rolling back tells what became of it: also
+    where it was refused, since gRPC may have sent it before, and lost the answer to that.
+    """
     from handfast.transactions.v1.transactions_pb2 import CommitTransactionRequest, TransactionBranch
 
     branches = [TransactionBranch(participant=name, operation_count=count) for name, count in operations.items()]
@@ -140,7 +130,7 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
     give_up_s = max(time.monotonic(), journal.deadline_s) + LOOK_UP_SECONDS
     try:
         for attempt in itertools.count():
-            before, journal.outcome = journal.outcome, Outcome.UNKNOWN  # as long as there is no answer
+            journal.outcome = Outcome.UNKNOWN
             left = give_up_s - time.monotonic()
             [answer] = yield [Ask(None, "CommitTransaction", request, min(left, COMMIT_SECONDS))]
             error = answer.error
@@ -150,8 +140,6 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
             if _reason(error) == "TRANSACTION_ABORTED":
                 journal.outcome = Outcome.ABORTED
                 raise error
-            if error.code() in _REFUSED:
-                journal.outcome = before
             pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
             can_succeed = error.code() in _NO_ANSWER or getattr(error, "retryable", False)
             if not can_succeed or pause >= left:
@@ -172,8 +160,6 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
 
 def _settle(journal: Journal) -> Ending:
     """Rolls back, which is refused where it was committed: so the answer tells what became of it, for good."""
-    if journal.outcome is Outcome.UNDECIDED:
-        journal.outcome = Outcome.ABORTED  # whatever the coordinator answers: nobody will commit it
     [answer] = yield [_rollback(journal)]
     if answer.error is None:
         journal.outcome = Outcome.ABORTED
