@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 
 from handfast.client import propagation, suite
 from handfast.client.errors import ServiceError
-from handfast.client.transactions import calls, journal, minted, reruns, transaction
+from handfast.client.transactions import call as client_call
+from handfast.client.transactions import calls, ending, journal, minted, reruns, transaction
 from handfast.server.chassis import call, ids
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
@@ -369,7 +370,10 @@ def _mint() -> str:
 
 PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "time", VirtualTime) for module in (call, circuit, lost, notifier, propagation)),
-    *((module, "time", VirtualTime) for module in (suite, calls, journal, minted, reruns, transaction)),
+    *(
+        (module, "time", VirtualTime)
+        for module in (suite, client_call, calls, ending, journal, minted, reruns, transaction)
+    ),
     (reruns, "random", SeededRandom),
     (resolver, "Event", VirtualEvent),
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, participant_module)),
