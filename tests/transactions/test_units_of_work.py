@@ -183,3 +183,16 @@ def test_a_branch_that_changes_nothing_is_held_and_confirmed(bank: Bank) -> None
     bank.stage(tx, 1, lambda unit: None)
     assert not bank.participant.finisher.finish(BranchDecision(tx, COMMITTED, 2))[tx]
     assert bank.finish(tx, COMMITTED, 1)
+
+
+def test_what_is_staged_of_a_kind_that_the_service_gave_up_is_kept_and_not_confirmed(bank: Bank) -> None:
+    tx, other = sorted([new_id(), new_id()])
+    bank.stage(tx, 1, enter("x", "one"))
+    bank.stage(other, 1, put("a", 1))
+    store = bank.participant.store
+    given_up = store.types.pop("entries"), store.rows.pop("entries")
+    decisions = [BranchDecision(id_, COMMITTED, 1) for id_ in (tx, other)]
+    assert list(bank.participant.finisher.finish_all(decisions, lambda: True)) == [(other, True)]
+    store.types["entries"], store.rows["entries"] = given_up
+    assert bank.finish(tx, COMMITTED, 1)
+    assert entries(bank) == ["one"]

@@ -134,8 +134,9 @@ class BranchFinisher:
 
     def _apply(self, connection: sa.Connection, finished: Mapping[str, Finish], counts: Mapping[str, int]) -> None:
         store, ids = self._store, list(finished)
-        for kind, rows in store.rows.items():
-            type_ = store.types[kind]
+        names = (name for each in finished.values() for name in (*each.applied, *each.dropped, *each.released))
+        for kind in sorted({name.kind for name in names}):
+            type_, rows = store.types[kind], store.rows[kind]  # raises KeyError for one that the service gave up
             rows.save(
                 connection,
                 (
