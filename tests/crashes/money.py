@@ -78,7 +78,7 @@ class _Mover(threading.Thread):
             self.sums.append(look(self._client, TIMEOUT))
 
     def _move(self) -> None:
-        """Half of them look before they spend, and some touch a user and preferences as well."""
+        """Most look before they spend, and some touch a user and preferences as well."""
         mark, seen, numbers = f"{self.name}-{len(self.transfers)}", Seen(), dict[str, int]()
         source, target = self._random.sample(ACCOUNTS, 2)
         share = self._random.choice((None, 2, 3))
@@ -170,7 +170,7 @@ def move(
         with target.connect(CALL_TIMEOUT) as client:
             sums = [*itertools.chain(*(mover.sums for mover in movers)), look(client, PATIENCE)]
             entries = {account: _entries(client, account) for account in ACCOUNTS}
-        return Report(transfers, sums, target.kills(), list(_violations(transfers, sums, entries)))
+        return Report(transfers, sums, target.kills(), list(violations(transfers, sums, entries)))
 
 
 def _acknowledged(transfers: Sequence[Transfer]) -> int:
@@ -207,9 +207,10 @@ def _number(entry: Entry) -> int:
     return int(entry.entry_id.rpartition("/")[2])
 
 
-def _violations(
+def violations(
     transfers: Sequence[Transfer], sums: Sequence[int], entries: Mapping[str, Sequence[Entry]]
 ) -> Iterator[str | Anomaly]:
+    """What is wrong with transfers, the sums that were seen, and the entries of each account at the end."""
     yield from (f"the sum of all accounts was {found}" for found in sums if found != BALANCE * len(ACCOUNTS))
     amounts = defaultdict[str, list[int]](list)
     for account, found in entries.items():
