@@ -215,7 +215,9 @@ def test_nothing_is_asked_for_a_transaction_without_calls(face: Face, suite: Fak
     assert suite.coordinator.received == []
 
 
-def test_a_busy_caller_gets_ids_ahead(face: Face, suite: Fakes) -> None:
+def test_a_busy_caller_gets_ids_ahead(face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minted, "FRESH_SECONDS", 100.0)  # the machine may pause
+
     async def scenario(client: Any) -> None:
         ids = []
         for _ in range(10):
@@ -226,7 +228,7 @@ def test_a_busy_caller_gets_ids_ahead(face: Face, suite: Fakes) -> None:
         assert ids == sorted(ids)
 
     face.run(scenario, **suite.addresses())
-    assert suite.coordinator.methods().count("BeginTransaction") < 10
+    assert suite.coordinator.methods().count("BeginTransaction") == 2
     deadlines = {str(received.metadata[DEADLINE]) for received in suite.users.received}
     assert len(deadlines) == 10
 

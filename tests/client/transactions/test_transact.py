@@ -17,8 +17,9 @@ from handfast.client import (
     Unavailable,
 )
 from handfast.client.transaction_metadata import FIRST_ATTEMPT, TRANSACTION_ID
-from handfast.client.transactions import ending
+from handfast.client.transactions import ending, reruns
 from handfast.users.v1.users_pb2 import GetUserRequest
+from tests.client.backend import retry_info, rich_status
 
 from .faces import Face
 from .participants import Fakes
@@ -207,6 +208,18 @@ def test_it_gives_up_when_the_time_is_up_and_raises_the_last_error(face: Face, s
     assert runs
 
 
+def test_the_pauses_have_a_limit_however_often_it_was_run() -> None:
+    attempts = reruns.Reruns(300)
+    for _ in range(2000):
+        journal = attempts.next()
+        error = journal.told(
+            Aborted("on purpose", status_proto=rich_status(grpc.StatusCode.ABORTED, "", retry_info(0)))
+        )
+        pause = attempts.pause(error)
+        assert pause is not None
+        assert pause <= reruns.LONGEST_PAUSE
+
+
 def test_all_attempts_have_one_deadline(face: Face, suite: Fakes) -> None:
     suite.users.before = abort(**IN_THE_WAY, times=4)
     run, runs = counted(both)
@@ -217,4 +230,4 @@ def test_all_attempts_have_one_deadline(face: Face, suite: Fakes) -> None:
     face.run(scenario, **suite.addresses())
     first, *others = (tx._journal.deadline_s for tx in runs)
     assert len(others) == 4
-    assert others == pytest.approx([first] * 4, abs=0.01)
+    assert others == [first] * 4

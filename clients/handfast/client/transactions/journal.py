@@ -50,13 +50,13 @@ class Answer(NamedTuple):
 
 
 class Journal:
-    def __init__(self, timeout: float, first_attempt: str = "") -> None:
+    def __init__(self, timeout: float) -> None:
         seconds = check_timeout(timeout)
         if seconds > MAX_TIMEOUT:
             raise ValueError(f"timeout: a transaction can take {MAX_TIMEOUT:.0f} seconds at the most, not {timeout}")
         self.state = TransactionState()
         self.id = ""
-        self.first_attempt = first_attempt
+        self.first_attempt = ""
         self.outcome = Outcome.UNDECIDED
         self.is_open = False
         """Whether calls can be made."""
@@ -69,6 +69,12 @@ class Journal:
         self.cause: BaseException | None = None
         """Why it can only be rolled back."""
         self._told: list[BaseException] = []
+
+    def again(self) -> Journal:
+        """For another attempt, which is as old and has the same deadline."""
+        again = Journal(MAX_TIMEOUT)
+        again.first_attempt, again.deadline_s = self.first_attempt, self.deadline_s
+        return again
 
     def enter(self) -> None:
         if self.is_open or self.outcome is not Outcome.UNDECIDED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 
-from handfast.client.arguments import check_timeout
 from handfast.client.errors import OutcomeUnknown, ServiceError, Unavailable
 from handfast.client.transactions.journal import Journal
 
@@ -21,16 +20,14 @@ class Reruns:
     """The attempts of one call of `transact`, which has `timeout` seconds for all of them."""
 
     def __init__(self, timeout: float) -> None:
-        self._deadline_s = time.monotonic() + check_timeout(timeout)
         self._attempts = 0
-        self._first = Journal(timeout)
-        self._journal = self._first
+        self._journal = Journal(timeout)
 
     def next(self) -> Journal:
         """For the next attempt. It keeps the age of the first, so that others make way for it at last."""
         self._attempts += 1
         if self._attempts > 1:
-            self._journal = Journal(self._left(), self._journal.first_attempt)
+            self._journal = self._journal.again()
             # Others give way, for its age, to what it has written or locked; to what it has only read they do not.
             self._journal.locks_at_once = self._attempts > READS_UNLOCKED
         return self._journal
@@ -47,10 +44,7 @@ class Reruns:
         if not (error.retryable or isinstance(error, Unavailable)):
             return None
         # Where something that was read has changed, whoever was faster is done, so there is nothing to wait for.
-        growth = 1 if error.reason == "READ_CHANGED" else 2 ** (self._attempts - 1)
+        growth = 1 if error.reason == "READ_CHANGED" else 2 ** min(self._attempts - 1, 10)
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * growth)
         pause = (error.retry_after or 0.0) + random.uniform(0, longest)
-        return pause if pause < self._left() else None
-
-    def _left(self) -> float:
-        return self._deadline_s - time.monotonic()
+        return pause if time.monotonic() + pause < self._journal.deadline_s else None
