@@ -44,6 +44,7 @@ from handfast.users.v1.users_pb2 import (
 )
 from tests.crashes.history import Event
 from tests.crashes.transactions import Refused, Transactions
+from tests.crashes.worker import Worker
 from tests.crashes.world import GONE, PAIRS, Seen, World, text
 from tests.serializability.history import Outcome, Read, Write
 from tests.transactions.calls import Transaction
@@ -59,13 +60,13 @@ REFUSALS = (Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFoun
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Client(threading.Thread):
+class Client(Worker):
     """Works until `stopping` is set. `history` is shared by all clients."""
 
     def __init__(
         self, name: str, suite: Suite, world: World, history: list[Event], stopping: threading.Event, seed: str
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self._suite, self._world, self._history, self._stopping = suite, world, history, stopping
         self._random = random.Random(f"{seed} {name}")
         self._transactions = Transactions(suite, world, self._random, self._mark)
@@ -73,7 +74,7 @@ class Client(threading.Thread):
         self._alive: list[str] = []
         self._spare_email = ""
 
-    def run(self) -> None:
+    def work(self) -> None:
         operations: dict[Callable[[], None], int] = {
             self._update_account: 6,
             self._update_account_by_hand: 3,

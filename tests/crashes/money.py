@@ -25,6 +25,7 @@ from tests.crashes import killing
 from tests.crashes.killing import counts
 from tests.crashes.suite import CREDITS, suite
 from tests.crashes.transactions import PREFERENCES, TIMEOUT, USERS, Refused, Row, transact
+from tests.crashes.worker import Worker
 from tests.crashes.world import Seen, World, insist
 from tests.serializability.checker import Anomaly, check
 from tests.serializability.history import Outcome, Read, Write
@@ -57,16 +58,16 @@ class Transfer:
         return self.noted.outcome is Outcome.COMMITTED
 
 
-class _Mover(threading.Thread):
+class _Mover(Worker):
     def __init__(self, name: str, client: Suite, world: World, stopping: threading.Event, seed: str) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self._client, self._world, self._stopping = client, world, stopping
         self._random = random.Random(f"{seed} {name}")
         self.transfers: list[Transfer] = []
         self.sums: list[int] = []
         """What was seen by looking at all accounts at once."""
 
-    def run(self) -> None:
+    def work(self) -> None:
         while not self._stopping.is_set():
             if self._random.random() < 0.2:
                 self._look()

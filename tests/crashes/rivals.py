@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from handfast.client import Aborted, FailedPrecondition, Suite, Transaction
 from tests.crashes.transactions import PREFERENCES, USERS, Row
+from tests.crashes.worker import Worker
 from tests.crashes.world import Seen, World
 from tests.serializability.checker import Anomaly, check
 from tests.serializability.history import Outcome
@@ -48,17 +49,17 @@ class Report:
         return "\n".join(lines)
 
 
-class Rival(threading.Thread):
+class Rival(Worker):
     """Takes so many steps, or as many as it can until `stopping` is set."""
 
     def __init__(self, name: str, suite: Suite, world: World, seed: str, most: int, stopping: threading.Event) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self.world, self.random = world, random.Random(f"{seed} {name}")
         self._suite, self._most, self._stopping = suite, most, stopping
         self.history: list[Noted] = []
         self.attempts, self.longest, self._count = 0, 0.0, 0
 
-    def run(self) -> None:
+    def work(self) -> None:
         while len(self.history) < self._most and not self._stopping.is_set():
             self._count += 1
             self.step()

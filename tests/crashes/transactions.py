@@ -12,7 +12,7 @@ from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Prefe
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.crashes.world import Seen, World, text
 
-TIMEOUT = 6.0
+TIMEOUT = 4.0
 """Seconds that a transaction may take, with all its reruns."""
 USERS, PREFERENCES = "users", "preferences"
 

@@ -1,0 +1,27 @@
+"""A client that works in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Worker(threading.Thread):
+    """Does its `work`. Whoever joins it gets the exception that it ended by, if any."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._error: BaseException | None = None
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:
+            self._error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(timeout)
+        if self._error is not None:
+            raise self._error
