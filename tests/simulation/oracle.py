@@ -53,6 +53,9 @@ class Write:
     must_exist: bool | None = None
     """Whether there must be one before; None where it does not matter."""
 
+    def fits(self, before: Seen) -> bool:
+        return self.must_exist is None or self.must_exist == (before is not None)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -107,6 +110,9 @@ class Oracle:
         self.applied: set[str] = set()
         self.whole: dict[str, list[Shown]] = {}
         """What transactions were shown, in the order of their calls, of those that asked to be committed so."""
+        self.looking: dict[Operation, tuple[Place, Seen]] = {}
+        """What staged calls look at besides, of another resource; once more whenever their local transaction is."""
+        self._looked: dict[Operation, tuple[Place, Seen]] = {}
         self._sent: dict[tuple[Operation, bytes], Write | None] = {}
         self._staged: dict[Operation, Write | None] = {}
         """What stands under each number: a write, or None for locks. A caller that got no answer may have sent
@@ -137,6 +143,8 @@ class Oracle:
             if table == "operations" and columns is not None and key[2] == 1:
                 operation = (key[0], engine.name, key[1])
                 self._staged[operation] = self._sent[operation, columns["fingerprint"]]
+                if operation in self.looking:
+                    self._looked[operation] = self.looking[operation]
         touched = [key for table, key in changes if table == engine.name]
         write = write_of(request) if request is not None else None
         if touched and write is not None and not any(table == "branches" for table, _ in changes):
@@ -157,12 +165,17 @@ class Oracle:
         if transaction_id in self._doomed:
             self.fail(f"{transaction_id} is committed, but {self._doomed[transaction_id]}")
         writes: list[Write] = []
+        own: dict[Place, Seen] = {}
         for participant, count in committed.items():
             for number in range(1, count + 1):
                 operation = (transaction_id, participant, number)
                 if operation in self._staged:
+                    self._check_looked(operation, own)
                     write = self._staged[operation]
-                    writes += [write] if write is not None else []
+                    if write is not None:
+                        writes.append(write)
+                        before = self._as_seen_by(own, write.place)
+                        own[write.place] = write.apply(before) if write.fits(before) else before
                 elif transaction_id in self.overcounted:
                     break  # what is there is applied
                 else:
@@ -178,6 +191,19 @@ class Oracle:
         for key in users & preferences:
             self.joint.setdefault(key, []).append(self.step)
 
+    def _check_looked(self, operation: Operation, own: dict[Place, Seen]) -> None:
+        if operation in self._looked:
+            place, value = self._looked[operation]
+            if value != self._as_seen_by(own, place):
+                self.fail(
+                    f"operation {operation[2]} of {operation[0]} has looked at {'/'.join(place)}, {_words(value)}, "
+                    f"but as that is decided, it is {_words(self._as_seen_by(own, place))}"
+                )
+
+    def _as_seen_by(self, own: dict[Place, Seen], place: Place) -> Seen:
+        """With the changes that a transaction has made itself."""
+        return own.get(place, self.now.get(place, NOTHING[place[0]]))
+
     def _replay(self, transaction_id: str) -> None:
         """All that a transaction was shown must be what it would have been shown, had it run in the moment of its
         decision: then the order of the decisions is the order in which all transactions could have run by themselves.
@@ -185,9 +211,9 @@ class Oracle:
         own: dict[Place, Seen] = {}
         for shown in self.whole.get(transaction_id, ()):
             place = shown.place
-            value = own.get(place, self.now.get(place, NOTHING[place[0]]))
+            value = self._as_seen_by(own, place)
             if shown.write is not None:
-                if shown.write.must_exist is (value is None):
+                if not shown.write.fits(value):
                     what = shown.write.tag or "a deletion"
                     self.fail(f"{transaction_id} commits {what} of {'/'.join(place)}, which is {_words(value)}")
                     return
@@ -201,7 +227,7 @@ class Oracle:
     def _apply(self, writes: list[Write], what: str) -> None:
         for write in writes:
             before = self.now.get(write.place, NOTHING[write.place[0]])
-            if write.must_exist is not None and write.must_exist != (before is not None):
+            if not write.fits(before):
                 self.fail(f"{what} applies {write.tag or 'a deletion'} to {write.place}, which is {before}")
                 return
             if write.tag:

@@ -56,6 +56,7 @@ class Profile:
     emails       how many there are for their users
     overcounting how often a transaction by hand is committed with more than was staged
     only_reading how often a whole transaction only reads
+    looks        whether each write of a resource looks at another one as well
     moving       how often an update of a user takes another email
     thinking     how long a client waits between two actions, at the most
     operations   how many calls a transaction has: one of these
@@ -76,6 +77,7 @@ class Profile:
     emails: int = 4
     moving: float = 0.4
     overcounting: float = 0.0
+    looks: bool = False
     only_reading: float = 0.3
     thinking: float = 1.0
     operations: tuple[int, ...] = (1, 2, 3, 4)
@@ -191,6 +193,18 @@ PROFILES: Mapping[str, Profile] = {
         operations=(2, 3),
         timeouts=(5,),
         skew=(0,),
+    ),
+    # Writes that look at more than they change, some of it not there.
+    "lookers": Profile(
+        faults={"slow": (0, 0.03)},
+        actions={"transact": 3, "transaction": 3, "update_user": 1, "update_preferences": 1, "update_account": 1},
+        moving=0.1,
+        looks=True,
+        thinking=0.02,
+        pause=0.003,
+        operations=(1, 2, 3),
+        timeouts=(5,),
+        skew=(0, 0.1),
     ),
     # Transactions that only read, while what they read comes, changes and goes.
     "glimpses": Profile(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.struct_pb2 import Value
 
 from handfast.client import Suite
+from handfast.client.transaction_metadata import OPERATION, TRANSACTION_ID
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition
 from handfast.server.accounts.service import AccountServicer
-from handfast.server.chassis.call import Method
+from handfast.server.chassis.call import Method, current
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.transactions.coordinator.coordinator import Coordinator
@@ -23,7 +24,8 @@ from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.participant import Collection as ResourceCollection
-from handfast.server.transactions.participant import Participant
+from handfast.server.transactions.participant import Participant, UnitOfWork
+from handfast.server.transactions.participant.collection import Change, Reply
 from handfast.server.transactions.participant.lock_service import LockServicer
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
@@ -33,6 +35,8 @@ from handfast.server.users.service import UserServicer
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 from tests.simulation.engine import Engine
 from tests.simulation.network import SERVICES, Channel, Future
+from tests.simulation.oracle import seen
+from tests.simulation.requests import KEYS
 from tests.simulation.scheduler import SECOND, Process
 from tests.simulation.statements import SimulatedAnswers, SimulatedRegister, SimulatedRequests, SimulatedStore
 
@@ -137,6 +141,8 @@ class ParticipantServer(Server):
         self._sweeper = participant.sweeper
         self.serve("ParticipantService", ParticipantServicer(participant))
         self.serve("LockService", LockServicer(participant))
+        if self.world.profile.looks:
+            return Looking(self.world, participant, resources)
         return participant.collection(resources)
 
     def background(self) -> list[tuple[float, Callable[[], None]]]:
@@ -145,6 +151,28 @@ class ParticipantServer(Server):
 
     def prune(self, before: int) -> None:
         self._sweeper.prune(before)
+
+
+class Looking(ResourceCollection[M]):
+    """Resources of which each write looks at another one as well, as those of a team's own service may do."""
+
+    def __init__(self, world: World, participant: Participant, resources: ResourceType[M]) -> None:
+        super().__init__(participant, resources)
+        self._world = world
+
+    def changing(self, key: str, change: Change[M, Reply]) -> Callable[[UnitOfWork], Reply]:
+        work, other = super().changing(key, change), KEYS[(KEYS.index(key) + 1) % len(KEYS)] if key in KEYS else KEYS[0]
+        kind = self.type.kind
+
+        def look_and_work(unit: UnitOfWork) -> Reply:
+            looked_at = seen(kind, unit.get(self.type, other))
+            metadata = current().metadata
+            if OPERATION in metadata:
+                operation = (str(metadata[TRANSACTION_ID]), kind, int(metadata[OPERATION]))
+                self._world.oracle.looking[operation] = (kind, other), looked_at
+            return work(unit)
+
+        return look_and_work
 
 
 class CoordinatorServer(Server):

@@ -84,6 +84,9 @@ MET: dict[str, dict[str, str]] = {
         "a caller begins transactions ahead": r"sends BeginTransaction .*further=32",
         "a caller dies within a transaction": r"has died in the middle of T",
     },
+    "lookers": {
+        "a write locks what it looks at": r"commits users\.operations T\d+ 1 2: ",
+    },
 }
 """What the schedules of a profile must contain, as their transcripts put it."""
 

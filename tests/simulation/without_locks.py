@@ -19,7 +19,6 @@ from handfast.server.transactions.participant.resource_rows import ResourceRow
 from handfast.server.transactions.participant.unit_of_work import UnitOfWork
 from handfast.transactions.v1.transactions_pb2 import Read
 from tests.simulation import statements
-from tests.simulation.engine import Result, Statement
 from tests.simulation.world import Without
 
 # What was read is locked before the commit, and compared where nothing was written.
@@ -75,6 +74,15 @@ def _check_and_hold_nothing(self: UnitOfWork, number: int) -> list[Part]:
     return _stage(self, number)
 
 
+def _lock_nothing_that_it_looks_at(self: UnitOfWork, number: int) -> list[Part]:
+    if not _is_locking():
+        for name, touched in list(self._touched.items()):
+            if not touched.is_changed:
+                self._store.rows[name.kind].drop_placeholders(self._connection, [name.key])
+                del self._touched[name]
+    return _stage(self, number)
+
+
 def _lock_for_a_moment(self: LockServicer, request: Any, context: Any) -> Any:
     """The locks end before the transaction is decided."""
     reply = _lock_reads(self, request, context)
@@ -91,7 +99,7 @@ def _lock_for_a_moment(self: LockServicer, request: Any, context: Any) -> Any:
     return reply
 
 
-# Locks end with their branch, and keep the placeholder of what does not exist.
+# Locks end with their branch.
 
 _finish = finishing_rules.finish
 
@@ -99,20 +107,6 @@ _finish = finishing_rules.finish
 def _finish_and_keep_the_locks(*arguments: Any) -> Any:
     finish = _finish(*arguments)
     return replace(finish, released=frozenset()) if isinstance(finish, Finish) else finish
-
-
-class RowsWithoutLockedPlaceholders(statements.SimulatedRows[Any]):
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._delete_placeholder = Statement(
-            lambda c, p: Result(
-                rowcount=c.delete(
-                    self._resources.kind,
-                    p["key_"],
-                    lambda row: not (row["present"] or row["pending_transaction_id"]),
-                )
-            )
-        )
 
 
 # Reads see what their transaction has staged; and are told a revision that is that of what they see.
@@ -139,12 +133,14 @@ WITHOUT_LOCKS: dict[str, Without] = {
     "locks of what was read": _of_state("next_step", _lock_nothing),
     "locks that are held": Without("skew", patches=((UnitOfWork, "stage", _check_and_hold_nothing),)),
     "locks held until the decision": Without("skew", patches=((LockServicer, "LockReads", _lock_for_a_moment),)),
+    "locks of what a write looks at": Without(
+        "lookers", patches=((UnitOfWork, "stage", _lock_nothing_that_it_looks_at),)
+    ),
     "locks keep writers away": Without("skew", patches=((conflicts, "lock_blocker", lambda *_: None),)),
     "locks give way to changes": Without("skew", patches=((UnitOfWork, "_note", _lock_beside_changes),)),
     "read and then written": _of_state("staged", _stage_whatever_it_met),
     "comparing what was only read": _of_state("next_step", _compare_nothing, "glimpses"),
     "locks end with the branch": Without("skew", patches=((finishing_rules, "finish", _finish_and_keep_the_locks),)),
-    "placeholders of locks": Without("skew", patches=((statements, "SimulatedRows", RowsWithoutLockedPlaceholders),)),
     "reads see their own changes": Without(
         "skew", patches=((collection.Collection, "_visible", _see_nothing_of_its_own),)
     ),
