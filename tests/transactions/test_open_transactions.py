@@ -8,10 +8,11 @@ import pytest
 
 from handfast.server.chassis.ids import new_id
 from handfast.server.process.settings import ParticipantLimits
-from handfast.server.transactions.core.model import Outcome
+from handfast.server.transactions import wire
+from handfast.server.transactions.core.model import OWNER_LENGTH, Outcome
 from handfast.server.transactions.participant import open_branches
 from handfast.server.transactions.participant.errors import TooManyTransactions
-from handfast.server.transactions.participant.open_branches import OpenBranches, owner_of
+from handfast.server.transactions.participant.open_branches import OpenBranches
 from tests.transactions.bank import Bank, put
 
 
@@ -75,17 +76,11 @@ def test_no_count_and_no_name_is_kept_of_those_who_have_none_open(bank: Bank) ->
     assert bank.participant._open_branches._by_owner == {}
 
 
-@pytest.mark.parametrize(
-    ("peer", "owner"),
-    [
-        ("ipv4:127.0.0.1:50000", "ipv4:127.0.0.1"),
-        ("ipv6:%5B::1%5D:50000", "ipv6:%5B::1%5D"),
-        ("unix:/run/handfast", "unix"),
-        ("", ""),
-    ],
-)
-def test_a_caller_is_an_address(peer: str, owner: str) -> None:
-    assert owner_of(peer) == owner
+@pytest.mark.parametrize("host", ["ipv4:127.0.0.1", "ipv6:%5B::1%5D", "unix:/run/" + "handfast" * 20])
+def test_a_caller_is_a_connection(host: str) -> None:
+    first, second = (wire.owner_of(f"{host}:{port}") for port in (50000, 50001))
+    assert first != second
+    assert len(first) <= OWNER_LENGTH
 
 
 def test_the_limits_that_are_written_twice_agree() -> None:

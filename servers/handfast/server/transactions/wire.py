@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, FOLLOWS, OPERATION, STAGE_KEYS, TRANSACTION_ID
+from handfast.server.chassis.call import Call
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
-from handfast.server.transactions.core.model import Outcome, Read, ResourceName, StageRequest
+from handfast.server.transactions.core.model import OWNER_LENGTH, Outcome, Read, ResourceName, StageRequest
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -42,8 +43,9 @@ def stage_metadata(
     )
 
 
-def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, request: Serializable) -> StageRequest | None:
+def parse_stage_request(call: Call, request: Serializable) -> StageRequest | None:
     """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
+    metadata = call.metadata
     transaction_id = parse_transaction_id(metadata)
     if transaction_id is None:
         return None
@@ -60,7 +62,15 @@ def parse_stage_request(metadata: Mapping[str, str | bytes], method: str, reques
     follows = str(metadata.get(FOLLOWS, ""))
     if follows and (not is_transaction_id(follows) or follows == transaction_id):
         raise InvalidMetadata(f"{FOLLOWS} must be the id of another transaction.", key=FOLLOWS)
-    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, fingerprint(method, request), follows)
+    digest, owner = fingerprint(call.method.path, request), owner_of(call.peer)
+    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, digest, follows, owner)
+
+
+def owner_of(peer: str) -> str:
+    """Who opens a branch: the connection that its call comes by, such as `ipv4:127.0.0.1:50000`. By their hosts alone,
+    all callers on one machine would be one, and any of them could have the others refused.
+    """
+    return peer[-OWNER_LENGTH:]
 
 
 def parse_transaction_id(metadata: Mapping[str, str | bytes]) -> str | None:
@@ -75,9 +85,10 @@ def parse_transaction_id(metadata: Mapping[str, str | bytes]) -> str | None:
 
 def encode_reads(reads: Iterable[Read]) -> bytes:
     """What goes into the trailer `handfast-reads-bin`: a `ReadSet`."""
-    return pb.ReadSet(
-        reads=[pb.Read(resource=str(read.resource), revision=read.revision, held=read.held) for read in reads]
-    ).SerializeToString()
+    read_set = pb.ReadSet()
+    for read in reads:
+        read_set.reads.add(resource=str(read.resource), revision=read.revision, held=read.held)
+    return read_set.SerializeToString()
 
 
 def decode_reads(encoded: bytes) -> list[Read]:

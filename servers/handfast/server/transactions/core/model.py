@@ -15,6 +15,8 @@ MAX_BYTES = 16 * 1024 * 1024
 """How many bytes the operations of one branch may take. A branch is finished in one local transaction, and on SQLite
 nobody else writes meanwhile.
 """
+OWNER_LENGTH = 64
+"""How many characters say who has opened a branch."""
 NO_REVISION = "-"
 """The revision of a resource that does not exist."""
 

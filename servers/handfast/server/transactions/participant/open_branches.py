@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from handfast.server.transactions.participant.errors import TooManyTransactions
 
-MAX_OPEN, MAX_OPEN_PER_CALLER = 10_000, 1_000
+MAX_OPEN, MAX_OPEN_PER_CALLER = 10_000, 2_500
 
 
 class OpenBranches:
@@ -36,14 +36,11 @@ class OpenBranches:
 
     def finished(self, owners: Iterable[str]) -> None:
         with self._lock:
-            self._by_owner.subtract(owners)
-            self._by_owner = +self._by_owner  # none below 0, and no name is kept for nothing
+            for owner in owners:
+                self._by_owner[owner] -= 1
+                if self._by_owner[owner] <= 0:
+                    del self._by_owner[owner]  # none is below 0, and no name is kept for nothing
 
     def set(self, counts: Mapping[str, int]) -> None:
         with self._lock:
             self._by_owner = Counter(counts)
-
-
-def owner_of(peer: str) -> str:
-    """Who has opened a branch: the address that a call came from, without its port, such as `ipv4:127.0.0.1`."""
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer.partition(":")[0]

@@ -15,9 +15,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -37,7 +36,7 @@ from handfast.server.transactions.participant import read_set
 from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
 from handfast.server.transactions.participant.finishing import BranchFinisher, owners_of
-from handfast.server.transactions.participant.open_branches import OpenBranches, owner_of
+from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
@@ -53,8 +52,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
 """How long an older transaction waits before it tries again; longer each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staged(Generic[Reply]):
+class Staged(NamedTuple, Generic[Reply]):
     """What a staged call answers: its reply, and what it has read, encoded. `opens` says whether it has opened its
     branch, `followed` who had opened the one that it has finished, if any.
     """
@@ -106,11 +104,10 @@ class Participant:
         ReadChanged where it meets another revision than the call has read before, and TooManyTransactions.
         """
         call = current()
-        stage = wire.parse_stage_request(call.metadata, call.method.path, request)
+        stage = wire.parse_stage_request(call, request)
         if stage is None:
             return self.write_plainly(call.method.path, request, work, reply_type)
         call.log["transaction_id"] = stage.transaction_id
-        stage = replace(stage, owner=owner_of(call.peer))
         staged = self.stage(
             stage, request, work, reply_type, read_before=read_set.read_before(call) if tells_reads else None
         )
@@ -151,7 +148,8 @@ class Participant:
         staged = self._unblocked(attempt, stage.first_attempt)
         if staged.opens:
             self._open_branches.opened(stage.owner)
-        self._open_branches.finished(staged.followed)
+        if staged.followed:
+            self._open_branches.finished(staged.followed)
         reached("participant.staged")
         return staged
 

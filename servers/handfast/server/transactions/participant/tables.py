@@ -18,12 +18,12 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.data import idempotency
 from handfast.server.transactions import horizon
+from handfast.server.transactions.core.model import OWNER_LENGTH
 from handfast.server.transactions.core.reading import REVISION_LENGTH
 
 KIND_LENGTH = 32
 KEY_LENGTH = 128
 TRANSACTION_ID_LENGTH = 36
-OWNER_LENGTH = 64
 UNFINISHED = sa.text("state <> 'FINISHED'")
 PENDING = sa.text("pending_transaction_id IS NOT NULL")
 IS_LOCK, IS_LOCK_ON_POSTGRESQL = sa.text("is_lock = 1"), sa.text("is_lock")
