@@ -36,7 +36,7 @@ class ResourceType(Generic[M]):
         if len(table.name) > KIND_LENGTH:
             raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
         (key,) = table.primary_key
-        self.table, self.key, self.kind, self.message_type = table, key, table.name, message_type
+        self.table, self.key, self.kind, self.message_type = table, key, str(table.name), message_type
         if type(self).to_message is ResourceType.to_message or type(self).to_columns is ResourceType.to_columns:
             self._mapping = ColumnMapping(table, key.name, message_type)
 
