@@ -62,15 +62,15 @@ def _is_locking() -> bool:
 
 
 def _lock_beside_changes(self: UnitOfWork, type_: Any, row: ResourceRow[Any]) -> Any:
-    return _note(self, type_, replace(row, pending_transaction_id=None) if _is_locking() else row)
+    return _note(self, type_, row._replace(pending_transaction_id=None) if _is_locking() else row)
 
 
 def _check_and_hold_nothing(self: UnitOfWork, number: int) -> list[Part]:
     if _is_locking():
-        for name, touched in self._touched.items():
-            if touched.row.committed is None:
-                self._store.rows[name.kind].drop_placeholders(self._connection, [name.key])
-        self._touched.clear()
+        for kind, touched in self._touched.items():
+            absent = [key for key, each in touched.items() if each.row.committed is None]
+            self._store.rows[kind].drop_placeholders(self._connection, absent)
+            touched.clear()
     return _stage(self, number)
 
 

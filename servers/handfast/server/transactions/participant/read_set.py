@@ -26,7 +26,8 @@ def transaction_of_call() -> str | None:
 
 def read_before(call: Call) -> Sequence[Read]:
     """What it has read so far."""
-    return wire.decode_reads(call.state.get(READS, b""))
+    encoded = call.state.get(READS)
+    return wire.decode_reads(encoded) if encoded else ()
 
 
 def record(reads: Iterable[Read]) -> None:

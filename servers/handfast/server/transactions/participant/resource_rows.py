@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,8 +18,7 @@ LAST_CHARACTER = "\U0010ffff"
 """No text is greater, by the order of keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceRow(Generic[M]):
+class ResourceRow(NamedTuple, Generic[M]):
     """A resource as one statement read it: its committed state (None where it does not exist), the last transaction
     that was applied to it, its revision, what the transaction that has a pending change of it makes of it, and how many
     transactions hold a read lock. `horizon` is that of the database at the time, where it was asked for.
@@ -36,8 +34,7 @@ class ResourceRow(Generic[M]):
     horizon: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved(Generic[M]):
+class Saved(NamedTuple, Generic[M]):
     """What a resource becomes; it is removed where `message` is None."""
 
     key: str

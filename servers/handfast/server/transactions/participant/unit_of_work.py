@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +29,6 @@ class Blocked(Exception):
 class _Touched:
     """A resource that the work has seen, and what it makes of it. `values_before` are its unique values."""
 
-    type: ResourceType[Any]
     row: ResourceRow[Any]
     now: Any
     values_before: frozenset[str]
@@ -58,7 +56,7 @@ class UnitOfWork:
         """
         self._store, self._connection = store, connection
         self._transaction_id, self._on_horizon = transaction_id, on_horizon
-        self._touched: dict[ResourceName, _Touched] = {}
+        self._touched: dict[str, dict[str, _Touched]] = {each: {} for each in store.types}  # by kind and key
 
     def get(self, type_: ResourceType[M], key: str) -> M | None:
         """The resource, with what this work and its transaction have made of it; None where there is none."""
@@ -77,7 +75,7 @@ class UnitOfWork:
         """Looks at all of these at once, in an order in which no two writes wait for each other in a circle."""
         self.check_horizon()
         for key, row in self._store.rows_of(type_).lock_all(self._connection, keys).items():
-            if ResourceName(type_.kind, key) not in self._touched:
+            if key not in self._touched[type_.kind]:
                 self._note(type_, row)
 
     def revision(self, type_: ResourceType[M], key: str) -> str:
@@ -85,7 +83,7 @@ class UnitOfWork:
         return self._touch(type_, key).row.revision
 
     def _touch(self, type_: ResourceType[M], key: str) -> _Touched:
-        touched = self._touched.get(ResourceName(type_.kind, key))
+        touched = self._touched[type_.kind].get(key)
         if touched is None:
             with_horizon = self._on_horizon is not None
             row = self._store.rows_of(type_).lock(self._connection, key, with_horizon=with_horizon)
@@ -101,13 +99,13 @@ class UnitOfWork:
         now = row.committed
         if pending is not None:
             now = type_.decoded(self._store.operations.last_image(self._connection, pending, row.name))
-        values = type_.unique_values(now) if type_.has_unique_values and now is not None else frozenset[str]()
-        touched = self._touched[row.name] = _Touched(type_, row, now, values)
+        touched = _Touched(row, now, _unique_values(type_, now))
+        self._touched[type_.kind][row.name.key] = touched
         return touched
 
     def _change(self, type_: ResourceType[M], key: str, after: M | None) -> None:
         touched = self._touch(type_, key)
-        if not touched.is_changed:
+        if touched.row.read_locks and not touched.is_changed:
             other = conflicts.lock_blocker(self._lock_holders(touched.row), self._transaction_id)
             if other is not None:
                 raise Blocked(str(touched.row.name), other)
@@ -131,16 +129,16 @@ class UnitOfWork:
     def apply(self) -> None:
         """Does all that a plain write has come to."""
         holders = self._claim()
-        for kind, touched in self._by_kind():
-            rows = self._store.rows[kind]
-            changed = [each for each in touched if each.is_changed]
-            rows.save(
-                self._connection,
-                [Saved(t.row.name.key, t.now, t.row.last_transaction_id, new_etag()) for t in changed],
-            )
-            if len(changed) < len(touched):
-                absent = [t.row.name.key for t in touched if not t.is_changed and t.row.committed is None]
-                rows.drop_placeholders(self._connection, absent)
+        for kind, touched in self._touched.items():
+            changed, absent = [], []
+            for key, each in touched.items():
+                if each.is_changed:
+                    changed.append(Saved(key, each.now, each.row.last_transaction_id, new_etag()))
+                elif each.row.committed is None:
+                    absent.append(key)
+            self._store.rows[kind].save(self._connection, changed)
+            if absent:
+                self._store.rows[kind].drop_placeholders(self._connection, absent)
         self._store.unique_keys.save(self._connection, holders)
 
     def stage(self, number: int) -> list[Part]:
@@ -150,51 +148,56 @@ class UnitOfWork:
         mine = str(self._transaction_id)
         self._store.unique_keys.change(self._connection, mine, number, self._claim())
         parts: list[Part] = []
-        for kind, touched in self._by_kind():
-            rows = self._store.rows[kind]
-            changed = [each for each in touched if each.is_changed]
-            for each in changed:
-                image = None if each.now is None else each.now.SerializeToString()
-                parts.append(Part(number, each.row.name, image))
-            marked = [each.row.name.key for each in changed if each.row.pending_transaction_id is None]
-            rows.mark(self._connection, marked, mine)
-            seen = [each.row for each in touched if not each.is_changed and each.row.pending_transaction_id is None]
-            locked = [row.name for row in seen if mine not in self._lock_holders(row)]
-            parts.extend(Part(number, name, None, is_lock=True) for name in locked)
-            rows.add_read_locks(self._connection, [name.key for name in locked])
+        for kind, touched in self._touched.items():
+            marked, locked = [], []
+            for key, each in touched.items():
+                is_marked = each.row.pending_transaction_id is not None
+                if each.is_changed:
+                    image = None if each.now is None else each.now.SerializeToString()
+                    parts.append(Part(number, each.row.name, image))
+                    if not is_marked:
+                        marked.append(key)
+                elif not is_marked and mine not in self._lock_holders(each.row):
+                    parts.append(Part(number, each.row.name, None, is_lock=True))
+                    locked.append(key)
+            self._store.rows[kind].mark(self._connection, marked, mine)
+            if locked:
+                self._store.rows[kind].add_read_locks(self._connection, locked)
         return parts or [Part(number, None, None)]
 
-    def reads(self) -> Iterable[Read]:
+    def reads(self) -> list[Read]:
         """What the work has looked at, all of which is held once it is staged."""
-        return (Read(name, touched.row.revision, held=True) for name, touched in self._touched.items())
-
-    def _by_kind(self) -> Iterator[tuple[str, list[_Touched]]]:
-        in_order = sorted(self._touched.values(), key=lambda touched: touched.row.name)
-        for kind, touched in groupby(in_order, key=lambda touched: touched.row.name.kind):
-            yield kind, list(touched)
+        rows = [each.row for touched in self._touched.values() for each in touched.values()]
+        return [Read(row.name, row.revision, held=True) for row in rows]
 
     def _claim(self) -> dict[str, str | None]:
         """Locks the unique values that the work gives resources or takes away from them. Returns who holds each
         afterwards; None frees it.
         """
         store, mine = self._store, self._transaction_id
-        wanted: dict[ResourceType[Any], dict[str, frozenset[str]]] = {}
-        changing: dict[ResourceType[Any], set[str]] = {}
-        for name, touched in self._touched.items():
-            if touched.is_changed and touched.type.has_unique_values:
-                now = frozenset[str]() if touched.now is None else touched.type.unique_values(touched.now)
-                wanted.setdefault(touched.type, {})[name.key] = now
-                changing.setdefault(touched.type, set()).update(now ^ touched.values_before)
-        values = [value for of_type in changing.values() for value in of_type]
-        locked = store.unique_keys.lock(self._connection, values, mine) if values else []
+        wanted: dict[str, dict[str, frozenset[str]]] = {}
+        changing: dict[str, set[str]] = {}
+        for kind, touched in self._touched.items():
+            for key, each in touched.items():
+                if each.is_changed:
+                    values = _unique_values(store.types[kind], each.now)
+                    wanted.setdefault(kind, {})[key] = values
+                    if values != each.values_before:
+                        changing.setdefault(kind, set()).update(values ^ each.values_before)
+        if not changing:
+            return {}
+        locked = store.unique_keys.lock(self._connection, set().union(*changing.values()), mine)
         holders: dict[str, str | None] = {}
-        for type_, of_type in changing.items():
-            match unique_keys.claim(wanted[type_], [key for key in locked if key.value in of_type], mine):
+        for kind, of_kind in changing.items():
+            match unique_keys.claim(wanted[kind], [key for key in locked if key.value in of_kind], mine):
                 case unique_keys.Pending(transaction_id):
-                    name = ResourceName(type_.kind, min(wanted[type_]))
-                    raise Blocked(f"A unique value of {name}", transaction_id)
+                    raise Blocked(f"A unique value of {ResourceName(kind, min(wanted[kind]))}", transaction_id)
                 case unique_keys.Taken(value):
-                    raise type_.taken(value)
+                    raise store.types[kind].taken(value)
                 case of_these:
                     holders |= of_these
         return holders
+
+
+def _unique_values(type_: ResourceType[M], message: M | None) -> frozenset[str]:
+    return frozenset() if message is None else type_.unique_values(message)
