@@ -76,10 +76,10 @@ def _check_and_hold_nothing(self: UnitOfWork, number: int) -> list[Part]:
 
 def _lock_nothing_that_it_looks_at(self: UnitOfWork, number: int) -> list[Part]:
     if not _is_locking():
-        for name, touched in list(self._touched.items()):
-            if not touched.is_changed:
-                self._store.rows[name.kind].drop_placeholders(self._connection, [name.key])
-                del self._touched[name]
+        for kind, touched in self._touched.items():
+            for key in [key for key, each in touched.items() if not each.is_changed]:
+                self._store.rows[kind].drop_placeholders(self._connection, [key])
+                del touched[key]
     return _stage(self, number)
 
 
