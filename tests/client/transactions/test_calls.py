@@ -74,8 +74,8 @@ def test_calls_to_different_services_are_under_way_at_once(face: Face, suite: Fa
 
 class Streams:
     def __init__(self, channel: Any) -> None:
-        self.Count = channel.unary_stream("/credits.v1.CreditsService/Count")
-        self.Spend = channel.unary_unary("/credits.v1.CreditsService/Spend")
+        self.Count = channel.unary_stream("/coupons.v1.CouponsService/Count")
+        self.Spend = channel.unary_unary("/coupons.v1.CouponsService/Spend")
 
 
 MISUSES: dict[str, tuple[Callable[[Any], Any], str]] = {
