@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -246,3 +248,24 @@ def test_an_id_that_is_not_fresh_any_more_is_not_used(
         assert suite.coordinator.methods()[-2:] == ["BeginTransaction", "CommitTransaction"]
 
     face.run(scenario, **suite.addresses())
+
+
+FORKED = """
+import os
+from handfast.client.transactions.minted import MintedIds
+from handfast.transactions.v1.transactions_pb2 import BeginTransactionResponse, Transaction
+from time import monotonic
+
+ids = MintedIds()
+ids.add(BeginTransactionResponse(further=[Transaction(transaction_id="ahead")]), monotonic() + 1000)
+pid = os.fork()
+minted = ids.take()
+print("parent" if pid else "child", minted and minted.transaction_id, flush=True)
+if pid:
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_process_that_was_forked_uses_no_ids_of_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=60)
+    assert sorted(done.stdout.splitlines()) == ["child None", "parent ahead"]

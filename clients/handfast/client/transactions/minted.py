@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,10 +43,14 @@ class MintedIds:
 
     def __init__(self) -> None:
         self._ahead: deque[Minted] = deque()
+        self._process_id = os.getpid()
         self._asked_at = float("-inf")
 
     def take(self) -> Minted | None:
         """The oldest that is fresh."""
+        if self._process_id != os.getpid():  # forked meanwhile, and the process before may use those that are here
+            self._ahead.clear()
+            self._process_id = os.getpid()
         while self._ahead:
             try:
                 minted = self._ahead.popleft()
