@@ -21,6 +21,7 @@ from handfast.client import (
     options,
 )
 from handfast.client.transactions import ending
+from handfast.users.v1.users_pb2 import GetUserRequest
 
 from .faces import Face
 from .participants import Fakes, refuse
@@ -118,6 +119,58 @@ def test_after_a_refused_write_nothing_is_sent_and_leaving_the_block_raises(face
 
     face.run(scenario, **suite.addresses())
     assert suite.preferences.received == []
+
+
+def test_after_a_write_that_could_not_be_sent_leaving_the_block_raises(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        await tx.preferences.UpdatePreferences(ADAS)
+        with pytest.raises(DeadlineExceeded):
+            await tx.users.UpdateUser(ADA, timeout=0)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert isinstance(error, Aborted)
+        assert (tx.outcome, suite.coordinator.decisions) == (Outcome.ABORTED, {tx.id: None})
+
+    face.run(scenario, **suite.addresses())
+    assert suite.users.received == []
+
+
+def test_after_a_write_for_which_the_transaction_could_not_begin_leaving_the_block_raises(
+    face: Face, suite: Fakes
+) -> None:
+    suite.coordinator.before = abort(grpc.StatusCode.INTERNAL, method="BeginTransaction")
+
+    async def body(tx: Any) -> None:
+        with pytest.raises(ServiceError):
+            await tx.users.UpdateUser(ADA)
+        with pytest.raises(Aborted):
+            await tx.preferences.UpdatePreferences(ADAS)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert isinstance(error, Aborted)
+        assert tx.outcome is Outcome.ABORTED
+
+    face.run(scenario, **suite.addresses())
+    assert (suite.users.received, suite.preferences.received) == ([], [])
+    assert suite.coordinator.decisions == {}
+
+
+def test_a_read_for_which_the_transaction_could_not_begin_ends_nothing(face: Face, suite: Fakes) -> None:
+    suite.coordinator.before = abort(grpc.StatusCode.INTERNAL, method="BeginTransaction")
+
+    async def body(tx: Any) -> None:
+        with pytest.raises(ServiceError):
+            await tx.users.GetUser(GetUserRequest(user_id="ada"))
+        await tx.users.UpdateUser(ADA)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert error is None
+        assert suite.coordinator.decisions == {tx.id: {"users": 1}}
+
+    face.run(scenario, **suite.addresses())
 
 
 def test_a_write_that_nobody_waits_for_is_waited_for_in_the_end(face: Face, suite: Fakes) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +13,16 @@ from typing import Any
 import grpc
 import pytest
 
-from handfast.client import NotFound, Suite, aio, connect
+from handfast.client import Aborted, Cancelled, NotFound, Suite, aio, connect
+from handfast.users.v1.users_pb2 import GetUserRequest
 from tests.eventually import eventually
 
+from .faces import Face
 from .participants import Fakes
 from .test_calls import ADA, ADAS, BOB, wait
 from .test_endings import abort
+
+GET = GetUserRequest(user_id="ada")
 
 
 @pytest.fixture
@@ -75,17 +81,87 @@ def test_who_only_looks_sees_it_end(suite: Fakes, client: Suite) -> None:
         assert call.result(timeout=0).user.user_id == "ada"
 
 
-def test_a_read_or_write_that_waits_can_be_cancelled_and_the_others_go_on(suite: Fakes, client: Suite) -> None:
+def test_a_read_that_waits_can_be_cancelled_and_the_others_go_on(suite: Fakes, client: Suite) -> None:
     with client.transaction() as tx:
-        first, second, third = (tx.users.UpdateUser.future(request) for request in (ADA, BOB, ADA))
+        first, second, third = (
+            tx.users.UpdateUser.future(ADA),
+            tx.users.GetUser.future(GET),
+            tx.users.UpdateUser.future(BOB),
+        )
         assert second.cancel()
         assert second.cancelled()
-        assert third.result().user.user_id == "ada"
+        assert third.result().user.user_id == "bob"
         with pytest.raises(grpc.FutureCancelledError):
             second.result()
         assert second.code() is grpc.StatusCode.CANCELLED
         assert not first.cancel()  # it is over
+    assert suite.users.numbers() == [("UpdateUser", "1"), ("UpdateUser", "2")]
     assert suite.coordinator.decisions == {tx.id: {"users": 2}}
+
+
+def test_after_a_write_that_waits_was_cancelled_nothing_is_committed(suite: Fakes, client: Suite) -> None:
+    with pytest.raises(Cancelled), client.transaction() as tx:  # noqa: PT012
+        first, second, third = (tx.users.UpdateUser.future(request) for request in (ADA, BOB, ADA))
+        assert second.cancel()
+        assert first.result().user.user_id == "ada"
+        assert isinstance(third.exception(), Aborted)
+    assert suite.users.numbers() == [("UpdateUser", "1")]
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+class CancelledLate:
+    """Stands in for the call of gRPC. Cancels the call when the reply is there, and is not taken down yet."""
+
+    def __init__(self, call: Any) -> None:
+        self._call, self._begun = call, call._begun
+
+    def result(self) -> Any:
+        return self._begun.result()
+
+    def cancel(self) -> None:
+        self._begun.cancel()
+
+    def trailing_metadata(self) -> Any:
+        assert self._call.cancel()
+        return self._begun.trailing_metadata()
+
+
+def test_a_write_that_is_cancelled_when_its_reply_is_there_is_not_committed(suite: Fakes, client: Suite) -> None:
+    with pytest.raises(Cancelled), client.transaction() as tx:  # noqa: PT012
+        call: Any = tx.users.UpdateUser.future(ADA)
+        call._begun = CancelledLate(call)
+        with pytest.raises(grpc.FutureCancelledError):
+            call.result()
+        assert call.cancelled()
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_the_last_of_many_calls_can_be_asked_for_first(suite: Fakes, client: Suite) -> None:
+    with client.transaction() as tx:
+        calls = [tx.users.UpdateUser.future(ADA) for _ in range(sys.getrecursionlimit())]
+        assert calls[-1].result().user.user_id == "ada"
+        assert all(call.done() for call in calls)
+    assert suite.coordinator.decisions == {tx.id: {"users": len(calls)}}
+
+
+def test_each_of_many_calls_takes_as_much_work_as_each_of_few(face: Face, suite: Fakes) -> None:
+    async def steps(client: Any, calls: int) -> int:
+        """How many functions are called for so many calls of a transaction, in this thread."""
+        counted = itertools.count()
+        async with client.transaction() as tx:
+            sys.setprofile(lambda frame, event, argument: next(counted))
+            begun = [tx.users.UpdateUser(ADA) for _ in range(calls)]
+            for call in begun:
+                await call
+            sys.setprofile(None)
+        return next(counted)
+
+    async def scenario(client: Any) -> None:
+        await steps(client, 10)  # imports, and connects
+        few, many = await steps(client, 50), await steps(client, 500)
+        assert many < 15 * few
+
+    face.run(scenario, **suite.addresses())
 
 
 def test_a_write_that_was_sent_and_is_cancelled_leaves_nothing_but_to_roll_back(suite: Fakes, client: Suite) -> None:
@@ -144,10 +220,11 @@ def test_an_asyncio_call_tells_all_that_grpc_does(suite: Fakes) -> None:
             assert call.done()
             assert not call.cancelled()
             assert not call.cancel()
-            waiting = [tx.users.UpdateUser(ADA), tx.users.UpdateUser(BOB)]
-            assert waiting[1].cancel()
-            await waiting[0]
-            assert await waiting[1].code() is grpc.StatusCode.CANCELLED
-        assert suite.coordinator.decisions == {tx.id: {"users": 2}}
+            first, second, third = tx.users.UpdateUser(ADA), tx.users.GetUser(GET), tx.users.UpdateUser(BOB)
+            assert second.cancel()
+            await third
+            assert await second.code() is grpc.StatusCode.CANCELLED
+            assert first.done()
+        assert suite.coordinator.decisions == {tx.id: {"users": 3}}
 
     asyncio.run(calls())

@@ -95,6 +95,22 @@ def test_ctrl_c_where_nobody_tells_what_became_of_the_commit_leaves_it_unknown(
     assert run_interrupted(client).outcome is Outcome.UNKNOWN
 
 
+@pytest.mark.parametrize("method", ["BeginTransaction", "UpdateUser"])
+def test_after_ctrl_c_during_a_write_leaving_the_block_raises_though_the_block_goes_on(
+    suite: Fakes, client: Suite, released: threading.Event, method: str
+) -> None:
+    suite.users.before = suite.coordinator.before = interrupting(method, released)
+    with pytest.raises(Cancelled), client.transaction() as tx:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt):
+            tx.users.UpdateUser(ADA)
+        released.set()
+        with pytest.raises(Aborted):
+            tx.preferences.UpdatePreferences(ADAS)
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.preferences.received == []
+    assert list(suite.coordinator.decisions.values()) == ([None] if method == "UpdateUser" else [])
+
+
 def test_a_generator_that_is_dropped_rolls_back(suite: Fakes, client: Suite) -> None:
     transactions: list[Transaction] = []
 
@@ -176,6 +192,34 @@ def test_a_task_that_is_cancelled_during_a_call_rolls_back(suite: Fakes, release
     tx = cancelled_when(suite, arrived)
     assert tx.outcome is Outcome.ABORTED
     assert suite.coordinator.decisions == {tx.id: None}
+
+
+@pytest.mark.parametrize("method", ["BeginTransaction", "UpdateUser", ""])
+def test_after_a_write_that_was_cancelled_leaving_the_block_raises_though_the_block_goes_on(
+    suite: Fakes, released: threading.Event, method: str
+) -> None:
+    """Also before it was sent, and before its task has run at all."""
+    arrived = threading.Event()
+    suite.users.before = suite.coordinator.before = hanging(method, arrived, released)
+
+    async def cancel() -> None:
+        async with aio.connect(**suite.addresses()) as client:
+            with pytest.raises(Cancelled):  # noqa: PT012
+                async with client.transaction() as tx:
+                    call = tx.users.UpdateUser(ADA)
+                    if method:
+                        await asyncio.to_thread(arrived.wait, 20)
+                    assert call.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await call
+                    released.set()
+                    with pytest.raises(Aborted):
+                        await tx.preferences.UpdatePreferences(ADAS)
+            assert tx.outcome is Outcome.ABORTED
+
+    asyncio.run(cancel())
+    assert suite.preferences.received == []
+    assert list(suite.coordinator.decisions.values()) == ([None] if method == "UpdateUser" else [])
 
 
 def test_a_task_that_is_cancelled_before_the_commit_is_carried_out_rolls_back(

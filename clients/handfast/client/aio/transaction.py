@@ -91,6 +91,7 @@ class Transaction:
         await self._run(commit(self._journal))
 
     async def _roll_back(self, why: BaseException) -> None:
+        self._journal.doom(why)
         self._calls.cancel_all()
         rest = self._in_the_background(self._run(roll_back(self._journal, why)))
         if rest is not None and not isinstance(why, GeneratorExit):  # after which nothing can be awaited

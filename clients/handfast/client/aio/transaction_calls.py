@@ -1,12 +1,11 @@
-"""The calls of a transaction for asyncio: what `tx.users.GetUser` is, what it gives back, and the order in which calls
-go out.
-"""
+"""The calls of a transaction for asyncio: what `tx.users.GetUser` is, what it gives back, and what all calls share."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Generator
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -19,30 +18,38 @@ from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.errors import code_of, details_of
 from handfast.client.transactions.journal import Answer, Journal
 from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
 Stub = TypeVar("Stub")
 
 
 class Calls:
-    """Of one transaction. Those to one participant go out one after the other, but for reads beside each other."""
+    """Of one transaction."""
 
     def __init__(self, services: Services[aio.Channel], coordinator: Any, journal: Journal) -> None:
         self.services, self._coordinator, self.journal = services, coordinator, journal
         self._beginning = asyncio.Lock()
-        self._by_participant: dict[str, list[TransactionCall]] = {}
-        """Those that are not over, in the order in which they were made."""
+        self._queues: defaultdict[str, Queue[TransactionCall]] = defaultdict(Queue)
 
     def stub(self, stub_class: Callable[[aio.Channel], Stub], participant: str) -> Stub:
         return stub_class(TransactionChannel(self, participant))
 
     def begin(self, call: TransactionCall) -> None:
-        """Has it sent when its turn comes: a write after all that was called at the participant before, and a read
-        after all writes."""
+        """Has it sent when its turn comes."""
         self.journal.check_open()
-        earlier = [each for each in self._by_participant.get(call.participant, ()) if not each.done()]
-        self._by_participant[call.participant] = [*earlier, call]
-        call.begin(after=[each for each in earlier if Part.WRITE in (each.part, call.part)])
+        self._queues[call.participant].put(call)
+        call.begin()
+        self._send_waiting(call.participant)
+
+    def over(self, call: TransactionCall) -> None:
+        self._queues[call.participant].over(call)
+        self._send_waiting(call.participant)
+
+    def _send_waiting(self, participant: str) -> None:
+        """Has those sent whose turn has come."""
+        while (call := self._queues[participant].next()) is not None:
+            call.turn.set()
 
     async def lock_reads(self, participant: str) -> None:
         """What has been read there, for as long as the transaction lasts."""
@@ -63,7 +70,7 @@ class Calls:
             call.cancel()
 
     def _not_over(self) -> list[TransactionCall]:
-        return [call for calls in self._by_participant.values() for call in calls]
+        return [call for queue in self._queues.values() for call in queue.not_over()]
 
     async def begin_transaction(self) -> None:
         """Unless it has begun."""
@@ -94,54 +101,42 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
     ) -> None:
         self.part, self.participant, self._method = part, participant, method
         self._calls, self._send, self._deadline_s = calls, send, deadline_s
+        self.turn = asyncio.Event()
         self._call: Any = None
 
-    def begin(self, after: Iterable[TransactionCall]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(tuple(after)))
-        self._task.add_done_callback(retrieve)
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._end)
 
-    async def _run(self, after: Iterable[TransactionCall]) -> Any:
+    async def _run(self) -> Any:
         journal = self._calls.journal
-        try:
-            await self._send_after(after)
-        except Exception as error:
-            if self.part is Part.WRITE:
-                journal.doom(error)  # perhaps nobody awaits it
-            raise
-        reply = None
+        await self.turn.wait()
+        await self._calls.begin_transaction()
+        journal.check_not_lost()
+        with propagating(journal.inherited()):
+            self._call = self._send(journal.metadata(self.part, self.participant))
         try:
             reply = await self._call
             answer = Answer(reply, None, await self._call.trailing_metadata())
         except grpc.RpcError as error:
             typed = error if isinstance(error, ServiceError) else service_error(error, "")
             answer = Answer(None, typed, typed.trailing_metadata())
-        except asyncio.CancelledError:
-            cancelled = Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
-            journal.answered(self.part, self.participant, self._method, Answer(None, cancelled))
-            raise
         failure = journal.answered(self.part, self.participant, self._method, answer)
         if failure is not None:
             raise failure
-        return reply
+        return answer.reply
 
-    async def _send_after(self, after: Iterable[TransactionCall]) -> None:
-        journal = self._calls.journal
-        await self._calls.begin_transaction()
-        for each in after:
-            await each.over()
-        journal.check_not_lost()
-        metadata = journal.metadata(self.part, self.participant)
-        try:
-            with propagating(journal.inherited()):
-                self._call = self._send(metadata)
-        except Exception:
-            journal.not_sent(self.part, self.participant)
-            raise
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """However it ended: also before it was sent."""
+        cancelled = Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
+        error = cancelled if task.cancelled() else task.exception()
+        if error is not None and self.part is Part.WRITE:
+            self._calls.journal.doom(error)
+        self._calls.over(self)
 
     async def over(self) -> None:
-        """Waits until it is. Does not raise what it ended with."""
-        if not self._task.done():
-            await asyncio.wait((self._task,))
+        """Waits until it is, and has been taken down. Does not raise what it ended with."""
+        await asyncio.wait((self._task,))
 
     def __await__(self) -> Generator[Any, None, Any]:
         calls = self._calls
@@ -164,7 +159,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         return max(0.0, self._deadline_s - time.monotonic())
 
     def cancel(self) -> bool:
-        """A write that was sent is not taken back by that: the transaction can only be rolled back then."""
+        """After a write is cancelled, sent or not, the transaction can only be rolled back."""
         return self._task.cancel()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:

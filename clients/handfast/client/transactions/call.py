@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,9 @@ from handfast.client.transactions.methods import Part
 
 if TYPE_CHECKING:
     from handfast.client.transactions.calls import Calls
+
+
+_CANCELLED = "The call was cancelled, as its caller or the transaction wanted it."
 
 
 class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
@@ -37,7 +39,6 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
     ) -> None:
         self.part, self.participant, self._method = part, participant, method
         self._calls, self._send, self._deadline_s = calls, send, deadline_s
-        self._after: tuple[TransactionCall, ...] = ()
         self._taking = threading.Lock()
         self._over = threading.Event()
         self._has_thread = False
@@ -50,74 +51,53 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
     def is_over(self) -> bool:
         return self._over.is_set()
 
-    def begin(self, after: Iterable[TransactionCall]) -> None:
-        """Sends it, or leaves it to wait for those `after` which it comes. Raises what forbids to send it."""
-        self._after = tuple(after)
-        if not self._after:
-            try:
-                self._go_out()
-            except Exception as error:
-                self._calls.journal.told(error)
-                raise
+    @property
+    def is_under_way(self) -> bool:
+        return self._begun is not None and not self.is_over
 
-    def send_when_ready(self) -> None:
-        """Sends it, if that is not done yet and all are over that it waits for. With the lock of the calls held."""
-        if self._begun is None and not self.is_over and all(each.is_over for each in self._after):
-            self._after = ()
-            with contextlib.suppress(Exception):
-                self._go_out()
-            if self._error is not None and self.part is Part.WRITE:
-                self._calls.journal.doom(self._error)  # perhaps nobody asks for its result
+    def go_out(self) -> None:
+        """Sends it. With the lock of the calls held."""
+        journal = self._calls.journal
+        try:
+            self._calls.begin_transaction()
+            journal.check_not_lost()
+            with propagating(journal.inherited()):
+                self._begun = self._send(journal.metadata(self.part, self.participant))
+        except Exception as error:
+            self._end(Answer(error=error))
 
     def take(self) -> None:
         """Waits until it is over. Does not raise what it ended with."""
-        for each in self._after:
-            each.take()
-        with self._taking:
-            with self._calls.lock:
-                self.send_when_ready()
-            if not self.is_over:
-                self._come_back()
-
-    def _go_out(self) -> None:
-        journal = self._calls.journal
         try:
-            if self._cancelled:
-                raise grpc.FutureCancelledError
-            journal.check_not_lost()
-            metadata = journal.metadata(self.part, self.participant)
-            try:
-                with propagating(journal.inherited()):
-                    self._begun = self._send(metadata)
-            except Exception:
-                journal.not_sent(self.part, self.participant)
-                raise
-        except Exception as error:
-            self._error = None if self._cancelled else error
-            self._over.set()
-            raise
-
-    def _come_back(self) -> None:
-        begun = self._begun
-        try:
-            self._reply = begun.result()
-            answer = Answer(self._reply, None, begun.trailing_metadata() or ())
-        except grpc.RpcError as error:
-            typed = error if isinstance(error, ServiceError) else service_error(error, "")
-            answer = Answer(None, typed, typed.trailing_metadata())
-        except grpc.FutureCancelledError:
-            answer = Answer(None, Cancelled("The call was cancelled, as its caller or the transaction wanted it."))
+            while (other := self._calls.under_way_before(self)) is not None:
+                other.take()
+            with self._taking:
+                if not self.is_over:
+                    answer = self._come_back()
+                    with self._calls.lock:
+                        self._end(answer)
+                        self._calls.send_waiting(self.participant)
         except BaseException:  # such as KeyboardInterrupt
             self.cancel()
-            self._end(Answer(None, Cancelled("The call was interrupted.")))
             raise
-        self._end(answer)
+
+    def _come_back(self) -> Answer:
+        begun = self._begun
+        try:
+            return Answer(begun.result(), None, begun.trailing_metadata() or ())
+        except grpc.RpcError as error:
+            typed = error if isinstance(error, ServiceError) else service_error(error, "")
+            return Answer(None, typed, typed.trailing_metadata())
+        except grpc.FutureCancelledError:
+            return Answer(None, Cancelled(_CANCELLED))
 
     def _end(self, answer: Answer) -> None:
-        with self._calls.lock:
+        """The first end counts. With the lock of the calls held."""
+        if not self.is_over:
+            self._reply = answer.reply
             self._error = self._calls.journal.answered(self.part, self.participant, self._method, answer)
             self._over.set()
-            self._calls.send_waiting(self.participant)
+            self._calls.over(self)
 
     def _wait(self, timeout: float | None) -> None:
         if timeout is None:
@@ -153,13 +133,16 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         return error.traceback() if isinstance(error, ServiceError) else None
 
     def cancel(self) -> bool:
-        """A write that was sent is not taken back by that: the transaction can only be rolled back then."""
-        if self._over.is_set():
-            return False
-        self._cancelled = True
-        if self._begun is not None:
-            self._begun.cancel()
-        return True
+        """After a write is cancelled, sent or not, the transaction can only be rolled back."""
+        with self._calls.lock:
+            if self.is_over:
+                return False
+            self._cancelled = True
+            if self._begun is not None:
+                self._begun.cancel()
+            self._end(Answer(None, Cancelled(_CANCELLED)))
+            self._calls.send_waiting(self.participant)
+            return True
 
     def cancelled(self) -> bool:
         return self._cancelled
@@ -200,11 +183,11 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
 
     def initial_metadata(self) -> Any:
         self.take()
-        return self._begun.initial_metadata() if self._begun is not None else ()
+        return () if self._begun is None else self._begun.initial_metadata() or ()
 
     def trailing_metadata(self) -> Any:
         self.take()
-        return self._begun.trailing_metadata() if self._begun is not None else ()
+        return () if self._begun is None else self._begun.trailing_metadata() or ()
 
     def is_active(self) -> bool:
         return not self.done()

@@ -1,9 +1,10 @@
-"""The calls of a synchronous transaction: what `tx.users.GetUser` is, and the order in which calls go out."""
+"""The calls of a synchronous transaction: what `tx.users.GetUser` is, and what all of them share."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -16,41 +17,50 @@ from handfast.client.propagation import propagating
 from handfast.client.transactions.call import TransactionCall
 from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.journal import Journal
-from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+from handfast.client.transactions.methods import check_given, name_of, refuse
+from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
 Stub = TypeVar("Stub")
 
 
 class Calls:
-    """Of one transaction. Those to one participant go out one after the other, but for reads beside each other."""
+    """Of one transaction."""
 
     def __init__(self, services: Services[grpc.Channel], coordinator: Any, journal: Journal) -> None:
         self.services, self._coordinator, self.journal = services, coordinator, journal
         self.lock = threading.RLock()
         """Held while something is taken down, and never while a call is waited for, but for the one that begins the
         transaction."""
-        self._by_participant: dict[str, list[TransactionCall]] = {}
-        """Those that are not over, in the order in which they were made."""
+        self._queues: defaultdict[str, Queue[TransactionCall]] = defaultdict(Queue)
 
     def stub(self, stub_class: Callable[[grpc.Channel], Stub], participant: str) -> Stub:
         return stub_class(TransactionChannel(self, participant))
 
     def begin(self, call: TransactionCall) -> None:
-        """Sends it when its turn comes: a write after all that was called at the participant before, and a read after
-        all writes."""
+        """Sends it when its turn comes."""
         with self.lock:
             self.journal.check_open()
-            if not self.journal.id:
-                self._begin_transaction()
-            earlier = [each for each in self._by_participant.get(call.participant, ()) if not each.is_over]
-            self._by_participant[call.participant] = [*earlier, call]
-            call.begin(after=[each for each in earlier if Part.WRITE in (each.part, call.part)])
+            self._queues[call.participant].put(call)
+            try:
+                self.send_waiting(call.participant)
+            except BaseException:  # such as KeyboardInterrupt
+                call.cancel()
+                raise
 
     def send_waiting(self, participant: str) -> None:
         """Sends those whose turn has come. With the lock held."""
-        for call in self._by_participant[participant]:
-            call.send_when_ready()
+        while (call := self._queues[participant].next()) is not None:
+            call.go_out()
+
+    def under_way_before(self, call: TransactionCall) -> TransactionCall | None:
+        """What has to be over before this is sent, and is not yet."""
+        with self.lock:
+            return None if call.is_over or call.is_under_way else self._queues[call.participant].first()
+
+    def over(self, call: TransactionCall) -> None:
+        """With the lock held."""
+        self._queues[call.participant].over(call)
 
     def lock_reads(self, participant: str) -> None:
         """What has been read there, for as long as the transaction lasts."""
@@ -69,24 +79,23 @@ class Calls:
             call.take()
 
     def cancel_all(self) -> None:
-        for call in self._not_over():
+        for call in reversed(self._not_over()):  # so that none goes out for the end of another
             call.cancel()
 
     def _not_over(self) -> list[TransactionCall]:
         with self.lock:
-            return [call for calls in self._by_participant.values() for call in calls]
+            return [call for queue in self._queues.values() for call in queue.not_over()]
 
-    def _begin_transaction(self) -> None:
+    def begin_transaction(self) -> None:
+        """Unless it has begun. With the lock held."""
+        if self.journal.id:
+            return
         ids = self.services.ids
         minted = ids.take()
         if minted is None:
             asked_at_s = time.monotonic()
-            try:
-                with propagating(self.journal.inherited()):
-                    response = self._coordinator.BeginTransaction(ids.request())
-            except grpc.RpcError as error:
-                self.journal.told(error)
-                raise
+            with propagating(self.journal.inherited()):
+                response = self._coordinator.BeginTransaction(ids.request())
             minted = ids.add(response, asked_at_s)
         self.journal.begin(minted)
 

@@ -141,7 +141,8 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
                 journal.outcome = Outcome.ABORTED
                 raise error
             pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
-            can_succeed = error.code() in _NO_ANSWER or getattr(error, "retryable", False)
+            has_no_answer = isinstance(error, grpc.RpcError) and error.code() in _NO_ANSWER
+            can_succeed = has_no_answer or getattr(error, "retryable", False)
             if not can_succeed or pause >= left:
                 raise error
             yield pause

@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-import grpc
-
 from handfast.client.arguments import check_timeout
 from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
@@ -45,7 +43,7 @@ class Outcome(enum.StrEnum):
 
 class Answer(NamedTuple):
     reply: Any = None
-    error: grpc.RpcError | None = None
+    error: Exception | None = None
     trailers: Iterable[tuple[str, str | bytes]] = ()
 
 
@@ -138,13 +136,11 @@ class Journal:
             (FIRST_ATTEMPT, self.first_attempt),
         )
 
-    def not_sent(self, part: Part, participant: str) -> None:
-        """The call for which `metadata` was made could not be sent."""
-        if part is Part.WRITE:
-            self.state.not_sent(participant)
-
     def answered(self, part: Part, participant: str, method: str, answer: Answer) -> BaseException | None:
-        """Takes down how a call ended. Returns the error that its caller is to be told."""
+        """Takes down how a call ended, sent or not. Returns the error that its caller is to be told.
+
+        A write that is not acknowledged leaves nothing but to roll back.
+        """
         trailers = dict(iter(answer.trailers))  # pairs, though early grpc.aio.Metadata looks like a mapping
         reads = _reads(trailers.get(READS))
         try:

@@ -107,10 +107,6 @@ class TransactionState:
         branch.begun += 1
         return branch.begun
 
-    def not_sent(self, participant: str) -> None:
-        """The operation could not be sent after all, so the next one gets its number."""
-        self._branch(participant).begun -= 1
-
     def staged(self, participant: str, confirmed: str | None, reads: Iterable[Read] | None) -> None:
         """A staged call was answered: by the participant that its reply names in the trailer `handfast-staged`, if any,
         after it had read this, if it says so. Raises NotConfirmed or ReadChanged, and dooms the transaction.

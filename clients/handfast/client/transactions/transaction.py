@@ -100,6 +100,7 @@ class Transaction:
             raise
 
     def _roll_back(self, why: BaseException) -> None:
+        self._journal.doom(why)
         self._calls.cancel_all()
         with contextlib.suppress(Exception):
             self._run(roll_back(self._journal, why))
