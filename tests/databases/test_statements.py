@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_values_of_every_type_are_stored_and_read_as_sqlalchemy_does(database: D
     (row,) = rows(database)
     assert row._asdict() == {**FULL, "change": "made"}
     assert (row.flag, row[0]) == (True, "a")
+
+
+def test_numbers_with_fractions_are_what_their_columns_say(database: Database) -> None:
+    columns: dict[str, sa.types.TypeEngine[Any]] = {
+        "double": sa.Double(),
+        "single": sa.REAL(),
+        "float": sa.Float(asdecimal=True),
+        "exact": sa.Numeric(5, 2),
+        "about": sa.Numeric(5, 2, asdecimal=False),
+    }
+    numbers = sa.Table("numbers", sa.MetaData(), *(sa.Column(name, type_) for name, type_ in columns.items()))
+    database.write(lambda connection: numbers.metadata.create_all(connection))
+    values = {"double": 0.1, "single": 0.5, "float": Decimal("0.5"), "exact": Decimal("1.25"), "about": 1.25}
+    run(database, Statement(database, sa.insert(numbers)), **values)
+    (row,) = rows(database, sa.select(numbers))
+    assert [(type(value), value) for value in row] == [(type(value), value) for value in values.values()]
 
 
 def test_what_an_insert_leaves_out_has_its_default(database: Database, insert: Statement) -> None:

@@ -33,6 +33,11 @@ Core = sa.Select[*tuple[Any, ...]] | UpdateBase
 """A SELECT, or an INSERT, UPDATE or DELETE, which may return rows."""
 
 
+_PG_FLOAT8, _PG_NUMERIC = 701, 1700
+"""How PostgreSQL numbers its types. psycopg makes a `float` of the one and a `Decimal` of the other, and SQLAlchemy of
+these what the column says."""
+
+
 class Statement:
     """A statement of SQLAlchemy Core for connections of one database.
 
@@ -113,7 +118,9 @@ class _Form:
         self._order = state.positiontup
         columns = list(statement.exported_columns)
         self._row: Any = namedtuple("Row", [str(column.key) for column in columns], rename=True)  # type: ignore[misc]
-        results = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        results = [
+            column.type.dialect_impl(dialect).result_processor(dialect, _type_code(column.type)) for column in columns
+        ]
         self._out = [(position, process) for position, process in enumerate(results) if process is not None]
 
     def execute(self, connection: sa.Connection, method: Callable[[str, Any], Any], parameters: Any) -> Any:
@@ -143,3 +150,10 @@ class _Form:
                 row[position] = process(row[position])
             rows.append(self._row._make(row))
         return rows
+
+
+def _type_code(type_: sa.types.TypeEngine[Any]) -> int | None:
+    """What a driver says of a column of this type, as far as SQLAlchemy asks for it."""
+    if isinstance(type_, sa.Float):
+        return _PG_FLOAT8
+    return _PG_NUMERIC if isinstance(type_, sa.Numeric) else None
