@@ -170,6 +170,10 @@ def absent(key: str) -> Read:
     return Read(ResourceName("accounts", key), NO_REVISION, held=False)
 
 
+def first_call(transaction_id: str) -> StageRequest:
+    return _stage(transaction_id, 1, b"")
+
+
 def _stage(transaction_id: str, number: int, content: bytes) -> StageRequest:
     return StageRequest(transaction_id, number, now() + MINUTE, transaction_id, content)
 

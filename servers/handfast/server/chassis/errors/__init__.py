@@ -205,7 +205,7 @@ class ConstraintViolated(FailedPrecondition):
 
 
 class InvalidValue(InvalidArgument):
-    """A value cannot be stored, and the service did not look before: the database says so."""
+    """A value cannot be stored, and the service did not look before: its columns or the database say so."""
 
     reason = reason_name(Reason, Reason.REASON_INVALID_VALUE)
 

@@ -7,7 +7,7 @@ A column has the values of the field of the same name:
     other messages, repeated fields, maps              JSON, as protobuf has it, in a JSON column
 
 A field that can be unset (`optional` ones and messages) is NULL then. A time or a duration may also have a column that
-cannot be NULL, in which 0 stands for unset.
+cannot be NULL, in which 0 stands for unset. A value that would not be read as it was written is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from handfast.server.transactions.participant.tables import resource_columns
+from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, cannot_store
 
-LIBRARY_COLUMNS = frozenset(column.name for column in resource_columns())
 _TIMES = {Timestamp.DESCRIPTOR.full_name, Duration.DESCRIPTOR.full_name}
 
 
@@ -52,7 +51,7 @@ class ColumnMapping:
             raise ValueError(f"{table.name} and {descriptor.full_name} do not both have {', '.join(odd)}")
         self._mapped = [_mapped(columns[name], field) for name, field in fields.items()]
         self._settable = [mapped for mapped in self._mapped if mapped.name != key]
-        self._message_type = message_type
+        self._table, self._message_type = table.name, message_type
 
     def to_message(self, row: Any) -> Any:
         message = self._message_type()
@@ -63,7 +62,15 @@ class ColumnMapping:
         return message
 
     def to_columns(self, message: Message) -> Mapping[str, Any]:
-        return {mapped.name: mapped.write(message) for mapped in self._settable}
+        """Raises InvalidValue."""
+        values = {}
+        for mapped in self._settable:
+            try:
+                values[mapped.name] = mapped.write(message)
+            except Exception as error:  # protobuf has errors of many kinds
+                rule = str(error) if type(error) is ValueError else "cannot be stored"
+                raise cannot_store(f"{self._table}.{mapped.name}", rule) from error
+        return values
 
 
 def _mapped(column: sa.Column[Any], field: Any) -> _Mapped:
@@ -93,7 +100,16 @@ def _time(name: str, unset: int | None) -> tuple[Callable[[Any, Any], None], Cal
             getattr(message, name).FromMicroseconds(value)
 
     def write(message: Any) -> int | None:
-        return getattr(message, name).ToMicroseconds() if message.HasField(name) else unset
+        if not message.HasField(name):
+            return unset
+        time = getattr(message, name)
+        microseconds: int = time.ToMicroseconds()
+        if time.nanos % 1000:
+            raise ValueError("must be whole microseconds")
+        if microseconds == unset:
+            raise ValueError("must not be 0, which stands for unset")
+        type(time)().FromMicroseconds(microseconds)  # which has to be possible when it is read
+        return microseconds
 
     return read, write
 
@@ -109,6 +125,11 @@ def _json(field: Any) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]
             getattr(alone, name).MergeFrom(getattr(message, name))
         elif message.HasField(name):
             getattr(alone, name).CopyFrom(getattr(message, name))
-        return json_format.MessageToDict(alone, preserving_proto_field_name=True).get(name, empty)
+        value = json_format.MessageToDict(alone, preserving_proto_field_name=True).get(name, empty)
+        if value and json_format.ParseDict({name: value}, type(message)()) == alone:
+            return value
+        if value == empty and alone == type(message)():
+            return value
+        raise ValueError("has values that JSON does not keep")
 
     return lambda message, value: json_format.ParseDict({name: value}, message), write

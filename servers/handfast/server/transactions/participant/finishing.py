@@ -5,6 +5,7 @@ decided, or their time is up (rules 6 and 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -23,6 +24,7 @@ from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_rows import Saved
+from handfast.server.transactions.participant.resource_type import ResourceType
 from handfast.server.transactions.participant.store import Store
 
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
@@ -140,7 +142,7 @@ class BranchFinisher:
             rows.save(
                 connection,
                 (
-                    Saved(name.key, type_.decoded(image), id_, revision_after(id_))
+                    Saved(name.key, _columns(type_, image), id_, revision_after(id_))
                     for id_, finish in finished.items()
                     for name, image in finish.applied.items()
                     if name.kind == kind
@@ -173,6 +175,11 @@ class BranchFinisher:
 def owners_of(verdicts: Iterable[Finish | Unchanged]) -> list[str]:
     """Who had opened the branches that these verdicts finish."""
     return [each.owner for each in verdicts if isinstance(each, Finish) and each.owner is not None]
+
+
+def _columns(type_: ResourceType[Any], image: bytes | None) -> Mapping[str, Any] | None:
+    message = type_.decoded(image)
+    return None if message is None else type_.to_columns(message)
 
 
 def _keys(kind: str, of_branches: Iterable[Collection[ResourceName]]) -> list[str]:

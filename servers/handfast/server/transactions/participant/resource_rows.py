@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple
 
 import sqlalchemy as sa
@@ -34,11 +34,11 @@ class ResourceRow(NamedTuple, Generic[M]):
     horizon: str = ""
 
 
-class Saved(NamedTuple, Generic[M]):
-    """What a resource becomes; it is removed where `message` is None."""
+class Saved(NamedTuple):
+    """What a resource becomes, by the values of its columns; it is removed where these are None."""
 
     key: str
-    message: M | None
+    columns: Mapping[str, Any] | None
     last_transaction_id: str
     revision: str
 
@@ -122,12 +122,12 @@ class ResourceRows(Generic[M]):
             locked[key] = self.lock(connection, key)
         return locked
 
-    def save(self, connection: sa.Connection, changes: Iterable[Saved[M]]) -> None:
-        """Makes each resource what its message says, without a pending change; removes it where that is None."""
+    def save(self, connection: sa.Connection, changes: Iterable[Saved]) -> None:
+        """Makes each resource what its columns say, without a pending change; removes it where that is None."""
         ordered = sorted(changes, key=lambda change: change.key)
         kept = [
             {
-                **self._resources.to_columns(change.message),
+                **change.columns,
                 "key_": change.key,
                 "present": True,
                 "pending_transaction_id": None,
@@ -135,10 +135,10 @@ class ResourceRows(Generic[M]):
                 "revision": change.revision,
             }
             for change in ordered
-            if change.message is not None
+            if change.columns is not None
         ]
         self._update.send_each(connection, kept)
-        self._delete.send_each(connection, [{"key_": change.key} for change in ordered if change.message is None])
+        self._delete.send_each(connection, [{"key_": change.key} for change in ordered if change.columns is None])
 
     def mark(self, connection: sa.Connection, keys: Iterable[str], transaction_id: str) -> None:
         """Says that a transaction has a pending change of these resources."""

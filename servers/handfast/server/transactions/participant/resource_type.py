@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.server.transactions.participant.columns import ColumnMapping
+from handfast.server.transactions.participant.storable import StorableColumns, cannot_store
 from handfast.server.transactions.participant.tables import KIND_LENGTH
 
 M = TypeVar("M", bound=Message)
@@ -37,6 +38,8 @@ class ResourceType(Generic[M]):
             raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
         (key,) = table.primary_key
         self.table, self.key, self.kind, self.message_type = table, key, str(table.name), message_type
+        self._columns = StorableColumns(table, key)
+        self._has_key_field = key.name in message_type.DESCRIPTOR.fields_by_name
         if type(self).to_message is ResourceType.to_message or type(self).to_columns is ResourceType.to_columns:
             self._mapping = ColumnMapping(table, key.name, message_type)
 
@@ -47,9 +50,28 @@ class ResourceType(Generic[M]):
 
     def to_columns(self, message: M) -> Mapping[str, Any]:
         """The values of all columns but the key and those of `resource_columns`. An empty message has to be possible: a
-        placeholder has its values.
+        placeholder has its values. What it gives, `to_message` has to read as the same message.
         """
         return self._mapping.to_columns(message)
+
+    def require(self, message: Message) -> None:
+        """Raises TypeError where it is no message of this type."""
+        if type(message) is not self.message_type:
+            raise TypeError(f"{self.kind} are {self.message_type.__name__}, and not {type(message).__name__}")
+
+    def stored(self, key: str, message: M) -> Mapping[str, Any]:
+        """`to_columns`, of what is certain to fit. Fields that the service does not know are taken out of `message`.
+        Raises InvalidValue, which names what does not fit.
+        """
+        if self._has_key_field and getattr(message, self.key.name) != key:
+            raise cannot_store(f"{self.kind}.{self.key.name}", "must be the key")
+        message.DiscardUnknownFields()
+        try:
+            values = self.to_columns(message)
+        except (ValueError, OverflowError) as error:
+            raise cannot_store(f"{self.kind}/{key}", "cannot be stored") from error
+        self._columns.check(key, values)
+        return values
 
     def unique_values(self, message: M) -> frozenset[str]:
         """The values that no two resources may share, each with a prefix that says what it is, another for each kind;

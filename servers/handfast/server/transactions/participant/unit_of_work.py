@@ -64,7 +64,10 @@ class UnitOfWork:
         return now
 
     def put(self, type_: ResourceType[M], key: str, message: M) -> None:
-        """Makes the resource what `message` says, whether there is one or not."""
+        """Makes the resource what `message` says, whether there is one or not. What its columns cannot hold is
+        refused by InvalidValue once the work is complete. Raises TypeError where it is a message of another type.
+        """
+        type_.require(message)
         self._change(type_, key, message)
 
     def delete(self, type_: ResourceType[M], key: str) -> None:
@@ -130,10 +133,12 @@ class UnitOfWork:
         """Does all that a plain write has come to."""
         holders = self._claim()
         for kind, touched in self._touched.items():
+            type_ = self._store.types[kind]
             changed, absent = [], []
             for key, each in touched.items():
                 if each.is_changed:
-                    changed.append(Saved(key, each.now, each.row.last_transaction_id, new_etag()))
+                    columns = None if each.now is None else type_.stored(key, each.now)
+                    changed.append(Saved(key, columns, each.row.last_transaction_id, new_etag()))
                 elif each.row.committed is None:
                     absent.append(key)
             self._store.rows[kind].save(self._connection, changed)
@@ -149,11 +154,15 @@ class UnitOfWork:
         self._store.unique_keys.change(self._connection, mine, number, self._claim())
         parts: list[Part] = []
         for kind, touched in self._touched.items():
+            type_ = self._store.types[kind]
             marked, locked = [], []
             for key, each in touched.items():
                 is_marked = each.row.pending_transaction_id is not None
                 if each.is_changed:
-                    image = None if each.now is None else each.now.SerializeToString()
+                    image = None
+                    if each.now is not None:
+                        type_.stored(key, each.now)  # refuses what could not be applied later
+                        image = each.now.SerializeToString()
                     parts.append(Part(number, each.row.name, image))
                     if not is_marked:
                         marked.append(key)
