@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
-from google.protobuf.wrappers_pb2 import Int64Value, StringValue
+from google.protobuf.wrappers_pb2 import BoolValue, Int64Value, StringValue
 
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import NO_REVISION, BranchDecision, Outcome
 from handfast.server.transactions.participant import UnitOfWork
-from handfast.server.transactions.participant.errors import PendingChange, ReadChanged
-from tests.transactions.bank import ACCOUNTS, ENTRIES, Bank, absent, delete, enter, look, put
+from handfast.server.transactions.participant.errors import PendingChange, ReadChanged, TooManyReads
+from tests.transactions.bank import (
+    ACCOUNTS,
+    ENTRIES,
+    Bank,
+    absent,
+    accounts_table,
+    delete,
+    enter,
+    first_call,
+    look,
+    put,
+)
 
 COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
 
@@ -196,3 +210,45 @@ def test_what_is_staged_of_a_kind_that_the_service_gave_up_is_kept_and_not_confi
     store.types["entries"], store.rows["entries"] = given_up
     assert bank.finish(tx, COMMITTED, 1)
     assert entries(bank) == ["one"]
+
+
+def test_one_call_of_a_transaction_may_change_many(bank: Bank) -> None:
+    tx, before = new_id(), bank.read("a")
+    keys = [f"account-{number:03}-of-a-name-as-long-as-those-that-services-have" for number in range(500)]
+    every = lambda unit: [put(key, 1)(unit) for key in keys]  # noqa: E731
+    trailer = bank.stage(tx, 1, every, read_before=[before])
+    assert wire.decode_reads(trailer) == [before]
+    with pytest.raises(TooManyReads):
+        bank.stage(tx, 2, put("a", 6), read_before=[absent(key + "-") for key in keys])
+    assert bank.finish(tx, COMMITTED, 1)
+    assert len(bank.rows(accounts_table)) == 502
+    assert bank.left() == []
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_a_reply_of_another_type_is_refused_and_nothing_is_stored(bank: Bank, is_staged: bool) -> None:
+    def work(unit: UnitOfWork) -> Any:
+        put("a", 6)(unit)
+        return BoolValue()
+
+    write = (
+        partial(bank.participant.stage, first_call(new_id()))
+        if is_staged
+        else partial(bank.participant.write_plainly, "/bank/Write")
+    )
+    with pytest.raises(TypeError, match="the work returns BoolValue, and not StringValue"):
+        write(StringValue(), work, StringValue)
+    assert bank.amount("a") == 5
+    assert bank.left() == []
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_a_unit_of_work_is_of_no_use_after_its_work(bank: Bank, is_staged: bool) -> None:
+    kept: list[UnitOfWork] = []
+    if is_staged:
+        bank.stage(new_id(), 1, kept.append)
+    else:
+        bank.write(kept.append)
+    for use in (look("a"), put("a", 6), delete("a"), lambda unit: unit.lock(ACCOUNTS, ["a"])):
+        with pytest.raises(RuntimeError, match="the unit of work has ended"):
+            use(kept[0])

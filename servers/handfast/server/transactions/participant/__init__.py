@@ -4,6 +4,7 @@
     settings.py       the settings of one that is no server of the suite
     resource_type.py  what a service says of one kind of resource: its table, and how rows and messages map
     columns.py        how they map where it does not say
+    storable.py       whether columns can hold what a resource is to become
     collection.py     the resources of one kind, as handlers read and write them: get, batch, page, holder, write
     participant.py    all kinds together: `write`, plain or staged
     unit_of_work.py   what one write sees and changes

@@ -22,7 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, cannot_store
+from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, cannot_store, rule_of
 
 _TIMES = {Timestamp.DESCRIPTOR.full_name, Duration.DESCRIPTOR.full_name}
 
@@ -68,8 +68,7 @@ class ColumnMapping:
             try:
                 values[mapped.name] = mapped.write(message)
             except Exception as error:  # protobuf has errors of many kinds
-                rule = str(error) if type(error) is ValueError else "cannot be stored"
-                raise cannot_store(f"{self._table}.{mapped.name}", rule) from error
+                raise cannot_store(f"{self._table}.{mapped.name}", rule_of(error)) from error
         return values
 
 

@@ -117,7 +117,7 @@ class Participant:
 
     def write_plainly(self, method: str, request: Message, work: Work[Reply], reply_type: type[Reply]) -> Reply:
         """Does `work` at once. Raises as `write` does."""
-        attempt = partial(self.requests.once, method, request, reply_type, partial(self._apply, work))
+        attempt = partial(self.requests.once, method, request, reply_type, partial(self._apply, work, reply_type))
         return self._unblocked(attempt)
 
     def stage(
@@ -153,10 +153,10 @@ class Participant:
         reached("participant.staged")
         return staged
 
-    def _apply(self, work: Work[Reply], connection: sa.Connection) -> Reply:
+    def _apply(self, work: Work[Reply], reply_type: type[Reply], connection: sa.Connection) -> Reply:
         """The work of a plain write."""
         unit = UnitOfWork(self.store, connection)
-        reply = work(unit)
+        reply = _done(work, unit, reply_type)
         unit.apply()
         return reply
 
@@ -191,7 +191,7 @@ class Participant:
             if (before := check("", known)) is not None:
                 return Staged(reply_type.FromString(before.reply), before.reads, followed=followed)
             unit = UnitOfWork(store, connection, id_)
-        reply = work(unit)
+        reply = _done(work, unit, reply_type)
         unit.check_horizon()
 
         reads = b""
@@ -238,3 +238,12 @@ class Participant:
         finally:
             self._room_to_wait.release()
         return True
+
+
+def _done(work: Work[Reply], unit: UnitOfWork, reply_type: type[Reply]) -> Reply:
+    """Does the work. Raises TypeError for a reply of another type, which a repeat could not be answered with."""
+    reply = work(unit)
+    unit.end()
+    if type(reply) is not reply_type:
+        raise TypeError(f"the work returns {type(reply).__name__}, and not {reply_type.__name__}")
+    return reply

@@ -48,8 +48,13 @@ def merge(transaction_id: str, reads: Iterable[Read]) -> Iterable[Read]:
 
 
 def encode(reads: Iterable[Read]) -> bytes:
-    """The value of the trailer. Raises TooManyReads."""
+    """The value of the trailer. Where that would be too large, what is held is left out: nobody changes it, and if the
+    caller has read it before, it compares it at the commit. Raises TooManyReads.
+    """
+    reads = list(reads)
     encoded = wire.encode_reads(reads)
+    if base64_bytes(len(encoded)) > LIMIT:
+        encoded = wire.encode_reads(read for read in reads if not read.held)
     if (size := base64_bytes(len(encoded))) > LIMIT:
         raise TooManyReads(size, LIMIT)
     return encoded

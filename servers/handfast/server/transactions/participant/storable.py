@@ -43,19 +43,20 @@ class StorableColumns:
 
     def check(self, key: str, values: Mapping[str, Any]) -> None:
         """Raises InvalidValue, which names the column; TypeError for a column that the table does not have."""
-        self._require(self._key, self._check_key, key)
-        for name, value in values.items():
-            check = self._checks.get(name)
-            if check is None:
-                raise TypeError(f"{self._table} has no column {name} that a resource sets")
-            self._require(name, check, value)
-
-    def _require(self, name: str, check: Check, value: Any) -> None:
+        name, checks = self._key, self._checks
         try:
-            check(value)
+            self._check_key(key)
+            for name, value in values.items():
+                checks[name](value)
         except Exception as error:  # json has errors of many kinds
-            rule = str(error) if type(error) is ValueError else "cannot be stored"
-            raise cannot_store(f"{self._table}.{name}", rule) from error
+            if name not in checks and name != self._key:
+                raise TypeError(f"{self._table} has no column {name} that a resource sets") from None
+            raise cannot_store(f"{self._table}.{name}", rule_of(error)) from error
+
+
+def rule_of(error: Exception) -> str:
+    """What an error of a value says to callers; those of libraries are for others."""
+    return str(error) if type(error) is ValueError else "cannot be stored"
 
 
 def cannot_store(what: str, rule: str) -> InvalidValue:

@@ -56,6 +56,7 @@ class UnitOfWork:
         """
         self._store, self._connection = store, connection
         self._transaction_id, self._on_horizon = transaction_id, on_horizon
+        self._has_ended = False
         self._touched: dict[str, dict[str, _Touched]] = {each: {} for each in store.types}  # by kind and key
 
     def get(self, type_: ResourceType[M], key: str) -> M | None:
@@ -76,6 +77,7 @@ class UnitOfWork:
 
     def lock(self, type_: ResourceType[M], keys: Collection[str]) -> None:
         """Looks at all of these at once, in an order in which no two writes wait for each other in a circle."""
+        self._require_open()
         self.check_horizon()
         for key, row in self._store.rows_of(type_).lock_all(self._connection, keys).items():
             if key not in self._touched[type_.kind]:
@@ -86,6 +88,7 @@ class UnitOfWork:
         return self._touch(type_, key).row.revision
 
     def _touch(self, type_: ResourceType[M], key: str) -> _Touched:
+        self._require_open()
         touched = self._touched[type_.kind].get(key)
         if touched is None:
             with_horizon = self._on_horizon is not None
@@ -117,7 +120,15 @@ class UnitOfWork:
     def _lock_holders(self, row: ResourceRow[Any]) -> list[str]:
         return self._store.operations.lock_holders(self._connection, row.name) if row.read_locks else []
 
+    def _require_open(self) -> None:
+        if self._has_ended:
+            raise RuntimeError("the unit of work has ended: it is for use within the function that it was given to")
+
     # What follows is done with the work, once it is complete.
+
+    def end(self) -> None:
+        """Refuses all further use by the work: it would have no effect. That raises RuntimeError."""
+        self._has_ended = True
 
     def check_horizon(self) -> None:
         """For a work that has looked at nothing, of which the horizon has come with nothing."""
