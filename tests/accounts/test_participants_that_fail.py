@@ -150,6 +150,18 @@ def test_a_service_that_ignores_transactions_cannot_pass_unnoticed(
     assert dict(refused.value.trailing_metadata())["handfast-transaction-id"] == aborted.transaction_id
 
 
+def test_another_service_at_the_address_of_a_participant_is_named_and_nothing_is_changed(
+    client: Suite, addresses: dict[str, str], accounts_with: StartAccounts
+) -> None:
+    ada = create_user(client, display_name="Ada")
+    with pytest.raises(FailedPrecondition) as refused:
+        accounts_with(addresses["users"]).accounts.UpdateUserAndPreferences(renaming(ada))
+    assert (refused.value.reason, refused.value.metadata) == ("WRONG_PARTICIPANT", {"asked": "preferences"})
+    assert "address that the coordinator has for preferences" in refused.value.message
+    assert client.users.GetUser(GetUserRequest(user_id=ada.user_id)).user == ada
+    assert eventually(lambda: can_be_written(client, ada))
+
+
 def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(client: Suite, accounts_with: StartAccounts) -> None:
     ada = create_user(client, display_name="Ada")
     hanging = Hanging()  # type: ignore[abstract]

@@ -255,7 +255,7 @@ _ask_next = CoordinatorResolver._ask_next
 
 def _check_held_once(self: service.TransactionServicer, commit: Decision) -> None:
     if self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
-        held = self._holdings.of(commit)
+        held = self._holdings.of(commit).counts
         missing = {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
         if missing:
             raise OperationsMissing(commit.transaction_id, commit.branches, missing)

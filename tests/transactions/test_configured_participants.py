@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from handfast.client import InvalidArgument, NotFound, Suite, connect
+from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
+from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, connect
 from handfast.server.accounts.server import build as build_accounts
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.server import Server
@@ -39,14 +40,14 @@ NOBODY = "127.0.0.1:9"
 @dataclass
 class Servers:
     """Users, a participant of another team named credits (which has users, too), and an accounts server that can be
-    started anew with another configuration."""
+    started anew with another configuration. Preferences (which has users, too) answers operators alone."""
 
     folder: Path
     first_port: int
     running: dict[str, Server] = field(default_factory=dict)
 
     def address(self, name: str) -> str:
-        return f"127.0.0.1:{self.first_port + ('users', 'credits', 'accounts').index(name)}"
+        return f"127.0.0.1:{self.first_port + ('users', 'credits', 'accounts', 'preferences').index(name)}"
 
     def url(self, name: str) -> str:
         return sqlite_url(self.folder / f"{name}.sqlite3")
@@ -55,24 +56,26 @@ class Servers:
         monkeypatch.setattr(users_server, "SCHEMA", Schema(name, users_server.SCHEMA.migrations))
         self._start(name, users_server.build)
 
-    def start_accounts(self, *participants: str) -> None:
+    def start_accounts(self, *participants: str, **at_address_of: str) -> None:
+        """`at_address_of` says which participants' addresses it takes for those of others."""
         if server := self.running.pop("accounts", None):
             server.stop()
-        given = tuple(f"{name}={self.address(name)}" for name in participants)
-        self._start("accounts", build_accounts, participant=given)
+        where = {name: self.address(at_address_of.get(name, name)) for name in ("users", *participants)}
+        users_address = where.pop("users")
+        given = tuple(f"{name}={address}" for name, address in where.items())
+        self._start("accounts", build_accounts, participant=given, users_address=users_address)
 
     def _start(self, name: str, build: Any, **more: Any) -> None:
-        settings = SuiteSettings(
-            name=name,
-            listen=self.address(name),
-            database_url=self.url(name),
-            users_address=self.address("users"),
-            preferences_address=NOBODY,
-            accounts_address=self.address("accounts"),
-            grace=0.5,
-            **more,
-        )
-        self.running[name] = build(settings)
+        settings: dict[str, Any] = {
+            "name": name,
+            "listen": self.address(name),
+            "database_url": self.url(name),
+            "users_address": self.address("users"),
+            "preferences_address": NOBODY,
+            "accounts_address": self.address("accounts"),
+            "grace": 0.5,
+        }
+        self.running[name] = build(SuiteSettings(**settings | more))
         self.running[name].start()
 
     def unconfigured(self) -> dict[str, float]:
@@ -85,10 +88,8 @@ class Servers:
 
     def handfast(self, *arguments: str) -> Result:
         """Runs `handfast transactions …`, with no address of credits."""
-        addresses = {name: self.address(name) for name in ("users", "accounts")} | {
-            "preferences": self.address("users")
-        }
-        flags = [text for name, address in addresses.items() for text in (f"--{name}-address", address)]
+        names = ("users", "preferences", "accounts")
+        flags = [text for name in names for text in (f"--{name}-address", self.address(name))]
         return run_process(("transactions", *arguments, *flags), {})
 
 
@@ -99,6 +100,7 @@ def servers(short_pauses: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     try:
         servers.start_participant("users", monkeypatch)
         servers.start_participant("credits", monkeypatch)
+        servers.start_participant("preferences", monkeypatch)
         servers.start_accounts("credits")
         yield servers
     finally:
@@ -197,6 +199,15 @@ def test_operators_see_what_it_holds_where_they_say_where_it_is(servers: Servers
     assert "What credits holds is not known here; --participant credits=ADDRESS would say where to ask." in unasked
 
 
+def test_operators_who_take_it_for_another_are_told_so(servers: Servers, client: Suite, tx: Transaction) -> None:
+    for arguments in (("list", "--in-doubt"), ("show", tx.id), ("resolve", tx.id)):
+        refused = servers.handfast(*arguments, "--participant", f"credits={servers.address('users')}")
+        assert refused.status == 2
+        (line,) = refused.stderr.splitlines()
+        assert line == f"handfast: transactions: credits is not at {servers.address('users')}: that is users"
+    assert looked_up(client, tx.id).state == pb.TRANSACTION_STATE_UNDECIDED
+
+
 def test_one_that_is_not_configured_is_refused_with_those_that_are(client: Suite, tx: Transaction) -> None:
     with pytest.raises(InvalidArgument) as refused:
         tx.commit(users=1, weather=1)
@@ -267,6 +278,65 @@ class TestTakenOut:
         assert (ended.status, ended.stderr) == (0, "")
         assert is_finished(client, taken_out)
         assert servers.unconfigured() == {"users": 0, "preferences": 0}
+
+
+ADDRESSES = {"one at the address of another": {"credits": "users"}, "swapped": {"credits": "users", "users": "credits"}}
+
+
+@pytest.mark.parametrize("at_address_of", ADDRESSES.values(), ids=ADDRESSES)
+class TestAtTheAddressOfAnother:
+    def test_no_commit_names_it_and_nothing_is_left_of_what_was_staged(
+        self, servers: Servers, client: Suite, credits: Suite, tx: Transaction, at_address_of: dict[str, str]
+    ) -> None:
+        servers.start_accounts("credits", **at_address_of)
+        for more in ("bob", "cleo"):
+            tx.stage("users", client.users.CreateUser, creating(more))
+        with pytest.raises(FailedPrecondition) as refused:
+            tx.commit()
+        assert refused.value.reason == "WRONG_PARTICIPANT"
+        asked = next(name for name in ("credits", "users") if name == refused.value.metadata["asked"])
+        assert refused.value.metadata["participant"] == at_address_of[asked]
+        assert f"address that the coordinator has for {asked}" in refused.value.message
+        assert looked_up(client, tx.id).state == pb.TRANSACTION_STATE_UNDECIDED
+        tx.rollback()
+        assert eventually(lambda: tx.id not in branches(client) + branches(credits))
+        assert not has(client, "ada")
+        assert not has(credits, "ada")
+
+    def test_is_not_told_of_decisions_and_nothing_is_lost(
+        self, servers: Servers, client: Suite, credits: Suite, tx: Transaction, at_address_of: dict[str, str]
+    ) -> None:
+        for more in ("bob", "cleo"):
+            tx.stage("users", client.users.CreateUser, creating(more))
+        servers.running.pop("accounts").stop()
+        commit_unasked(servers.url("accounts"), tx.id, users=3, credits=1)
+        with structlog.testing.capture_logs() as lines:
+            servers.start_accounts("credits", **at_address_of)
+            event = "at the address of a participant there is another one; trying again"
+            assert eventually(
+                lambda: (
+                    at_address_of.items()
+                    <= {line["participant"]: line["answered_by"] for line in lines if line["event"] == event}.items()
+                )
+            )
+        assert not is_finished(client, tx.id)
+        assert tx.commit().state == pb.TRANSACTION_STATE_COMMITTED  # a repeat is answered as the first
+        servers.start_accounts("credits")
+        assert eventually(lambda: not branches(client) + branches(credits))
+        assert all(has(client, user_id) for user_id in ("ada", "bob", "cleo"))
+        assert has(credits, "ada")
+
+
+def test_an_account_call_that_another_participant_stages_changes_nothing(
+    servers: Servers, client: Suite, credits: Suite
+) -> None:
+    servers.start_accounts("credits", users="credits")
+    with pytest.raises(FailedPrecondition) as refused:
+        client.accounts.CreateAccount(CreateAccountRequest(user=User(user_id="ada", email=new_email())))
+    assert refused.value.reason == "WRONG_PARTICIPANT"
+    assert refused.value.metadata == {"asked": "users", "participant": "credits"}
+    assert eventually(lambda: not branches(credits))
+    assert not has(credits, "ada")
 
 
 class TestRollback:

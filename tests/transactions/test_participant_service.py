@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -132,3 +133,26 @@ def test_of_too_many_decisions_none_is_looked_at(participant: ParticipantService
     with pytest.raises(InvalidArgument) as refused:
         participant.FinishTransactions(pb.FinishTransactionsRequest(decisions=[pb.Decision()] * 1001))
     assert [violation.field for violation in refused.value.violations] == ["decisions"]
+
+
+def test_calls_for_another_participant_are_refused_and_do_nothing(
+    participant: ParticipantServiceStub, tx: Transaction
+) -> None:
+    dropped = pb.Decision(transaction_id=tx.id, state=pb.TRANSACTION_STATE_ABORTED)
+    calls: list[tuple[Any, Any]] = [
+        (participant.FinishTransactions, pb.FinishTransactionsRequest(decisions=[dropped])),
+        (participant.CloseBranch, pb.CloseBranchRequest(transaction_id=tx.id)),
+        (participant.QueryBranch, pb.QueryBranchRequest(transaction_id=tx.id)),
+        (participant.ListBranches, pb.ListBranchesRequest()),
+    ]
+    for method, request in calls:
+        request.participant = "credits"
+        with pytest.raises(FailedPrecondition) as refused:
+            method(request)
+        assert refused.value.reason == "WRONG_PARTICIPANT"
+        assert refused.value.metadata == {"asked": "credits", "participant": "users"}
+        assert query(participant, tx.id).state == pb.BRANCH_STATE_OPEN
+    for method, request in reversed(calls):
+        request.participant = "users"
+        method(request)
+    assert query(participant, tx.id).state == pb.BRANCH_STATE_FINISHED

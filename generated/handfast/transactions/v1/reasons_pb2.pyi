@@ -115,6 +115,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """RESOURCE_EXHAUSTED, with RetryInfo. So many transactions are open here, of this caller or of all, that the service
     takes no further one until some of them have ended. Metadata: `transaction_id`, `limit`, `of` (`caller` or `all`).
     """
+    REASON_WRONG_PARTICIPANT: _Reason.ValueType  # 23
+    """FAILED_PRECONDITION. At the address of a participant there is another one, so nothing was done or committed. An
+    operator has to correct the addresses, those that the coordinator has where it is the one who says so. Metadata:
+    `asked` (whom the service was taken for), `participant` (which it is, where that is known).
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -214,5 +219,10 @@ beginning. Metadata: `transaction_id`, `resource`.
 REASON_TOO_MANY_TRANSACTIONS: Reason.ValueType  # 22
 """RESOURCE_EXHAUSTED, with RetryInfo. So many transactions are open here, of this caller or of all, that the service
 takes no further one until some of them have ended. Metadata: `transaction_id`, `limit`, `of` (`caller` or `all`).
+"""
+REASON_WRONG_PARTICIPANT: Reason.ValueType  # 23
+"""FAILED_PRECONDITION. At the address of a participant there is another one, so nothing was done or committed. An
+operator has to correct the addresses, those that the coordinator has where it is the one who says so. Metadata:
+`asked` (whom the service was taken for), `participant` (which it is, where that is known).
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -864,6 +864,11 @@ class FinishTransactionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DECISIONS_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The name of the participant that the caller takes the service for, such as `users`. A service of another name
+    refuses the call with WRONG_PARTICIPANT and does nothing. Not checked where it is empty.
+    """
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
         """The decisions: 1 to 1000, each transaction once."""
@@ -872,10 +877,11 @@ class FinishTransactionsRequest(_message.Message):
         self,
         *,
         decisions: _abc.Iterable[Global___Decision] | None = ...,
+        participant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "participant", b"participant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,16 +920,22 @@ class QueryBranchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction. Required."""
+    participant: _builtins.str
+    """The name of the participant that the caller takes the service for, such as `users`. A service of another name
+    refuses the call with WRONG_PARTICIPANT and does nothing. Not checked where it is empty.
+    """
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
+        participant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -961,21 +973,27 @@ class ListBranchesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The largest number of branches to return: 50 where it is 0, and 1000 where it is more. Fewer can come back; only an
     empty `next_page_token` says that there are no more.
     """
     page_token: _builtins.str
     """Where to go on: `next_page_token` of the page before. Empty for the first page."""
+    participant: _builtins.str
+    """The name of the participant that the caller takes the service for, such as `users`. A service of another name
+    refuses the call with WRONG_PARTICIPANT and does nothing. Not checked where it is empty.
+    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        participant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "participant", b"participant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1016,16 +1034,22 @@ class CloseBranchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction. Required."""
+    participant: _builtins.str
+    """The name of the participant that the caller takes the service for, such as `users`. A service of another name
+    refuses the call with WRONG_PARTICIPANT and does nothing. Not checked where it is empty.
+    """
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
+        participant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

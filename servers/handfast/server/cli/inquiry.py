@@ -21,6 +21,7 @@ PAGE = 1000
 """Transactions or branches that are asked for in one call."""
 ROLLED_BACK = "ROLLED_BACK_BY_OPERATOR"
 """The reason that the coordinator keeps of a rollback by `handfast transactions resolve`."""
+WRONG_PARTICIPANT = "WRONG_PARTICIPANT"
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -105,7 +106,8 @@ class Case:
 class Inquiry:
     """Asks the servers of a suite, by their `addresses`, about transactions, until it is closed.
 
-    Its methods raise NoAnswer where the coordinator does not answer, and ServiceError where a server refuses.
+    Its methods raise NoAnswer where the coordinator does not answer, Failure where a participant is not at its address,
+    and ServiceError where a server refuses.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
@@ -141,9 +143,12 @@ class Inquiry:
 
     def case(self, transaction_id: str) -> Case:
         # Branches first: where one was committed, so was the transaction when the coordinator is asked.
-        request = pb.QueryBranchRequest(transaction_id=transaction_id)
-        branches = self._of_each(lambda name: self._ask(name, self._participants[name].QueryBranch, request).branch)
+        branches = self._of_each(lambda name: self._branch(name, transaction_id))
         return Case(self._states([transaction_id])[transaction_id], branches)
+
+    def _branch(self, participant: str, transaction_id: str) -> pb.Branch:
+        request = pb.QueryBranchRequest(transaction_id=transaction_id, participant=participant)
+        return self._ask(participant, self._participants[participant].QueryBranch, request).branch
 
     def roll_back(self, transaction_id: str) -> bool:
         """Has the coordinator and the participants roll it back. Returns False where it was decided otherwise."""
@@ -167,7 +172,7 @@ class Inquiry:
             operation_count=case.committed_count(participant),
             loss_accepted=participant in case.transaction.loss_accepted,
         )
-        request = pb.FinishTransactionsRequest(decisions=[decision])
+        request = pb.FinishTransactionsRequest(decisions=[decision], participant=participant)
         results = self._ask(participant, self._participants[participant].FinishTransactions, request).results
         return results[0].result if results else pb.FINISH_RESULT_UNSPECIFIED
 
@@ -182,7 +187,7 @@ class Inquiry:
     def _unfinished(self, participant: str, limit: int) -> dict[str, pb.Branch]:
         """The oldest branches of a participant, by transaction."""
         method = self._participants[participant].ListBranches
-        branches = self._list(participant, method, pb.ListBranchesRequest(), "branches", limit)
+        branches = self._list(participant, method, pb.ListBranchesRequest(participant=participant), "branches", limit)
         return {branch.transaction_id: branch for branch in branches}
 
     def _list(self, server: str, method: Callable[[Any], Any], request: Any, items: str, limit: int) -> list[Any]:
@@ -206,7 +211,9 @@ class Inquiry:
         return found
 
     def _ask(self, server: str, method: Callable[[Request], Reply], request: Request) -> Reply:
-        """Raises NoAnswer where the server does not answer. It is not asked again then: that would take as long."""
+        """Raises NoAnswer where the server does not answer, which is not asked again then: that would take as long; and
+        Failure where another one answers.
+        """
         if server in self._silent:
             raise self._silent[server]
         try:
@@ -215,3 +222,8 @@ class Inquiry:
             reason = f" ({error.reason})" if error.reason else ""
             self._silent[server] = NoAnswer(f"no answer from {server} at {self.addresses[server]}{reason}")
             raise self._silent[server] from error
+        except FailedPrecondition as error:
+            if error.reason == WRONG_PARTICIPANT:
+                found = error.metadata["participant"]
+                raise Failure(f"{server} is not at {self.addresses[server]}: that is {found}") from error
+            raise

@@ -99,6 +99,20 @@ class NotStaged(FailedPrecondition):
         super().__init__(message, participant=participant)
 
 
+class WrongParticipant(FailedPrecondition):
+    """`participant` is who answers instead, where that is known."""
+
+    reason = reason_name(Reason, Reason.REASON_WRONG_PARTICIPANT)
+
+    def __init__(self, asked: str, participant: str = "") -> None:
+        message = (
+            f"At the address that the coordinator has for {asked} there is {participant or 'another service'}, so "
+            "nothing was done. An operator has to correct the addresses."
+        )
+        values = {"participant": participant} if participant else {}
+        super().__init__(message, retry_after=None, asked=asked, **values)
+
+
 class TransactionOutcomeUnknown(OutcomeUnknown):
     reason = reason_name(Reason, Reason.REASON_OUTCOME_UNKNOWN)
 

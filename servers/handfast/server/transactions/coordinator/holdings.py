@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.cancellation import wait_for
+from handfast.server.transactions.coordinator.errors import WrongParticipant
 from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
 
 TIMEOUT_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Held:
+    """How many operations each participant holds that a commit names, None where it does not say; and those at whose
+    addresses others answer, with the names of these.
+    """
+
+    counts: dict[str, int | None]
+    answered_by: dict[str, str] = field(default_factory=dict)
 
 
 class Holdings:
@@ -29,33 +41,31 @@ class Holdings:
         self._participants = participants
         self._room = threading.BoundedSemaphore(room)
 
-    def of(self, commit: Decision) -> Mapping[str, int | None]:
-        """How many operations the participants hold that `commit` names; None of those that do not say."""
-        held = dict[str, int | None].fromkeys(commit.branches)
+    def of(self, commit: Decision) -> Held:
+        held = Held(dict.fromkeys(commit.branches))
         if self._room.acquire(blocking=False):
             try:
-                held |= self._ask(commit)
+                self._ask(commit.transaction_id, held)
             finally:
                 self._room.release()
         return held
 
-    def _ask(self, commit: Decision) -> Mapping[str, int | None]:
-        request = pb.QueryBranchRequest(transaction_id=commit.transaction_id)
-        configured = [name for name in commit.branches if name in self._participants]
+    def _ask(self, transaction_id: str, held: Held) -> None:
+        configured = [name for name in held.counts if name in self._participants]
         try:
-            asked = {
-                name: begin(self._participants[name].QueryBranch, request, timeout=TIMEOUT_SECONDS)
-                for name in configured
-            }
+            asked = {name: self._begin(name, transaction_id) for name in configured}
         except ServiceError:  # no time is left
-            return {}
-        return {name: _held(begun) for name, begun in asked.items()}
+            return
+        for name, begun in asked.items():
+            try:
+                branch = wait_for(begun).branch
+            except ServiceError as error:
+                if error.reason == WrongParticipant.reason:
+                    held.answered_by[name] = error.metadata["participant"]
+            else:
+                is_aborted = branch.outcome == pb.TRANSACTION_STATE_ABORTED
+                held.counts[name] = 0 if is_aborted else branch.operation_count
 
-
-def _held(begun: Any) -> int | None:
-    """None where it does not say."""
-    try:
-        branch = wait_for(begun).branch
-    except ServiceError:
-        return None
-    return 0 if branch.outcome == pb.TRANSACTION_STATE_ABORTED else branch.operation_count
+    def _begin(self, participant: str, transaction_id: str) -> Any:
+        request = pb.QueryBranchRequest(transaction_id=transaction_id, participant=participant)
+        return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT_SECONDS)

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence, Set
 import sqlalchemy as sa
 import structlog
 
+from handfast.client.errors import ServiceError
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.errors import WrongParticipant
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.crash_points import reached
@@ -36,6 +38,7 @@ SHARE_OF_WHOLE_PASSES = 0.01
 BATCH = 100
 """Decisions sent at once: few enough that other writes of the participant get their turn."""
 
+WRONG_ADDRESS = "at the address of a participant there is another one; trying again"
 UNCONFIGURED = "decisions wait for a participant that is not configured"
 
 _log = structlog.get_logger()
@@ -171,16 +174,27 @@ class ParticipantNotifier(threading.Thread):
                 self.run_once()
                 backoff = FIRST_BACKOFF
             except Exception as error:
-                _log.warning(
-                    "a participant could not be notified of decisions; trying again",
-                    participant=self._participant,
-                    **cause_for_log(error),
-                )
+                self._log_failure(error)
                 with self._woken:
                     self._woken.wait_for(lambda: self._stopping, backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
             if stopping:
                 return
+
+    def _log_failure(self, error: Exception) -> None:
+        if isinstance(error, ServiceError) and error.reason == WrongParticipant.reason:
+            _log.error(
+                WRONG_ADDRESS,
+                participant=self._participant,
+                answered_by=error.metadata["participant"],
+                what_to_do="correct the addresses that this server has, and start it anew; no decision is lost",
+            )
+        else:
+            _log.warning(
+                "a participant could not be notified of decisions; trying again",
+                participant=self._participant,
+                **cause_for_log(error),
+            )
 
     def _gather(self) -> bool:
         """Waits until a batch is full, or some time after the first decision. Returns whether to stop. All notifiers
@@ -236,7 +250,8 @@ class ParticipantNotifier(threading.Thread):
                     loss_accepted=self._participant in decision.loss_accepted,
                 )
                 for decision in due.values()
-            ]
+            ],
+            participant=self._participant,
         )
         reached("notifier.sending")
         results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results

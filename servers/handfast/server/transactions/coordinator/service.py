@@ -82,15 +82,23 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         return pb.CommitTransactionResponse(transaction=self._decide(decision))
 
     def _check_held(self, commit: Decision) -> None:
-        """Raises OperationsMissing where nothing is decided and a participant does not hold what is named; and
-        PeerUnavailable where one does not say, of a transaction so old that participants may have forgotten it.
+        """Raises, where nothing is decided: WrongParticipant where another one answers for a participant that is named;
+        OperationsMissing where one does not hold what is named; and PeerUnavailable where one does not say, of a
+        transaction so old that participants may have forgotten it.
         """
         held = self._holdings.of(commit)
-        missing = {name: count for name, count in held.items() if count is not None and count < commit.branches[name]}
-        long_over = None in held.values() and self._clock() > wire.minted_at(commit.transaction_id) + LONG_OVER_US
+        missing = {
+            name: count for name, count in held.counts.items() if count is not None and count < commit.branches[name]
+        }
+        long_over = (
+            None in held.counts.values() and self._clock() > wire.minted_at(commit.transaction_id) + LONG_OVER_US
+        )
         # What a participant does not hold any more can have been decided and finished. All who commit for the first
         # time hold what they name, so only now it is looked up.
-        if (missing or long_over) and self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
+        doubtful = held.answered_by or missing or long_over
+        if doubtful and self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
+            for asked, participant in held.answered_by.items():
+                raise errors.WrongParticipant(asked, participant)
             if missing:
                 raise errors.OperationsMissing(commit.transaction_id, commit.branches, missing)
             raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")

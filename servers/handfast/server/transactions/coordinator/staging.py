@@ -12,12 +12,17 @@ from google.rpc.status_pb2 import Status
 
 from handfast.client import transaction_metadata
 from handfast.client.begun_call import begin
-from handfast.client.errors import ServiceError
+from handfast.client.errors import ServiceError, Unimplemented
 from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.errors import DomainError, InvalidFields, Violation, reason_name
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.errors import ClockSkew, NotStaged, TransactionAborted
+from handfast.server.transactions.coordinator.errors import (
+    ClockSkew,
+    NotStaged,
+    TransactionAborted,
+    WrongParticipant,
+)
 from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1.reasons_pb2 import Reason
 
@@ -77,9 +82,14 @@ def stage(
     for call, each in zip(calls, begun, strict=True):
         try:
             reply = wait_for(each)
-            if (transaction_metadata.STAGED, call.participant) not in each.trailing_metadata():
+            confirmed = dict(each.trailing_metadata()).get(transaction_metadata.STAGED)
+            if confirmed is None:
                 raise NotStaged(call.participant)
+            if confirmed != call.participant:
+                raise WrongParticipant(call.participant, str(confirmed))
             replies.append(reply)
+        except Unimplemented:
+            refused.append(WrongParticipant(call.participant))
         except ServiceError as error:
             if error.reason in _ABOUT_THE_TRANSACTION:
                 refused.append(_not_in_time(error, call.participant, transaction_id, deadline_us, clock()))

@@ -72,6 +72,14 @@ class CommittedChangeLost(FailedPrecondition):
         super().__init__(message, transaction_id=transaction_id)
 
 
+class WrongParticipant(FailedPrecondition):
+    reason = reason_name(Reason, Reason.REASON_WRONG_PARTICIPANT)
+
+    def __init__(self, asked: str, participant: str) -> None:
+        message = f"This is {participant}, not {asked}: the caller has a wrong address."
+        super().__init__(message, asked=asked, participant=participant)
+
+
 class BranchNotOpen(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_BRANCH_NOT_OPEN)
 

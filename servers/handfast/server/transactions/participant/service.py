@@ -17,12 +17,15 @@ from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome
+from handfast.server.transactions.participant.errors import WrongParticipant
 from handfast.server.transactions.participant.participant import Participant
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
 
 PARTICIPANT_POOL = Pool("participant", 4)
 BRANCHES = "branches"
+
+_Request = pb.FinishTransactionsRequest | pb.QueryBranchRequest | pb.ListBranchesRequest | pb.CloseBranchRequest
 
 _RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
 
@@ -34,6 +37,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
     def FinishTransactions(
         self, request: pb.FinishTransactionsRequest, context: grpc.ServicerContext
     ) -> pb.FinishTransactionsResponse:
+        self._check_addressee(request)
         with Violations.collect() as violations:
             ids = [decision.transaction_id for decision in request.decisions]
             if fields.check_batch(violations, "decisions", ids, wire.MAX_BATCH):
@@ -48,12 +52,14 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         return pb.FinishTransactionsResponse(results=results)
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:
+        self._check_addressee(request)
         self._check(request.transaction_id)
         with self._store.database.read() as connection:
             branch = self._store.branches.find(connection, request.transaction_id)
         return pb.QueryBranchResponse(branch=_message(request.transaction_id, branch))
 
     def ListBranches(self, request: pb.ListBranchesRequest, context: grpc.ServicerContext) -> pb.ListBranchesResponse:
+        self._check_addressee(request)
         after, size = require_page(request, BRANCHES)
         with self._store.database.read() as connection:
             found = self._store.branches.unfinished(connection, after, size + 1)
@@ -65,6 +71,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         )
 
     def CloseBranch(self, request: pb.CloseBranchRequest, context: grpc.ServicerContext) -> pb.CloseBranchResponse:
+        self._check_addressee(request)
         self._check(request.transaction_id)
         branch = self._store.database.write(partial(self._close, request.transaction_id))
         return pb.CloseBranchResponse(branch=_message(request.transaction_id, branch))
@@ -81,6 +88,13 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         elif branch is None:
             store.branches.delete(connection, [transaction_id])  # it was inserted for the lock, and has been pruned
         return closed
+
+    def _check_addressee(self, request: _Request) -> None:
+        """Raises WrongParticipant where the caller takes this service for another. What it says of that one's branches
+        must not be done to the branches here, which can be of the same transaction.
+        """
+        if request.participant not in ("", self._store.participant):
+            raise WrongParticipant(request.participant, self._store.participant)
 
     @staticmethod
     def _check(transaction_id: str) -> None:
