@@ -25,7 +25,7 @@ from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.transactions import lost
 from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, service
-from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper
+from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, waiters
 from handfast.server.transactions.participant import participant as participant_module
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from tests.simulation.clients import Client
@@ -375,8 +375,9 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
         for module in (suite, client_call, calls, ending, journal, minted, reruns, transaction)
     ),
     (reruns, "random", SeededRandom),
-    (resolver, "Event", VirtualEvent),
-    *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator, participant_module)),
+    *((module, "Event", VirtualEvent) for module in (resolver, waiters)),
+    *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator)),
+    (participant_module, "wait", VirtualEvent.wait),
     *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
     (ids, "secrets", SeededSecrets),
     *((module, "new_id", _mint) for module in (coordinator, service)),

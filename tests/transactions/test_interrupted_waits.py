@@ -11,7 +11,7 @@ from contextvars import copy_context
 import pytest
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
-from handfast.server.chassis.cancellation import Canceller, sleep
+from handfast.server.chassis.cancellation import Canceller, wait
 from handfast.server.chassis.errors import CallCancelled
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.core.model import Outcome
@@ -51,12 +51,12 @@ def test_a_write_that_waits_for_a_younger_transaction(
     users.stage(younger, "ada")
     waiting = threading.Event()
 
-    def pausing(_seconds: float) -> None:
+    def pausing(event: threading.Event, _seconds: float) -> None:
         waiting.set()
-        sleep(PATIENCE)
+        wait(event, PATIENCE)
 
     with monkeypatch.context() as patch:
-        patch.setattr(participant, "sleep", pausing)
+        patch.setattr(participant, "wait", pausing)
         for _ in range(TIMES):  # more often than there are places
             waiting.clear()
             interrupted(canceller, lambda: users.stage(older, "ada", email="older@example.com"), waiting.is_set)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from google.protobuf.wrappers_pb2 import BoolValue, Int64Value, StringValue
 
 from handfast.server.chassis.ids import new_id
@@ -15,6 +17,7 @@ from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import NO_REVISION, BranchDecision, Outcome
 from handfast.server.transactions.participant import UnitOfWork
 from handfast.server.transactions.participant.errors import PendingChange, ReadChanged, TooManyReads
+from tests.eventually import PATIENCE
 from tests.transactions.bank import (
     ACCOUNTS,
     ENTRIES,
@@ -23,12 +26,14 @@ from tests.transactions.bank import (
     accounts_table,
     delete,
     enter,
+    entries_table,
     first_call,
     look,
     put,
 )
 
 COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
+Work = Callable[[UnitOfWork], None]
 
 
 @pytest.fixture
@@ -252,3 +257,44 @@ def test_a_unit_of_work_is_of_no_use_after_its_work(bank: Bank, is_staged: bool)
     for use in (look("a"), put("a", 6), delete("a"), lambda unit: unit.lock(ACCOUNTS, ["a"])):
         with pytest.raises(RuntimeError, match="the unit of work has ended"):
             use(kept[0])
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite knows no deadlocks
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_one_that_lost_a_deadlock_first_locks_in_order_what_it_had_looked_at(bank: Bank, is_staged: bool) -> None:
+    bank.write(enter("a/1", "first"))
+    barrier = threading.Barrier(2)
+    locked: list[list[bool]] = []  # by run: whether each of both is locked before the work looks at anything
+
+    def is_locked(key: sa.Column[str], value: str) -> bool:
+        with bank.database.engine.begin() as connection:
+            unlocked = sa.select(key).where(key == value).with_for_update(skip_locked=True)
+            return not connection.execute(unlocked).all()
+
+    def work(first: Work, second: Work) -> Work:
+        def both(unit: UnitOfWork) -> None:
+            runs = len(locked)
+            keys = [(accounts_table.c.account_id, "a"), (entries_table.c.entry_id, "a/1")]
+            locked.append([runs >= 2 and is_locked(*key) for key in keys])
+            first(unit)
+            if runs < 2:
+                barrier.wait(PATIENCE)
+            second(unit)
+
+        return both
+
+    def account(unit: UnitOfWork) -> None:
+        unit.get(ACCOUNTS, "a")
+
+    def entry(unit: UnitOfWork) -> None:
+        unit.get(ENTRIES, "a/1")
+
+    def write(order: tuple[Work, Work]) -> None:
+        if is_staged:
+            bank.stage(new_id(), 1, work(*order))
+        else:
+            bank.write(work(*order))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, [(account, entry), (entry, account)]))
+    assert locked == [[False, False], [False, False], [True, True]]

@@ -100,9 +100,14 @@ def shield() -> Iterator[None]:
 
 def sleep(seconds: float) -> None:
     """Sleeps. Raises as `check_active` does as soon as the call being served is over."""
-    ended = threading.Event()
-    with cancel_scope(ended.set):
-        ended.wait(seconds)
+    wait(threading.Event(), seconds)
+
+
+def wait(event: threading.Event, seconds: float) -> None:
+    """Waits so long for an event at the most. Raises as `check_active` does as soon as the call being served is over,
+    when the event is set as well."""
+    with cancel_scope(event.set):
+        event.wait(seconds)
     check_active()
 
 

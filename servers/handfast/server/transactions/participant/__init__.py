@@ -11,6 +11,7 @@
     read_set.py       what a call reads within its transaction, for its trailer
 
     finishing.py      applies or drops branches, once their transactions are decided or their time is up
+    waiters.py        which transactions wait, so that nobody younger overtakes them
     open_branches.py  how many are open, and may be
     sweeper.py        has it done for what nobody touches, and forgets what is long done
     service.py        ParticipantService

@@ -19,13 +19,17 @@ from handfast.transactions.v1.reasons_pb2 import Reason
 
 
 class PendingChange(Aborted):
-    """Another transaction has an undecided change of what is written, or has read and locked it."""
+    """Another transaction has an undecided change of what is written, or has read and locked it; or an older one
+    waits for it.
+    """
 
     reason = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
     retry_after = 0.05
 
-    def __init__(self, resource: str, transaction_id: str) -> None:
+    def __init__(self, resource: str, transaction_id: str, *, is_waiting: bool = False) -> None:
         message = f"{resource} is changed or locked by transaction {transaction_id}, which is not decided yet."
+        if is_waiting:
+            message = f"Transaction {transaction_id}, which is older, waits for {resource}."
         super().__init__(message, resource=resource, transaction_id=transaction_id)
 
 

@@ -44,8 +44,8 @@ class BranchFinisher:
         self._store, self._resolver, self._clock = store, resolver, clock
         self.on_lost: Callable[[], None] = lambda: None
         """Called each time that something is found lost, whoever asked."""
-        self.on_finished: Callable[[Sequence[str]], None] = lambda owners: None
-        """Called with the owners of branches that have been finished."""
+        self.on_finished: Callable[[Mapping[str, Finish | Unchanged]], None] = lambda verdicts: None
+        """Called with what the rules say of branches, by transaction id, once those that could be are finished."""
 
     def settle(self, transaction_id: str) -> Branch | None:
         """Finishes the branch, whose change a write has met, if that can be, and returns None; else the branch, whose
@@ -105,7 +105,7 @@ class BranchFinisher:
         it was decided; else the change is lost, and nothing of the branch is touched.
         """
         verdicts = self._store.database.write(lambda connection: self.finish_within(connection, decisions))
-        self.on_finished(owners_of(verdicts.values()))
+        self.on_finished(verdicts)
         for decision in decisions:
             self._report(decision, verdicts[decision.transaction_id])
         return {id_: verdict is not Unchanged.LOST for id_, verdict in verdicts.items()}

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -23,13 +24,14 @@ from google.protobuf.message import Message
 
 from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
-from handfast.server.chassis.cancellation import sleep
+from handfast.server.chassis.cancellation import wait
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.idempotency import IdempotencyStore, request_id_of
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import conflicts, staging
+from handfast.server.transactions.core.finishing import Finish, Unchanged
 from handfast.server.transactions.core.model import BranchDecision, Operation, Outcome, Read, StageRequest
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant import read_set
@@ -42,6 +44,7 @@ from handfast.server.transactions.participant.resource_type import M, ResourceTy
 from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.sweeper import Sweeper
 from handfast.server.transactions.participant.unit_of_work import Blocked, UnitOfWork
+from handfast.server.transactions.participant.waiters import Waiter, Waiters
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
@@ -54,13 +57,13 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
 
 class Staged(NamedTuple, Generic[Reply]):
     """What a staged call answers: its reply, and what it has read, encoded. `opens` says whether it has opened its
-    branch, `followed` who had opened the one that it has finished, if any.
+    branch, `followed` what became of the one that it has finished, if any.
     """
 
     reply: Reply
     reads: bytes
     opens: bool = False
-    followed: Sequence[str] = ()
+    followed: Mapping[str, Finish | Unchanged] = MappingProxyType({})
 
 
 class Participant:
@@ -82,7 +85,8 @@ class Participant:
         self.store, self.requests, self.resolver, self._clock = store, requests, resolver, clock
         self.finisher = BranchFinisher(store, resolver, clock)
         self._open_branches = open_branches or OpenBranches()
-        self.finisher.on_finished = self._open_branches.finished
+        self._waiters = Waiters()
+        self.finisher.on_finished = self._finished
         self.sweeper = Sweeper(store, self.finisher, self._open_branches, requests, clock)
         self._room_to_wait = threading.BoundedSemaphore(max(1, threads // 2))
         self.on_met: Callable[[bool], None] = lambda is_decided: None
@@ -117,8 +121,8 @@ class Participant:
 
     def write_plainly(self, method: str, request: Message, work: Work[Reply], reply_type: type[Reply]) -> Reply:
         """Does `work` at once. Raises as `write` does."""
-        attempt = partial(self.requests.once, method, request, reply_type, partial(self._apply, work, reply_type))
-        return self._unblocked(attempt)
+        run = partial(self._apply, work, reply_type)
+        return self._unblocked(lambda: self.requests.once(method, request, reply_type, partial(run, [])))
 
     def stage(
         self,
@@ -144,18 +148,21 @@ class Participant:
             with self.store.database.read() as connection:
                 if self.store.branches.find(connection, stage.transaction_id) is None:  # else it is a repeat
                     raise refusal
-        attempt = partial(self.store.database.write, partial(self._stage, stage, work, reply_type, read_before))
-        staged = self._unblocked(attempt, stage.first_attempt)
+        staged = self._unblocked(
+            lambda: self.store.database.write(partial(self._stage, stage, work, reply_type, read_before, [])), stage
+        )
         if staged.opens:
             self._open_branches.opened(stage.owner)
         if staged.followed:
-            self._open_branches.finished(staged.followed)
+            self._finished(staged.followed)
         reached("participant.staged")
         return staged
 
-    def _apply(self, work: Work[Reply], reply_type: type[Reply], connection: sa.Connection) -> Reply:
-        """The work of a plain write."""
-        unit = UnitOfWork(self.store, connection)
+    def _apply(
+        self, work: Work[Reply], reply_type: type[Reply], seen: list[tuple[str, str]], connection: sa.Connection
+    ) -> Reply:
+        """The work of a plain write. `seen` is what its earlier runs have looked at."""
+        unit = UnitOfWork(self.store, connection, seen=seen)
         reply = _done(work, unit, reply_type)
         unit.apply()
         return reply
@@ -166,14 +173,15 @@ class Participant:
         work: Work[Reply],
         reply_type: type[Reply],
         read_before: Sequence[Read] | None,
+        seen: list[tuple[str, str]],
         connection: sa.Connection,
     ) -> Staged[Reply]:
-        """The work of a staged write."""
+        """The work of a staged write. `seen` is what its earlier runs have looked at."""
         store, id_, number = self.store, stage.transaction_id, stage.number
-        followed: Sequence[str] = ()
+        followed: Mapping[str, Finish | Unchanged] = {}
         if stage.follows:
             decision = BranchDecision(stage.follows, Outcome.COMMITTED, 1)
-            followed = owners_of(self.finisher.finish_within(connection, [decision]).values())
+            followed = self.finisher.finish_within(connection, [decision])
         branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
         now_us = self._clock()
 
@@ -184,13 +192,14 @@ class Participant:
                 case verdict:
                     return verdict
 
+        older_waiter = partial(self._waiters.older_than, stage.first_attempt) if self._waiters else None
         if branch is None:  # the horizon counts only then
-            unit = UnitOfWork(store, connection, id_, on_horizon=check)
+            unit = UnitOfWork(store, connection, id_, check, older_waiter, seen)
         else:
             known = store.operations.find(connection, id_, number) if number <= branch.staged else None
             if (before := check("", known)) is not None:
                 return Staged(reply_type.FromString(before.reply), before.reads, followed=followed)
-            unit = UnitOfWork(store, connection, id_)
+            unit = UnitOfWork(store, connection, id_, older_waiter=older_waiter, seen=seen)
         reply = _done(work, unit, reply_type)
         unit.check_horizon()
 
@@ -211,30 +220,45 @@ class Participant:
         reached("participant.staging")
         return Staged(reply, reads, opens=branch is None, followed=followed)
 
-    def _unblocked(self, attempt: Callable[[], Result], first_attempt: str = "") -> Result:
+    def _finished(self, verdicts: Mapping[str, Finish | Unchanged]) -> None:
+        self._open_branches.finished(owners_of(verdicts.values()))
+        self._waiters.finished(verdicts)
+
+    def _unblocked(self, attempt: Callable[[], Result], stage: StageRequest | None = None) -> Result:
         """Tries until nothing stands in the way, or somebody does that this write gives way to (rule 7). Raises
         PendingChange.
         """
+        try:
+            return attempt()
+        except Blocked as error:
+            blocked = error
+        first_attempt = stage.first_attempt if stage else ""
         seconds = FIRST_PAUSE_S
-        while True:
-            try:
-                return attempt()
-            except Blocked as blocked:
+        with self._waiters.waiting(stage.transaction_id if stage else "", first_attempt) as waiter:
+            while True:
+                waiter.meets(blocked.transaction_id)  # before it is settled, so that its end is not missed
                 undecided = self.finisher.settle(blocked.transaction_id)
                 self.on_met(undecided is None)
-                if undecided and not (conflicts.may_wait(undecided, first_attempt) and self._pause(seconds)):
-                    raise PendingChange(blocked.what, blocked.transaction_id) from None
-            seconds = min(2 * seconds, LAST_PAUSE_S)
+                if undecided and not (
+                    conflicts.may_wait(undecided, first_attempt) and self._pause(waiter, blocked.what, seconds)
+                ):
+                    raise PendingChange(blocked.what, blocked.transaction_id)
+                seconds = min(2 * seconds, LAST_PAUSE_S)
+                try:
+                    return attempt()
+                except Blocked as error:
+                    blocked = error
 
-    def _pause(self, seconds: float) -> bool:
-        """Waits a little. Returns False where there is no time left to wait, or no room: those who wait must not take
-        all threads.
+    def _pause(self, waiter: Waiter, resource: str, seconds: float) -> bool:
+        """Waits a little, or until what it has met is finished here. Returns False where there is no time left to wait,
+        or no room: those who wait must not take all threads.
         """
         remaining = current().remaining()
         if (remaining is not None and remaining < 2 * seconds) or not self._room_to_wait.acquire(blocking=False):
             return False
+        waiter.resources.add(resource)
         try:
-            sleep(random.uniform(0.5, 1.0) * seconds)
+            wait(waiter.blocker_finished, random.uniform(0.5, 1.0) * seconds)
         finally:
             self._room_to_wait.release()
         return True

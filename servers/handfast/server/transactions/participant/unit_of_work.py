@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from handfast.server.chassis.ids import new_etag
 from handfast.server.transactions.core import conflicts, unique_keys
 from handfast.server.transactions.core.model import Part, Read, ResourceName
+from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resource_rows import ResourceRow, Saved
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.store import Store
@@ -41,7 +44,8 @@ class UnitOfWork:
     transaction is decided.
 
     On PostgreSQL, two writes that look at the same resources in another order can wait for each other, which costs one
-    of them a second; `lock` beforehand what is known to be needed.
+    of them a second. It runs again, and then locks first, in order, what it had looked at. `lock` beforehand what is
+    known to be needed.
     """
 
     def __init__(
@@ -50,14 +54,21 @@ class UnitOfWork:
         connection: sa.Connection,
         transaction_id: str | None = None,
         on_horizon: Callable[[str], object] | None = None,
+        older_waiter: Callable[[str], str | None] | None = None,
+        seen: list[tuple[str, str]] | None = None,
     ) -> None:
         """`transaction_id` is the transaction for which the work is staged; None for a plain write. `on_horizon` is
         called once with the horizon of the database, which comes with the first resource, and may refuse by raising.
+        `older_waiter` tells which older transaction waits for a resource; the work makes way for it. `seen` has the
+        kinds and keys of what earlier runs of the work have looked at, which the database ended; this run adds its own.
         """
         self._store, self._connection = store, connection
-        self._transaction_id, self._on_horizon = transaction_id, on_horizon
+        self._transaction_id, self._on_horizon, self._older_waiter = transaction_id, on_horizon, older_waiter
         self._has_ended = False
         self._touched: dict[str, dict[str, _Touched]] = {each: {} for each in store.types}  # by kind and key
+        self._seen: list[tuple[str, str]] = [] if seen is None else seen
+        if self._seen:
+            self._lock_seen()
 
     def get(self, type_: ResourceType[M], key: str) -> M | None:
         """The resource, with what this work and its transaction have made of it; None where there is none."""
@@ -79,9 +90,15 @@ class UnitOfWork:
         """Looks at all of these at once, in an order in which no two writes wait for each other in a circle."""
         self._require_open()
         self.check_horizon()
+        self._seen.extend((type_.kind, key) for key in keys)
         for key, row in self._store.rows_of(type_).lock_all(self._connection, keys).items():
             if key not in self._touched[type_.kind]:
                 self._note(type_, row)
+
+    def _lock_seen(self) -> None:
+        """Locks what earlier runs have looked at, in the order of `lock`, kind by kind."""
+        for kind, seen in groupby(sorted(set(self._seen)), key=itemgetter(0)):
+            self.lock(self._store.types[kind], [key for _, key in seen])
 
     def revision(self, type_: ResourceType[M], key: str) -> str:
         """The revision of the committed resource; NO_REVISION where there is none."""
@@ -91,6 +108,7 @@ class UnitOfWork:
         self._require_open()
         touched = self._touched[type_.kind].get(key)
         if touched is None:
+            self._seen.append((type_.kind, key))
             with_horizon = self._on_horizon is not None
             row = self._store.rows_of(type_).lock(self._connection, key, with_horizon=with_horizon)
             if with_horizon:
@@ -102,6 +120,10 @@ class UnitOfWork:
         mine, pending = self._transaction_id, row.pending_transaction_id
         if (other := conflicts.blocker(pending, mine)) is not None:
             raise Blocked(str(row.name), other)
+        if self._older_waiter is not None and pending is None:
+            older = self._older_waiter(str(row.name))
+            if older is not None and mine not in self._lock_holders(row):
+                raise PendingChange(str(row.name), older, is_waiting=True)
         now = row.committed
         if pending is not None:
             now = type_.decoded(self._store.operations.last_image(self._connection, pending, row.name))
