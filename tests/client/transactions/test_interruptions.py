@@ -13,10 +13,13 @@ import pytest
 
 from handfast.client import Aborted, Cancelled, Outcome, Suite, Transaction, aio, connect
 from handfast.client.transactions import ending
+from handfast.users.v1.users_pb2 import GetUserRequest
 from tests.eventually import eventually
 
 from .participants import Fakes, refuse
 from .test_calls import ADA, ADAS, BOB, wait
+
+BOBS = GetUserRequest(user_id="bob")
 
 
 @pytest.fixture
@@ -109,6 +112,43 @@ def test_after_ctrl_c_during_a_write_leaving_the_block_raises_though_the_block_g
     assert tx.outcome is Outcome.ABORTED
     assert suite.preferences.received == []
     assert list(suite.coordinator.decisions.values()) == ([None] if method == "UpdateUser" else [])
+
+
+def test_ctrl_c_while_a_commit_that_failed_rolls_back_asks_for_that_once_more(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    suite.coordinator.before = before_the_first(interrupting("RollbackTransaction", released))
+    with pytest.raises(KeyboardInterrupt), client.transaction() as tx:
+        read_what_changes(suite, tx.users.GetUser(BOBS), tx.users.UpdateUser(ADA))
+    assert tx.outcome is Outcome.ABORTED
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_ctrl_c_while_an_exception_rolls_back_asks_for_that_once_more(
+    suite: Fakes, client: Suite, released: threading.Event
+) -> None:
+    suite.coordinator.before = before_the_first(interrupting("RollbackTransaction", released))
+    with pytest.raises(KeyboardInterrupt), client.transaction() as tx:  # noqa: PT012
+        tx.users.UpdateUser(ADA)
+        raise LookupError
+    assert suite.coordinator.decisions == {tx.id: None}
+
+
+def before_the_first(hook: Callable[..., None]) -> Callable[[str, grpc.ServicerContext], None]:
+    """What `hook` does with a call of RollbackTransaction, for the first only."""
+    come = threading.Event()
+
+    def before(method: str, context: grpc.ServicerContext) -> None:
+        if method == "RollbackTransaction" and not come.is_set():
+            come.set()
+            hook(method, context)
+
+    return before
+
+
+def read_what_changes(suite: Fakes, *_: object) -> None:
+    """After these calls somebody else changes what was read."""
+    suite.users.revisions["users/bob"] += "*"
 
 
 def test_a_generator_that_is_dropped_rolls_back(suite: Fakes, client: Suite) -> None:
@@ -262,6 +302,31 @@ def test_a_task_that_is_cancelled_again_while_it_rolls_back_does_so_in_the_backg
         assert suite.coordinator.decisions == {transactions[0].id: None}
 
     asyncio.run(cancel_twice())
+
+
+def test_a_task_that_is_cancelled_while_a_commit_that_failed_rolls_back_does_so_nevertheless(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived = threading.Event()
+    suite.coordinator.before = before_the_first(hanging("RollbackTransaction", arrived, released))
+
+    async def fail(client: aio.Suite, transactions: list[aio.Transaction]) -> None:
+        async with client.transaction() as tx:
+            transactions.append(tx)
+            read_what_changes(suite, await tx.users.GetUser(BOBS), await tx.users.UpdateUser(ADA))
+
+    async def cancel() -> None:
+        transactions: list[aio.Transaction] = []
+        async with aio.connect(**suite.addresses()) as client:
+            task = asyncio.create_task(fail(client, transactions))
+            await asyncio.to_thread(arrived.wait, 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert transactions[0].outcome is Outcome.ABORTED
+            assert suite.coordinator.decisions == {transactions[0].id: None}
+
+    asyncio.run(cancel())
 
 
 @pytest.mark.parametrize("method", ["UpdateUser", "CommitTransaction"])

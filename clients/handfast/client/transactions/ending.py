@@ -83,12 +83,14 @@ def commit(journal: Journal) -> Ending:
 
 
 def roll_back(journal: Journal, why: BaseException) -> Ending:
-    """Ends it without a trace. Raises nothing: what is not rolled back now is when its deadline has passed."""
+    """Ends it without a trace. Raises what interrupts it, else nothing: what is not rolled back now is when its deadline
+    has passed.
+    """
     journal.is_open = False
     journal.outcome = Outcome.ABORTED
     journal.doom(why)
     if isinstance(journal.state.next_step(), RollBack):
-        yield [_rollback(journal)]
+        yield from _settle(journal)
 
 
 def _lock(journal: Journal, reads: Reads) -> Ending:
@@ -160,12 +162,23 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
 
 
 def _settle(journal: Journal) -> Ending:
-    """Rolls back, which is refused where it was committed: so the answer tells what became of it, for good."""
-    [answer] = yield [_rollback(journal)]
+    """Rolls back, which is refused where it was committed: so the answer tells what became of it, for good. Where that
+    is interrupted, it is asked once more, as others wait for what it holds; then the interruption is raised.
+    """
+    interruption: BaseException | None = None
+    try:
+        [answer] = yield [_rollback(journal)]
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        interruption = error
+        [answer] = yield [_rollback(journal)]
     if answer.error is None:
         journal.outcome = Outcome.ABORTED
     elif _reason(answer.error) == "TRANSACTION_COMMITTED":
         journal.outcome = Outcome.COMMITTED
+    if interruption is not None:
+        raise interruption
 
 
 def _rollback(journal: Journal) -> Ask:
