@@ -196,6 +196,40 @@ def test_what_was_lost_twice_is_locked_as_soon_as_it_is_read(face: Face, suite: 
     assert suite.users.methods() == ["GetUser", "GetUser"] * 2 + ["GetUser", "LockReads", "GetUser", "UpdateUser"]
 
 
+def test_what_is_found_not_to_be_there_is_locked_at_once_too(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        with pytest.raises(NotFound):
+            await tx.users.GetUser(GetUserRequest(user_id="zoe"))
+        await tx.users.UpdateUser(ADA)
+        if len(runs) <= 2:
+            suite.users.revisions["users/ada"] += "*"  # somebody is faster
+            await tx.users.GetUser(GetUserRequest(user_id="ada"))
+
+    run, runs = counted(body)
+    face.run(lambda client: client.transact(run), **suite.addresses())
+    assert len(runs) == 3
+    assert suite.users.methods()[-3:] == ["GetUser", "LockReads", "UpdateUser"]
+
+
+def test_what_a_read_has_found_can_be_asked_for_after_the_end(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        reads[:] = [tx.users.GetUser(GetUserRequest(user_id="bob"))]
+        if len(runs) <= 2:
+            await tx.users.UpdateUser(ADA)
+            suite.users.revisions["users/ada"] += "*"  # somebody is faster
+            await tx.users.GetUser(GetUserRequest(user_id="ada"))
+
+    reads: list[Any] = []
+    run, runs = counted(body)
+
+    async def scenario(client: Any) -> None:
+        await client.transact(run)
+        assert (await reads[0]).user.user_id == "bob"
+
+    face.run(scenario, **suite.addresses())
+    assert len(runs) == 3
+
+
 def test_it_gives_up_when_the_time_is_up_and_raises_the_last_error(face: Face, suite: Fakes) -> None:
     suite.users.before = abort(**IN_THE_WAY, times=10_000)
     run, runs = counted(both)

@@ -51,11 +51,11 @@ class Calls:
         while (call := self._queues[participant].next()) is not None:
             call.turn.set()
 
-    async def lock_reads(self, participant: str) -> None:
-        """What has been read there, for as long as the transaction lasts."""
+    async def lock_reads_at_once(self, participant: str) -> None:
+        """As `handfast.client.transactions.calls.Calls.lock_reads_at_once`."""
         from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 
-        reads = self.journal.state.unsafe(participant)
+        reads = self.journal.to_lock_at_once(participant)
         if reads:
             await self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
             self.journal.state.locked(participant, reads)
@@ -139,15 +139,24 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         await asyncio.wait((self._task,))
 
     def __await__(self) -> Generator[Any, None, Any]:
-        calls = self._calls
+        return self._shown().__await__()
+
+    async def _shown(self) -> Any:
         try:
-            reply = yield from self._task.__await__()
-            if self.part is Part.READ and calls.journal.locks_at_once:
-                yield from calls.lock_reads(self.participant).__await__()
+            try:
+                reply = await self._task
+            except Exception:  # such as NotFound, which is something that was read
+                await self._lock_at_once()
+                raise
+            await self._lock_at_once()
             return reply
         except Exception as error:
-            calls.journal.told(error)
+            self._calls.journal.told(error)
             raise
+
+    async def _lock_at_once(self) -> None:
+        if self.part is Part.READ:
+            await self._calls.lock_reads_at_once(self.participant)
 
     def cancelled(self) -> bool:
         return self._task.cancelled()

@@ -107,9 +107,6 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         if self._cancelled:
             raise grpc.FutureCancelledError
 
-    def _told(self) -> Any:
-        return None if self._error is None else self._calls.journal.told(self._error)
-
     # As grpc.Future
 
     def result(self, timeout: float | None = None) -> Any:
@@ -117,16 +114,16 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
 
         Raises ServiceError, grpc.FutureTimeoutError, and after `cancel()` grpc.FutureCancelledError.
         """
-        self._wait(timeout)
-        if self._error is not None:
-            raise self._told()
-        if self.part is Part.READ and self._calls.journal.locks_at_once:
-            self._calls.lock_reads(self.participant)
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
         return self._reply
 
     def exception(self, timeout: float | None = None) -> Any:
         self._wait(timeout)
-        return self._told()
+        if self.part is Part.READ:
+            self._calls.lock_reads_at_once(self.participant)
+        return None if self._error is None else self._calls.journal.told(self._error)
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         error = self.exception(timeout)

@@ -62,12 +62,12 @@ class Calls:
         """With the lock held."""
         self._queues[call.participant].over(call)
 
-    def lock_reads(self, participant: str) -> None:
-        """What has been read there, for as long as the transaction lasts."""
+    def lock_reads_at_once(self, participant: str) -> None:
+        """What has been read there, for as long as the transaction lasts, where it is to be locked at once."""
         from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 
         with self.lock:
-            reads = self.journal.state.unsafe(participant)
+            reads = self.journal.to_lock_at_once(participant)
         if reads:
             self.stub(LockServiceStub, participant).LockReads(lock_request(reads))
             with self.lock:

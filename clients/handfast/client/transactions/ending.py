@@ -83,8 +83,8 @@ def commit(journal: Journal) -> Ending:
 
 
 def roll_back(journal: Journal, why: BaseException) -> Ending:
-    """Ends it without a trace. Raises what interrupts it, else nothing: what is not rolled back now is when its deadline
-    has passed.
+    """Ends it without a trace. Raises only what interrupts it: what is not rolled back now is when its deadline has
+    passed.
     """
     journal.is_open = False
     journal.outcome = Outcome.ABORTED

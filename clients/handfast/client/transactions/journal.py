@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from handfast.client.arguments import check_timeout
@@ -157,6 +157,10 @@ class Journal:
             return self.doom(errors.read_changed(self.id, found))
         except NotConfirmed as found:
             return self.doom(errors.not_staged(method, found))
+
+    def to_lock_at_once(self, participant: str) -> Mapping[str, str]:
+        """What a caller is about to see that was read there, where it is to be locked before."""
+        return self.state.unsafe(participant) if self.locks_at_once and self.is_open else {}
 
     def doom(self, error: _Error) -> _Error:
         """Leaves nothing but to roll back, for this reason or an earlier one."""
