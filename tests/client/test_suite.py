@@ -65,6 +65,8 @@ def test_the_address_of_a_participant_comes_from_an_argument_or_the_environment(
         assert suite.stub(UserServiceStub, "users").GetUser is not None
         with pytest.raises(ValueError, match=r"^vouchers: where is it\? .*participants.* HANDFAST_VOUCHERS_ADDRESS"):
             suite.stub(UserServiceStub, "vouchers")
+        with pytest.raises(ValueError, match=r"^no such: where is it\? .* HANDFAST_NO_SUCH_ADDRESS$"):
+            suite.stub(UserServiceStub, "no such")
         with suite.transaction() as tx, pytest.raises(ValueError, match=r"^vouchers: where is it\?"):
             tx.stub(UserServiceStub, "vouchers")
         monkeypatch.setenv("HANDFAST_GIFT_VOUCHERS_ADDRESS", backend.address)

@@ -28,7 +28,7 @@ def resolve_address(service: str, argument: str | None) -> str:
     """
     if argument is not None:
         return check_address(argument, setting=service)
-    variable = f"HANDFAST_{service.upper().replace('-', '_')}_ADDRESS"
+    variable = f"HANDFAST_{re.sub('[^A-Z0-9]', '_', service.upper())}_ADDRESS"
     if (address := os.environ.get(variable)) is not None:
         return check_address(address, setting=variable)
     if service not in DEFAULT_ADDRESSES:

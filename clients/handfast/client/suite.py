@@ -72,17 +72,17 @@ class Suite:
         Where the transaction meets another one, or a service is away, all is rolled back and `function` called again,
         after a pause, for `timeout` seconds in all. What it does besides calling in the transaction it does again, too.
         Raises the last error of the transaction when the time is up, what can not be helped by trying again,
-        OutcomeUnknown (see Transaction), and what `function` raises by itself.
+        OutcomeUnknown (see Transaction), and what `function` raises by itself. Raises TransactionMisuse where it is a
+        coroutine function or a generator function, which does nothing when it is called.
         """
-        from handfast.client.transactions.reruns import Reruns
+        from handfast.client.transactions.reruns import Reruns, check_result
         from handfast.client.transactions.transaction import Transaction
 
         reruns = Reruns(timeout)
         while True:
             try:
                 with Transaction(self._services, self.transactions, reruns.next()) as tx:
-                    result = function(tx)
-                return result
+                    return check_result(function(tx))
             except Exception as error:
                 pause = reruns.pause(error)
                 if pause is None:

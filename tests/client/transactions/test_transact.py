@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -14,7 +15,9 @@ from handfast.client import (
     FailedPrecondition,
     NotFound,
     OutcomeUnknown,
+    TransactionMisuse,
     Unavailable,
+    connect,
 )
 from handfast.client.transaction_metadata import FIRST_ATTEMPT, TRANSACTION_ID
 from handfast.client.transactions import ending, reruns
@@ -86,6 +89,49 @@ def test_it_runs_again_though_the_function_goes_on_after_such_an_error(face: Fac
         assert await client.transact(goes_on) == "done"
 
     face.run(scenario, **suite.addresses())
+
+
+@pytest.mark.parametrize(("others", "expected"), [([], 2), ([LookupError()], 1)], ids=["alone", "with another"])
+def test_it_runs_again_for_a_group_of_errors_where_each_says_that_this_helps(
+    face: Face, suite: Fakes, others: list[Exception], expected: int
+) -> None:
+    """asyncio.TaskGroup raises such a group."""
+    suite.users.before = abort(**IN_THE_WAY)
+
+    async def in_a_group(tx: Any) -> None:
+        try:
+            await tx.users.UpdateUser(ADA)
+        except Aborted as error:
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [error]), *others]) from None
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises(ExceptionGroup) if others else contextlib.nullcontext():
+            await client.transact(run)
+
+    run, runs = counted(in_a_group)
+    face.run(scenario, **suite.addresses())
+    assert len(runs) == expected
+
+
+async def coroutine(tx: Any) -> None:
+    await tx.users.UpdateUser(ADA)
+
+
+def generator(tx: Any) -> Iterator[None]:
+    yield tx.users.UpdateUser(ADA)
+
+
+async def asynchronous_generator(tx: Any) -> AsyncIterator[None]:
+    yield await tx.users.UpdateUser(ADA)
+
+
+@pytest.mark.parametrize("function", [coroutine, generator, asynchronous_generator])
+def test_a_function_that_does_not_run_when_it_is_called_is_refused(suite: Fakes, function: Any) -> None:
+    with connect(**suite.addresses()) as client:
+        for each in (function, lambda tx: function(tx)):
+            with pytest.raises(TransactionMisuse, match="has not run"):
+                client.transact(each)
+    assert suite.users.received == []
 
 
 def test_it_runs_again_where_the_commit_says_that_this_helps(face: Face, suite: Fakes) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from typing import TypeVar
 
 from handfast.client.errors import OutcomeUnknown, ServiceError, Unavailable
+from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Journal
 
 FIRST_PAUSE = 0.02
@@ -14,6 +17,21 @@ LONGEST_PAUSE = 1.0
 
 READS_UNLOCKED = 2
 """How many attempts lock only in the end what they have read. Those after that lock it at once, which takes longer."""
+
+
+Result = TypeVar("Result")
+
+
+def check_result(result: Result) -> Result:
+    """What a function gave that was called with a transaction. Raises TransactionMisuse where it has not run at all."""
+    if isinstance(result, Coroutine | Generator):
+        result.close()
+    elif not isinstance(result, AsyncGenerator):
+        return result
+    raise TransactionMisuse(
+        "transact calls the function, which gave a coroutine or a generator and has not run. "
+        "Coroutine functions are for the transact of handfast.client.aio."
+    )
 
 
 class Reruns:
@@ -36,9 +54,13 @@ class Reruns:
         """The seconds to wait before the next attempt, after one that ended by `error`; None where that stands.
 
         Only what a call of the transaction was told, or its end, is a reason: all else the function raised by itself.
+        Of a group, such as asyncio.TaskGroup raises, each has to be one.
         The pauses grow, and none is like another ("full jitter",
         https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter).
         """
+        if isinstance(error, ExceptionGroup):
+            pauses = [pause for each in error.exceptions if (pause := self.pause(each)) is not None]
+            return max(pauses) if len(pauses) == len(error.exceptions) else None
         if not (isinstance(error, ServiceError) and self._journal.is_own(error)) or isinstance(error, OutcomeUnknown):
             return None
         if not (error.retryable or isinstance(error, Unavailable)):
