@@ -62,7 +62,8 @@ class Servers:
             server.stop()
         where = {name: self.address(at_address_of.get(name, name)) for name in ("users", *participants)}
         users_address = where.pop("users")
-        given = tuple(f"{name}={address}" for name, address in where.items())
+        # Settings refuse an address that they know, spelled in the same way.
+        given = tuple(f"{name}={address.replace('127.0.0.1', 'localhost')}" for name, address in where.items())
         self._start("accounts", build_accounts, participant=given, users_address=users_address)
 
     def _start(self, name: str, build: Any, **more: Any) -> None:

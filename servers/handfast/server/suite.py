@@ -17,6 +17,8 @@ PARTICIPANTS = ("users", "preferences")
 """The suite's own servers that take part in transactions."""
 _PARTICIPANT_NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _LONGEST_PARTICIPANT_NAME = 63
+_SEPARATOR = re.compile(r"[=;\s]")
+"""What no address has, and a list that is not written with commas."""
 
 
 def _address(server: str, port: int) -> Any:
@@ -42,7 +44,14 @@ class SuiteSettings(ParticipantLimits):
         super().__post_init__()
         for peer in ("users_address", "preferences_address", "accounts_address"):
             self.check_peer(peer)
-        self.check("participant", parse_participants)
+        self.check("participant", self._check_participants)
+
+    def _check_participants(self, values: Iterable[str]) -> None:
+        at = {getattr(self, f"{server}_address"): server for server in DATABASES}
+        for name, address in parse_participants(values).items():
+            if address in at:
+                raise ValueError(f"must not give {name} the address of {at[address]}, {address}")
+            at[address] = name
 
     @property
     def participants(self) -> Mapping[str, str]:
@@ -62,12 +71,14 @@ def parse_participants(values: Iterable[str]) -> dict[str, str]:
     """
     addresses: dict[str, str] = {}
     for value in values:
-        name, _, address = value.partition("=")
-        if not _PARTICIPANT_NAME.fullmatch(name) or len(name) > _LONGEST_PARTICIPANT_NAME:
+        name, separator, address = value.partition("=")
+        if not separator or not _PARTICIPANT_NAME.fullmatch(name) or len(name) > _LONGEST_PARTICIPANT_NAME:
             rule = f"the name in lower-case letters, digits and single underscores, up to {_LONGEST_PARTICIPANT_NAME}"
             raise ValueError(f"must be NAME=ADDRESS, {rule}, not {value!r}")
         if name in DATABASES:
             raise ValueError(f"must name no server of the suite, not {name}: its address is a setting of its own")
+        if _SEPARATOR.search(address):
+            raise ValueError(f"must be NAME=ADDRESS with commas between several, not {value!r}")
         if name in addresses:
             raise ValueError(f"must name each participant once, not {name} twice")
         try:

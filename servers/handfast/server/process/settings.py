@@ -27,6 +27,8 @@ MAX_AGE = 2_000_000
 # These differ from server to server, so their variables carry the server's name. All others are the same for all.
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
 # https://grpc.github.io/grpc/core/md_doc_naming.html
+_HOST_AND_PORT = "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
+_PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+")
 _GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
@@ -239,7 +241,7 @@ def split_address(address: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     valid_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
     if not host or not valid_port or (":" in host and _ip(host) and not bracketed):
-        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not {address!r}")
+        raise ValueError(f"{_HOST_AND_PORT}, not {address!r}")
     return (host[1:-1] if bracketed else host), int(port)
 
 
@@ -248,6 +250,13 @@ def check_peer_address(address: str) -> None:
     resolves."""
     if not address.startswith(_GRPC_NAMES_WITHOUT_PORT) and not split_address(address)[1]:
         raise ValueError(f"must name a port, not {address!r}")
+    if not _PLAIN_ADDRESS.fullmatch(address):
+        from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
+
+        try:
+            check_address(address, setting="address")
+        except ValueError:
+            raise ValueError(f"{_HOST_AND_PORT}, not {address!r}") from None
 
 
 def join_address(host: str, port: int) -> str:
