@@ -8,6 +8,7 @@ import re
 import grpc
 
 from handfast.chassis.v1.reasons_pb2 import Reason as Chassis
+from handfast.client.transactions.ending import LOOK_UP_SECONDS, ROLL_BACK_SECONDS
 from handfast.client.transactions.journal import MAX_TIMEOUT
 from handfast.preferences.v1.reasons_pb2 import Reason as Preferences
 from handfast.server.process.settings import ParticipantLimits
@@ -54,4 +55,13 @@ def test_bounds_are_those_of_the_code() -> None:
     assert open_at_once.startswith(f"{limits.max_open_transactions_per_caller:,} of one caller, ")
     assert f"and {limits.max_open_transactions:,} of all" in open_at_once
     assert f"up to {MAX_TIMEOUT:.0f} seconds" in bounds["time from `transaction()` to the commit"]
+    assert (
+        f"up to {ROLL_BACK_SECONDS:.0f} seconds:"
+        in bounds["leaving the block by an exception, while the coordinator is away"]
+    )
+    leaving = bounds["leaving it otherwise, while the coordinator is away"]
+    assert leaving.startswith(f"up to {LOOK_UP_SECONDS + ROLL_BACK_SECONDS:.0f} seconds after the deadline")
+    assert f"{30.0 + LOOK_UP_SECONDS + ROLL_BACK_SECONDS:.0f} seconds after `transaction()` by default" in leaving
+    assert f"until {LOOK_UP_SECONDS:.0f} seconds after it" in leaving
+    assert leaving.endswith("`OutcomeUnknown`")
     assert f"{LIMIT >> 10} KiB of metadata" in bounds["resources that one call reads, such as BatchGetUsers"]
