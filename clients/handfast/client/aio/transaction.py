@@ -15,7 +15,7 @@ from grpc import aio
 from handfast.client.aio.transaction_calls import Calls, retrieve
 from handfast.client.propagation import propagating
 from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
-from handfast.client.transactions.errors import TransactionMisuse
+from handfast.client.transactions.errors import TransactionMisuse, suite_closed
 from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.services import Services
 
@@ -150,3 +150,5 @@ class Transaction:
             return Answer(await call, trailers=await call.trailing_metadata())
         except grpc.RpcError as error:
             return Answer(error=error)
+        except aio.UsageError:  # the channel is closed
+            return Answer(error=suite_closed())

@@ -14,6 +14,7 @@ import grpc
 
 from handfast.client.errors import ServiceError
 from handfast.client.transactions import errors
+from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Metadata, Outcome
 from handfast.client.transactions.methods import Part
 from handfast.client.transactions.state import Commit, Compare, Lock, Nothing, ReadChanged, Reads, RollBack
@@ -139,7 +140,8 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
             if error is None:
                 journal.outcome = Outcome.COMMITTED
                 return
-            if _reason(error) == "TRANSACTION_ABORTED":
+            never_sent = attempt == 0 and isinstance(error, TransactionMisuse)
+            if never_sent or _reason(error) == "TRANSACTION_ABORTED":
                 journal.outcome = Outcome.ABORTED
                 raise error
             pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]

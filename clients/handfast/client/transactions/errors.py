@@ -21,6 +21,10 @@ class TransactionMisuse(RuntimeError):
     sent."""
 
 
+def suite_closed() -> TransactionMisuse:
+    return TransactionMisuse("The suite was closed before its transaction could be committed.")
+
+
 def read_changed(transaction_id: str, found: ReadChanged) -> Aborted:
     message = f"{found.resource} has changed since the transaction read it. Run the transaction again."
     metadata = {"transaction_id": transaction_id, "resource": found.resource}

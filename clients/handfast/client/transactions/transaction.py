@@ -15,7 +15,7 @@ from handfast.client.begun_call import begin
 from handfast.client.propagation import propagating
 from handfast.client.transactions.calls import Calls
 from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
-from handfast.client.transactions.errors import TransactionMisuse
+from handfast.client.transactions.errors import TransactionMisuse, suite_closed
 from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.services import Services
 
@@ -140,6 +140,8 @@ class Transaction:
             return begin(getattr(stub, ask.method), ask.request, timeout=ask.timeout, metadata=ask.metadata)
         except grpc.RpcError as error:
             return Answer(error=error)
+        except ValueError:  # the channel is closed
+            return Answer(error=suite_closed())
 
 
 def _answer(begun: Any) -> Answer:
