@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -200,10 +201,29 @@ class TestDecided:
         for _ in range(2):
             result = command("resolve", tx.id, "--accept-loss", "users")
             assert (result.status, result.stderr) == (0, "")
-            assert in_words(result).endswith("An operator let users finish it without what was lost there.")
+            assert in_words(result).endswith(
+                "An operator let users finish it without what was lost there, or could not be applied."
+            )
         assert command("resolve", tx.id).status == 0
         with pytest.raises(NotFound):  # what was staged is applied: it deleted her
             client.users.UpdateUser(UpdateUserRequest(user=ada))
+
+    def test_a_commit_that_a_participant_fails_to_apply_is_said_to_fail_and_can_be_ended(
+        self, suite: Process, client: Suite, command: Command, ada: User
+    ) -> None:
+        tx = staged(client, ada)
+        with contextlib.closing(sqlite3.connect(suite.errors.parent / "data" / "users.sqlite3")) as users:
+            users.execute("CREATE TRIGGER outside BEFORE DELETE ON users BEGIN SELECT RAISE(ABORT, 'no'); END")
+            try:
+                tx.commit()
+                result = command("resolve", tx.id)
+                assert result.status == 2
+                assert re.match(r"handfast: transactions: users at \S+ failed to finish it: the log", result.stderr)
+                result = command("resolve", tx.id, "--accept-loss", "users")
+                assert (result.status, result.stderr) == (0, "")
+            finally:
+                users.execute("DROP TRIGGER outside")
+        client.users.UpdateUser(UpdateUserRequest(user=ada))
 
     def test_nobody_accepts_the_loss_of_who_has_no_part_in_it(self, client: Suite, command: Command, ada: User) -> None:
         tx = staged(client, ada)

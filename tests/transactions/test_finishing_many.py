@@ -14,7 +14,7 @@ from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import BranchDecision, Outcome
 from handfast.server.transactions.core.reading import revision_after
-from handfast.server.transactions.participant.finishing import FAILED
+from handfast.server.transactions.participant.finishing import FAILED, Finished
 from handfast.server.users.tables import participant as tables
 from handfast.server.users.tables import users as users_table
 from tests.transactions.participants import Users, old_id
@@ -162,14 +162,15 @@ def test_a_batch_that_fails_is_finished_one_by_one(
 
     monkeypatch.setattr(rules, "finish", fail)
     results = users.participant.finisher.finish_all([committed(id_, 1) for id_ in ids], lambda: True)
-    assert next(results) == (ids[0], True)
+    assert next(results) == (ids[0], Finished.CONFIRMED)
     concerns_all = isinstance(error, DatabaseUnavailable)
     if concerns_all:
         with pytest.raises(DatabaseUnavailable):
             next(results)
     else:
         with capture_logs() as lines:
-            assert list(results) == [(ids[2], True)]
+            last = list(results)
+        assert last == [(ids[1], Finished.FAILED), (ids[2], Finished.CONFIRMED)]
         assert [(line["event"], line["transaction_id"], line["exc_info"]) for line in lines] == [
             (FAILED, ids[1], error)
         ]

@@ -29,6 +29,7 @@ from handfast.server.transactions.participant.store import Store
 from tests.transactions.bank import first_call
 from tests.transactions.participants import Coordinator
 
+UNKNOWN_FIELD = b"\xfa\x7f\x01x"
 KINDS = FieldDescriptorProto
 
 
@@ -97,19 +98,19 @@ class Things:
         self.participant = Participant(store, requests, Coordinator(), threads=2)
         self.collection = self.participant.collection(THINGS)
 
-    def put(self, message: Message, key: str = "a", *, staged: bool) -> None:
-        """Writes it; what is staged, is committed and applied."""
+    def put(self, message: Message, key: str = "a", *, staged: bool) -> StringValue:
+        """Writes it; what is staged, is committed and applied. The work answers with a field that nobody knows."""
 
         def work(unit: UnitOfWork) -> StringValue:
             unit.put(THINGS, key, message)
-            return StringValue()
+            return StringValue.FromString(UNKNOWN_FIELD)
 
         if not staged:
-            self.participant.write_plainly("/things/Put", StringValue(), work, StringValue)
-            return
+            return self.participant.write_plainly("/things/Put", StringValue(), work, StringValue)
         tx = new_id()
-        self.participant.stage(first_call(tx), StringValue(), work, StringValue)
+        reply = self.participant.stage(first_call(tx), StringValue(), work, StringValue).reply
         assert self.participant.finisher.finish(BranchDecision(tx, Outcome.COMMITTED, 1)) == {tx: True}
+        return reply
 
     def rows(self, of: sa.Table) -> list[Any]:
         with self.database.read() as connection:
@@ -189,8 +190,8 @@ def test_what_the_columns_can_hold_is_read_as_it_was_written(things: Things, sta
 @pytest.mark.parametrize("staged", [False, True])
 def test_fields_that_the_service_does_not_know_are_left_out(things: Things, staged: bool) -> None:
     message = thing()
-    message.MergeFromString(b"\xfa\x7f\x01x")
-    things.put(message, staged=staged)
+    message.MergeFromString(UNKNOWN_FIELD)
+    assert things.put(message, staged=staged) == StringValue()
     assert message == thing()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ from handfast.server.chassis.ids import new_id
 from handfast.server.transactions import wire
 from handfast.server.transactions.core.model import NO_REVISION, BranchDecision, Outcome
 from handfast.server.transactions.participant import UnitOfWork
-from handfast.server.transactions.participant.errors import PendingChange, ReadChanged, TooManyReads
+from handfast.server.transactions.participant.errors import FinishingFailed, PendingChange, ReadChanged, TooManyReads
+from handfast.server.transactions.participant.finishing import Finished
 from tests.eventually import PATIENCE
 from tests.transactions.bank import (
     ACCOUNTS,
@@ -31,6 +33,7 @@ from tests.transactions.bank import (
     look,
     put,
 )
+from tests.transactions.participants import old_id
 
 COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
 Work = Callable[[UnitOfWork], None]
@@ -211,7 +214,10 @@ def test_what_is_staged_of_a_kind_that_the_service_gave_up_is_kept_and_not_confi
     store = bank.participant.store
     given_up = store.types.pop("entries"), store.rows.pop("entries")
     decisions = [BranchDecision(id_, COMMITTED, 1) for id_ in (tx, other)]
-    assert list(bank.participant.finisher.finish_all(decisions, lambda: True)) == [(other, True)]
+    assert list(bank.participant.finisher.finish_all(decisions, lambda: True)) == [
+        (tx, Finished.FAILED),
+        (other, Finished.CONFIRMED),
+    ]
     store.types["entries"], store.rows["entries"] = given_up
     assert bank.finish(tx, COMMITTED, 1)
     assert entries(bank) == ["one"]
@@ -298,3 +304,26 @@ def test_one_that_lost_a_deadlock_first_locks_in_order_what_it_had_looked_at(ban
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, [(account, entry), (entry, account)]))
     assert locked == [[False, False], [False, False], [True, True]]
+
+
+def test_what_cannot_be_applied_is_tried_less_often_and_ends_once_its_loss_is_accepted(bank: Bank) -> None:
+    tx = old_id(60)
+    bank.stage(tx, 1, lambda unit: (put("b", 5)(unit), enter("x", "one")(unit)))
+    with bank.database.engine.begin() as connection:  # somebody outside makes what the service may not have
+        connection.execute(sa.text("CREATE UNIQUE INDEX outside ON accounts (value)"))
+    bank.decide(tx, COMMITTED, 1)
+    found: list[None] = []
+    bank.participant.finisher.on_lost = lambda: found.append(None)
+    for _ in range(2):
+        bank.participant.sweeper.sweep()
+    assert len(found) == 1
+    with pytest.raises(FinishingFailed, match="finishing it here fails"):
+        bank.write(put("b", 7))
+    decision = BranchDecision(tx, COMMITTED, 1)
+    assert list(bank.participant.finisher.finish_all([decision], lambda: True)) == [(tx, Finished.FAILED)]
+    accepted = replace(decision, loss_accepted=True)
+    for _ in range(2):
+        assert list(bank.participant.finisher.finish_all([accepted], lambda: True)) == [(tx, Finished.CONFIRMED)]
+    assert (bank.amount("a"), bank.amount("b"), entries(bank)) == (5, 0, [])
+    assert bank.left() == []
+    bank.write(enter("y", "one"))

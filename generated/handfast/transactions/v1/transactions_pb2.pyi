@@ -105,6 +105,10 @@ class _FinishResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """It cannot be finished: an operation that was committed is neither staged nor finished here. Data was lost,
     by a restored backup for one. An operator has to look.
     """
+    FINISH_RESULT_FAILED: _FinishResult.ValueType  # 3
+    """It could not be applied or dropped: the database or the service refuses what was staged. The log of the participant
+    says why. It is tried again, and an operator has to look.
+    """
 
 class FinishResult(_FinishResult, metaclass=_FinishResultEnumTypeWrapper):
     """How finishing one transaction went."""
@@ -116,6 +120,10 @@ FINISH_RESULT_CONFIRMED: FinishResult.ValueType  # 1
 FINISH_RESULT_LOST: FinishResult.ValueType  # 2
 """It cannot be finished: an operation that was committed is neither staged nor finished here. Data was lost,
 by a restored backup for one. An operator has to look.
+"""
+FINISH_RESULT_FAILED: FinishResult.ValueType  # 3
+"""It could not be applied or dropped: the database or the service refuses what was staged. The log of the participant
+says why. It is tried again, and an operator has to look.
 """
 Global___FinishResult: _TypeAlias = FinishResult  # noqa: Y015
 
@@ -814,7 +822,9 @@ class Decision(_message.Message):
     operation_count: _builtins.int
     """How many operations of this participant are committed; those beyond are dropped. 0 where ABORTED."""
     loss_accepted: _builtins.bool
-    """Whether it may be finished without those that are lost here, as an operator accepted."""
+    """Whether it may be finished without those that are lost here, or without any where applying them fails, as an operator
+    accepted.
+    """
     def __init__(
         self,
         *,

@@ -138,7 +138,7 @@ _add_action(
         ["--accept-loss"],
         multiple=True,
         metavar="PARTICIPANT",
-        help="let this participant finish it without what it has lost, such as users; may be repeated",
+        help="let this participant finish it without what it has lost or cannot apply, such as users; may be repeated",
     ),
     Option(
         ["--timeout"],

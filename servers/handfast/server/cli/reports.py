@@ -95,7 +95,7 @@ def meaning(case: Case) -> str:
         case _:
             sentences.append("Its state is not known to this version of handfast; it counts as undecided.")
     if accepted := " and ".join(case.transaction.loss_accepted):
-        sentences.append(f"An operator let {accepted} finish it without what was lost there.")
+        sentences.append(f"An operator let {accepted} finish it without what was lost there, or could not be applied.")
     unconfigured = case.transaction.unconfigured_participants
     for name in unconfigured:
         sentences.append(

@@ -74,8 +74,10 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
         )
     if before.unknown and not arguments["yes"]:
         _ask_whether_to_end_unknown()
-    lost = _carry_out(inquiry, before)
-    case = inquiry.case(before.id) if lost else _wait(inquiry, before.id, arguments["timeout"])
+    results = _carry_out(inquiry, before)
+    lost = [name for name, result in results.items() if result == pb.FINISH_RESULT_LOST]
+    failed = [name for name, result in results.items() if result == pb.FINISH_RESULT_FAILED]
+    case = inquiry.case(before.id) if lost or failed else _wait(inquiry, before.id, arguments["timeout"])
     was_unknown = before.unknown and case.transaction.state == pb.TRANSACTION_STATE_ABORTED
     remark = " No server knew of it before; from now on it cannot be used." if was_unknown else ""
     _print(arguments, reports.one(case) + remark, reports.plain_case(case) | {"was_unknown": was_unknown})
@@ -84,6 +86,11 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
             f"{_places(inquiry, lost)} lost what was committed: it is neither staged nor applied there; "
             "was a backup restored, or is this the address of another suite? "
             f"Once it is certain not to come back, {' '.join(f'--accept-loss {name}' for name in lost)} ends it without"
+        )
+    if failed:
+        raise Failure(
+            f"{_places(inquiry, failed)} failed to finish it: the log there says why. It is tried again, so mend that; "
+            f"{' '.join(f'--accept-loss {name}' for name in failed)} ends it without all that it staged there"
         )
     if case.silent:
         raise Failure(f"no answer from {_places(inquiry, case.silent)}: whether it is finished there is not known")
@@ -108,9 +115,9 @@ def _ask_whether_to_end_unknown() -> None:
         raise Failure("nothing was done")
 
 
-def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
-    """Has the decision made that is lacking, and carried out what is decided. Returns the participants that lost
-    something, if any.
+def _carry_out(inquiry: Inquiry, case: Case) -> dict[str, pb.FinishResult.ValueType]:
+    """Has the decision made that is lacking, and carried out what is decided. Returns what participants answered that
+    were told a commit.
     """
     match case.transaction.state:
         case pb.TRANSACTION_STATE_UNDECIDED | pb.TRANSACTION_STATE_ABORTED:
@@ -119,13 +126,13 @@ def _carry_out(inquiry: Inquiry, case: Case) -> list[str]:
         case pb.TRANSACTION_STATE_COMMITTED:
             concerned = [name for name in case.branches if name in case.held_by or case.committed_count(name)]
             asked = [name for name in concerned if name not in case.silent]
-            return [name for name in asked if inquiry.apply(case, name) == pb.FINISH_RESULT_LOST]
+            return {name: inquiry.apply(case, name) for name in asked}
         case pb.TRANSACTION_STATE_FORGOTTEN:
             pass  # what is left is dropped by whoever holds it
         case _:
             state = reports.state(case.transaction)
             raise Failure(f"its state {state} is not known to this version of handfast; nothing was done")
-    return []
+    return {}
 
 
 def _wait(inquiry: Inquiry, transaction_id: str, timeout: float) -> Case:

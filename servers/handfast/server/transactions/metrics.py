@@ -84,7 +84,7 @@ def export_coordinator(
     decisions.on_decided, decisions.on_finished = metrics.decided, metrics.finished
     _on_every_server(registry, "Decisions that some participant has not confirmed.", decisions, clock)
     registry.register(_Unconfigured(decisions, notifier))
-    text = "Decisions that some participant cannot follow, for what it has lost."
+    text = "Decisions that some participant cannot follow, for what it has lost or fails to apply."
     Gauge("handfast_transactions_lost", text, registry=registry).set_function(lambda: notifier.lost)
 
 
@@ -113,7 +113,7 @@ class _Unconfigured(Collector):
 def export_participant(registry: CollectorRegistry, participant: Participant) -> None:
     """Shows how many branches are unfinished, how old the oldest of them is, and how often a change is found lost."""
     _on_every_server(registry, "Branches of transactions that are not finished here.", participant.store.branches, now)
-    text = "Times that a committed change was found to be lost here; the same one again whenever somebody asks."
+    text = "Times that a decided change was found lost or failed here; the same one again whenever somebody asks."
     participant.finisher.on_lost = Counter("handfast_committed_changes_lost", text, registry=registry).inc
     text = "Times that a write met a change of another transaction that is not finished here, decided or not."
     met = Counter("handfast_pending_changes_met", text, ("state",), registry=registry)

@@ -41,6 +41,10 @@ BATCH = 100
 WRONG_ADDRESS = "at the address of a participant there is another one; trying again"
 UNCONFIGURED = "decisions wait for a participant that is not configured"
 
+_UNFINISHED = {
+    pb.FINISH_RESULT_LOST: "a participant lost a committed change",
+    pb.FINISH_RESULT_FAILED: "a participant fails to finish a transaction; its log says why",
+}
 _log = structlog.get_logger()
 
 
@@ -261,9 +265,9 @@ class ParticipantNotifier(threading.Thread):
         confirmed = [due[id_] for id_, result in answered.items() if result == pb.FINISH_RESULT_CONFIRMED]
         self._confirmations.add(confirmed, self._participant)
         for id_, result in answered.items():
-            if result == pb.FINISH_RESULT_LOST:
+            if result in _UNFINISHED:
                 _log.error(
-                    "a participant lost a committed change",
+                    _UNFINISHED[result],
                     participant=self._participant,
                     transaction_id=id_,
                     notified_again_after_seconds=self.lost.put_off(id_),

@@ -84,6 +84,14 @@ class WrongParticipant(FailedPrecondition):
         super().__init__(message, asked=asked, participant=participant)
 
 
+class FinishingFailed(CommittedChangeLost):
+    """A decided change could not be applied or dropped."""
+
+    def __init__(self, transaction_id: str) -> None:
+        message = f"Transaction {transaction_id} is decided, but finishing it here fails. An operator has to look."
+        FailedPrecondition.__init__(self, message, transaction_id=transaction_id)
+
+
 class BranchNotOpen(FailedPrecondition):
     reason = reason_name(Reason, Reason.REASON_BRANCH_NOT_OPEN)
 

@@ -5,6 +5,8 @@ decided, or their time is up (rules 6 and 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum, auto
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +23,7 @@ from handfast.server.transactions.core.model import Branch, BranchDecision, Lear
 from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.crash_points import reached
-from handfast.server.transactions.participant.errors import CommittedChangeLost
+from handfast.server.transactions.participant.errors import CommittedChangeLost, FinishingFailed
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_rows import Saved
 from handfast.server.transactions.participant.resource_type import ResourceType
@@ -30,9 +32,20 @@ from handfast.server.transactions.participant.store import Store
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
 NO_LONGER_KNOWN = "a commit came again of a transaction that is no longer known here, whatever was staged of it"
 LEFT_FOR_LATER = "a branch is not finished yet, as others hold what it needs"
+GIVEN_UP = "a branch is finished without what could not be applied, as an operator accepted"
 FAILED = "a branch could not be finished, and will be tried again"
 
 _log = structlog.get_logger()
+
+
+class Finished(Enum):
+    """What became of a branch. CONFIRMED: it is finished as decided. LOST: a committed operation is not here. FAILED:
+    it could not be applied or dropped, and is as it was.
+    """
+
+    CONFIRMED = auto()
+    LOST = auto()
+    FAILED = auto()
 
 
 class BranchFinisher:
@@ -43,13 +56,13 @@ class BranchFinisher:
     def __init__(self, store: Store, resolver: Resolver, clock: Clock) -> None:
         self._store, self._resolver, self._clock = store, resolver, clock
         self.on_lost: Callable[[], None] = lambda: None
-        """Called each time that something is found lost, whoever asked."""
+        """Called each time that something is found lost, or cannot be finished, whoever asked."""
         self.on_finished: Callable[[Mapping[str, Finish | Unchanged]], None] = lambda verdicts: None
         """Called with what the rules say of branches, by transaction id, once those that could be are finished."""
 
     def settle(self, transaction_id: str) -> Branch | None:
         """Finishes the branch, whose change a write has met, if that can be, and returns None; else the branch, whose
-        transaction is undecided. Raises CommittedChangeLost, CoordinatorUnavailable.
+        transaction is undecided. Raises CommittedChangeLost, FinishingFailed, CoordinatorUnavailable.
         """
         decision = self._resolver.ask([transaction_id])[transaction_id]
         if decision is None:
@@ -60,11 +73,14 @@ class BranchFinisher:
             decision = self._abort_late(branch)
             if decision is None:
                 return branch
-        if not self.finish(decision)[transaction_id]:
-            raise CommittedChangeLost(transaction_id)
+        match self._finish_one(decision):
+            case Finished.LOST:
+                raise CommittedChangeLost(transaction_id)
+            case Finished.FAILED:
+                raise FinishingFailed(transaction_id)
         return None
 
-    def settle_all(self, branches: Sequence[Branch], go_on: Callable[[], bool]) -> Iterator[tuple[str, bool]]:
+    def settle_all(self, branches: Sequence[Branch], go_on: Callable[[], bool]) -> Iterator[tuple[str, Finished]]:
         """Finishes those of these branches that can be, as `finish_all` does, with one question to the coordinator.
         Raises CoordinatorUnavailable.
         """
@@ -76,10 +92,12 @@ class BranchFinisher:
         """How a transaction that the coordinator says is undecided is decided, once its time is up (rule 6)."""
         return self._resolver.abort(undecided.transaction_id) if may_abort(undecided, self._clock()) else None
 
-    def finish_all(self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]) -> Iterator[tuple[str, bool]]:
+    def finish_all(
+        self, decisions: Sequence[BranchDecision], go_on: Callable[[], bool]
+    ) -> Iterator[tuple[str, Finished]]:
         """Finishes these branches, many in each local transaction, as long as `go_on` says so. Where a local
-        transaction fails, its branches are finished one by one. One that fails by itself, or needs what others keep for
-        themselves, is left out, and holds up no other. Raises what concerns them all, such as DatabaseUnavailable.
+        transaction fails, its branches are finished one by one. One that fails by itself holds up no other; one that
+        needs what others keep for themselves is left out. Raises what concerns them all, such as DatabaseUnavailable.
         """
         sizes: dict[str, tuple[int, int]] = {}
         if len(decisions) > 1:
@@ -88,17 +106,39 @@ class BranchFinisher:
         for batch in rules.batches(decisions, sizes):
             if not go_on():
                 return
+            first, *others = batch
             try:
-                yield from self.finish(*batch).items()
+                if others:
+                    for id_, confirmed in self.finish(*batch).items():
+                        yield id_, Finished.CONFIRMED if confirmed else Finished.LOST
+                else:
+                    yield first.transaction_id, self._finish_one(first)
             except Exception as error:
-                if len(batch) > 1:
+                if others:
                     for decision in batch:
                         yield from self.finish_all([decision], go_on)
-                elif _concerns_all(error):
-                    raise
+                elif is_conflict(error):
+                    _log.warning(LEFT_FOR_LATER, transaction_id=first.transaction_id, **cause_for_log(error))
                 else:
-                    text = LEFT_FOR_LATER if is_conflict(error) else FAILED
-                    _log.warning(text, transaction_id=batch[0].transaction_id, **cause_for_log(error))
+                    raise
+
+    def _finish_one(self, decision: BranchDecision) -> Finished:
+        """Finishes this branch. Where that fails by itself and an operator has accepted the loss, it is finished
+        without what it has staged. Raises what is no fault of the branch: conflicts, and what concerns all branches.
+        """
+        id_ = decision.transaction_id
+        try:
+            return Finished.CONFIRMED if self.finish(decision)[id_] else Finished.LOST
+        except Exception as error:
+            if is_conflict(error) or _concerns_all(error):
+                raise
+            _log.error(FAILED, transaction_id=id_, **cause_for_log(error))
+        if decision.loss_accepted and decision.committed_count:
+            result = self._finish_one(replace(decision, committed_count=0))
+            _log.warning(GIVEN_UP, transaction_id=id_, committed=decision.committed_count)
+            return result
+        self.on_lost()
+        return Finished.FAILED
 
     def finish(self, *decisions: BranchDecision) -> dict[str, bool]:
         """Finishes these branches in one local transaction. Returns by the transaction id whether each is finished as

@@ -270,4 +270,5 @@ def _done(work: Work[Reply], unit: UnitOfWork, reply_type: type[Reply]) -> Reply
     unit.end()
     if type(reply) is not reply_type:
         raise TypeError(f"the work returns {type(reply).__name__}, and not {reply_type.__name__}")
+    reply.DiscardUnknownFields()  # as resources do not keep them
     return reply

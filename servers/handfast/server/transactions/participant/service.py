@@ -18,6 +18,7 @@ from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome
 from handfast.server.transactions.participant.errors import WrongParticipant
+from handfast.server.transactions.participant.finishing import Finished
 from handfast.server.transactions.participant.participant import Participant
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
@@ -28,6 +29,7 @@ BRANCHES = "branches"
 _Request = pb.FinishTransactionsRequest | pb.QueryBranchRequest | pb.ListBranchesRequest | pb.CloseBranchRequest
 
 _RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
+_RESULTS = {each: pb.FinishResult.Value(f"FINISH_RESULT_{each.name}") for each in Finished}
 
 
 class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
@@ -46,9 +48,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         decisions = [_branch_decision(decision) for decision in request.decisions]
         # What is left when nobody waits any more, the coordinator sends again.
         finished = self._finisher.finish_all(decisions, lambda: context.time_remaining() > 0)
-        results = [
-            pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[confirmed]) for id_, confirmed in finished
-        ]
+        results = [pb.FinishedTransaction(transaction_id=id_, result=_RESULTS[result]) for id_, result in finished]
         return pb.FinishTransactionsResponse(results=results)
 
     def QueryBranch(self, request: pb.QueryBranchRequest, context: grpc.ServicerContext) -> pb.QueryBranchResponse:

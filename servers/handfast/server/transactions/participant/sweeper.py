@@ -9,8 +9,8 @@ from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.transactions.horizon import id_at
 from handfast.server.transactions.lost import Lost
-from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable
-from handfast.server.transactions.participant.finishing import BranchFinisher
+from handfast.server.transactions.participant.errors import CommittedChangeLost, CoordinatorUnavailable, FinishingFailed
+from handfast.server.transactions.participant.finishing import BranchFinisher, Finished
 from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.store import Store
 
@@ -54,8 +54,8 @@ class Sweeper(Periodic):
         self._rounds += 1
 
     def sweep(self) -> None:
-        """Goes once through all branches that are not finished, from the oldest on. Those that are lost, for which only
-        an operator can do something, it tries less and less often.
+        """Goes once through all branches that are not finished, from the oldest on. Those that are lost or fail, for
+        which only an operator can do something, it tries less and less often.
         """
         unfinished = set[str]()
         after, swept_before = "", id_at(self._clock() - YOUNG_US)
@@ -65,10 +65,11 @@ class Sweeper(Periodic):
             old = [branch for branch in branches if branch.transaction_id < swept_before]
             unfinished.update(branch.transaction_id for branch in old)
             due = [branch for branch in old if not self._lost.waits(branch.transaction_id)]
-            for transaction_id, confirmed in self._finisher.settle_all(due, lambda: not self.stopping) if due else ():
-                if not confirmed:
+            for transaction_id, result in self._finisher.settle_all(due, lambda: not self.stopping) if due else ():
+                if result is not Finished.CONFIRMED:
                     pause = self._lost.put_off(transaction_id)
-                    error = CommittedChangeLost(transaction_id)
+                    kind = CommittedChangeLost if result is Finished.LOST else FinishingFailed
+                    error = kind(transaction_id)
                     _log.error(str(error), transaction_id=transaction_id, tried_again_after_seconds=pause)
             if len(old) < BATCH:
                 self._lost.keep(unfinished)
