@@ -28,7 +28,6 @@ BRANCHES = "branches"
 
 _Request = pb.FinishTransactionsRequest | pb.QueryBranchRequest | pb.ListBranchesRequest | pb.CloseBranchRequest
 
-_RESULTS = {True: pb.FINISH_RESULT_CONFIRMED, False: pb.FINISH_RESULT_LOST}
 _RESULTS = {each: pb.FinishResult.Value(f"FINISH_RESULT_{each.name}") for each in Finished}
 
 
