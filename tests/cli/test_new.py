@@ -75,16 +75,24 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("library", "--resource", "book"), ("library",)], ids=" ".join)
+LONG = "abcdefghijklmnopqrstuvwxyzabcdef"
+"""As long as a name may be, and with no underscore to break it at."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("library", "--resource", "book"), ("library",), ("ab", "--resource", "c"), (LONG, "--resource", LONG[::-1])],
+    ids=" ".join,
+)
 def test_a_skeleton_is_in_style(new_service: Callable[..., Result], tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    printed = "library has a service now; its README.md says how to go on.\n"
-    assert new_service(*arguments) == Result(0, printed, "")
+    name = arguments[0]
+    assert new_service(*arguments) == Result(0, f"{name} has a service now; its README.md says how to go on.\n", "")
     for check in (
         (BIN / "ruff", "format", "--check"),
         (BIN / "ruff", "check", "--no-cache"),
         (BIN / "buf", "format", "--diff", "--exit-code", "protos"),
     ):
-        done = run(*check, cwd=tmp_path / "library")
+        done = run(*check, cwd=tmp_path / name)
         assert done.returncode == 0, done.stdout
 
 
