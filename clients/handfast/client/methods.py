@@ -50,14 +50,12 @@ class Method:
     def find(cls, path: str, default_timeout: float | None, serializer: Serializer) -> Method:
         """The method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`."""
         # Imported only now, here and in `errors`: whoever has a stub has loaded protobuf with it.
-        from google.protobuf import descriptor_pool
         from google.protobuf.descriptor_pb2 import MethodOptions
         from google.protobuf.message_factory import GetMessageClass
 
-        name = path.rpartition("/")[2]
-        try:
-            descriptor = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
-        except KeyError:
+        name = name_of(path)
+        descriptor = find_contract(path)
+        if descriptor is None:
             return cls(name, idempotent=False, takes_request_id=False, default_timeout=default_timeout)
         contract_class = GetMessageClass(descriptor.input_type)
         request_class = contract_class if serializer == contract_class.SerializeToString else None
@@ -104,6 +102,21 @@ class Method:
 
 # There is no one request to fill in, and the messages already sent cannot be sent again.
 CLIENT_STREAMING = Method("", idempotent=False, takes_request_id=False, default_timeout=None)
+
+
+def name_of(path: str) -> str:
+    """`GetUser` for the method that gRPC calls `/handfast.users.v1.UserService/GetUser`."""
+    return path.rpartition("/")[2]
+
+
+def find_contract(path: str) -> MethodDescriptor | None:
+    """Of the method that gRPC calls `path`; None where it has no contract in this process."""
+    from google.protobuf import descriptor_pool
+
+    try:
+        return descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
+    except KeyError:
+        return None
 
 
 def check_request(method_name: str, request_class: type[Message], request: Any) -> None:

@@ -11,13 +11,12 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from grpc import aio
 
-from handfast.client.arguments import check_call_timeout
-from handfast.client.errors import Cancelled, ServiceError, service_error
+from handfast.client.methods import name_of
 from handfast.client.propagation import propagating
 from handfast.client.transactions.ending import lock_request
-from handfast.client.transactions.errors import code_of, details_of
+from handfast.client.transactions.errors import cancelled, code_of, details_of
 from handfast.client.transactions.journal import Answer, Journal
-from handfast.client.transactions.methods import Part, check_given, name_of, refuse
+from handfast.client.transactions.methods import Part, check_given, refuse
 from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
@@ -119,8 +118,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
             reply = await self._call
             answer = Answer(reply, None, await self._call.trailing_metadata())
         except grpc.RpcError as error:
-            typed = error if isinstance(error, ServiceError) else service_error(error, "")
-            answer = Answer(None, typed, typed.trailing_metadata())
+            answer = Answer.failed(error)
         failure = journal.answered(self.part, self.participant, self._method, answer)
         if failure is not None:
             raise failure
@@ -128,8 +126,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         """However it ended: also before it was sent."""
-        cancelled = Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
-        error = cancelled if task.cancelled() else task.exception()
+        error = cancelled() if task.cancelled() else task.exception()
         if error is not None and self.part is Part.WRITE:
             self._calls.journal.doom(error)
         self._calls.over(self)
@@ -217,9 +214,7 @@ class TransactionMethod(aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg] 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
             return inner(request, timeout=timeout, metadata=given + added, **named)
 
-        deadline_s = calls.journal.deadline_s
-        if timeout is not None:
-            deadline_s = min(deadline_s, time.monotonic() + check_call_timeout(timeout))
+        deadline_s = calls.journal.deadline_of_call(timeout)
         call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
         calls.begin(call)
         return call

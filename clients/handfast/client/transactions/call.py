@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from handfast.client.errors import Cancelled, ServiceError, service_error
+from handfast.client.errors import ServiceError
 from handfast.client.propagation import propagating
-from handfast.client.transactions.errors import code_of, details_of
+from handfast.client.transactions.errors import cancelled, code_of, details_of
 from handfast.client.transactions.journal import Answer
 from handfast.client.transactions.methods import Part
 
 if TYPE_CHECKING:
     from handfast.client.transactions.calls import Calls
-
-
-_CANCELLED = "The call was cancelled, as its caller or the transaction wanted it."
 
 
 class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
@@ -86,10 +83,9 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         try:
             return Answer(begun.result(), None, begun.trailing_metadata() or ())
         except grpc.RpcError as error:
-            typed = error if isinstance(error, ServiceError) else service_error(error, "")
-            return Answer(None, typed, typed.trailing_metadata())
+            return Answer.failed(error)
         except grpc.FutureCancelledError:
-            return Answer(None, Cancelled(_CANCELLED))
+            return Answer(error=cancelled())
 
     def _end(self, answer: Answer) -> None:
         """The first end counts. With the lock of the calls held."""
@@ -137,7 +133,7 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
             self._cancelled = True
             if self._begun is not None:
                 self._begun.cancel()
-            self._end(Answer(None, Cancelled(_CANCELLED)))
+            self._end(Answer(error=cancelled()))
             self._calls.send_waiting(self.participant)
             return True
 

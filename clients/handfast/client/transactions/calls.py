@@ -10,14 +10,14 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from handfast.client.arguments import check_call_timeout
 from handfast.client.begun_call import begin
 from handfast.client.errors import Cancelled
+from handfast.client.methods import name_of
 from handfast.client.propagation import propagating
 from handfast.client.transactions.call import TransactionCall
 from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.journal import Journal
-from handfast.client.transactions.methods import check_given, name_of, refuse
+from handfast.client.transactions.methods import check_given, refuse
 from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
@@ -128,9 +128,7 @@ class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
                 return inner.future(request, timeout, given + added, *more, **named)
             return begin(inner, request, timeout=timeout, metadata=given + added)
 
-        deadline_s = calls.journal.deadline_s
-        if timeout is not None:
-            deadline_s = min(deadline_s, time.monotonic() + check_call_timeout(timeout))
+        deadline_s = calls.journal.deadline_of_call(timeout)
         call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
         calls.begin(call)
         return call

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from handfast.client.errors import Aborted, FailedPrecondition, OutcomeUnknown, ServiceError
+from handfast.client.errors import Aborted, Cancelled, FailedPrecondition, OutcomeUnknown, ServiceError
 from handfast.client.transactions.state import NotConfirmed, ReadChanged
 
 DOMAIN = "handfast.transactions"
@@ -23,6 +23,10 @@ class TransactionMisuse(RuntimeError):
 
 def suite_closed() -> TransactionMisuse:
     return TransactionMisuse("The suite was closed before its transaction could be committed.")
+
+
+def cancelled() -> Cancelled:
+    return Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
 
 
 def read_changed(transaction_id: str, found: ReadChanged) -> Aborted:

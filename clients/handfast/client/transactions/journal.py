@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-from handfast.client.arguments import check_timeout
+from handfast.client.arguments import check_call_timeout, check_timeout
+from handfast.client.errors import ServiceError, service_error
 from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
 from handfast.client.transaction_metadata import TRANSACTION_ID as ID
@@ -20,6 +21,8 @@ from handfast.client.transactions.minted import Minted
 from handfast.client.transactions.state import NotConfirmed, ReadChanged, TransactionState
 
 if TYPE_CHECKING:
+    import grpc
+
     from handfast.transactions.v1.transactions_pb2 import Read
 
 MAX_TIMEOUT = 300.0
@@ -45,6 +48,11 @@ class Answer(NamedTuple):
     reply: Any = None
     error: Exception | None = None
     trailers: Iterable[tuple[str, str | bytes]] = ()
+
+    @classmethod
+    def failed(cls, error: grpc.RpcError) -> Answer:
+        typed = error if isinstance(error, ServiceError) else service_error(error, "")
+        return cls(None, typed, typed.trailing_metadata())
 
 
 class Journal:
@@ -109,6 +117,13 @@ class Journal:
         return any(error is each for each in self._told)
 
     # Its calls
+
+    def deadline_of_call(self, timeout: float | None) -> float:
+        """By when a call ends that is given so many seconds, in seconds of `time.monotonic()`. Raises TypeError or
+        ValueError."""
+        if timeout is None:
+            return self.deadline_s
+        return min(self.deadline_s, time.monotonic() + check_call_timeout(timeout))
 
     def inherited(self) -> Propagated:
         """What its calls inherit: that they end with the transaction."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from handfast.client.arguments import check_metadata
-from handfast.client.methods import check_request
+from handfast.client.methods import check_request, find_contract, name_of
 from handfast.client.transaction_metadata import STAGE_KEYS
 from handfast.client.transactions.errors import TransactionMisuse
 
@@ -31,14 +31,12 @@ class _Contract(NamedTuple):
 def _contract(path: str) -> _Contract | None:
     """Of the method that gRPC calls `path`, such as `/handfast.users.v1.UserService/GetUser`; None where it cannot take
     part, or has no contract in this process."""
-    from google.protobuf import descriptor_pool
     from google.protobuf.message_factory import GetMessageClass
 
     from handfast.chassis.v1 import options_pb2
 
-    try:
-        method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
-    except KeyError:
+    method = find_contract(path)
+    if method is None:
         return None
     extensions = method.GetOptions().Extensions
     if extensions[options_pb2.stageable]:
@@ -68,7 +66,3 @@ def check_given(path: str, request: Any, metadata: Any) -> tuple[Part, tuple[tup
         if key in STAGE_KEYS:
             raise TransactionMisuse(f"{name_of(path)}: the metadata {key} is set by the transaction itself.")
     return contract.part, given
-
-
-def name_of(path: str) -> str:
-    return path.rpartition("/")[2]
