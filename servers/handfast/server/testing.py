@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,10 +28,9 @@ from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.data.schema import MARK
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
-from handfast.server.cli.temporary import temporary_suite
+from handfast.server.cli.temporary import environment_of_its_own, temporary_suite
 from handfast.server.process.command import Failure
 from handfast.server.process.settings import sqlite_url
-from handfast.server.process.supervision import SUPERVISED
 from handfast.server.transactions import ParticipantSettings
 
 _LOOK_EVERY_S = 0.02
@@ -76,11 +74,10 @@ def schema_differences(schema: Schema, metadata: sa.MetaData) -> list[Any]:
 def _server(name: str, module: str, folder: Path, accounts: str) -> Iterator[str]:
     """Runs one server. Gives its address."""
     variable = ParticipantSettings.variable
-    environment = {each: value for each, value in os.environ.items() if not each.startswith("HANDFAST_")} | {
+    environment = environment_of_its_own() | {
         variable(name, "listen"): "127.0.0.1:0",
         variable(name, "database_url"): sqlite_url(folder / f"{name}.sqlite3"),
         variable(name, "accounts_address"): accounts,
-        SUPERVISED: "1",
     }
     log = folder / f"{name}.log"
     with log.open("w") as stderr:

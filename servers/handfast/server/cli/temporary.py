@@ -16,6 +16,13 @@ from handfast.server.process.command import Failure
 from handfast.server.process.supervision import SUPERVISED
 
 
+def environment_of_its_own() -> dict[str, str]:
+    """For a process of a temporary suite, which ends with its standard input. What the environment says about the
+    user's own suite, its databases above all, is not for this one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
+    return environment | {SUPERVISED: "1"}
+
+
 @contextlib.contextmanager
 def temporary_suite(
     first_port: int | None = None, participants: Mapping[str, str] | None = None
@@ -23,8 +30,6 @@ def temporary_suite(
     """Gives the addresses of its servers, HOST:PORT by name. `participants` are the addresses of others that take part
     in its transactions. Raises Failure where it does not start.
     """
-    # What the environment says about the user's own suite, its databases above all, is not for this one.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDFAST_")}
     first_port = first_port or free_first_port()
     more = [f"--participant={name}={address}" for name, address in (participants or {}).items()]
     with tempfile.TemporaryDirectory(prefix="handfast-") as folder:
@@ -32,7 +37,7 @@ def temporary_suite(
         with logs.open("w") as stderr:
             process = subprocess.Popen(
                 [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port), *more],
-                env={**environment, SUPERVISED: "1"},
+                env=environment_of_its_own(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

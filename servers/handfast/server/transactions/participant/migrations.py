@@ -71,15 +71,7 @@ def create_first_tables() -> None:
     """As they were before `add_claim_changes`."""
     _create_branches()
     horizon.create_table()
-    op.create_table(
-        "operations",
-        sa.Column("transaction_id", sa.String(36), primary_key=True),
-        sa.Column("number", sa.Integer, primary_key=True),
-        sa.Column("resource", sa.String(64), nullable=False),
-        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-        sa.Column("image", sa.LargeBinary),
-        sa.Column("reply", sa.LargeBinary, nullable=False),
-    )
+    _create_first_operations()
     _create_claims(64)
     _create_requests()
 
@@ -96,8 +88,7 @@ def first_resource_columns() -> tuple[sa.Column[object], ...]:
 def add_claim_changes() -> None:
     """Notes what each operation makes of unique values, and finds the operations of a resource by an index."""
     _create_claim_changes(64)
-    op.create_index("operations_of_resource", "operations", ["transaction_id", "resource", "number"])
-    op.add_column("operations", sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"))
+    _add_size_and_index_of_operations()
 
 
 def drop_claim_changes() -> None:
@@ -135,17 +126,8 @@ def drop_read_locks(table: str) -> None:
         raise RuntimeError(f"{held} parts of open transactions cannot be kept; finish these first")
     op.execute("CREATE TABLE operations_before AS SELECT * FROM operations")
     op.drop_table("operations")
-    op.create_table(
-        "operations",
-        sa.Column("transaction_id", sa.String(36), primary_key=True),
-        sa.Column("number", sa.Integer, primary_key=True),
-        sa.Column("resource", sa.String(64), nullable=False),
-        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-        sa.Column("image", sa.LargeBinary),
-        sa.Column("reply", sa.LargeBinary, nullable=False),
-        sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"),
-    )
-    op.create_index("operations_of_resource", "operations", ["transaction_id", "resource", "number"])
+    _create_first_operations()
+    _add_size_and_index_of_operations()
     columns = "transaction_id, number, resource, fingerprint, image, reply, bytes_so_far"
     op.execute(f"INSERT INTO operations ({columns}) SELECT {columns} FROM operations_before")
     op.drop_table("operations_before")
@@ -176,6 +158,23 @@ def _create_branches(*more: sa.Column[object]) -> None:
     op.create_index(
         "branches_unfinished", "branches", ["transaction_id"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
     )
+
+
+def _create_first_operations() -> None:
+    op.create_table(
+        "operations",
+        sa.Column("transaction_id", sa.String(36), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("resource", sa.String(64), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+        sa.Column("image", sa.LargeBinary),
+        sa.Column("reply", sa.LargeBinary, nullable=False),
+    )
+
+
+def _add_size_and_index_of_operations() -> None:
+    op.create_index("operations_of_resource", "operations", ["transaction_id", "resource", "number"])
+    op.add_column("operations", sa.Column("bytes_so_far", sa.Integer, nullable=False, server_default="0"))
 
 
 def _create_operations() -> None:
