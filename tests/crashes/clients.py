@@ -388,7 +388,7 @@ class _Rollback:
     """
 
     def __init__(self, transaction: Transaction) -> None:
-        self._transaction, self.asked_to_commit = transaction, False
+        self._transaction = transaction
 
     def __enter__(self) -> Transaction:
         return self._transaction

@@ -4,7 +4,8 @@ text. The coordinator is what the test says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,9 @@ from handfast.server.transactions.participant.store import Store
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
 from handfast.transactions.v1.transactions_pb2 import LockReadsRequest, LockReadsResponse
 from tests.transactions.participants import MINUTE, Coordinator
+
+COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
+Work = Callable[[UnitOfWork], None]
 
 metadata = sa.MetaData()
 accounts_table = sa.Table(
@@ -142,6 +146,15 @@ class Bank:
         ]
         claims = [row for row in self.rows(tables.claims) if row.pending_transaction_id]
         return [*self.rows(tables.operations), *self.rows(tables.claim_changes), *marks, *claims]
+
+
+@contextmanager
+def opened(url: str, **amounts: int) -> Iterator[Bank]:
+    """A bank with accounts that have so much in each."""
+    bank = Bank(url)
+    bank.open(**amounts)
+    yield bank
+    bank.database.close()
 
 
 def put(key: str, amount: int) -> Callable[[UnitOfWork], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,18 +16,13 @@ from handfast.server.transactions.participant.errors import (
     TransactionTooLarge,
 )
 from handfast.server.transactions.participant.unit_of_work import UnitOfWork
-from tests.transactions.bank import Bank, absent, accounts_table, delete, look, put
-
-COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
-Work = Callable[[UnitOfWork], None]
+from tests.transactions.bank import ABORTED, COMMITTED, Bank, Work, absent, accounts_table, delete, look, opened, put
 
 
 @pytest.fixture
 def bank(database_url: str) -> Iterator[Bank]:
-    bank = Bank(database_url)
-    bank.open(a=1, b=2)
-    yield bank
-    bank.database.close()
+    with opened(database_url, a=1, b=2) as bank:
+        yield bank
 
 
 def locks_of(bank: Bank, key: str) -> int:

@@ -21,9 +21,12 @@ from handfast.server.transactions.participant.errors import FinishingFailed, Pen
 from handfast.server.transactions.participant.finishing import Finished
 from tests.eventually import PATIENCE
 from tests.transactions.bank import (
+    ABORTED,
     ACCOUNTS,
+    COMMITTED,
     ENTRIES,
     Bank,
+    Work,
     absent,
     accounts_table,
     delete,
@@ -31,20 +34,16 @@ from tests.transactions.bank import (
     entries_table,
     first_call,
     look,
+    opened,
     put,
 )
 from tests.transactions.participants import old_id
 
-COMMITTED, ABORTED = Outcome.COMMITTED, Outcome.ABORTED
-Work = Callable[[UnitOfWork], None]
-
 
 @pytest.fixture
 def bank(database_url: str) -> Iterator[Bank]:
-    bank = Bank(database_url)
-    bank.open(a=5, b=0)
-    yield bank
-    bank.database.close()
+    with opened(database_url, a=5, b=0) as bank:
+        yield bank
 
 
 def spend(key: str, amount: int, entry: str) -> Callable[[UnitOfWork], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -13,20 +13,17 @@ from handfast.server.transactions.core.model import BranchDecision, Outcome
 from handfast.server.transactions.participant import UnitOfWork, participant
 from handfast.server.transactions.participant.errors import PendingChange
 from tests.eventually import PATIENCE, eventually
-from tests.transactions.bank import Bank, look, put
+from tests.transactions.bank import Bank, Work, look, opened, put
 from tests.transactions.participants import old_id
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
-Work = Callable[[UnitOfWork], None]
 OLDEST, OLDER, HOLDER, YOUNGER = (old_id(seconds) for seconds in (50, 40, 30, 20))
 
 
 @pytest.fixture
 def bank(database_url: str) -> Iterator[Bank]:
-    bank = Bank(database_url)
-    bank.open(a=1, b=2)
-    yield bank
-    bank.database.close()
+    with opened(database_url, a=1, b=2) as bank:
+        yield bank
 
 
 def stage_older(bank: Bank, work: Work) -> bytes:
