@@ -90,7 +90,15 @@ class Suite:
             time.sleep(pause)
 
     def close(self) -> None:
-        """Closes the channels; calls still in flight end as Cancelled."""
+        """Rolls back the transactions that are open in other threads, or around the call, for 2 seconds at the most,
+        and closes the channels. Calls still in flight end as Cancelled; leaving the block of a transaction that was
+        rolled back so raises TransactionMisuse.
+        """
+        from handfast.client.transactions.ending import ROLL_BACK_SECONDS
+
+        until_s = time.monotonic() + ROLL_BACK_SECONDS
+        for transaction in tuple(self._services.open):
+            transaction.end_with_suite(until_s)
         for each in self._services.opened():
             each.close()
 

@@ -93,3 +93,6 @@ class _Suite:
 
     def stub(self, stub_class: Any, service: str) -> _Stub:
         return _Stub(self._suite.stub(stub_class, service))
+
+    async def close(self) -> None:
+        self._suite.close()

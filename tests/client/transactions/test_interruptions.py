@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import pytest
 
-from handfast.client import Aborted, Cancelled, Outcome, Suite, Transaction, aio, connect
+from handfast.client import (
+    Aborted,
+    Cancelled,
+    Outcome,
+    OutcomeUnknown,
+    ServiceError,
+    Suite,
+    Transaction,
+    TransactionMisuse,
+    aio,
+    connect,
+)
 from handfast.client.transactions import ending
+from handfast.client.transactions.journal import Journal
+from handfast.client.transactions.methods import Part
+from handfast.client.transactions.minted import Minted
 from handfast.users.v1.users_pb2 import GetUserRequest
 from tests.eventually import eventually
 
@@ -149,6 +165,20 @@ def before_the_first(hook: Callable[..., None]) -> Callable[[str, grpc.ServicerC
 def read_what_changes(suite: Fakes, *_: object) -> None:
     """After these calls somebody else changes what was read."""
     suite.users.revisions["users/bob"] += "*"
+
+
+def test_rolling_back_takes_no_longer_where_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    journal = Journal(30.0)
+    journal.begin(Minted("the id", 0, now_s))
+    journal.metadata(Part.WRITE, "users")
+    rolling_back = ending.roll_back(journal, KeyboardInterrupt())
+
+    first = next(rolling_back)
+    now_s += 1.5
+    second = rolling_back.throw(KeyboardInterrupt())
+    assert [ask.timeout for asks in (first, second) if not isinstance(asks, float) for ask in asks] == [2.0, 0.5]
 
 
 def test_a_generator_that_is_dropped_rolls_back(suite: Fakes, client: Suite) -> None:
@@ -375,6 +405,105 @@ def test_an_asynchronous_generator_that_is_dropped_rolls_back(suite: Fakes) -> N
             assert await asyncio.to_thread(eventually, lambda: list(suite.coordinator.decisions.values()) == [None])
 
     asyncio.run(drop())
+
+
+# The suite is closed meanwhile
+
+
+def test_closing_the_suite_rolls_back_what_another_thread_has_open(suite: Fakes, released: threading.Event) -> None:
+    written, raised = threading.Event(), list[BaseException]()
+
+    def work(client: Suite) -> None:
+        try:
+            with client.transaction() as tx:
+                tx.users.UpdateUser(ADA)
+                written.set()
+                wait(released)
+        except TransactionMisuse as error:
+            raised.append(error)
+
+    with connect(**suite.addresses()) as client:
+        thread = threading.Thread(target=work, args=[client])
+        thread.start()
+        wait(written)
+    assert list(suite.coordinator.decisions.values()) == [None]
+    released.set()
+    thread.join(20)
+    assert "suite was closed" in str(raised)
+
+
+def test_closing_the_suite_rolls_back_what_another_task_has_open(suite: Fakes) -> None:
+    async def work(client: aio.Suite, written: asyncio.Event, closed: asyncio.Event) -> None:
+        async with client.transaction() as tx:
+            await tx.users.UpdateUser(ADA)
+            written.set()
+            await closed.wait()
+
+    async def close() -> None:
+        written, closed = asyncio.Event(), asyncio.Event()
+        async with aio.connect(**suite.addresses()) as client:
+            task = asyncio.create_task(work(client, written, closed))
+            await written.wait()
+        assert list(suite.coordinator.decisions.values()) == [None]
+        closed.set()
+        with pytest.raises(TransactionMisuse, match="suite was closed"):
+            await task
+
+    asyncio.run(close())
+
+
+def test_closing_the_suite_does_not_wait_for_a_transaction_that_is_about_to_begin(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived, raised = threading.Event(), list[BaseException]()
+    suite.coordinator.before = hanging("BeginTransaction", arrived, released)
+
+    def work(client: Suite) -> None:
+        try:
+            with client.transaction() as tx:
+                tx.users.UpdateUser(ADA)
+        except ServiceError as error:
+            raised.append(error)
+
+    with connect(**suite.addresses(), timeout=100.0) as client:
+        thread = threading.Thread(target=work, args=[client])
+        thread.start()
+        wait(arrived)
+    thread.join(20)
+    assert [type(error) for error in raised] == [Cancelled]
+    assert suite.users.received == []
+
+
+def test_closing_the_suite_during_a_commit_leaves_its_outcome_unknown(suite: Fakes, released: threading.Event) -> None:
+    arrived, raised = threading.Event(), list[BaseException]()
+    suite.coordinator.before = hanging("CommitTransaction", arrived, released)
+
+    def work(client: Suite) -> None:
+        try:
+            with client.transaction() as tx:
+                tx.users.UpdateUser(ADA)
+        except OutcomeUnknown as error:
+            raised.append(error)
+
+    with connect(**suite.addresses()) as client:
+        thread = threading.Thread(target=work, args=[client])
+        thread.start()
+        wait(arrived)
+    thread.join(20)
+    assert len(raised) == 1
+
+
+def test_closing_the_suite_rolls_back_for_two_seconds_at_the_most(suite: Fakes, released: threading.Event) -> None:
+    arrived = threading.Event()
+    with connect(**suite.addresses()) as client, contextlib.ExitStack() as blocks:
+        for _ in range(3):
+            tx = blocks.enter_context(client.transaction())
+            tx.users.UpdateUser(ADA)
+        suite.coordinator.before = hanging("RollbackTransaction", arrived, released)
+        client.close()
+        with pytest.raises(TransactionMisuse, match="suite was closed"):
+            blocks.close()
+    assert suite.coordinator.methods().count("RollbackTransaction") == 1
 
 
 # Two at once

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
-from handfast.client import Aborted, AlreadyExists, NotFound, Outcome, Suite, Transaction, aio
+from handfast.client import Aborted, AlreadyExists, NotFound, Outcome, Suite, Transaction, TransactionMisuse, aio
 from handfast.preferences.v1.preferences_pb2 import (
     BatchGetPreferencesRequest,
     GetPreferencesRequest,
@@ -219,3 +219,18 @@ def test_no_change_of_tasks_that_contend_is_lost(client: Suite, addresses: dict[
 
     asyncio.run(run())
     assert state(client, ada)[0] == str(CLIENTS * TURNS)
+
+
+def test_closing_the_suite_frees_what_an_open_transaction_has_written(
+    face: Face, client: Suite, addresses: dict[str, Any], ada: str
+) -> None:
+    async def scenario(suite: Any) -> None:
+        with pytest.raises(TransactionMisuse, match="suite was closed"):  # noqa: PT012
+            async with suite.transaction() as tx:
+                await tx.users.UpdateUser(named(ada, "in the transaction"))
+                await suite.close()
+                client.users.UpdateUser(named(ada, "after"))
+        assert tx.outcome is Outcome.ABORTED
+
+    face.run(scenario, **addresses)
+    assert state(client, ada)[0] == "after"

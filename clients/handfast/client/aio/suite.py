@@ -84,7 +84,9 @@ class Suite:
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Closes the channels, once what is to be rolled back is; calls still in flight are cancelled."""
+        """As `handfast.client.Suite.close`. It waits for what rolls back in the background, too; calls still in flight
+        are cancelled."""
+        await asyncio.gather(*(each.end_with_suite() for each in tuple(self._services.open)))
         if self._services.background:
             await asyncio.wait(tuple(self._services.background))
         await asyncio.gather(*(each.close() for each in self._services.opened()))

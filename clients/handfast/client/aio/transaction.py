@@ -37,6 +37,7 @@ class Transaction:
     def __init__(self, services: Services[aio.Channel], coordinator: Any, journal: Journal) -> None:
         self._services, self._coordinator, self._journal = services, coordinator, journal
         self._calls = Calls(services, coordinator, journal)
+        self._suite_is_closed = False
 
     @property
     def id(self) -> str:
@@ -66,19 +67,28 @@ class Transaction:
 
     async def rollback(self) -> None:
         """Ends the transaction without a trace. Its block goes on, and can be left as always."""
-        if not self._journal.is_open:
+        if not self._services.take_open(self):
             raise TransactionMisuse("Only an open transaction can be rolled back.")
         await self._roll_back(TransactionMisuse("The transaction was rolled back by its caller."))
 
+    async def end_with_suite(self) -> None:
+        """As `handfast.client.Transaction.end_with_suite`, within ROLL_BACK_SECONDS."""
+        if self._services.take_open(self):
+            self._suite_is_closed = True
+            await self._roll_back(suite_closed())
+
     async def __aenter__(self) -> Transaction:
         self._journal.enter()
+        self._services.open.add(self)
         return self
 
     async def __aexit__(
         self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.outcome is not Outcome.UNDECIDED:
-            return  # rolled back already
+        if not self._services.take_open(self):  # rolled back already
+            if self._suite_is_closed and error is None:
+                self._journal.raise_cause()
+            return
         if error is not None:
             await self._roll_back(error)
             return

@@ -79,6 +79,8 @@ class Calls:
             call.take()
 
     def cancel_all(self) -> None:
+        if not self.journal.id:
+            return  # what is about to begin it, in another thread, finds that it is lost, and need not be waited for
         for call in reversed(self._not_over()):  # so that none goes out for the end of another
             call.cancel()
 

@@ -27,7 +27,8 @@ COMMIT_SECONDS = 5.0
 LOOK_UP_SECONDS = 5.0
 """For how much longer than the transaction's deadline a commit without an answer is repeated."""
 ROLL_BACK_SECONDS = 2.0
-"""How long rolling back may take. What is not rolled back by then is when its deadline has passed."""
+"""How long rolling back may take, also where it is interrupted and asked for once more. What is not rolled back by then
+is when its deadline has passed."""
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the attempts to commit; the last one again and again."""
 
@@ -83,15 +84,15 @@ def commit(journal: Journal) -> Ending:
         raise
 
 
-def roll_back(journal: Journal, why: BaseException) -> Ending:
-    """Ends it without a trace. Raises only what interrupts it: what is not rolled back now is when its deadline has
-    passed.
+def roll_back(journal: Journal, why: BaseException, until_s: float | None = None) -> Ending:
+    """Ends it without a trace, in ROLL_BACK_SECONDS, or by `until_s` in seconds of `time.monotonic()`. Raises only what
+    interrupts it: what is not rolled back now is when its deadline has passed.
     """
     journal.is_open = False
     journal.outcome = Outcome.ABORTED
     journal.doom(why)
     if isinstance(journal.state.next_step(), RollBack):
-        yield from _settle(journal)
+        yield from _settle(journal, until_s)
 
 
 def _lock(journal: Journal, reads: Reads) -> Ending:
@@ -155,7 +156,7 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
     except BaseException as error:
         if journal.outcome is not Outcome.ABORTED:
             yield from _settle(journal)
-        if isinstance(error, grpc.RpcError):
+        if isinstance(error, Exception):
             if journal.outcome is Outcome.COMMITTED:
                 return
             if journal.outcome is Outcome.UNKNOWN:
@@ -163,18 +164,19 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
         raise
 
 
-def _settle(journal: Journal) -> Ending:
+def _settle(journal: Journal, until_s: float | None = None) -> Ending:
     """Rolls back, which is refused where it was committed: so the answer tells what became of it, for good. Where that
     is interrupted, it is asked once more, as others wait for what it holds; then the interruption is raised.
     """
+    until_s = until_s or time.monotonic() + ROLL_BACK_SECONDS
     interruption: BaseException | None = None
     try:
-        [answer] = yield [_rollback(journal)]
+        [answer] = yield [_rollback(journal, until_s)]
     except GeneratorExit:
         raise
     except BaseException as error:
         interruption = error
-        [answer] = yield [_rollback(journal)]
+        [answer] = yield [_rollback(journal, until_s)]
     if answer.error is None:
         journal.outcome = Outcome.ABORTED
     elif _reason(answer.error) == "TRANSACTION_COMMITTED":
@@ -183,7 +185,7 @@ def _settle(journal: Journal) -> Ending:
         raise interruption
 
 
-def _rollback(journal: Journal) -> Ask:
+def _rollback(journal: Journal, until_s: float) -> Ask:
     from handfast.transactions.v1.transactions_pb2 import RollbackTransactionRequest
 
     reason = _reason(journal.cause)
@@ -192,7 +194,7 @@ def _rollback(journal: Journal) -> Ask:
         abort_reason=reason if _ABORT_REASON.fullmatch(reason) else "ROLLED_BACK",
         participants=journal.state.participants(),
     )
-    return Ask(None, "RollbackTransaction", request, ROLL_BACK_SECONDS)
+    return Ask(None, "RollbackTransaction", request, max(0.0, until_s - time.monotonic()))
 
 
 def _reason(error: BaseException | None) -> str:

@@ -22,6 +22,8 @@ class Services(Generic[Channel]):
         self._methods: dict[tuple[str, str], Any] = {}
         self._lock_services: dict[str, Any] = {}
         self.ids = MintedIds()
+        self.open: set[Any] = set()
+        """The transactions whose block is not left. Whoever takes one out ends it, and nobody else does."""
         self.background: set[Any] = set()
         """Tasks that roll back, of callers who cannot wait for them."""
 
@@ -32,6 +34,14 @@ class Services(Generic[Channel]):
                     raise ValueError(f"{name}: this suite knows no such service, only {', '.join(self._channels)}")
                 self._channels[name] = self._open_channel(name)
             return self._channels[name]
+
+    def take_open(self, transaction: Any) -> bool:
+        """Whether it was open, and is now for the caller to end. Safe for threads, as one call of the set does it."""
+        try:
+            self.open.remove(transaction)
+        except KeyError:
+            return False
+        return True
 
     def opened(self) -> list[Channel]:
         return list(self._channels.values())

@@ -44,6 +44,7 @@ class Transaction:
     def __init__(self, services: Services[grpc.Channel], coordinator: Any, journal: Journal) -> None:
         self._services, self._coordinator, self._journal = services, coordinator, journal
         self._calls = Calls(services, coordinator, journal)
+        self._suite_is_closed = False
 
     @property
     def id(self) -> str:
@@ -74,19 +75,29 @@ class Transaction:
 
     def rollback(self) -> None:
         """Ends the transaction without a trace. Its block goes on, and can be left as always."""
-        if not self._journal.is_open:
+        if not self._services.take_open(self):
             raise TransactionMisuse("Only an open transaction can be rolled back.")
         self._roll_back(TransactionMisuse("The transaction was rolled back by its caller."))
 
+    def end_with_suite(self, until_s: float) -> None:
+        """Rolls it back, if it is open, since its suite is about to be closed. Takes no longer than `until_s`, in
+        seconds of `time.monotonic()`."""
+        if self._services.take_open(self):
+            self._suite_is_closed = True
+            self._roll_back(suite_closed(), until_s)
+
     def __enter__(self) -> Transaction:
         self._journal.enter()
+        self._services.open.add(self)
         return self
 
     def __exit__(
         self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.outcome is not Outcome.UNDECIDED:
-            return  # rolled back already
+        if not self._services.take_open(self):  # rolled back already
+            if self._suite_is_closed and error is None:
+                self._journal.raise_cause()
+            return
         if error is not None:
             self._roll_back(error)
             return
@@ -99,11 +110,13 @@ class Transaction:
                 self._roll_back(interrupted)
             raise
 
-    def _roll_back(self, why: BaseException) -> None:
+    def _roll_back(self, why: BaseException, until_s: float | None = None) -> None:
         self._journal.doom(why)
-        self._calls.cancel_all()
-        with contextlib.suppress(Exception):
-            self._run(roll_back(self._journal, why))
+        try:
+            self._calls.cancel_all()
+        finally:
+            with contextlib.suppress(Exception):
+                self._run(roll_back(self._journal, why, until_s))
 
     def _run(self, ending: Ending) -> None:
         with propagating(self._journal.inherited_at_the_end()):
