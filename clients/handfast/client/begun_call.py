@@ -9,6 +9,7 @@ grpcio has no public way to that. Where a version of it has not what is looked f
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -32,6 +33,7 @@ class BegunCall:
         inside = _grpc._channel
         self._request_id = outgoing.request_id
         self._cancelled = False
+        self._taking = threading.Lock()
         self._deserializer = method._response_deserializer
         self._handle_event, self._end = inside._handle_event, inside._end_unary_response_blocking
         state, operations, deadline, error = method._prepare(
@@ -69,10 +71,11 @@ class BegunCall:
             raise service_error(error, self._request_id) from error
 
     def cancel(self) -> None:
-        """From any thread, also while another one waits."""
+        """From any thread, also while another one waits. The call is over then."""
         if not self._ended:
             self._cancelled = True
             self._call.cancel(_grpc.StatusCode.CANCELLED.value[0], "Locally cancelled by application!")
+            self._take()
 
     def initial_metadata(self) -> Any:
         """After `result`."""
@@ -83,17 +86,19 @@ class BegunCall:
         return self._state.trailing_metadata
 
     def __del__(self) -> None:
-        # Nobody waited for it. Until its event is taken, grpcio keeps it for as long as the channel lives.
-        if not self._ended:
-            self.cancel()
-            self._take()
+        # Nobody waited for it. Until its event is taken, grpcio keeps it for as long as the channel lives. Who can be
+        # interrupted by Ctrl-C cancels instead: Python swallows what is raised here.
+        self.cancel()
 
     def _take(self) -> None:
-        try:
-            event = self._call.next_event()
-        finally:
-            self._ended = True  # where that is interrupted, too: gRPC gives up the call then, and has no event for it
-        self._handle_event(event, self._state, self._deserializer)
+        with self._taking:
+            if self._ended:
+                return
+            try:
+                event = self._call.next_event()
+            finally:
+                self._ended = True  # where that is interrupted, too: gRPC gives up the call, and has no event for it
+            self._handle_event(event, self._state, self._deserializer)
 
 
 def begin(method: Any, request: Any, **options: Any) -> Any:
