@@ -71,8 +71,8 @@ overload: $(INSTALLED) ## ask ten times more of the servers than they can do, an
 overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come again at once (needs Go)
 	$(BIN)/python -m benchmarks.overload_go $(ARGS)
 
-test: $(INSTALLED) ## run the tests (ARGS='-k page'; with RETEST=1 those that failed once more, each by itself)
-	$(BIN)/$(if $(RETEST),python tools/retest.py,pytest) $(ARGS)
+test: $(INSTALLED) ## run the tests in two processes (ARGS='-k page'; RETEST=1: what failed once more, each by itself)
+	$(BIN)/$(if $(RETEST),python tools/retest.py,pytest) -n 2 --dist worksteal $(ARGS)
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
 	PYTHONPATH=examples/credits $(BIN)/python -m tests.crashes.run $(ARGS)

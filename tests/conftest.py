@@ -19,17 +19,23 @@ from handfast.client import Suite, connect, options
 from handfast.server.accounts.server import build
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.server import Server
+from handfast.server.cli import ports
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from tests.accounts.accounts import StartAccounts, StartServer
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.workers import pytest_sessionfinish, pytest_testnodedown, share
+
+__all__ = ["pytest_sessionfinish", "pytest_testnodedown"]
 
 # A proxy of the environment is for what is elsewhere. Our client knows that; urllib and bare channels are told.
 _DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost", "127.0.0.1", "::1"]))
 os.environ.update(no_proxy=_DIRECT, no_grpc_proxy=_DIRECT)
 # What tests start stops on SIGHUP, even where these themselves were started by nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# No two workers choose the same port before either listens on it.
+ports.FIRST_PORTS = share(ports.FIRST_PORTS)
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
     python tools/retest.py [PYTEST ARGUMENTS]
 
 A test that passes then failed by chance: it is listed under `flaky:` with its first failure, and does not fail the run.
-What fails twice does, and so does whatever is no failure of a test: one that cannot be collected, a crash of pytest, or
-a run without a test. Where many fail, that is no chance, and nothing is run again.
+What fails twice does, and so does whatever is no failure of a test: one that cannot be collected, a crash of pytest or
+of one of its workers (pytest-xdist), or a run without a test. Where many fail, that is no chance, and nothing is run
+again.
 
 The last line says how many passed and failed, as pytest's own does. The exit status is pytest's, or 0 where all that
 failed passed alone.
@@ -38,12 +39,19 @@ class Run:
     passed: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # and the first failure of each
     skipped: set[str] = field(default_factory=set)
-    complete: bool = False
+    finished: bool = False
+    crashed: bool = False  # a worker, in the middle of a test
+
+    @property
+    def complete(self) -> bool:
+        return self.finished and not self.crashed
 
     def note(self, report: dict[str, Any]) -> None:
         match report:
             case {"$report_type": "SessionFinish"}:
-                self.complete = True
+                self.finished = True
+            case {"when": "???"}:  # a worker ended in the middle of the test
+                self.crashed = True
             case {"nodeid": test, "when": when, "outcome": outcome}:
                 if outcome == "failed":
                     self.failed.setdefault(test, _failure(report["longrepr"]))

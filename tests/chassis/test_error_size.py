@@ -301,7 +301,7 @@ def test_initial_metadata_that_cannot_be_sent_is_an_internal_error(
         {"k": "v"},
         (5, 6),
         5,
-        zip(["k"], ["v"], strict=True),
+        pytest.param(zip(["k"], ["v"], strict=True), id="zip"),
     ],
     ids=str,
 )

@@ -109,7 +109,7 @@ class Kind(enum.Enum):
         (Holder(ADA), {"user": SHOWN}),
         (ADA.labels, "<google._upb._message.ScalarMapContainer>"),
         (b"ada", "(3 bytes)"),
-        ([bytearray(b"ada"), memoryview(b"ad")], ["(3 bytes)", "(2 bytes)"]),
+        pytest.param([bytearray(b"ada"), memoryview(b"ad")], ["(3 bytes)", "(2 bytes)"], id="buffers"),
         ([{1}, frozenset({2}), (3, "x")], [[1], [2], [3, "x"]]),
         ({1: "one", None: 2}, {"1": "one", "None": 2}),
         ([Kind.LARGE, decimal.Decimal("1.50"), pathlib.Path("/etc")], ["Kind.LARGE", "1.50", "/etc"]),

@@ -74,9 +74,21 @@ def test_crashes_alone():
     mark.touch()
     raise RuntimeError("once")
 """
+CRASHES_AT_THE_END = """
+import os
+from tests import workers
+
+pytest_testnodedown = workers.pytest_testnodedown
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workerinput"):
+        os._exit(0)
+    workers.pytest_sessionfinish(session)
+"""
 
 # The others that are installed take most of the time in which pytest starts.
 ONE_PLUGIN = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_reportlog.plugin"}
+WORKERS = ("-p", "xdist.plugin", "-n", "2", "--dist", "worksteal")
 
 
 def retest(folder: Path, *tests: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -103,6 +115,18 @@ def test_what_passes_alone_is_listed_with_its_first_failure_and_fails_nothing(tm
     for failure, told in zip(failures, ("with call", "with setup", "with teardown", "'DISTURBED' not in"), strict=True):
         assert told in failure
     assert (done.returncode, last_line(done.stdout)) == (0, "6 passed, 1 skipped")
+
+
+def test_what_fails_by_chance_in_a_worker_passes_alone_too(tmp_path: Path) -> None:
+    done = retest(tmp_path, PASSES, FLAKY, FLAKY_AROUND, arguments=("-x", *WORKERS))
+    found = flaky(done.stdout)
+    told = {
+        "test_it.py::test_flaky[a/b::[c]]": "bad luck with call",
+        "test_it.py::test_flaky_in_setup": "bad luck with setup",
+        "test_it.py::test_flaky_in_teardown": "bad luck with teardown",
+    }
+    assert {name: re.sub(r".*: ", "", failure) for name, failure in zip(found[::2], found[1::2], strict=True)} == told
+    assert (done.returncode, last_line(done.stdout)) == (0, "4 passed, 1 skipped")
 
 
 def test_what_fails_twice_fails_the_run(tmp_path: Path) -> None:
@@ -139,6 +163,20 @@ def test_what_is_no_failure_of_a_test_fails_the_run_at_once(tmp_path: Path, test
     done = retest(tmp_path, FLAKY if test else "", test)
     assert done.returncode & 0xFF == status
     assert "alone" not in done.stdout
+
+
+@pytest.mark.parametrize("crash", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_a_worker_that_crashes_fails_the_run(tmp_path: Path, crash: str) -> None:
+    done = retest(tmp_path, PASSES, FLAKY, f"def test_crash(): {crash}", arguments=WORKERS)
+    assert (done.returncode, last_line(done.stdout)) == (1, "2 failed, 1 passed, 1 skipped")
+    assert re.search(r"worker 'gw\d' crashed while running 'test_it.py::test_crash'", done.stdout)
+    assert "alone" not in done.stdout
+
+
+def test_a_worker_that_crashes_when_its_tests_are_through_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(f"import sys; sys.path.append({str(ROOT)!r})\n" + CRASHES_AT_THE_END)
+    done = retest(tmp_path, PASSES, arguments=WORKERS)
+    assert (done.returncode, last_line(done.stdout)) == (3, "1 passed, 1 skipped")
 
 
 def test_where_many_fail_none_is_run_again(tmp_path: Path) -> None:

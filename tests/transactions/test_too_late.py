@@ -57,7 +57,7 @@ def test_a_staged_write(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
     users.create("ada")  # nothing holds it
 
 
-@pytest.mark.parametrize("request_id", ["", new_id()])
+@pytest.mark.parametrize("request_id", ["", new_id()], ids=["without request ID", "with request ID"])
 def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id: str) -> None:
     rows = users.participant.store.rows["users"]
     save = rows.save

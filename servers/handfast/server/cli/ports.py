@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
+
+FIRST_PORTS: Sequence[int] = range(20000, 32000, 2 * len(SERVERS))
+"""What first ports that are looked for are taken from: below the range that systems hand out to outgoing connections."""
 
 
 def why_not_free(address: str) -> str:
@@ -23,12 +27,8 @@ def why_not_free(address: str) -> str:
 
 
 def free_first_port() -> int:
-    """A first port with which a whole suite finds its ports free, as things stand.
-
-    Taken from below the range that systems hand out to outgoing connections. Raises OSError if there is none.
-    """
-    candidates = range(20000, 32000, 2 * len(SERVERS))
-    for first_port in random.sample(candidates, len(candidates)):
+    """A first port with which a whole suite finds its ports free, as things stand. Raises OSError if there is none."""
+    for first_port in random.sample(FIRST_PORTS, len(FIRST_PORTS)):
         ports = [first_port + place + offset for place in range(len(SERVERS)) for offset in (0, METRICS_PORT_OFFSET)]
         if not any(why_not_free(f"127.0.0.1:{port}") for port in ports):
             return first_port
