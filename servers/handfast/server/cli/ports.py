@@ -10,7 +10,7 @@ from handfast.server.cli.settings import SERVERS
 from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
 
 FIRST_PORTS: Sequence[int] = range(20000, 32000, 2 * len(SERVERS))
-"""What first ports that are looked for are taken from: below the range that systems hand out to outgoing connections."""
+"""What is tried as a first port: below the range that systems hand out to outgoing connections."""
 
 
 def why_not_free(address: str) -> str:
