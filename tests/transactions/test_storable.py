@@ -31,6 +31,7 @@ from tests.transactions.participants import Coordinator
 
 UNKNOWN_FIELD = b"\xfa\x7f\x01x"
 KINDS = FieldDescriptorProto
+ODD_NAMES = ("from", "class", "in", "None", "_hidden", "horizon", "number", "image", "index", "limit_")
 
 
 def _thing() -> Any:
@@ -51,6 +52,7 @@ def _thing() -> Any:
         "value": "Value",
         "values": "Struct",
         "any": "Any",
+        **dict.fromkeys(ODD_NAMES, KINDS.TYPE_STRING),
     }
     for number, (name, kind) in enumerate(kinds.items(), 1):
         field = thing.field.add(name=name, number=number, label=KINDS.LABEL_OPTIONAL)
@@ -66,6 +68,7 @@ for _loaded in ("timestamp", "duration", "struct", "any"):
     __import__(f"google.protobuf.{_loaded}_pb2")
 Thing = _thing()
 
+
 metadata = sa.MetaData()
 table = resource_table(
     "things",
@@ -80,6 +83,7 @@ table = resource_table(
     sa.Column("made", sa.BigInteger, nullable=False),
     sa.Column("pause", sa.BigInteger),
     *(sa.Column(name, sa.JSON(none_as_null=True)) for name in ("value", "values", "any")),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ODD_NAMES),
 )
 tables = ParticipantTables(metadata)
 THINGS: ResourceType[Any] = ResourceType(table, Thing)
@@ -185,6 +189,17 @@ def test_what_the_columns_can_hold_is_read_as_it_was_written(things: Things, sta
     found = things.collection.get("a")
     assert found is not None
     assert found.message == message
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_fields_may_have_names_that_mean_something_to_python_or_to_statements(things: Things, staged: bool) -> None:
+    for text in ("one", "~~~ and two"):
+        message = Thing(thing_id="a", **{name: f"{text} {name}" for name in ODD_NAMES})
+        things.put(message, staged=staged)
+        found = things.collection.get("a")
+        assert found is not None
+        assert found.message == things.collection.batch(["a"])["a"].message == message
+        assert things.collection.page("", 1) == ([message], "")
 
 
 @pytest.mark.parametrize("staged", [False, True])

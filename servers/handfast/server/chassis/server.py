@@ -57,6 +57,10 @@ class StartError(Failure):
     """The server cannot start. The message is one line for the operator."""
 
 
+class DeclarationError(StartError, ValueError):
+    """What a service declares of itself breaks a rule, so its server cannot start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A gRPC service to serve: its descriptor, its generated `add_…_to_server`, and who answers.

@@ -29,9 +29,12 @@ _TIMES = {Timestamp.DESCRIPTOR.full_name, Duration.DESCRIPTOR.full_name}
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    """A column and its field: `read` sets the field of a message by the value, `write` gives the value."""
+    """A column and its field: `read` sets the field of a message by the value, `write` gives the value. `position` is
+    that of the column in its table.
+    """
 
     name: str
+    position: int
     read: Callable[[Any, Any], None]
     write: Callable[[Any], Any]
 
@@ -47,16 +50,24 @@ class ColumnMapping:
         fields = {field.name: field for field in descriptor.fields}
         ours = LIBRARY_COLUMNS if key in fields else {*LIBRARY_COLUMNS, key}
         columns = {column.name: column for column in table.columns if column.name not in ours}
+        if both := sorted(LIBRARY_COLUMNS & fields.keys()):
+            raise ValueError(
+                f"{table.name}.{both[0]}: {descriptor.full_name} has a field of this name, and the library a column; "
+                "rename the field, or map it by `to_message` and `to_columns` of a subclass"
+            )
         if odd := sorted(columns.keys() ^ fields.keys()):
             raise ValueError(f"{table.name} and {descriptor.full_name} do not both have {', '.join(odd)}")
-        self._mapped = [_mapped(columns[name], field) for name, field in fields.items()]
+        positions = {column.name: position for position, column in enumerate(table.columns)}
+        self._mapped = [
+            _Mapped(name, positions[name], *_conversions(columns[name], field)) for name, field in fields.items()
+        ]
         self._settable = [mapped for mapped in self._mapped if mapped.name != key]
         self._table, self._message_type = table.name, message_type
 
     def to_message(self, row: Any) -> Any:
         message = self._message_type()
         for mapped in self._mapped:
-            value = getattr(row, mapped.name)
+            value = row[mapped.position]  # as its name can be a word of Python, such as `from`
             if value is not None:
                 mapped.read(message, value)
         return message
@@ -72,7 +83,8 @@ class ColumnMapping:
         return values
 
 
-def _mapped(column: sa.Column[Any], field: Any) -> _Mapped:
+def _conversions(column: sa.Column[Any], field: Any) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]:
+    """How the field is read from the column, and written to it."""
     name, is_message = field.name, field.message_type is not None
     is_json = field.is_repeated or (is_message and field.message_type.full_name not in _TIMES)
     if is_json != isinstance(column.type, sa.JSON):
@@ -80,10 +92,10 @@ def _mapped(column: sa.Column[Any], field: Any) -> _Mapped:
     if field.has_presence and not column.nullable and (is_json or not is_message):
         raise ValueError(f"{column} must be nullable, as {field.full_name} can be unset")
     if is_json:
-        return _Mapped(name, *_json(field))
+        return _json(field)
     if is_message:
-        return _Mapped(name, *_time(name, None if column.nullable else 0))
-    return _Mapped(name, *_scalar(name, field.has_presence))
+        return _time(name, None if column.nullable else 0)
+    return _scalar(name, field.has_presence)
 
 
 def _scalar(name: str, can_be_unset: bool) -> tuple[Callable[[Any, Any], None], Callable[[Any], Any]]:

@@ -112,7 +112,7 @@ class ResourceRows(Generic[M]):
         lock = self._lock_with_horizon if with_horizon else self._lock
         while (row := lock.first(connection, key_=key)) is None:
             self._insert_placeholder.send(connection, **self._resources.placeholder(key))
-        return self._row(row, horizon=row.horizon if with_horizon else "")
+        return self._row(row, horizon=row[-1] if with_horizon else "")
 
     def lock_all(self, connection: sa.Connection, keys: Collection[str]) -> dict[str, ResourceRow[M]]:
         """These rows, locked as `lock` does, in the order of their keys; those that are there by one statement."""

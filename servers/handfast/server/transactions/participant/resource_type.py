@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -9,9 +10,10 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.server.chassis.server import DeclarationError
 from handfast.server.transactions.participant.columns import ColumnMapping
-from handfast.server.transactions.participant.storable import StorableColumns, cannot_store
-from handfast.server.transactions.participant.tables import KIND_LENGTH
+from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, StorableColumns, cannot_store
+from handfast.server.transactions.participant.tables import KEY_LENGTH, KIND_LENGTH
 
 M = TypeVar("M", bound=Message)
 
@@ -30,21 +32,25 @@ class Version(Generic[M]):
 class ResourceType(Generic[M]):
     """One kind of resource: a table of `tables.resource_table`, keyed by one text column, and a message as callers see
     it. What the kind is called is the name of the table. Columns and fields map as `columns.py`
-    says, unless a subclass has `to_message` and `to_columns` of its own.
+    says, unless a subclass has `to_message` and `to_columns` of its own. Raises DeclarationError, a ValueError, where
+    table and message do not fit, or a committed change could fail to be applied.
     """
 
     def __init__(self, table: sa.Table, message_type: type[M]) -> None:
-        if len(table.name) > KIND_LENGTH:
-            raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
-        (key,) = table.primary_key
-        self.table, self.key, self.kind, self.message_type = table, key, str(table.name), message_type
-        self._columns = StorableColumns(table, key)
-        self._has_key_field = key.name in message_type.DESCRIPTOR.fields_by_name
-        if type(self).to_message is ResourceType.to_message or type(self).to_columns is ResourceType.to_columns:
-            self._mapping = ColumnMapping(table, key.name, message_type)
+        self.table, self.kind, self.message_type = table, str(table.name), message_type
+        try:
+            self.key = _key_of(table)
+            self._columns = StorableColumns(table, self.key)
+            if type(self).to_message is ResourceType.to_message or type(self).to_columns is ResourceType.to_columns:
+                self._mapping = ColumnMapping(table, self.key.name, message_type)
+        except ValueError as error:
+            raise DeclarationError(str(error)) from error
+        if self.has_unique_values and type(self).taken is ResourceType.taken:
+            raise DeclarationError(f"{self.kind}: a type with `unique_values` needs `taken` as well")
+        self._has_key_field = self.key.name in message_type.DESCRIPTOR.fields_by_name
 
     def to_message(self, row: Any) -> M:
-        """`row` has the columns of the table as attributes: `row.email`."""
+        """`row` is a named tuple of the columns of the table, in their order: `row.email`."""
         message: M = self._mapping.to_message(row)
         return message
 
@@ -95,3 +101,25 @@ class ResourceType(Generic[M]):
     def placeholder(self, key: str) -> dict[str, Any]:
         """The columns of a row that stands for a resource which does not exist."""
         return {**self.to_columns(self.message_type()), self.key.name: key, "present": False}
+
+
+def _key_of(table: sa.Table) -> sa.Column[Any]:
+    """The key of a table of resources. Raises ValueError where the library cannot work with the table."""
+    if len(table.name) > KIND_LENGTH:
+        raise ValueError(f"{table.name}: the name of a table of resources has up to {KIND_LENGTH} characters")
+    if lacking := sorted(LIBRARY_COLUMNS - set(table.columns.keys())):
+        raise ValueError(f"{table.name} lacks {', '.join(lacking)}: make the table by `resource_table`")
+    for column in table.columns:
+        if column.key != column.name:
+            raise ValueError(f"{column}: a column of resources has no `key` beside its name, not {column.key}")
+    keys = list(table.primary_key)
+    length = getattr(keys[0].type, "length", None) if len(keys) == 1 else None
+    if length is None or length > KEY_LENGTH:
+        raise ValueError(
+            f"{table.name}: the primary key of a table of resources is one column of text of up to {KEY_LENGTH} "
+            "characters, as `key_text` makes it"
+        )
+    (key,) = keys
+    if keyword.iskeyword(key.name) or key.name.startswith("_"):
+        raise ValueError(f"{key}: a key has no name that is a word of Python or begins with an underscore")
+    return key

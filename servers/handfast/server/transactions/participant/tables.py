@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.data import idempotency
+from handfast.server.chassis.server import DeclarationError
 from handfast.server.transactions import horizon
 from handfast.server.transactions.core.model import OWNER_LENGTH
 from handfast.server.transactions.core.reading import REVISION_LENGTH
@@ -91,8 +92,17 @@ class ParticipantTables:
 
 
 def resource_table(name: str, metadata: sa.MetaData, *columns: sa.Column[Any]) -> sa.Table:
-    """A table of resources: its own `columns`, one of them the key, and what the library needs."""
-    return sa.Table(name, metadata, *columns, *resource_columns(), pending_index(name))
+    """A table of resources: its own `columns`, one of them the key, and what the library needs. Raises
+    DeclarationError, a ValueError, where there is such a table already, or a column has a name that is taken.
+    """
+    ours = {*(column.name for column in resource_columns()), "key_"}  # what statements call the key that they look for
+    for column in columns:
+        if column.name in ours:
+            raise DeclarationError(f"{name}.{column.name}: the library needs this name for itself; choose another")
+    try:
+        return sa.Table(name, metadata, *columns, *resource_columns(), pending_index(name))
+    except sa.exc.SQLAlchemyError as error:
+        raise DeclarationError(f"{name}: {error}") from error
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:
