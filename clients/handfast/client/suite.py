@@ -97,7 +97,7 @@ class Suite:
         from handfast.client.transactions.ending import ROLL_BACK_SECONDS
 
         until_s = time.monotonic() + ROLL_BACK_SECONDS
-        for transaction in tuple(self._services.open):
+        for transaction in self._services.open_transactions():
             transaction.end_with_suite(until_s)
         for each in self._services.opened():
             each.close()

@@ -86,7 +86,7 @@ class Suite:
     async def close(self) -> None:
         """As `handfast.client.Suite.close`. It waits for what rolls back in the background, too; calls still in flight
         are cancelled."""
-        await asyncio.gather(*(each.end_with_suite() for each in tuple(self._services.open)))
+        await asyncio.gather(*(each.end_with_suite() for each in self._services.open_transactions()))
         if self._services.background:
             await asyncio.wait(tuple(self._services.background))
         await asyncio.gather(*(each.close() for each in self._services.opened()))

@@ -79,7 +79,7 @@ class Transaction:
 
     async def __aenter__(self) -> Transaction:
         self._journal.enter()
-        self._services.open.add(self)
+        self._services.add_open(self)
         return self
 
     async def __aexit__(

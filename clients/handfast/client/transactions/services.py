@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from handfast.client.transactions.minted import MintedIds
 
@@ -22,8 +23,9 @@ class Services(Generic[Channel]):
         self._methods: dict[tuple[str, str], Any] = {}
         self._lock_services: dict[str, Any] = {}
         self.ids = MintedIds()
-        self.open: set[Any] = set()
-        """The transactions whose block is not left. Whoever takes one out ends it, and nobody else does."""
+        self._open: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        """The transactions whose block is not left, by `id()`. Whoever takes one out ends it, and nobody else does. One
+        that its caller has lost is not kept."""
         self.background: set[Any] = set()
         """Tasks that roll back, of callers who cannot wait for them."""
 
@@ -35,13 +37,15 @@ class Services(Generic[Channel]):
                 self._channels[name] = self._open_channel(name)
             return self._channels[name]
 
+    def add_open(self, transaction: Any) -> None:
+        self._open[id(transaction)] = transaction
+
     def take_open(self, transaction: Any) -> bool:
-        """Whether it was open, and is now for the caller to end. Safe for threads, as one call of the set does it."""
-        try:
-            self.open.remove(transaction)
-        except KeyError:
-            return False
-        return True
+        """Whether it was open, and is now for the caller to end. Safe for threads: one call of a dictionary does it."""
+        return self._open.pop(id(transaction), None) is not None
+
+    def open_transactions(self) -> list[Any]:
+        return [transaction for each in self._open.valuerefs() if (transaction := each()) is not None]
 
     def opened(self) -> list[Channel]:
         return list(self._channels.values())

@@ -88,7 +88,7 @@ class Transaction:
 
     def __enter__(self) -> Transaction:
         self._journal.enter()
-        self._services.open.add(self)
+        self._services.add_open(self)
         return self
 
     def __exit__(
