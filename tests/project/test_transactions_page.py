@@ -59,6 +59,7 @@ def test_bounds_are_those_of_the_code() -> None:
         f"up to {ROLL_BACK_SECONDS:.0f} seconds:"
         in bounds["leaving the block by an exception, while the coordinator is away"]
     )
+    assert f"for up to {ROLL_BACK_SECONDS:.0f} seconds" in bounds["closing the suite while transactions are open"]
     leaving = bounds["leaving it otherwise, while the coordinator is away"]
     assert leaving.startswith(f"up to {LOOK_UP_SECONDS + ROLL_BACK_SECONDS:.0f} seconds after the deadline")
     assert f"{30.0 + LOOK_UP_SECONDS + ROLL_BACK_SECONDS:.0f} seconds after `transaction()` by default" in leaving
