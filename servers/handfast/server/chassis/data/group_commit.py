@@ -159,12 +159,11 @@ class GroupCommit:
         """
         first = group[0]
         try:
-            connection = self._begin(first)
+            connection, driver = self._begin(first)
         except Exception as error:
             first.finish(error)
             return []
         began_monotonic_s = time.monotonic()
-        driver = _driver(connection)
         first.run(connection)
         if first.error is not None:
             first.done = True
@@ -188,18 +187,20 @@ class GroupCommit:
         except sqlite3.Error:
             self._roll_back(driver)
             return group
-        return self._commit(group, connection, began_monotonic_s)
+        return self._commit(group, connection, driver, began_monotonic_s)
 
-    def _begin(self, write: _Write) -> sa.Connection:
-        """Tries as long as the write has patience: its time runs from its arrival, as that of those that wait does, or
-        groups would wait one after the other."""
+    def _begin(self, write: _Write) -> tuple[sa.Connection, Any]:
+        """Returns the connection and its driver. Tries as long as the write has patience: its time runs from its
+        arrival, as that of those that wait does, or groups would wait one after the other.
+        """
         while True:
             write.check_active()
             if self._connection is None:
                 self._connection = opened(self._engine)
+            driver = _driver(self._connection)
             try:
-                _driver(self._connection).execute("BEGIN IMMEDIATE")
-                return self._connection
+                driver.execute("BEGIN IMMEDIATE")
+                return self._connection, driver
             except sqlite3.Error as error:
                 failure = as_sqlalchemy(self._connection, error, "BEGIN IMMEDIATE")
                 code = getattr(error, "sqlite_errorcode", 0)
@@ -209,8 +210,9 @@ class GroupCommit:
                 if late or code & 0xFF != sqlite3.SQLITE_BUSY:
                     raise failure from error
 
-    def _commit(self, group: list[_Write], connection: sa.Connection, began_monotonic_s: float) -> list[_Write]:
-        driver = _driver(connection)
+    def _commit(
+        self, group: list[_Write], connection: sa.Connection, driver: Any, began_monotonic_s: float
+    ) -> list[_Write]:
         reached("group.committing")
         try:
             driver.execute("COMMIT")
