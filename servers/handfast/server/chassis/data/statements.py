@@ -79,7 +79,7 @@ class Statement:
         """`send` with each of these values, which all have the same names."""
         if each:
             form = self._form(each[0])
-            parameters = [form.parameters(dict(values)) for values in each]
+            parameters = [form.parameters(values) for values in each]
             form.execute(connection, connection.info[SESSION].send, parameters)
 
     def _form(self, values: Mapping[str, Any]) -> _Form:
@@ -130,15 +130,14 @@ class _Form:
         except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise as_sqlalchemy(connection, error, self._sql) from error
 
-    def parameters(self, values: dict[str, Any]) -> list[Any]:
-        """In the order in which the driver takes them. `values` is changed."""
-        if self._constants:
-            values.update(self._constants)
+    def parameters(self, given: Mapping[str, Any]) -> list[Any]:
+        """In the order in which the driver takes them."""
+        values = {**given, **self._constants}
         for name, default in self._defaults:
             values[name] = default(None)
         for name, process in self._in:
             values[name] = process(values[name])
-        return [values[name] for name in self._order]
+        return list(map(values.__getitem__, self._order))
 
     def rows(self, found: list[tuple[Any, ...]]) -> list[Row]:
         if not self._out:
