@@ -336,19 +336,15 @@ class VirtualEvent:
 
 
 class SeededRandom:
-    """Stands for the module `random`."""
+    """Stands for the module `random`, and for a `Random`."""
 
     @staticmethod
     def uniform(low: float, high: float) -> float:
         return _running.rng.uniform(low, high)
 
-
-class SeededSecrets:
-    """Stands for the module `secrets`."""
-
     @staticmethod
-    def token_hex(size: int) -> str:
-        return f"{_running.rng.getrandbits(8 * size):0{2 * size}x}"
+    def getrandbits(count: int) -> int:
+        return _running.rng.getrandbits(count)
 
 
 class Log:
@@ -379,7 +375,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator)),
     (participant_module, "wait", VirtualEvent.wait),
     *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
-    (ids, "secrets", SeededSecrets),
+    (ids, "_random", SeededRandom),
     *((module, "new_id", _mint) for module in (coordinator, service)),
     *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),
     (coordinator, "TIMEOUT_US", ACCOUNT_TIMEOUT),
