@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -99,7 +98,7 @@ class Bank:
         read_before: Sequence[Read] = (),
     ) -> bytes:
         """Stages it as an operation. Returns what the call has read, encoded."""
-        stage = replace(_stage(transaction_id, number, content), owner=owner)
+        stage = _stage(transaction_id, number, content)._replace(owner=owner)
         work_of_call = _replying(work)
         return self.participant.stage(stage, StringValue(), work_of_call, StringValue, read_before=read_before).reads
 

@@ -105,31 +105,31 @@ class TestStaging:
         assert staging.opened_by(stage(1)) == OPEN
 
     def test_operations_are_staged_in_their_order_without_gaps(self) -> None:
-        one_staged = replace(OPEN, staged=1)
+        one_staged = OPEN._replace(staged=1)
         assert check(one_staged, None, stage(2), EARLIER) is None
         assert check(one_staged, None, stage(3), EARLIER) is Refusal.OPERATION_OUT_OF_ORDER
 
     def test_a_repeat_is_answered_as_before_even_after_the_deadline(self) -> None:
         staged = operation(1)
-        assert check(replace(OPEN, staged=1), staged, stage(1), LATER) is staged
+        assert check(OPEN._replace(staged=1), staged, stage(1), LATER) is staged
 
     def test_the_same_number_with_another_content_is_refused(self) -> None:
         other = stage(1, content=b"b")
-        refusal = check(replace(OPEN, staged=1), operation(1), other, EARLIER)
+        refusal = check(OPEN._replace(staged=1), operation(1), other, EARLIER)
         assert refusal is Refusal.OPERATION_CHANGED
 
     @pytest.mark.parametrize("state", [BranchState.CLOSED, BranchState.FINISHED])
     def test_a_branch_that_is_not_open_takes_nothing_not_even_a_repeat(self, state: BranchState) -> None:
-        branch = replace(OPEN, state=state, staged=1)
+        branch = OPEN._replace(state=state, staged=1)
         assert check(branch, operation(1), stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
 
     def test_nothing_is_staged_after_the_deadline(self) -> None:
         assert check(None, None, stage(1), LATER) is Refusal.EXPIRED
 
     def test_a_branch_takes_so_many_operations_and_no_more(self) -> None:
-        full = replace(OPEN, staged=999)
+        full = OPEN._replace(staged=999)
         assert check(full, None, stage(1000), EARLIER) is None
-        full = replace(OPEN, staged=1000)
+        full = OPEN._replace(staged=1000)
         assert check(full, None, stage(1001), EARLIER) is Refusal.TOO_LARGE
 
     def test_a_branch_has_room_for_as_many_bytes_as_the_contract_says(self) -> None:
@@ -159,7 +159,7 @@ class TestConflicts:
         assert not conflicts.may_abort(OPEN, DEADLINE)
 
     def test_only_the_older_waits_for_the_younger_so_nobody_waits_in_a_circle(self) -> None:
-        undecided = replace(OPEN, first_attempt="t2")
+        undecided = OPEN._replace(first_attempt="t2")
         assert conflicts.may_wait(undecided, "t1")
         assert not conflicts.may_wait(undecided, "t2")
         assert not conflicts.may_wait(undecided, "t3")
@@ -173,28 +173,28 @@ class TestFinishing:
 
     def test_what_is_named_is_applied_and_what_is_beyond_is_dropped(self) -> None:
         parts = [change(1, ADA, b"1"), change(2, ADA, b"2"), change(3, BOB, b"3")]
-        finished = finish(replace(OPEN, staged=3), parts, Outcome.COMMITTED, count=2)
+        finished = finish(OPEN._replace(staged=3), parts, Outcome.COMMITTED, count=2)
         assert isinstance(finished, Finish)
         assert finished.applied == {ADA: b"2"}
         assert finished.dropped == {BOB}
         assert finished.outcome is Outcome.COMMITTED
 
     def test_an_abort_drops_everything(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [change(1)], Outcome.ABORTED, count=0)
+        finished = finish(OPEN._replace(staged=1), [change(1)], Outcome.ABORTED, count=0)
         assert isinstance(finished, Finish)
         assert not finished.applied
         assert finished.dropped == {ADA}
 
     def test_an_operation_that_changes_several_resources_counts_as_one(self) -> None:
         parts = [change(1, ADA), change(1, BOB), change(2, BOB, b"2")]
-        assert finish(replace(OPEN, staged=2), parts, Outcome.COMMITTED, count=3) is Unchanged.LOST
-        finished = finish(replace(OPEN, staged=2), parts, Outcome.COMMITTED, count=2)
+        assert finish(OPEN._replace(staged=2), parts, Outcome.COMMITTED, count=3) is Unchanged.LOST
+        finished = finish(OPEN._replace(staged=2), parts, Outcome.COMMITTED, count=2)
         assert isinstance(finished, Finish)
         assert finished.held == 2
         assert finished.applied == {ADA: b"image", BOB: b"2"}
 
     def test_an_operation_that_has_no_effect_is_held_all_the_same(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [Part(1, None, None)], Outcome.COMMITTED, count=1)
+        finished = finish(OPEN._replace(staged=1), [Part(1, None, None)], Outcome.COMMITTED, count=1)
         assert finished == Finish(Outcome.COMMITTED, {}, frozenset(), frozenset(), held=1, owner="")
 
     def test_a_deletion_is_applied_like_any_change(self) -> None:
@@ -205,11 +205,11 @@ class TestFinishing:
     def test_an_abort_that_overtakes_the_staged_call_marks_the_branch_so_that_the_call_is_refused(self) -> None:
         finished = finish(None, [], Outcome.ABORTED, count=0)
         assert isinstance(finished, Finish)
-        marked = replace(OPEN, state=BranchState.FINISHED, outcome=finished.outcome)
+        marked = OPEN._replace(state=BranchState.FINISHED, outcome=finished.outcome)
         assert check(marked, None, stage(1), EARLIER) is Refusal.BRANCH_NOT_OPEN
 
     def test_a_repeat_confirms(self) -> None:
-        done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        done = OPEN._replace(staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
         assert finish(done, [], Outcome.COMMITTED, 1) is Unchanged.FINISHED
         assert finish(done, [], Outcome.COMMITTED, 2) is Unchanged.LOST
 
@@ -217,14 +217,14 @@ class TestFinishing:
         assert finish(None, [], Outcome.COMMITTED, count=1) is Unchanged.LOST
 
     def test_a_branch_finished_the_other_way_is_lost_not_confirmed(self) -> None:
-        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
+        done = OPEN._replace(state=BranchState.FINISHED, outcome=Outcome.ABORTED)
         assert finish(done, [], Outcome.COMMITTED, count=1) is Unchanged.LOST
 
     def test_what_is_here_is_applied_once_the_loss_of_the_rest_is_accepted(self) -> None:
-        branch, parts = replace(OPEN, staged=1), [change(1)]
+        branch, parts = OPEN._replace(staged=1), [change(1)]
         assert finish(branch, parts, Outcome.COMMITTED, count=2) is Unchanged.LOST
         accepted = finish(branch, parts, Outcome.COMMITTED, count=2, loss_accepted=True)
-        done = replace(branch, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        done = branch._replace(state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
         assert accepted == Finish(Outcome.COMMITTED, {ADA: b"image"}, frozenset(), frozenset(), held=1, owner="")
         for outcome, count in ((Outcome.COMMITTED, 2), (Outcome.ABORTED, 0)):
             assert finish(done, [], outcome, count) is Unchanged.LOST
@@ -235,20 +235,20 @@ class TestFinishing:
         assert close(None, horizon="t2").state is BranchState.FINISHED
 
     def test_what_the_coordinator_has_forgotten_is_finished_or_was_never_committed(self) -> None:
-        done = replace(OPEN, staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
+        done = OPEN._replace(staged=1, state=BranchState.FINISHED, outcome=Outcome.COMMITTED)
         assert finish(done, [], None, count=0) is Unchanged.FINISHED
-        finished = finish(replace(OPEN, staged=1), [change(1)], None, count=0)
+        finished = finish(OPEN._replace(staged=1), [change(1)], None, count=0)
         assert isinstance(finished, Finish)
         assert finished.dropped == {ADA}
         assert finished.outcome is Outcome.ABORTED
 
     def test_below_the_horizon_a_branch_that_is_there_is_finished_like_any_other(self) -> None:
-        finished = finish(replace(OPEN, staged=1), [change(1)], Outcome.COMMITTED, count=1, horizon="t2")
+        finished = finish(OPEN._replace(staged=1), [change(1)], Outcome.COMMITTED, count=1, horizon="t2")
         assert isinstance(finished, Finish)
 
     def test_closing_stops_an_open_branch_and_leaves_a_finished_one(self) -> None:
         assert close(OPEN).state is close(None).state is BranchState.CLOSED
-        done = replace(OPEN, state=BranchState.FINISHED, outcome=Outcome.ABORTED)
+        done = OPEN._replace(state=BranchState.FINISHED, outcome=Outcome.ABORTED)
         assert close(done) == done
 
 
@@ -415,7 +415,7 @@ class TestHolding:
 
     @pytest.mark.parametrize("outcome", Outcome)
     def test_read_locks_end_with_their_transaction_however_many_operations_are_named(self, outcome: Outcome) -> None:
-        finished = finish(replace(OPEN, staged=3), [change(1), lock(2, BOB), lock(3)], outcome, count=0)
+        finished = finish(OPEN._replace(staged=3), [change(1), lock(2, BOB), lock(3)], outcome, count=0)
         assert isinstance(finished, Finish)
         assert finished.dropped == {ADA}
         assert finished.released == {ADA, BOB}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome, Part, ResourceName
 
@@ -87,8 +87,8 @@ def close(transaction_id: str, branch: Branch | None, horizon: str) -> Branch:
     """
     if branch is None:
         state = BranchState.FINISHED if transaction_id < horizon else BranchState.CLOSED
-        return replace(unheard_of(transaction_id), state=state)
-    return replace(branch, state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
+        return unheard_of(transaction_id)._replace(state=state)
+    return branch._replace(state=BranchState.CLOSED) if branch.state is BranchState.OPEN else branch
 
 
 def batches(

@@ -34,8 +34,7 @@ class BranchState(enum.Enum):
     FINISHED = "FINISHED"
 
 
-@dataclass(frozen=True, slots=True)
-class StageRequest:
+class StageRequest(NamedTuple):
     """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
     and the request, so that a repeat differs from another call. `first_attempt` is the id of the transaction's
     first attempt, which says how old it is. `follows` is the id of a committed transaction with one operation here,
@@ -61,8 +60,7 @@ class ResourceName(NamedTuple):
         return f"{self.kind}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """A staged call, as it is kept beside its parts. `reply` is what the caller was answered, and `reads` what the call
     had read, both encoded, for a repeat.
     """
@@ -74,8 +72,7 @@ class Operation:
     reads: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What the operation of this number does with one resource: the pending change, or a read lock where `is_lock`.
     `after_image` is the resource as it will be, in its owner's encoding; None deletes it. An operation that has no
     effect has one part, without a resource.
@@ -87,8 +84,7 @@ class Part:
     is_lock: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """A resource that a transaction has read. `revision` is what its committed row had; NO_REVISION where it did not
     exist. `held` says that the transaction has changed or locked it, so that nobody else changes it before the
     decision.
@@ -111,8 +107,7 @@ class UniqueKey:
     changes: dict[int, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """What a transaction has at one participant. `staged` counts its operations, numbered from 1; `owner` is who has
     opened it.
     """

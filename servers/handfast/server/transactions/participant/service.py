@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -79,7 +78,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         store = self._store
         # Until the latest deadline that it can have nobody aborts it: it may be at other participants alone.
         latest_us = wire.minted_at(transaction_id) + wire.MAX_TIMEOUT_US
-        branch = store.branches.lock(connection, replace(rules.unheard_of(transaction_id), deadline_us=latest_us))
+        branch = store.branches.lock(connection, rules.unheard_of(transaction_id)._replace(deadline_us=latest_us))
         horizon = "" if branch else store.branches.horizon(connection)
         closed = rules.close(transaction_id, branch, horizon)
         if closed.state is BranchState.CLOSED:
