@@ -141,11 +141,35 @@ def test_a_page_ends_where_its_entries_do_or_at_the_limit() -> None:
     def shown(start: int, end: int) -> list[str]:
         return [key for key in keys[start:end] if not key.endswith("7")]
 
-    assert page("", 250) == (shown(0, 250), "0249")
-    assert asked == [100, 100, 50]
-    assert page("0249", 99) == (shown(250, 349), "0348")
-    assert page("0249", 100) == (shown(250, 350), "")
+    assert page("", 225) == (shown(0, 250), "0249")
+    assert asked == [100, 100, 45, 4, 1]
+    assert page("0249", 89) == (shown(250, 349), "0348")
+    assert page("0249", 90) == (shown(250, 350), "")
+    assert page("0345", 1) == (["0346"], "0346")
+    assert page("0346", 1) == (["0348"], "0348")
     assert page("0349", 1) == ([], "")
+
+
+@pytest.mark.parametrize("limit", [1, 50, 1000])
+def test_keys_without_an_entry_are_passed_over_in_bounded_calls(limit: int) -> None:
+    keys = [f"{number:04}" for number in range(2300)]
+    asked: list[int] = []
+
+    def read(after: str, count: int) -> tuple[list[tuple[str, User | None]], bool]:
+        asked.append(count)
+        left = [key for key in keys if key > after]
+        return [(key, User(user_id=key) if key >= "2290" else None) for key in left[:count]], len(left) > count
+
+    pages, after = [], ""
+    while True:
+        users, after = paging.read_page(read, after, limit)
+        pages.append([user.user_id for user in users])
+        if not after:
+            break
+    assert [key for page in pages for key in page] == keys[2290:]
+    assert sum(not page for page in pages) == 2
+    assert max(asked) <= 100
+    assert len(asked) <= 30 + len(pages)
 
 
 def test_one_entry_always_fits_on_a_page() -> None:

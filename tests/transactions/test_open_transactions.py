@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -87,3 +89,18 @@ def test_the_limits_that_are_written_twice_agree() -> None:
     fields = ParticipantLimits.__dataclass_fields__
     assert fields["max_open_transactions"].default == open_branches.MAX_OPEN
     assert fields["max_open_transactions_per_caller"].default == open_branches.MAX_OPEN_PER_CALLER
+
+
+def test_the_bound_for_all_holds_whoever_opens_and_finishes() -> None:
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    chance, open_, here = random.Random(seed), [], OpenBranches(most=10, most_per_caller=100)
+    for _ in range(500):
+        if chance.random() < 0.5 and len(open_) < 10:
+            open_.append(f"caller-{chance.randrange(5)}")
+            here.opened(open_[-1])
+        elif chance.random() < 0.8 and open_:
+            here.finished([open_.pop(), "somebody at another replica"])
+        else:
+            here.set({**Counter(open_), "nobody": 0})
+        assert (here.refusal("ada", "tx") is None) == (len(open_) < 10)

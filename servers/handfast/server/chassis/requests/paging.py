@@ -16,6 +16,8 @@ MAX_PAGE_SIZE = 1000
 PIECE = 100
 """Rows to read at once: few enough that large ones do not fill the memory, many enough that small ones cost no more
 time than all in one statement."""
+MAX_SKIPPED = 1000
+"""Keys without an entry that one call passes over, before it answers with what it has."""
 
 _OTHER_FIELDS = 128 * 1024  # bytes of a reply that its entries leave free: for a page token, or ids that are missing
 _AROUND_ENTRY = 6  # bytes that an entry takes beside its content, at most: a tag of one, and its length
@@ -90,24 +92,29 @@ class ReplyRoom:
 def read_page(
     read: Callable[[str, int], tuple[Iterable[tuple[str, Entry | None]], bool]], after: str, limit: int
 ) -> tuple[list[Entry], str]:
-    """Reads a page. Returns the entries of the `limit` keys that follow `after`, or of as many as fit into one reply,
-    but at least one; and the key after which the next page begins, empty where this is the last page.
+    """Reads a page. Returns the `limit` entries that follow `after`, or as many as fit into one reply, but at least
+    one; and the key after which the next page begins, empty where this is the last page. Where MAX_SKIPPED keys had no
+    entry, there can be fewer, or none, though others follow (AIP-158).
 
     `read(after, count)` returns up to `count` of the next keys in their order, each with its entry, or with None where
     there is nothing to show for it; and whether more keys follow.
     """
     entries: list[Entry] = []
     room = ReplyRoom()
-    while limit:
-        count = min(limit, PIECE)
+    skipped, count = 0, min(limit, PIECE)
+    while True:
         piece, more = read(after, count)
+        shown = len(entries)
         for key, entry in piece:
-            if entry is not None:
-                if not room.take(entry) and entries:
-                    return entries, after
+            if entry is None:
+                skipped += 1
+            elif len(entries) < limit and (room.take(entry) or not entries):
                 entries.append(entry)
+            else:
+                return entries, after
             after = key
         if not more:
             return entries, ""
-        limit -= count
-    return entries, after
+        if len(entries) == limit or skipped >= MAX_SKIPPED:
+            return entries, after
+        count = PIECE if len(entries) == shown else min(limit - len(entries), PIECE)

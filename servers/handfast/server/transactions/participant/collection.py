@@ -116,9 +116,9 @@ class Collection(Generic[M]):
 
     def page(self, after: str, limit: int, prefix: str = "") -> tuple[list[M], str]:
         """The first `limit` resources whose keys are greater than `after` and begin with `prefix`, in the order of
-        their keys, or as many as fit into a reply; and the key to go on after, empty at the end. There can be fewer
-        though more follow: what is about to be created takes a place. Raises NotStageable within a transaction, which
-        could not keep others from adding to the list.
+        their keys, or as many as fit into a reply; and the key to go on after, empty at the end. There can be fewer,
+        or none, though more follow, where transactions are about to create a thousand in between. Raises NotStageable
+        within a transaction, which could not keep others from adding to the list.
         """
         _refuse_within_a_transaction("lists")
 

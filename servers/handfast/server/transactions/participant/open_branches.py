@@ -20,27 +20,33 @@ class OpenBranches:
         self._most, self._most_per_caller = most, most_per_caller
         self._lock = threading.Lock()
         self._by_owner: Counter[str] = Counter()
+        self._total = 0  # of all owners, who can be as many as there are connections
 
     def refusal(self, owner: str, transaction_id: str) -> TooManyTransactions | None:
         """Why this caller can open no further one; None where it can."""
         with self._lock:
             if self._by_owner[owner] >= self._most_per_caller:
                 return TooManyTransactions(transaction_id, self._most_per_caller, "caller")
-            if self._by_owner.total() >= self._most:
+            if self._total >= self._most:
                 return TooManyTransactions(transaction_id, self._most, "all")
         return None
 
     def opened(self, owner: str) -> None:
         with self._lock:
             self._by_owner[owner] += 1
+            self._total += 1
 
     def finished(self, owners: Iterable[str]) -> None:
         with self._lock:
             for owner in owners:
+                if owner not in self._by_owner:
+                    continue  # opened at another replica, and not counted here yet
                 self._by_owner[owner] -= 1
-                if self._by_owner[owner] <= 0:
-                    del self._by_owner[owner]  # none is below 0, and no name is kept for nothing
+                self._total -= 1
+                if not self._by_owner[owner]:
+                    del self._by_owner[owner]  # no name is kept for nothing
 
     def set(self, counts: Mapping[str, int]) -> None:
         with self._lock:
-            self._by_owner = Counter(counts)
+            self._by_owner = +Counter(counts)
+            self._total = self._by_owner.total()
