@@ -94,7 +94,8 @@ def test_the_limits_that_are_written_twice_agree() -> None:
 def test_the_bound_for_all_holds_whoever_opens_and_finishes() -> None:
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
-    chance, open_, here = random.Random(seed), [], OpenBranches(most=10, most_per_caller=100)
+    chance, here = random.Random(seed), OpenBranches(most=10, most_per_caller=100)
+    open_: list[str] = []
     for _ in range(500):
         if chance.random() < 0.5 and len(open_) < 10:
             open_.append(f"caller-{chance.randrange(5)}")

@@ -79,8 +79,10 @@ class Collection(Generic[M]):
     def get(self, key: str) -> Version[M] | None:
         """The resource with this key as it is now; None where there is none. A change that is committed and not
         finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable. Within
-        a transaction: ReadChanged where the call has read another revision before, TooManyReads.
+        a transaction: ReadChanged where the call has read another revision before, TooManyReads. InvalidValue, for a
+        key that no resource can have.
         """
+        self.type.require_key(key)
         with self._store.database.read() as connection:
             row = self._rows.find(connection, key)
         if in_transaction():
@@ -95,6 +97,7 @@ class Collection(Generic[M]):
         """What exists of these, by key, read as `get` does, with one question to the coordinator for many. Raises
         ResponseTooLarge where that is more than fits into a reply.
         """
+        self._require_keys(keys)
         found: dict[str, Version[M]] = {}
         room = ReplyRoom()
         for start in range(0, len(keys), PIECE):
@@ -109,6 +112,7 @@ class Collection(Generic[M]):
 
     def revisions(self, keys: Sequence[str]) -> dict[str, str]:
         """The revision of each of these, as it is now; NO_REVISION where there is none."""
+        self._require_keys(keys)
         with self._store.database.read() as connection:
             rows = self._rows.batch(connection, keys)
         seen = {seen.read.resource.key: seen.read.revision for seen in self._visible(rows)}
@@ -121,6 +125,7 @@ class Collection(Generic[M]):
         within a transaction, which could not keep others from adding to the list.
         """
         _refuse_within_a_transaction("lists")
+        self._require_keys((after, prefix))
 
         def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
             with self._store.database.read() as connection:
@@ -136,6 +141,7 @@ class Collection(Generic[M]):
         which could not keep others from taking the value.
         """
         _refuse_within_a_transaction("look-ups by a unique value")
+        self.type.require_unique_value(value)
         for _ in range(ROUNDS):
             key = self._holder_key(value)
             if key is None:
@@ -145,6 +151,10 @@ class Collection(Generic[M]):
                 return version.message
             # It has given the value away since; somebody else may have it.
         raise DatabaseConflict("The value kept changing hands while it was looked up.")
+
+    def _require_keys(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.type.require_key(key)
 
     def _recorded(self, keys: Sequence[str], rows: Sequence[ResourceRow[M]]) -> dict[str, Version[M]]:
         """What the transaction of the call being served sees of these, noted for the trailer."""

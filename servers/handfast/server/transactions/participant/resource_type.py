@@ -65,9 +65,17 @@ class ResourceType(Generic[M]):
         if type(message) is not self.message_type:
             raise TypeError(f"{self.kind} are {self.message_type.__name__}, and not {type(message).__name__}")
 
+    def require_key(self, key: str) -> None:
+        """Raises InvalidValue, which names the column, where no resource can have this key."""
+        self._columns.check_key(key)
+
+    def require_unique_value(self, value: str) -> None:
+        """Raises InvalidValue where nothing can have this value."""
+        self._columns.check_unique_value(value)
+
     def stored(self, key: str, message: M) -> Mapping[str, Any]:
-        """`to_columns`, of what is certain to fit. Fields that the service does not know are taken out of `message`.
-        Raises InvalidValue, which names what does not fit.
+        """`to_columns`, of what is certain to fit; `key` has been checked. Fields that the service does not know are
+        taken out of `message`. Raises InvalidValue, which names what does not fit.
         """
         if self._has_key_field and getattr(message, self.key.name) != key:
             raise cannot_store(f"{self.kind}.{self.key.name}", "must be the key")
@@ -76,7 +84,7 @@ class ResourceType(Generic[M]):
             values = self.to_columns(message)
         except (ValueError, OverflowError) as error:
             raise cannot_store(f"{self.kind}/{key}", "cannot be stored") from error
-        self._columns.check(key, values)
+        self._columns.check(values)
         return values
 
     def unique_values(self, message: M) -> frozenset[str]:

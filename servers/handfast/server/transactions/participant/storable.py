@@ -38,18 +38,32 @@ class StorableColumns:
     def __init__(self, table: sa.Table, key: sa.Column[Any]) -> None:
         _require_no_other_rules(table)
         self._table, self._key, self._check_key = table.name, key.name, _check(key)
+        self._check_unique_value = _text(MAX_INDEXED_TEXT)
         ours = {*LIBRARY_COLUMNS, key.name}
         self._checks = {column.name: _check(column) for column in table.columns if column.name not in ours}
 
-    def check(self, key: str, values: Mapping[str, Any]) -> None:
-        """Raises InvalidValue, which names the column; TypeError for a column that the table does not have."""
-        name, checks = self._key, self._checks
+    def check_key(self, key: str) -> None:
+        """Raises InvalidValue, which names the column, where no resource can have this key."""
         try:
             self._check_key(key)
+        except ValueError as error:
+            raise cannot_store(f"{self._table}.{self._key}", rule_of(error)) from None
+
+    def check_unique_value(self, value: str) -> None:
+        """Raises InvalidValue."""
+        try:
+            self._check_unique_value(value)
+        except ValueError as error:
+            raise cannot_store(self._table, f"a unique value {rule_of(error)}") from None
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raises InvalidValue, which names the column; TypeError for a column that the table does not have."""
+        name, checks = "", self._checks
+        try:
             for name, value in values.items():
                 checks[name](value)
         except Exception as error:  # json has errors of many kinds
-            if name not in checks and name != self._key:
+            if name not in checks:
                 raise TypeError(f"{self._table} has no column {name} that a resource sets") from None
             raise cannot_store(f"{self._table}.{name}", rule_of(error)) from error
 
@@ -146,7 +160,10 @@ def _text(length: int | None) -> Check:
         if "\0" in value:
             raise ValueError("must not have the character NUL")
         if not value.isascii():
-            value.encode()  # which half of a surrogate pair does not let
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("must not have half of a surrogate pair") from None
 
     return check
 

@@ -71,7 +71,9 @@ class UnitOfWork:
             self._lock_seen()
 
     def get(self, type_: ResourceType[M], key: str) -> M | None:
-        """The resource, with what this work and its transaction have made of it; None where there is none."""
+        """The resource, with what this work and its transaction have made of it; None where there is none. A key that
+        none can have is refused by InvalidValue, here as below.
+        """
         now: M | None = self._touch(type_, key).now
         return now
 
@@ -89,6 +91,8 @@ class UnitOfWork:
     def lock(self, type_: ResourceType[M], keys: Collection[str]) -> None:
         """Looks at all of these at once, in an order in which no two writes wait for each other in a circle."""
         self._require_open()
+        for key in keys:
+            type_.require_key(key)
         self.check_horizon()
         self._seen.extend((type_.kind, key) for key in keys)
         for key, row in self._store.rows_of(type_).lock_all(self._connection, keys).items():
@@ -108,6 +112,7 @@ class UnitOfWork:
         self._require_open()
         touched = self._touched[type_.kind].get(key)
         if touched is None:
+            type_.require_key(key)
             self._seen.append((type_.kind, key))
             with_horizon = self._on_horizon is not None
             row = self._store.rows_of(type_).lock(self._connection, key, with_horizon=with_horizon)
@@ -225,6 +230,8 @@ class UnitOfWork:
                     values = _unique_values(store.types[kind], each.now)
                     wanted.setdefault(kind, {})[key] = values
                     if values != each.values_before:
+                        for value in values:
+                            store.types[kind].require_unique_value(value)
                         changing.setdefault(kind, set()).update(values ^ each.values_before)
         if not changing:
             return {}
