@@ -26,7 +26,7 @@ class Seen:
 
 def main() -> None:
     click.echo("Starting a suite of Handfast in a temporary folder, and credits as one more participant.")
-    with suite_with(credits="credits.service") as suite:
+    with suite_with(credits="credits") as suite:
         _begin(suite)
         _buy(suite)
         _buy_in_vain(suite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,32 @@ def test_the_log_is_configured_before_the_server_is_built(monkeypatch: pytest.Mo
     monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *values: configured.append(values))
     assert serve(build, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--carrier", "us"]) == 2
     assert configured
+
+
+def test_what_is_declared_wrong_in_a_server_that_is_named_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "declared_wrong.py").write_text(
+        """
+import sqlalchemy as sa
+from google.protobuf.wrappers_pb2 import StringValue
+from handfast.server.transactions import ResourceType, resource_table
+
+key = sa.Column("book_id", sa.Text, primary_key=True)
+books = ResourceType(resource_table("book", sa.MetaData(), key), StringValue)
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
+    monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *values: None)
+    assert serve("declared_wrong:build", ServerSettings, name="library", listen="127.0.0.1:50061", argv=[]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("library: book: the primary key of a table of resources is one column of text of up to 128")
+    assert told.count("\n") == 1
+
+
+def test_a_server_is_built_where_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
+    monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *values: None)
+    with pytest.raises(AssertionError, match="built with PostageSettings"):
+        serve(f"{__name__}:never", PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--carrier", "us"])

@@ -99,7 +99,7 @@ def test_a_skeleton_is_in_style(new_service: Callable[..., Result], tmp_path: Pa
 def test_every_template_is_filled(tmp_path: Path) -> None:
     write("loyalty_points", "gift_card", tmp_path / "points")
     texts = {path: path.read_text() for path in (tmp_path / "points").rglob("*") if path.is_file()}
-    assert len(texts) == 16
+    assert len(texts) == 17
     assert [path for path, text in texts.items() if Template(text).get_identifiers() and path.suffix != ".mako"] == []
     assert (
         "message GiftCard {" in texts[tmp_path / "points" / "protos" / "loyalty_points" / "v1" / "loyalty_points.proto"]

@@ -55,7 +55,7 @@ class Suite:
             "HANDFAST_ACCOUNTS_ADDRESS": f"127.0.0.1:{self._first_port + SERVERS.index('accounts')}",
             "HANDFAST_LOG_LEVEL": "warning",
         }
-        return Guarded("credits.service", environment, self.errors)
+        return Guarded("credits", environment, self.errors)
 
     def start(self, crash_at: str = "") -> None:
         """Returns once all serve."""

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.database import Database, key_text
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.server import StartError
 from handfast.server.suite import SuiteSettings
+from handfast.server.transactions import migrations, resource_table
 from handfast.server.transactions.core.model import NO_REVISION, Outcome, Read, ResourceName
 from handfast.server.users.server import build
 from handfast.server.users.tables import participant as tables
@@ -96,3 +97,12 @@ def test_a_server_whose_tables_are_behind_names_the_step(users: Users, new_url: 
     settings = SuiteSettings(name="users", listen="127.0.0.1:0", database_url=new_url)
     with pytest.raises(StartError, match="its table branches lacks owner: add a migration that calls add_read_locks"):
         build(settings)
+
+
+def test_a_server_that_has_no_migration_for_a_kind_names_the_step(users: Users) -> None:
+    table = resource_table("loan", sa.MetaData(), sa.Column("loan_id", key_text(64), primary_key=True))
+    with users.database.engine.connect() as connection:
+        missing = migrations.missing(connection, [table], ["loan"])
+    assert missing is not None
+    assert missing.startswith("its table loan lacks present, ")
+    assert "add a migration that calls create_resource_table" in missing

@@ -154,7 +154,7 @@ def suite() -> Iterator[Suite]:
     """A suite that knows credits."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(CREDITS))
-        with suite_with(credits="credits.service") as suite:
+        with suite_with(credits="credits") as suite:
             yield suite
 
 

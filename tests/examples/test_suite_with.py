@@ -35,7 +35,7 @@ def test_a_server_that_does_not_start_is_told_with_what_it_wrote(temporary: Path
 
 def test_all_ends_with_the_block_however_that_ends(temporary: Path) -> None:
     def interrupted() -> None:
-        with suite_with(credits="credits.service") as suite:
+        with suite_with(credits="credits") as suite:
             credits = suite.stub(CreditsServiceStub, "credits")
             assert credits.GetBalance(GetBalanceRequest(account_id="ada")).balance == 0
             assert len(list(temporary.iterdir())) == 2

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import grpc
 
-from credits.tables import MAX_NOTE, accounts, entries, participant_tables
+from credits.tables import KINDS, MAX_NOTE, accounts, entries, participant_tables
 from credits.v1 import credits_pb2 as pb
 from credits.v1 import credits_pb2_grpc
 from handfast.server.chassis import (
@@ -20,7 +18,6 @@ from handfast.server.chassis import (
     page_token,
     reason_name,
     require_page,
-    serve,
 )
 from handfast.server.transactions import Participant, ParticipantSettings, UnitOfWork, participant_server
 
@@ -87,9 +84,7 @@ def _add(work: UnitOfWork, request: pb.GrantRequest | pb.SpendRequest, sign: int
 
 
 def build(settings: ParticipantSettings) -> Server:
-    return participant_server(
-        settings, settings.accounts_address, SCHEMA, participant_tables, [accounts, entries], service=_service
-    )
+    return participant_server(settings, settings.accounts_address, SCHEMA, participant_tables, KINDS, _service)
 
 
 def _service(participant: Participant) -> Service:
@@ -97,7 +92,3 @@ def _service(participant: Participant) -> Service:
     return Service(
         pb.DESCRIPTOR.services_by_name["CreditsService"], add_to_server, CreditsServicer(participant), DOMAIN
     )
-
-
-if __name__ == "__main__":
-    sys.exit(serve(build, ParticipantSettings, name="credits", listen="127.0.0.1:50061"))

@@ -35,3 +35,4 @@ entries = ResourceType(
     ),
     pb.Entry,
 )
+KINDS = (accounts, entries)

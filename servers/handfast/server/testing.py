@@ -1,6 +1,6 @@
 """For the tests of a service that takes part in transactions: a suite around it, all in processes of their own.
 
-with suite_with(library="library.server") as suite:
+with suite_with(library="library") as suite:
     suite.stub(LibraryServiceStub, "library").GetBook(…)
     with suite.transaction() as tx:
         …

@@ -98,8 +98,8 @@ class Server:
                    outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages,
                    and may raise what a handler may
 
-    Raises ValueError where two pools that differ have the same name, and TypeError where an interceptor is something
-    else, such as a class or one for asyncio.
+    Raises DeclarationError where two pools that differ have the same name, and TypeError where an interceptor is
+    something else, such as a class or one for asyncio.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Server:
         pools = {main_pool, *(method.pool for method in (*methods.values(), unknown))}
         for name, count in Counter(pool.name for pool in (*pools, REFUSALS)).items():
             if count > 1:
-                raise ValueError(f"services: two different pools are called {name!r}")
+                raise DeclarationError(f"services: two different pools are called {name!r}")
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
         self.metrics = Metrics(limiter)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)

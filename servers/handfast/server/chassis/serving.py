@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 import threading
 from collections.abc import Callable, Sequence
 
@@ -10,10 +11,11 @@ from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
 from handfast.server.process.command import run
 from handfast.server.process.flags import Settings, server_command
+from handfast.server.process.settings import ServerSettings
 
 
 def serve(
-    build: Callable[[Settings], Server],
+    build: Callable[[Settings], Server] | str,
     settings: type[Settings],
     *,
     name: str,
@@ -21,7 +23,9 @@ def serve(
     argv: Sequence[str] | None = None,
 ) -> int:
     """Runs the server that `build` makes of its settings, until SIGTERM, SIGINT or SIGHUP; then lets calls in flight
-    end. Call it on the main thread of a process.
+    end. Call it on the main thread of a process. `build` may also say where that function is, such as
+    `library.server:build`. Then it is imported here, and what is declared there and cannot be, such as a table that
+    does not fit its message, is told as settings are that break their rules.
 
     The values of `settings` come from flags and from the environment: `--listen` or `HANDFAST_<NAME>_LISTEN`,
     `--threads` or `HANDFAST_THREADS`, and so on for each field. `listen` is the default of the first, as `HOST:PORT`.
@@ -31,7 +35,8 @@ def serve(
     StartError; 2, with the usage, after an unknown flag.
     """
 
-    run_server = functools.partial(build_and_run, build)
+    build_server = functools.partial(_build_by_name, build) if isinstance(build, str) else build
+    run_server = functools.partial(build_and_run, build_server)
     return run(server_command(settings, name, listen, run_server, who=name), argv)
 
 
@@ -41,3 +46,8 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     """
     log.configure(settings.name, settings.log_level)
     build(settings).run(stop)
+
+
+def _build_by_name(name: str, settings: ServerSettings) -> Server:
+    server: Server = pkgutil.resolve_name(name)(settings)
+    return server

@@ -25,8 +25,11 @@ def missing(connection: sa.Connection, tables: Iterable[sa.Table], kinds: Collec
     """What the migrations of a service have not done yet, of its library `tables` and its tables of resources, whose
     names are the `kinds`; None where the tables have all the columns that the library needs.
     """
+    inspector = sa.inspect(connection)
     for table in tables:
-        found = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        found = (
+            {column["name"] for column in inspector.get_columns(table.name)} if inspector.has_table(table.name) else ()
+        )
         of_resources = table.name in kinds
         needed = [column.name for column in (resource_columns() if of_resources else table.columns)]
         if lacking := [name for name in needed if name not in found]:
