@@ -69,7 +69,11 @@ def test_a_younger_one_locks_and_changes_nothing_that_an_older_one_waits_for(ban
     assert bank.left() == []
 
 
-def test_who_holds_it_goes_on_with_it_and_who_is_older_still_gets_it(bank: Bank) -> None:
+def test_who_holds_it_goes_on_with_it_and_who_is_older_still_gets_it(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participant, "FIRST_PAUSE_S", PATIENCE)  # so that it is woken by the holder's end alone, and
+    monkeypatch.setattr(participant, "LAST_PAUSE_S", PATIENCE)  # does not meet the oldest, to which it would give way
     bank.lock(HOLDER, 1, bank.read("a"))
     with waiting(bank, put("a", 9), "accounts/a"):
         bank.lock(OLDEST, 1, bank.read("a"))
