@@ -13,8 +13,7 @@ contracts mark are taken out; callers get what is written here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -138,13 +137,16 @@ class Violations(list[Violation]):
         self.append(Violation(field, description, reason))
 
     @classmethod
-    @contextmanager
-    def collect(cls) -> Iterator[Violations]:
-        """Gives the block a new one, and raises InvalidFields at its end where a violation was added."""
-        violations = cls()
-        yield violations
-        if violations:
-            raise InvalidFields(violations)
+    def collect(cls) -> Violations:
+        """A new one, for a block at whose end InvalidFields is raised where a violation was added."""
+        return cls()
+
+    def __enter__(self) -> Violations:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None and self:
+            raise InvalidFields(self)
 
 
 class UnparsableRequest(InvalidArgument):
