@@ -4,7 +4,8 @@ decided, or their time is up (rules 6 and 7).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -19,7 +20,7 @@ from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.finishing import Finish, Unchanged
-from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt, ResourceName
+from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt
 from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.crash_points import reached
@@ -176,20 +177,22 @@ class BranchFinisher:
 
     def _apply(self, connection: sa.Connection, finished: Mapping[str, Finish], counts: Mapping[str, int]) -> None:
         store, ids = self._store, list(finished)
-        names = (name for each in finished.values() for name in (*each.applied, *each.dropped, *each.released))
-        for kind in sorted({name.kind for name in names}):
-            type_, rows = store.types[kind], store.rows[kind]  # raises KeyError for one that the service gave up
-            rows.save(
-                connection,
-                (
-                    Saved(name.key, _columns(type_, image), id_, revision_after(id_))
-                    for id_, finish in finished.items()
-                    for name, image in finish.applied.items()
-                    if name.kind == kind
-                ),
-            )
-            rows.unmark(connection, _keys(kind, (finish.dropped for finish in finished.values())))
-            rows.end_read_locks(connection, _keys(kind, (finish.released for finish in finished.values())))
+        saved: dict[str, list[Saved]] = defaultdict(list)  # by kind, as the others are
+        dropped: dict[str, list[str]] = defaultdict(list)
+        released: dict[str, list[str]] = defaultdict(list)
+        for id_, finish in finished.items():
+            revision = revision_after(id_)
+            for (kind, key), image in finish.applied.items():
+                saved[kind].append(Saved(key, _columns(store.types[kind], image), id_, revision))
+            for kind, key in finish.dropped:
+                dropped[kind].append(key)
+            for kind, key in finish.released:
+                released[kind].append(key)
+        for kind in sorted({*saved, *dropped, *released}):
+            rows = store.rows[kind]  # raises KeyError for one that the service gave up
+            rows.save(connection, saved[kind])
+            rows.unmark(connection, dropped[kind])
+            rows.end_read_locks(connection, released[kind])
         if store.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
             holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
             store.unique_keys.save(connection, holders)
@@ -220,11 +223,6 @@ def owners_of(verdicts: Iterable[Finish | Unchanged]) -> list[str]:
 def _columns(type_: ResourceType[Any], image: bytes | None) -> Mapping[str, Any] | None:
     message = type_.decoded(image)
     return None if message is None else type_.to_columns(message)
-
-
-def _keys(kind: str, of_branches: Iterable[Collection[ResourceName]]) -> list[str]:
-    """Those of one kind, as often as they are there."""
-    return [name.key for names in of_branches for name in names if name.kind == kind]
 
 
 def _concerns_all(error: Exception) -> bool:
