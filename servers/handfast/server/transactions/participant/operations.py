@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -84,30 +83,31 @@ class Operations:
         bytes_so_far: int,
     ) -> None:
         """`parts` are those of the operation; the sizes are those of the branch with it."""
-        of_all: dict[str, Any] = {
-            "fingerprint": operation.fingerprint,
-            "reply": operation.reply,
-            "reads": operation.reads or None,
-            "parts_so_far": parts_so_far,
-            "bytes_so_far": bytes_so_far,
-        }
-        of_none = dict.fromkeys(of_all)
-        self._insert.send_each(
-            connection,
-            [
+        rows = []
+        for count, part in enumerate(parts, 1):
+            kind, key = part.resource or ("", "")
+            rows.append(
                 {
                     "transaction_id": operation.transaction_id,
                     "number": operation.number,
                     "part": count,
-                    "kind": "" if part.resource is None else part.resource.kind,
-                    "resource": "" if part.resource is None else part.resource.key,
+                    "kind": kind,
+                    "resource": key,
                     "is_lock": part.is_lock,
                     "image": part.after_image,
-                    **(of_all if count == 1 else of_none),
                 }
-                for count, part in enumerate(parts, 1)
-            ],
+            )
+        first, *others = rows
+        self._insert.send(
+            connection,
+            **first,
+            fingerprint=operation.fingerprint,
+            reply=operation.reply,
+            reads=operation.reads or None,
+            parts_so_far=parts_so_far,
+            bytes_so_far=bytes_so_far,
         )
+        self._insert.send_each(connection, others)
 
     def forget(self, connection: sa.Connection, transaction_ids: Sequence[str]) -> None:
         self._delete.send(connection, ids=transaction_ids)
