@@ -138,8 +138,9 @@ class Participant:
         """
         if request_id_of(request):
             raise InvalidFields([Violation("request_id", "must be empty within a transaction")])
-        check_minted(stage.transaction_id, self._clock())
-        if stage.deadline_us > self._clock() + wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US:
+        now_us = self._clock()
+        check_minted(stage.transaction_id, now_us)
+        if stage.deadline_us > now_us + wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US:
             raise InvalidMetadata(
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
@@ -205,7 +206,8 @@ class Participant:
 
         reads = b""
         if read_before is not None:
-            reads = read_set.encode(read_set.merge(id_, [*read_before, *unit.reads()]))
+            of_unit = unit.reads()
+            reads = read_set.encode(read_set.merge(id_, [*read_before, *of_unit]) if read_before else of_unit)
         parts = unit.stage(number)
         operation = Operation(id_, number, stage.fingerprint, reply.SerializeToString(), reads)
         parts_before, bytes_before = store.operations.size_up_to(connection, id_, number - 1) if number > 1 else (0, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from handfast.client.transaction_metadata import READS
 from handfast.server.chassis.call import Call, serving
@@ -38,7 +38,7 @@ def record(reads: Iterable[Read]) -> None:
         tell(call, encode(merge(transaction_id, [*read_before(call), *reads])))
 
 
-def merge(transaction_id: str, reads: Iterable[Read]) -> Iterable[Read]:
+def merge(transaction_id: str, reads: Iterable[Read]) -> Collection[Read]:
     """Each resource once. Raises ReadChanged where it was read with two revisions."""
     match merged(reads):
         case ResourceName() as changed:
@@ -47,11 +47,10 @@ def merge(transaction_id: str, reads: Iterable[Read]) -> Iterable[Read]:
             return together.values()
 
 
-def encode(reads: Iterable[Read]) -> bytes:
+def encode(reads: Collection[Read]) -> bytes:
     """The value of the trailer. Where that would be too large, what is held is left out: nobody changes it, and if the
     caller has read it before, it compares it at the commit. Raises TooManyReads.
     """
-    reads = list(reads)
     encoded = wire.encode_reads(reads)
     if base64_bytes(len(encoded)) > LIMIT:
         encoded = wire.encode_reads(read for read in reads if not read.held)
