@@ -57,25 +57,35 @@ def _stage_whatever_it_met(
 _note, _stage, _lock_reads = UnitOfWork._note, UnitOfWork.stage, LockServicer.LockReads
 
 
-def _is_locking() -> bool:
-    return current().method.name == "LockReads"
+def _is_locking(*methods: str) -> bool:
+    return current().method.name in (methods or ("LockReads",))
 
 
 def _lock_beside_changes(self: UnitOfWork, type_: Any, row: ResourceRow[Any]) -> Any:
     return _note(self, type_, row._replace(pending_transaction_id=None) if _is_locking() else row)
 
 
+def _hold_nothing(self: UnitOfWork) -> None:
+    for kind, touched in self._touched.items():
+        absent = [key for key, each in touched.items() if each.row.committed is None]
+        self._store.rows[kind].drop_placeholders(self._connection, absent)
+        touched.clear()
+
+
 def _check_and_hold_nothing(self: UnitOfWork, number: int) -> list[Part]:
     if _is_locking():
-        for kind, touched in self._touched.items():
-            absent = [key for key, each in touched.items() if each.row.committed is None]
-            self._store.rows[kind].drop_placeholders(self._connection, absent)
-            touched.clear()
+        _hold_nothing(self)
+    return _stage(self, number)
+
+
+def _hold_nothing_first(self: UnitOfWork, number: int) -> list[Part]:
+    if _is_locking("LockResources"):
+        _hold_nothing(self)
     return _stage(self, number)
 
 
 def _lock_nothing_that_it_looks_at(self: UnitOfWork, number: int) -> list[Part]:
-    if not _is_locking():
+    if not _is_locking("LockReads", "LockResources"):
         for kind, touched in self._touched.items():
             for key in [key for key, each in touched.items() if not each.is_changed]:
                 self._store.rows[kind].drop_placeholders(self._connection, [key])
@@ -132,6 +142,7 @@ def _of_state(name: str, value: Any, profile: str = "skew") -> Without:
 WITHOUT_LOCKS: dict[str, Without] = {
     "locks of what was read": _of_state("next_step", _lock_nothing),
     "locks that are held": Without("skew", patches=((UnitOfWork, "stage", _check_and_hold_nothing),)),
+    "locks taken before reading": Without("skew", patches=((UnitOfWork, "stage", _hold_nothing_first),)),
     "locks held until the decision": Without("skew", patches=((LockServicer, "LockReads", _lock_for_a_moment),)),
     "locks of what a write looks at": Without(
         "lookers", patches=((UnitOfWork, "stage", _lock_nothing_that_it_looks_at),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,15 @@ from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 from handfast.users.v1.users_pb2 import (
     BatchGetUsersRequest,
+    CreateUserRequest,
     DeleteUserRequest,
     GetUserRequest,
     ListUsersRequest,
     LookupUserRequest,
     User,
 )
-from tests.people import create_user, new_id
+from tests.eventually import eventually
+from tests.people import create_user, new_email, new_id
 from tests.transactions.calls import Transaction
 from tests.transactions.test_staged_calls import rename, set_theme
 
@@ -284,6 +286,92 @@ class TestLockReads:
         with pytest.raises(InvalidArgument) as refused:
             getattr(locks, method)(request, metadata=tx.metadata(1) if method == "LockReads" else ())
         return violations(refused.value)
+
+
+def lock_first(
+    tx: Transaction, locks: LockServiceStub, *, to_read: Sequence[str] = (), to_change: Sequence[str] = ()
+) -> Seen:
+    """Locks resources as they are, as the next operation of the transaction."""
+    number = tx.counts.get("users", 0) + 1
+    seen = staged(tx, number, locks.LockResources, pb.LockResourcesRequest(to_read=to_read, to_change=to_change))
+    tx.counts["users"] = number
+    return seen
+
+
+class TestLockResources:
+    def test_what_is_about_to_be_read_stays_as_it_is_until_the_decision(
+        self, client: Suite, tx: Transaction, ada: User, locks: LockServiceStub
+    ) -> None:
+        locked = lock_first(tx, locks, to_read=[name_of(ada)])
+        lock_first(other := Transaction(client), locks, to_read=[name_of(ada)])  # which keeps nobody from reading
+        with pytest.raises(Aborted) as refused:
+            client.users.UpdateUser(rename(ada.user_id, "Countess"))
+        assert refused.value.reason == "PENDING_CHANGE"
+        seen = read(tx, client.users.GetUser, get(ada))
+        assert (seen.reply.user, seen.revisions) == (ada, locked.revisions)
+        assert locked.reads[name_of(ada)][1], "is held"
+        tx.commit()
+        other.rollback()
+        assert eventually(lambda: client.users.UpdateUser(rename(ada.user_id, "Countess")))
+
+    def test_what_is_about_to_be_changed_nobody_else_locks(
+        self, client: Suite, tx: Transaction, ada: User, locks: LockServiceStub
+    ) -> None:
+        lock_first(tx, locks, to_change=[name_of(ada)])
+        for younger in ({"to_read": [name_of(ada)]}, {"to_change": [name_of(ada)]}):
+            with pytest.raises(Aborted) as refused:
+                lock_first(Transaction(client), locks, **younger)
+            assert (refused.value.reason, refused.value.metadata["resource"]) == ("PENDING_CHANGE", name_of(ada))
+        assert read(tx, client.users.GetUser, get(ada)).reply.user == ada
+        tx.stage("users", client.users.UpdateUser, rename(ada.user_id, "Countess"))
+        tx.commit()
+        assert client.users.GetUser(get(ada)).user.display_name == "Countess"
+
+    def test_what_is_not_changed_after_all_is_as_before(
+        self, client: Suite, tx: Transaction, ada: User, locks: LockServiceStub
+    ) -> None:
+        nobody = new_id()
+        lock_first(tx, locks, to_change=[name_of(ada), f"users/{nobody}"])
+        tx.commit()
+        assert client.users.GetUser(get(ada)).user == ada
+        with pytest.raises(NotFound):
+            client.users.GetUser(GetUserRequest(user_id=nobody))
+        assert eventually(lambda: client.users.UpdateUser(rename(ada.user_id, "Countess")))
+
+    def test_what_does_not_exist_can_be_locked_and_then_created(
+        self, client: Suite, tx: Transaction, locks: LockServiceStub
+    ) -> None:
+        key, email = new_id(), new_email()
+        assert lock_first(tx, locks, to_change=[f"users/{key}"]).revisions == {f"users/{key}": "-"}
+        creation = CreateUserRequest(user=User(user_id=key, email=email))
+        with pytest.raises(Aborted):
+            client.users.CreateUser(creation)
+        with pytest.raises(NotFound):
+            read(tx, client.users.GetUser, GetUserRequest(user_id=key))
+        tx.stage("users", client.users.CreateUser, creation)
+        tx.commit()
+        assert client.users.GetUser(GetUserRequest(user_id=key)).user.email == email
+
+    def test_only_a_transaction_locks(self, ada: User, locks: LockServiceStub) -> None:
+        with pytest.raises(InvalidArgument) as refused:
+            locks.LockResources(pb.LockResourcesRequest(to_read=[name_of(ada)]))
+        assert refused.value.reason == "INVALID_METADATA"
+
+    def test_what_is_named_has_to_be_of_the_service_and_named_once(
+        self, tx: Transaction, locks: LockServiceStub
+    ) -> None:
+        must = "must be <kind>/<key>, with a kind of this service: users"
+        for request, rules in (
+            ({}, {"to_read, to_change": "must have 1 to 1000 entries, not 0"}),
+            ({"to_read": ["users/a"], "to_change": ["users/a"]}, {"to_read, to_change": "must name each only once"}),
+            (
+                {"to_read": ["ada"], "to_change": ["users/a", "preferences/a"]},
+                {"to_read[0]": must, "to_change[1]": must},
+            ),
+        ):
+            with pytest.raises(InvalidArgument) as refused:
+                lock_first(tx, locks, **request)
+            assert violations(refused.value) == rules
 
 
 class TestCompareReads:

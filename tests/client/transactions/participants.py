@@ -61,8 +61,10 @@ class _Server:
         return [each.method for each in self.received]
 
 
-def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, reason: str, *, again: float | None = None) -> None:
-    details = [error_info(reason)]
+def refuse(
+    context: grpc.ServicerContext, code: grpc.StatusCode, reason: str, *, again: float | None = None, **metadata: str
+) -> None:
+    details = [error_info(reason, **metadata)]
     if again is not None:
         details.append(retry_info(0, int(again * 1e9)))
     context.abort_with_status(rpc_status.to_status(rich_status(code, "on purpose", *details)))
@@ -125,6 +127,13 @@ class Participant(_Server, pb_grpc.LockServiceServicer):
     def LockReads(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.stage("LockReads", request, context, request.reads)
         return pb.LockReadsResponse()
+
+    def LockResources(self, request: Any, context: grpc.ServicerContext) -> Any:
+        named = [*request.to_read, *request.to_change]
+        self.stage(
+            "LockResources", request, context, [pb.Read(resource=each, revision=self.revision(each)) for each in named]
+        )
+        return pb.LockResourcesResponse()
 
     def CompareReads(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._receive("CompareReads", request, context)

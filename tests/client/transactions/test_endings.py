@@ -44,14 +44,22 @@ async def both(tx: Any) -> None:
     await tx.preferences.UpdatePreferences(ADAS)
 
 
-def abort(code: grpc.StatusCode, reason: str = "", *, method: str = "", times: int = 1, again: float | None = None):  # type: ignore[no-untyped-def]
+def abort(  # type: ignore[no-untyped-def]
+    code: grpc.StatusCode,
+    reason: str = "",
+    *,
+    method: str = "",
+    times: int = 1,
+    again: float | None = None,
+    **metadata: str,
+):
     """Fails the next calls, of the method if one is given."""
     left = [times]
 
     def before(called: str, context: grpc.ServicerContext) -> None:
         if method in ("", called) and left[0] > 0:
             left[0] -= 1
-            refuse(context, code, reason, again=again)
+            refuse(context, code, reason, again=again, **metadata)
 
     return before
 

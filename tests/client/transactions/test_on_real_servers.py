@@ -221,6 +221,29 @@ def test_no_change_of_tasks_that_contend_is_lost(client: Suite, addresses: dict[
     assert state(client, ada)[0] == str(CLIENTS * TURNS)
 
 
+def test_a_transaction_that_thinks_gets_through_beside_quick_writers_at_its_second_attempt(
+    face: Face, client: Suite, addresses: dict[str, Any], ada: str, bob: str
+) -> None:
+    attempts: list[Any] = []
+
+    async def body(tx: Any) -> None:
+        attempts.append(tx)
+        read, written = (await tx.users.GetUser(get(bob))).user, (await tx.users.GetUser(get(ada))).user
+        if len(attempts) == 1:
+            client.users.UpdateUser(named(ada, "1"))
+        elif len(attempts) == 2:
+            client.users.UpdateUser(named(bob, "1"))
+        else:
+            for user_id in (ada, bob):
+                with pytest.raises(Aborted, match="PENDING_CHANGE"):
+                    client.users.UpdateUser(named(user_id, "2"))
+        await tx.users.UpdateUser(named(ada, f"{written.display_name} and {read.display_name}"))
+
+    face.run(lambda suite: suite.transact(body), **addresses)
+    assert len(attempts) == 3, "one for each that was in the way"
+    assert state(client, ada)[0] == "1 and 1"
+
+
 def test_closing_the_suite_frees_what_an_open_transaction_has_written(
     face: Face, client: Suite, addresses: dict[str, Any], ada: str
 ) -> None:

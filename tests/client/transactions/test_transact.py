@@ -311,3 +311,61 @@ def test_all_attempts_have_one_deadline(face: Face, suite: Fakes) -> None:
     first, *others = (tx._journal.deadline_s for tx in runs)
     assert len(others) == 4
     assert others == [first] * 4
+
+
+async def read_and_write(tx: Any) -> None:
+    await tx.users.GetUser(GetUserRequest(user_id="ada"))
+    await tx.users.UpdateUser(ADA)
+
+
+def locked_first(suite: Fakes) -> list[tuple[list[str], list[str]]]:
+    requests = [each.request for each in suite.users.received if each.method == "LockResources"]
+    return [(list(request.to_read), list(request.to_change)) for request in requests]
+
+
+@pytest.mark.parametrize("reason", ["PENDING_CHANGE", "READ_CHANGED"])
+def test_what_a_write_was_refused_for_the_next_run_locks_first(face: Face, suite: Fakes, reason: str) -> None:
+    refusal = {**IN_THE_WAY, "reason": reason, "resource": "users/ada"}
+    suite.users.before = abort(**refusal, times=1, method="UpdateUser")
+
+    face.run(lambda client: client.transact(read_and_write), **suite.addresses())
+    assert suite.users.methods() == ["GetUser", "UpdateUser", "LockResources", "GetUser", "UpdateUser"]
+    assert locked_first(suite) == [([], ["users/ada"])]
+    assert {"users": 2} in suite.coordinator.decisions.values()
+
+
+def test_what_has_changed_between_read_and_write_the_next_run_locks_first(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        await tx.users.GetUser(GetUserRequest(user_id="ada"))
+        if len(runs) == 1:
+            suite.users.revisions["users/ada"] += "*"  # somebody is faster
+        await tx.users.UpdateUser(ADA)
+
+    run, runs = counted(body)
+    face.run(lambda client: client.transact(run), **suite.addresses())
+    assert locked_first(suite) == [([], ["users/ada"])]
+
+
+def test_what_could_not_be_locked_in_the_end_the_next_run_locks_first_for_reading(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        await tx.users.GetUser(GetUserRequest(user_id="bob"))
+        await tx.users.UpdateUser(ADA)
+
+    suite.users.before = abort(**IN_THE_WAY, resource="users/bob", times=1, method="LockReads")
+    face.run(lambda client: client.transact(body), **suite.addresses())
+    assert locked_first(suite) == [(["users/bob"], [])]
+    assert suite.users.methods()[-3:] == ["LockResources", "GetUser", "UpdateUser"]  # and it is not locked again
+
+
+def test_it_runs_again_where_what_it_locks_first_cannot_be_locked(face: Face, suite: Fakes) -> None:
+    refused = abort(**IN_THE_WAY, resource="users/ada", times=1, method="UpdateUser")
+    away = abort(grpc.StatusCode.UNAVAILABLE, method="LockResources", times=20)  # more often than gRPC tries
+
+    def before(method: str, context: grpc.ServicerContext) -> None:
+        refused(method, context)
+        away(method, context)
+
+    suite.users.before = before
+    face.run(lambda client: client.transact(read_and_write), **suite.addresses())
+    assert suite.users.methods()[-3:] == ["LockResources", "GetUser", "UpdateUser"]
+    assert suite.users.methods().count("GetUser") == 2  # nothing is sent after a lock that failed

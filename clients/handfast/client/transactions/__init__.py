@@ -4,6 +4,7 @@ transaction.py   `Transaction`: begins, commits, rolls back
 calls.py         what `tx.users.GetUser` is, and what the transaction does with its calls
 call.py          what it gives back
 reruns.py        when `transact` runs one again
+contention.py    what it then locks before it reads it
 
 and what they share with aio/transaction.py
 journal.py       the metadata of calls, what trailers say, why nothing is left but to roll back

@@ -41,12 +41,22 @@ class Calls:
         """Sends it when its turn comes."""
         with self.lock:
             self.journal.check_open()
+            self._lock_first(call.participant)
             self._queues[call.participant].put(call)
             try:
                 self.send_waiting(call.participant)
             except BaseException:  # such as KeyboardInterrupt
                 call.cancel()
                 raise
+
+    def _lock_first(self, participant: str) -> None:
+        """Has that locked first which earlier attempts were aborted for: calls that are made later wait for it, as for
+        any write, and are not sent where it fails. With the lock held."""
+        request = self.journal.to_lock_first(participant)
+        if request is not None:
+            from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
+
+            self.stub(LockServiceStub, participant).LockResources.future(request)
 
     def send_waiting(self, participant: str) -> None:
         """Sends those whose turn has come. With the lock held."""

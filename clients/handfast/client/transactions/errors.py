@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from handfast.client.errors import Aborted, Cancelled, FailedPrecondition, OutcomeUnknown, ServiceError
+from handfast.client.errors import Aborted, Cancelled, FailedPrecondition, OutcomeUnknown, ServiceError, Unavailable
 from handfast.client.transactions.state import NotConfirmed, ReadChanged
 
 DOMAIN = "handfast.transactions"
@@ -46,6 +46,8 @@ def aborted(transaction_id: str, cause: BaseException | None) -> Aborted:
     why = cause.reason or cause.status.name if isinstance(cause, ServiceError) else type(cause).__name__
     message = f"The transaction cannot be committed any more, since one of its calls failed: {why}."
     again = cause.retry_after if isinstance(cause, ServiceError) else None
+    if again is None and isinstance(cause, Unavailable):
+        again = AGAIN_SECONDS
     return _error(Aborted, "TRANSACTION_ABORTED", message, {"transaction_id": transaction_id}, again)
 
 

@@ -15,6 +15,7 @@ from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
 from handfast.client.transaction_metadata import TRANSACTION_ID as ID
 from handfast.client.transactions import errors
+from handfast.client.transactions.contention import Contention
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.methods import Part
 from handfast.client.transactions.minted import Minted
@@ -23,7 +24,7 @@ from handfast.client.transactions.state import NotConfirmed, ReadChanged, Transa
 if TYPE_CHECKING:
     import grpc
 
-    from handfast.transactions.v1.transactions_pb2 import Read
+    from handfast.transactions.v1.transactions_pb2 import LockResourcesRequest, Read
 
 MAX_TIMEOUT = 300.0
 """Seconds that a transaction can take."""
@@ -75,11 +76,15 @@ class Journal:
         self.cause: BaseException | None = None
         """Why it can only be rolled back."""
         self._told: list[BaseException] = []
+        self._contention = Contention()
+        """Of this attempt and those before it."""
+        self._to_lock_first: dict[str, LockResourcesRequest] = {}
 
     def again(self) -> Journal:
         """For another attempt, which is as old and has the same deadline."""
         again = Journal(MAX_TIMEOUT)
         again.first_attempt, again.deadline_s = self.first_attempt, self.deadline_s
+        again._contention, again._to_lock_first = self._contention, self._contention.requests()
         return again
 
     def enter(self) -> None:
@@ -167,11 +172,18 @@ class Journal:
                 confirmed = trailers.get(STAGED)
                 self.state.staged(participant, None if confirmed is None else str(confirmed), reads)
                 return None
-            return self.doom(answer.error)
+            error: BaseException = answer.error
         except ReadChanged as found:
-            return self.doom(errors.read_changed(self.id, found))
+            error = errors.read_changed(self.id, found)
         except NotConfirmed as found:
-            return self.doom(errors.not_staged(method, found))
+            error = errors.not_staged(method, found)
+        if part is Part.WRITE:
+            self._contention.note(participant, method, error)
+        return self.doom(error)
+
+    def to_lock_first(self, participant: str) -> LockResourcesRequest | None:
+        """What is to be locked there before anything else is called. It is told once."""
+        return self._to_lock_first.pop(participant, None)
 
     def to_lock_at_once(self, participant: str) -> Mapping[str, str]:
         """What a caller is about to see that was read there, where it is to be locked before."""

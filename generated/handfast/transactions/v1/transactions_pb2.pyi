@@ -321,6 +321,57 @@ class LockReadsResponse(_message.Message):
 Global___LockReadsResponse: _TypeAlias = LockReadsResponse  # noqa: Y015
 
 @_typing.final
+class LockResourcesRequest(_message.Message):
+    """Asks to lock what a transaction is about to read or change. In both lists together 1 to 1000 resources, each once, by
+    kind and key, such as `users/ada`; they need not exist.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_READ_FIELD_NUMBER: _builtins.int
+    TO_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def to_read(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it is going to read: nobody else changes it; others may lock it in this way, too."""
+
+    @_builtins.property
+    def to_change(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it is going to change: nobody else changes or locks it. If it is not changed after all, it becomes what it was
+        when the transaction commits, with another revision.
+        """
+
+    def __init__(
+        self,
+        *,
+        to_read: _abc.Iterable[_builtins.str] | None = ...,
+        to_change: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["to_change", b"to_change", "to_read", b"to_read"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockResourcesRequest: _TypeAlias = LockResourcesRequest  # noqa: Y015
+
+@_typing.final
+class LockResourcesResponse(_message.Message):
+    """Answers LockResources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockResourcesResponse: _TypeAlias = LockResourcesResponse  # noqa: Y015
+
+@_typing.final
 class CompareReadsRequest(_message.Message):
     """Asks whether what was read has changed since."""
 

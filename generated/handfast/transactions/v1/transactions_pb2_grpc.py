@@ -420,6 +420,11 @@ class LockServiceStub(object):
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.SerializeToString,
                 response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.FromString,
                 _registered_method=True)
+        self.LockResources = channel.unary_unary(
+                '/handfast.transactions.v1.LockService/LockResources',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesResponse.FromString,
+                _registered_method=True)
         self.CompareReads = channel.unary_unary(
                 '/handfast.transactions.v1.LockService/CompareReads',
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.CompareReadsRequest.SerializeToString,
@@ -446,6 +451,14 @@ class LockServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LockResources(self, request, context):
+        """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
+        rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompareReads(self, request, context):
         """Tells which resources have changed since they were read. Sees what is committed, as any read does.
         """
@@ -460,6 +473,11 @@ def add_LockServiceServicer_to_server(servicer, server):
                     servicer.LockReads,
                     request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.FromString,
                     response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.SerializeToString,
+            ),
+            'LockResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.LockResources,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesResponse.SerializeToString,
             ),
             'CompareReads': grpc.unary_unary_rpc_method_handler(
                     servicer.CompareReads,
@@ -502,6 +520,33 @@ class LockService(object):
             '/handfast.transactions.v1.LockService/LockReads',
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsRequest.SerializeToString,
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LockResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.LockService/LockResources',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.LockResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -198,6 +198,10 @@ class LockServiceStub:
     """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
     Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
     """
+    LockResources: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.LockResourcesRequest, _transactions_pb2.LockResourcesResponse]
+    """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
+    rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+    """
     CompareReads: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]
     """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
 
@@ -217,6 +221,10 @@ class LockServiceAsyncStub(LockServiceStub):
     LockReads: _aio.UnaryUnaryMultiCallable[_transactions_pb2.LockReadsRequest, _transactions_pb2.LockReadsResponse]  # type: ignore[assignment]
     """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
     Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+    """
+    LockResources: _aio.UnaryUnaryMultiCallable[_transactions_pb2.LockResourcesRequest, _transactions_pb2.LockResourcesResponse]  # type: ignore[assignment]
+    """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
+    rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
     """
     CompareReads: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]  # type: ignore[assignment]
     """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
@@ -240,6 +248,16 @@ class LockServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_transactions_pb2.LockReadsResponse, _abc.Awaitable[_transactions_pb2.LockReadsResponse]]:
         """Locks what the transaction has read until it is decided, so that nobody else changes it; others may lock it, too.
         Staged like any other operation. ABORTED (`READ_CHANGED`) when something has changed since it was read.
+        """
+
+    @_abc_1.abstractmethod
+    def LockResources(
+        self,
+        request: _transactions_pb2.LockResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.LockResourcesResponse, _abc.Awaitable[_transactions_pb2.LockResourcesResponse]]:
+        """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
+        rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
         """
 
     @_abc_1.abstractmethod

@@ -13,7 +13,7 @@ from handfast.server.chassis.errors import InvalidMetadata, Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
-from handfast.server.transactions.core.model import Read
+from handfast.server.transactions.core.model import Read, ResourceName
 from handfast.server.transactions.core.reading import has_changed
 from handfast.server.transactions.participant.errors import ReadChanged
 from handfast.server.transactions.participant.participant import Participant
@@ -39,11 +39,33 @@ class LockServicer(pb_grpc.LockServiceServicer):
         # The caller knows what it has read, which may be more than a trailer can say.
         return self._participant.write(request, work, pb.LockReadsResponse, tells_reads=False)
 
+    def LockResources(
+        self, request: pb.LockResourcesRequest, context: grpc.ServicerContext
+    ) -> pb.LockResourcesResponse:
+        if wire.parse_transaction_id(current().metadata) is None:
+            raise InvalidMetadata("Only a transaction locks what it is about to read.", key=TRANSACTION_ID)
+        to_change = [wire.resource_name(each) for each in request.to_change]
+        named = [*(wire.resource_name(each) for each in request.to_read), *to_change]
+        with Violations.collect() as violations:
+            if fields.check_batch(violations, "to_read, to_change", [str(name) for name in named], wire.MAX_BATCH):
+                for index, name in enumerate(named):
+                    before = index - len(request.to_read)
+                    self._check(violations, f"to_change[{before}]" if before >= 0 else f"to_read[{index}]", name)
+
+        def work(unit: UnitOfWork) -> pb.LockResourcesResponse:
+            for kind, keys in _by_kind(named):
+                unit.lock(self._types[kind], keys)
+            for kind, key in to_change:
+                unit.lock_to_change(self._types[kind], key)
+            return pb.LockResourcesResponse()
+
+        return self._participant.write(request, work, pb.LockResourcesResponse)
+
     def CompareReads(self, request: pb.CompareReadsRequest, context: grpc.ServicerContext) -> pb.CompareReadsResponse:
         reads = self._checked(request.reads)
         now = {
             (kind, key): revision
-            for kind, keys in _by_kind(reads)
+            for kind, keys in _by_kind(read.resource for read in reads)
             for key, revision in self._participant.collection(self._types[kind]).revisions(keys).items()
         }
         changed = [str(read.resource) for read in reads if has_changed(read, now[read.resource])]
@@ -55,13 +77,13 @@ class LockServicer(pb_grpc.LockServiceServicer):
         with Violations.collect() as violations:
             if fields.check_batch(violations, "reads", [str(read.resource) for read in reads], wire.MAX_BATCH):
                 for index, read in enumerate(reads):
-                    self._check(violations, f"reads[{index}].resource", read)
+                    self._check(violations, f"reads[{index}].resource", read.resource)
         return reads
 
-    def _check(self, violations: Violations, field: str, read: Read) -> None:
-        if read.resource.kind not in self._types or not read.resource.key:
+    def _check(self, violations: Violations, field: str, name: ResourceName) -> None:
+        if name.kind not in self._types or not name.key:
             violations.add(field, f"must be <kind>/<key>, with a kind of this service: {', '.join(self._types)}")
-        fields.check_text(violations, field, read.resource.key, KEY_LENGTH)
+        fields.check_text(violations, field, name.key, KEY_LENGTH)
 
 
 def locking(
@@ -72,7 +94,7 @@ def locking(
     """
 
     def work(unit: UnitOfWork) -> pb.LockReadsResponse:
-        for kind, keys in _by_kind(reads):
+        for kind, keys in _by_kind(read.resource for read in reads):
             unit.lock(types[kind], keys)
         for read in reads:
             if has_changed(read, unit.revision(types[read.resource.kind], read.resource.key)):
@@ -82,11 +104,11 @@ def locking(
     return work
 
 
-def _by_kind(reads: Iterable[Read]) -> list[tuple[str, list[str]]]:
+def _by_kind(names: Iterable[ResourceName]) -> list[tuple[str, list[str]]]:
     """The keys of each kind, in the order in which all writers take locks."""
     keys: dict[str, list[str]] = {}
-    for read in sorted(reads, key=lambda read: read.resource):
-        keys.setdefault(read.resource.kind, []).append(read.resource.key)
+    for name in sorted(names):
+        keys.setdefault(name.kind, []).append(name.key)
     return list(keys.items())
 
 

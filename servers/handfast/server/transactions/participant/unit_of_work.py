@@ -99,6 +99,10 @@ class UnitOfWork:
             if key not in self._touched[type_.kind]:
                 self._note(type_, row)
 
+    def lock_to_change(self, type_: ResourceType[M], key: str) -> None:
+        """Keeps others from locking it, too, as if it were changed already."""
+        self._change(type_, key, self._touch(type_, key).now)
+
     def _lock_seen(self) -> None:
         """Locks what earlier runs have looked at, in the order of `lock`, kind by kind."""
         for kind, seen in groupby(sorted(set(self._seen)), key=itemgetter(0)):
