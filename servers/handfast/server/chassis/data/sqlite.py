@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -167,13 +167,15 @@ class SqliteFile:
             self._kept, self._opened = None, ()
 
     def _check(self, opened: tuple[_Identity, ...]) -> None:
-        with suppress(OSError):
-            for path, device, number in opened:
+        for path, device, number in opened:
+            try:
                 found = os.stat(path)
-                if found.st_ino != number or found.st_dev != device:
-                    break
-            else:
-                return
+            except OSError:
+                break
+            if found.st_ino != number or found.st_dev != device:
+                break
+        else:
+            return
         moved = sqlite3.OperationalError(f"{self._path} was removed or replaced while it was open")
         moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED  # as SQLite has it, which seldom looks
         raise OperationalError(None, None, moved)
