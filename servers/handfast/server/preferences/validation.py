@@ -47,7 +47,7 @@ def update(request: pb.UpdatePreferencesRequest, definitions: Definitions) -> tu
             request.update_mask,
             maps=("values",),
             ignored=NOT_UPDATED,
-            implied=[f"values.{key}" for key in sorted(values)],
+            implied=(f"values.{key}" for key in sorted(values)),
         )
         named = {path.partition(".")[2] for path in paths}
         keys = set(values) if "values" in paths else named & values.keys()

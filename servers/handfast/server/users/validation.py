@@ -56,7 +56,7 @@ def update(request: pb.UpdateUserRequest) -> tuple[str, ...]:
             scalars=SCALARS,
             maps=("labels",),
             ignored=NOT_UPDATED,
-            implied=[path for path in UPDATED if getattr(user, path)],
+            implied=(path for path in UPDATED if getattr(user, path)),
         )
         for path in paths:
             _check(violations, user, path)

@@ -5,7 +5,7 @@ field that it is given, such as `user.user_id`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -116,7 +116,7 @@ def masked_paths(
     scalars: Collection[str] = (),
     maps: Collection[str] = (),
     ignored: Collection[str] = (),
-    implied: Sequence[str],
+    implied: Iterable[str],
 ) -> tuple[str, ...]:
     """The paths that an update changes (AIP-134): those of its `update_mask`; all where that is `*`; `implied`, which
     are those set in the message, where it is empty. `maps` has the fields whose single keys can be named, as
