@@ -49,11 +49,11 @@ def parse_stage_request(call: Call, request: Serializable) -> StageRequest | Non
     transaction_id = parse_transaction_id(metadata)
     if transaction_id is None:
         return None
-    number, deadline = (str(metadata.get(key, "")) for key in (OPERATION, DEADLINE))
+    number = str(metadata.get(OPERATION, ""))
     if not _NUMBER.fullmatch(number):
         raise InvalidMetadata(f"{OPERATION} must be a whole number from 1 on.", key=OPERATION)
     try:
-        deadline_us = parse_time(deadline)
+        deadline_us = parse_time(str(metadata.get(DEADLINE, "")))
     except ValueError:
         raise InvalidMetadata(f"{DEADLINE} must be a time by RFC 3339, with its offset.", key=DEADLINE) from None
     first_attempt = str(metadata.get(FIRST_ATTEMPT, transaction_id))
