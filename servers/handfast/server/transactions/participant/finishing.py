@@ -5,7 +5,7 @@ decided, or their time is up (rules 6 and 7).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -34,6 +34,7 @@ LOSS_ACCEPTED = "a branch is finished without operations that were committed and
 NO_LONGER_KNOWN = "a commit came again of a transaction that is no longer known here, whatever was staged of it"
 LEFT_FOR_LATER = "a branch is not finished yet, as others hold what it needs"
 GIVEN_UP = "a branch is finished without what could not be applied, as an operator accepted"
+KIND_GIVEN_UP = "a branch is finished without a kind of resource that the service no longer has"
 FAILED = "a branch could not be finished, and will be tried again"
 
 _log = structlog.get_logger()
@@ -170,30 +171,39 @@ class BranchFinisher:
         }
         finished = {id_: verdict for id_, verdict in verdicts.items() if isinstance(verdict, Finish)}
         if finished:
-            self._apply(connection, finished, counts)
+            self._apply(connection, finished, {each.transaction_id: each for each in decisions})
         if kept_nothing := [id_ for id_ in inserted if id_ not in finished]:
             store.branches.delete(connection, kept_nothing)
         return verdicts
 
-    def _apply(self, connection: sa.Connection, finished: Mapping[str, Finish], counts: Mapping[str, int]) -> None:
+    def _apply(
+        self, connection: sa.Connection, finished: Mapping[str, Finish], decisions: Mapping[str, BranchDecision]
+    ) -> None:
         store, ids = self._store, list(finished)
+        types = store.types
         saved: dict[str, list[Saved]] = defaultdict(list)  # by kind, as the others are
         dropped: dict[str, list[str]] = defaultdict(list)
         released: dict[str, list[str]] = defaultdict(list)
         for id_, finish in finished.items():
             revision = revision_after(id_)
             for (kind, key), image in finish.applied.items():
-                saved[kind].append(Saved(key, _columns(store.types[kind], image), id_, revision))
+                columns = _columns(types[kind], image) if kind in types else None
+                saved[kind].append(Saved(key, columns, id_, revision))
             for kind, key in finish.dropped:
                 dropped[kind].append(key)
             for kind, key in finish.released:
                 released[kind].append(key)
-        for kind in sorted({*saved, *dropped, *released}):
-            rows = store.rows[kind]  # raises KeyError for one that the service gave up
+        kinds = {*saved, *dropped, *released}
+        for kind in sorted(kinds & types.keys()):
+            rows = store.rows[kind]
             rows.save(connection, saved[kind])
             rows.unmark(connection, dropped[kind])
             rows.end_read_locks(connection, released[kind])
-        if store.has_unique_values and (changed := store.unique_keys.changed_by(connection, ids)):
+        gone = kinds - types.keys()
+        for kind in gone:
+            self._give_up(connection, kind, {each.last_transaction_id for each in saved[kind]}, ids, decisions)
+        if (gone or store.has_unique_values) and (changed := store.unique_keys.changed_by(connection, ids)):
+            counts = {id_: decisions[id_].committed_count for id_ in ids}
             holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
             store.unique_keys.save(connection, holders)
             store.unique_keys.forget_changes(connection, ids)
@@ -201,6 +211,26 @@ class BranchFinisher:
         store.branches.finish(connection, {id_: finish.outcome for id_, finish in finished.items()})
         for _ in finished:
             reached("participant.finishing")
+
+    def _give_up(
+        self,
+        connection: sa.Connection,
+        kind: str,
+        committed: Collection[str],
+        finished: Sequence[str],
+        decisions: Mapping[str, BranchDecision],
+    ) -> None:
+        """Leaves out a kind that the service no longer declares. Only marks are taken off its rows, if their table is
+        still there. Raises LookupError where the loss of what is `committed` of it is not accepted.
+        """
+        if [id_ for id_ in committed if not decisions[id_].loss_accepted]:
+            raise LookupError(f"the service declares no {kind}, of which changes are committed")
+        for id_ in committed:
+            _log.warning(KIND_GIVEN_UP, transaction_id=id_, kind=kind)
+        if sa.inspect(connection).has_table(kind):
+            mark: sa.ColumnClause[str | None] = sa.column("pending_transaction_id")
+            marked = sa.update(sa.table(kind, mark)).where(mark.in_(finished))
+            connection.execute(marked.values(pending_transaction_id=None))
 
     def _report(self, decision: BranchDecision, verdict: Finish | Unchanged) -> None:
         id_, count = decision.transaction_id, decision.committed_count
