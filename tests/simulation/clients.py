@@ -5,7 +5,6 @@ A client takes an answer for what it is: success, a refusal, or nothing known. W
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ from handfast.server.users.errors import EmailTaken
 from handfast.server.users.service import USERS
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1 import users_pb2 as users
+from tests.simulation.bank import BankStub
 from tests.simulation.network import definite
-from tests.simulation.oracle import seen, write_of
+from tests.simulation.oracle import seen, shown_by, write_of
 from tests.simulation.requests import SET, Requests
 from tests.simulation.scheduler import SECOND, Process
 from tests.simulation.servers import suite_of
@@ -48,6 +48,8 @@ class Client:
         self.name = name
         self.process = Process(name)
         self.suite: Any = suite_of(world, self.process)
+        if world.has_bank:
+            self.bank = self.suite.stub(BankStub, "bank")
         self.requests = Requests(world, name)
 
     def act(self) -> None:
@@ -72,6 +74,8 @@ class Client:
             self._get_user(key)
             self._get_preferences(key)
             self._get_account(key)
+        if self.world.has_bank:
+            self._get_statement()
         for email in self.requests.emails:
             self._look_up(email)
         self._list()
@@ -79,22 +83,21 @@ class Client:
     # Plain writes
 
     def _update_user(self) -> None:
-        request = self.requests.user_update()
-        self._plain(self.suite.users.UpdateUser, request, "users", lambda reply: reply.user)
+        self._plain(self.suite.users.UpdateUser, self.requests.user_update())
 
     def _create_user(self) -> None:
-        request = self.requests.user_creation()
-        self._plain(self.suite.users.CreateUser, request, "users", lambda reply: reply.user)
+        self._plain(self.suite.users.CreateUser, self.requests.user_creation())
 
     def _delete_user(self) -> None:
-        request = self.requests.user_deletion()
-        self._plain(self.suite.users.DeleteUser, request, "users", lambda reply: None)
+        self._plain(self.suite.users.DeleteUser, self.requests.user_deletion())
 
     def _update_preferences(self) -> None:
-        request = self.requests.preferences_update()
-        self._plain(self.suite.preferences.UpdatePreferences, request, "preferences", lambda reply: reply.preferences)
+        self._plain(self.suite.preferences.UpdatePreferences, self.requests.preferences_update())
 
-    def _plain(self, method: Any, request: Any, participant: str, resource: Callable[[Any], Any]) -> None:
+    def _move(self) -> None:
+        self._plain(self.bank.Move, self.requests.move())
+
+    def _plain(self, method: Any, request: Any) -> None:
         """A request id is there half of the time, and then the call is repeated until it is answered."""
         write, since = write_of(request), self.oracle.step
         assert write is not None
@@ -117,7 +120,7 @@ class Client:
             else:
                 if write.tag:
                     self.oracle.acknowledged(write.tag, f"{self.name} was told OK")
-                    self.oracle.read(write.place, since, seen(participant, resource(reply)), method.method.name)
+                self._read(request, reply, since, method.method.name)
                 return
 
     # Account calls
@@ -225,7 +228,7 @@ class Client:
     def _commit_too_much(self, tx: Transaction) -> None:
         """Which is refused, but for a participant that does not answer."""
         named = dict(tx.staged)
-        participant = self.rng.choice(("users", "preferences"))
+        participant = self.rng.choice(self.world.participants)
         named[participant] = named.get(participant, 0) + self.rng.randint(1, 2)
         self.oracle.overcounted.add(tx.id)
         for _ in range(REPEATS):
@@ -258,6 +261,8 @@ class Client:
 
     def _try_to_stage(self, tx: Transaction) -> bool | None:
         participant = self.rng.choice(("users", "users", "preferences"))
+        if self.world.has_bank and self.rng.random() < self.world.profile.banking:
+            participant = "bank"
         method, request = self._operation(participant)
         number = tx.staged.get(participant, 0) + 1
         metadata = wire.stage_metadata(tx.id, number, tx.deadline)
@@ -286,6 +291,8 @@ class Client:
     def _operation(self, participant: str) -> tuple[Any, Any]:
         if participant == "preferences":
             return self.suite.preferences.UpdatePreferences, self.requests.preferences_update()
+        if participant == "bank":
+            return self.bank.Move, self.requests.move()
         chance = self.rng.random()
         if chance < 0.7:
             return self.suite.users.UpdateUser, self.requests.user_update()
@@ -364,32 +371,30 @@ class Client:
     # Reads
 
     def _get_user(self, key: str = "") -> None:
-        key, since = key or self.requests.key(), self.oracle.step
-        try:
-            user = self.suite.users.GetUser(users.GetUserRequest(user_id=key)).user
-        except NotFound:
-            user = None
-        except ServiceError:
-            return
-        self.oracle.read(("users", key), since, seen("users", user), "GetUser")
+        self._get(self.suite.users.GetUser, users.GetUserRequest(user_id=key or self.requests.key()))
 
     def _get_preferences(self, key: str = "") -> None:
-        key, since = key or self.requests.key(), self.oracle.step
-        try:
-            reply = self.suite.preferences.GetPreferences(GetPreferencesRequest(user_id=key))
-        except ServiceError:
-            return
-        self.oracle.read(("preferences", key), since, seen("preferences", reply.preferences), "GetPreferences")
+        self._get(self.suite.preferences.GetPreferences, GetPreferencesRequest(user_id=key or self.requests.key()))
 
     def _batch_get(self) -> None:
+        self._get(self.suite.users.BatchGetUsers, users.BatchGetUsersRequest(user_ids=self.requests.keys))
+
+    def _get_statement(self) -> None:
+        self._get(self.bank.GetStatement, self.requests.statement())
+
+    def _get(self, method: Any, request: Any) -> None:
         since = self.oracle.step
         try:
-            reply = self.suite.users.BatchGetUsers(users.BatchGetUsersRequest(user_ids=self.requests.keys))
+            reply = method(request)
+        except NotFound:
+            reply = None
         except ServiceError:
             return
-        found = {user.user_id: user for user in reply.users}
-        for key in self.requests.keys:
-            self.oracle.read(("users", key), since, seen("users", found.get(key)), "BatchGetUsers")
+        self._read(request, reply, since, method.method.name)
+
+    def _read(self, request: Any, reply: Any, since: int, how: str) -> None:
+        for shown in shown_by(request, reply):
+            self.oracle.read(shown.place, since, shown.value, how)
 
     def _look_up(self, email: str = "") -> None:
         email, since = email or self.requests.email(), self.oracle.step

@@ -25,6 +25,7 @@ from handfast.server.chassis.errors.mapping import to_status
 from handfast.server.transactions.participant.errors import CommittedChangeLost
 from handfast.transactions.v1 import transactions_pb2
 from handfast.users.v1 import users_pb2
+from tests.simulation import bank
 from tests.simulation.scheduler import SECOND, Process
 from tests.simulation.transcript import in_words
 
@@ -49,11 +50,12 @@ _OPEN = (
     grpc.StatusCode.CANCELLED,
 )
 
-for _file in (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2):
-    for _service in _file.DESCRIPTOR.services_by_name.values():
+_CONTRACTS = (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2, bank)
+for _file in (module.DESCRIPTOR for module in _CONTRACTS):
+    for _service in _file.services_by_name.values():
         _methods = SERVICES.setdefault(_service.name, {})
         for _descriptor in _service.methods:
-            _method = Method.of(_descriptor, _file.DESCRIPTOR.package.removesuffix(".v1"), _POOL)
+            _method = Method.of(_descriptor, _file.package.removesuffix(".v1"), _POOL)
             METHODS[_method.path] = _methods[_descriptor.name] = _method
             REQUESTS[_method] = message_factory.GetMessageClass(_descriptor.input_type).FromString
             RESPONSES[_method] = message_factory.GetMessageClass(_descriptor.output_type).FromString

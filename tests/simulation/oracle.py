@@ -6,95 +6,222 @@ else ever does. Every write leaves a tag of its own in what it writes, so a writ
 
     a user           (email, tags), or None where there is none
     preferences      tags; empty where there are none
+    of the bank      an Account or an Entry, or None where there is none
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handfast.preferences.v1.preferences_pb2 import UpdatePreferencesRequest
+from handfast.preferences.v1.preferences_pb2 import (
+    BatchGetPreferencesRequest,
+    GetPreferencesRequest,
+    UpdatePreferencesRequest,
+)
 from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.transactions.participant.resource_type import ResourceType
 from handfast.server.users.emails import email_claim
 from handfast.server.users.resources import UserResources
-from handfast.users.v1.users_pb2 import CreateUserRequest, DeleteUserRequest, UpdateUserRequest, User
+from handfast.users.v1.users_pb2 import (
+    BatchGetUsersRequest,
+    CreateUserRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    UpdateUserRequest,
+    User,
+)
+from tests.simulation import bank
 from tests.simulation.engine import Changes, Engine, Row
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 Seen = Any
-"""A user or preferences as in the text above."""
+"""A resource as in the text above."""
 Place = tuple[str, str]
-"""A participant and the key of a resource."""
+"""The kind and the key of a resource."""
 Operation = tuple[str, str, int]
 """A transaction, a participant and the number."""
-NOTHING: dict[str, Seen] = {"users": None, "preferences": frozenset()}
-RESOURCES: dict[str, ResourceType[Any]] = {"users": UserResources(), "preferences": PreferencesResources()}
+KINDS: dict[str, tuple[ResourceType[Any], ...]] = {
+    "users": (UserResources(),),
+    "preferences": (PreferencesResources(),),
+    "bank": (bank.ACCOUNTS, bank.ENTRIES),
+}
+"""What each participant owns."""
+RESOURCES = {type_.kind: type_ for types in KINDS.values() for type_ in types}
+OWNERS = {type_.kind: participant for participant, types in KINDS.items() for type_ in types}
+CLAIMS: Mapping[str, Callable[[Seen], str]] = {
+    "users": lambda user: email_claim(user[0]),
+    "accounts": lambda account: bank.alias_claim(account.alias),
+}
+"""The unique value of a resource, of the kinds that have one."""
+NOTHING: Mapping[str, Seen] = {**dict.fromkeys(RESOURCES), "preferences": frozenset()}
 
 
-def seen(participant: str, message: Any) -> Seen:
+class Account(NamedTuple):
+    balance: int
+    alias: str
+    entry_count: int
+
+
+class Entry(NamedTuple):
+    tag: str
+    balance: int
+    looked_at: int
+
+
+def seen(kind: str, message: Any) -> Seen:
     if message is None:
-        return NOTHING[participant]
-    if participant == "users":
-        return message.email, frozenset(message.labels)
-    return frozenset(message.values)
+        return NOTHING[kind]
+    match kind:
+        case "users":
+            return message.email, frozenset(message.labels)
+        case "preferences":
+            return frozenset(message.values)
+        case "accounts":
+            return Account(message.balance, message.alias, message.entry_count)
+        case _:
+            return Entry(message.tag, message.balance, message.looked_at)
+
+
+View = Callable[[Place], Seen]
+"""What is there."""
+Effects = Mapping[Place, Seen]
+"""What a write makes of resources."""
 
 
 @dataclass(frozen=True)
 class Write:
-    """What a request does to one resource."""
+    """What a request does: its effects upon what is there, or None where it has to be refused."""
 
     place: Place
+    """One of those that it changes."""
     tag: str
-    apply: Callable[[Seen], Seen]
-    must_exist: bool | None = None
-    """Whether there must be one before; None where it does not matter."""
+    effects: Callable[[View], Effects | None]
 
-    def fits(self, before: Seen) -> bool:
-        return self.must_exist is None or self.must_exist == (before is not None)
+    def __str__(self) -> str:
+        return f"{self.tag or 'a deletion'} of {'/'.join(self.place)}"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a call within a transaction has shown of a resource: as it is, or as `write` leaves it."""
+    """A resource as it was shown."""
 
     place: Place
     value: Seen
-    write: Write | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A call within a transaction: what it wrote, if it did, and then what it has shown."""
+
+    write: Write | None
+    shown: list[Shown]
 
 
 def write_of(request: Any) -> Write | None:
-    """What a call of users or preferences does; None where it is no write."""
+    """What a call does; None where it is no write."""
     match request:
         case CreateUserRequest():
             user = request.user
             (tag,) = user.labels
-            return Write(("users", user.user_id), tag, lambda _: (user.email, frozenset({tag})), must_exist=False)
+            return _change(("users", user.user_id), tag, lambda _: (user.email, frozenset({tag})), must_exist=False)
         case UpdateUserRequest():
             user = request.user
             (tag,) = user.labels
             paths = request.update_mask.paths
             email = user.email if "email" in paths else ""
-            return Write(
+            return _change(
                 ("users", user.user_id),
                 tag,
                 lambda old: (email or old[0], (frozenset() if "labels" in paths else old[1]) | {tag}),
                 must_exist=True,
             )
         case DeleteUserRequest():
-            return Write(("users", request.user_id), "", lambda _: None, must_exist=True)
+            return _change(("users", request.user_id), "", lambda _: None, must_exist=True)
         case UpdatePreferencesRequest():
             tags = frozenset(request.preferences.values)
             place = ("preferences", request.preferences.user_id)
             tag = next(iter(tags), "")
             if list(request.update_mask.paths) == ["values"]:
-                return Write(place, tag, lambda _: tags)
-            return Write(place, tag, lambda old: old | tags)
+                return _change(place, tag, lambda _: tags)
+            return _change(place, tag, lambda old: old | tags)
+        case bank.MoveRequest():
+            return Write(("accounts", request.giver), request.tag, lambda view: _moved(request, view))
         case _:
             return None
+
+
+def shown_by(request: Any, reply: Any) -> list[Shown]:
+    """What the reply to a call shows of the resources that it read or wrote; None where there was nothing."""
+    match request:
+        case GetUserRequest() if reply is None:
+            return [Shown(("users", request.user_id), None)]
+        case GetUserRequest() | CreateUserRequest() | UpdateUserRequest():
+            return [Shown(("users", reply.user.user_id), seen("users", reply.user))]
+        case DeleteUserRequest():
+            return [Shown(("users", request.user_id), None)]
+        case BatchGetUsersRequest():
+            return _all_shown("users", request.user_ids, {user.user_id: user for user in reply.users})
+        case GetPreferencesRequest() | UpdatePreferencesRequest():
+            preferences = reply.preferences
+            return [Shown(("preferences", preferences.user_id), seen("preferences", preferences))]
+        case BatchGetPreferencesRequest():
+            return [Shown(("preferences", each.user_id), seen("preferences", each)) for each in reply.preferences]
+        case bank.MoveRequest():
+            keys = [request.giver, request.taker]
+            shown = _all_shown("accounts", keys, dict(zip(keys, (reply.giver, reply.taker), strict=True)))
+            entries = [bank.entry_key(request.giver, reply.giver.entry_count)]
+            if request.drops_entry_before:
+                entries.append(bank.entry_key(request.giver, reply.giver.entry_count - 1))
+            return shown + _all_shown("entries", entries, {reply.entry.entry_id: reply.entry})
+        case bank.GetStatementRequest():
+            accounts = {account.account_id: account for account in reply.accounts}
+            entries = [key for id_, each in accounts.items() for key in bank.stated_entries(id_, each.entry_count)]
+            return [
+                *_all_shown("accounts", request.account_ids, accounts),
+                *_all_shown("entries", entries, {entry.entry_id: entry for entry in reply.entries}),
+            ]
+    raise AssertionError(f"nobody calls by {type(request).__name__}")
+
+
+def _all_shown(kind: str, keys: Iterable[str], found: Mapping[str, Any]) -> list[Shown]:
+    return [Shown((kind, key), seen(kind, found.get(key))) for key in keys]
+
+
+def _change(place: Place, tag: str, change: Callable[[Seen], Seen], must_exist: bool | None = None) -> Write:
+    """Of one resource. `must_exist` says whether there must be one before; None where it does not matter."""
+
+    def effects(view: View) -> Effects | None:
+        before = view(place)
+        fits = must_exist is None or must_exist == (before is not None)
+        return {place: change(before)} if fits else None
+
+    return Write(place, tag, effects)
+
+
+def _moved(request: Any, view: View) -> Effects | None:
+    def account(key: str) -> Account:
+        found: Account | None = view(("accounts", key))
+        return found or Account(bank.OPENING, alias=key, entry_count=0)
+
+    giver, taker, amount = account(request.giver), account(request.taker), request.amount
+    if giver.balance < amount:
+        return None
+    aliases = (giver.alias, taker.alias)
+    alias_of_giver, alias_of_taker = reversed(aliases) if request.swaps_aliases else aliases
+    left, number = giver.balance - amount, giver.entry_count + 1
+    looked_at = account(request.looks_at).balance if request.looks_at else 0
+    effects: dict[Place, Seen] = {
+        ("accounts", request.giver): Account(left, alias_of_giver, number),
+        ("accounts", request.taker): Account(taker.balance + amount, alias_of_taker, taker.entry_count),
+        ("entries", bank.entry_key(request.giver, number)): Entry(request.tag, left, looked_at),
+    }
+    if request.drops_entry_before:
+        effects["entries", bank.entry_key(request.giver, number - 1)] = None
+    return effects
 
 
 class Oracle:
@@ -108,8 +235,8 @@ class Oracle:
         self.decisions: dict[str, dict[str, int] | None] = {}
         """What each transaction commits; None where it was aborted."""
         self.applied: set[str] = set()
-        self.whole: dict[str, list[Shown]] = {}
-        """What transactions were shown, in the order of their calls, of those that asked to be committed so."""
+        self.whole: dict[str, list[Answered]] = {}
+        """The calls of transactions, in their order, of those that asked to be committed so."""
         self.looking: dict[Operation, tuple[Place, Seen]] = {}
         """What staged calls look at besides, of another resource; once more whenever their local transaction is."""
         self._looked: dict[Operation, tuple[Place, Seen]] = {}
@@ -145,13 +272,17 @@ class Oracle:
                 self._staged[operation] = self._sent[operation, columns["fingerprint"]]
                 if operation in self.looking:
                     self._looked[operation] = self.looking[operation]
-        touched = [key for table, key in changes if table == engine.name]
+        touched = [place for place in changes if place[0] in RESOURCES]
         write = write_of(request) if request is not None else None
+        what = f"a commit on {engine.name}"
         if touched and write is not None and not any(table == "branches" for table, _ in changes):
             self.step += 1
-            self._apply([write], "a plain write")
-        for key in touched:
-            self._compare((engine.name, key), f"a commit on {engine.name}")
+            for place in self._apply([write], "a plain write"):
+                self._compare(place, what)
+        for place in touched:
+            self._compare(place, what)
+        if engine.name == "bank":
+            self._check_sum(what)
 
     def _decided(self, transaction_id: str, columns: dict[str, Any]) -> None:
         committed = dict(columns["branches"]) if columns["outcome"] == "COMMITTED" else None
@@ -174,8 +305,7 @@ class Oracle:
                     write = self._staged[operation]
                     if write is not None:
                         writes.append(write)
-                        before = self._as_seen_by(own, write.place)
-                        own[write.place] = write.apply(before) if write.fits(before) else before
+                        own.update(write.effects(self._view(own)) or {})
                 elif transaction_id in self.overcounted:
                     break  # what is there is applied
                 else:
@@ -184,65 +314,79 @@ class Oracle:
         self._replay(transaction_id)
         self.step += 1
         what = f"the decision of {transaction_id}"
-        self._apply(writes, what)
-        for write in writes:
-            self._compare(write.place, what)
-        users, preferences = ({w.place[1] for w in writes if w.place[0] == each} for each in ("users", "preferences"))
+        changed = self._apply(writes, what)
+        for place in changed:
+            self._compare(place, what)
+        if "bank" in committed:
+            self._check_sum(what)
+        users, preferences = ({key for kind, key in changed if kind == each} for each in ("users", "preferences"))
         for key in users & preferences:
             self.joint.setdefault(key, []).append(self.step)
 
-    def _check_looked(self, operation: Operation, own: dict[Place, Seen]) -> None:
+    def _check_looked(self, operation: Operation, own: Effects) -> None:
         if operation in self._looked:
             place, value = self._looked[operation]
-            if value != self._as_seen_by(own, place):
+            now = self._view(own)(place)
+            if value != now:
                 self.fail(
                     f"operation {operation[2]} of {operation[0]} has looked at {'/'.join(place)}, {_words(value)}, "
-                    f"but as that is decided, it is {_words(self._as_seen_by(own, place))}"
+                    f"but as that is decided, it is {_words(now)}"
                 )
 
-    def _as_seen_by(self, own: dict[Place, Seen], place: Place) -> Seen:
-        """With the changes that a transaction has made itself."""
-        return own.get(place, self.now.get(place, NOTHING[place[0]]))
+    def _view(self, own: Effects) -> View:
+        """What is there, and upon it the changes that a transaction has made itself."""
+        return lambda place: own.get(place, self.now.get(place, NOTHING[place[0]]))
 
     def _replay(self, transaction_id: str) -> None:
         """All that a transaction was shown must be what it would have been shown, had it run in the moment of its
         decision: then the order of the decisions is the order in which all transactions could have run by themselves.
         """
         own: dict[Place, Seen] = {}
-        for shown in self.whole.get(transaction_id, ()):
-            place = shown.place
-            value = self._as_seen_by(own, place)
-            if shown.write is not None:
-                if not shown.write.fits(value):
-                    what = shown.write.tag or "a deletion"
-                    self.fail(f"{transaction_id} commits {what} of {'/'.join(place)}, which is {_words(value)}")
+        view = self._view(own)
+        for call in self.whole.get(transaction_id, ()):
+            if call.write is not None:
+                effects = call.write.effects(view)
+                if effects is None:
+                    self.fail(f"{transaction_id} commits {call.write}, which is {_words(view(call.write.place))}")
                     return
-                value = own[place] = shown.write.apply(value)
-            if shown.value != value:
-                self.fail(
-                    f"{transaction_id} is committed and was shown {'/'.join(place)} as {_words(shown.value)}, "
-                    f"but as it is decided, that is {_words(value)}"
-                )
+                own.update(effects)
+            for shown in call.shown:
+                if shown.value != view(shown.place):
+                    self.fail(
+                        f"{transaction_id} is committed and was shown {'/'.join(shown.place)} as {_words(shown.value)},"
+                        f" but as it is decided, that is {_words(view(shown.place))}"
+                    )
 
-    def _apply(self, writes: list[Write], what: str) -> None:
+    def _apply(self, writes: list[Write], what: str) -> list[Place]:
+        """Returns what they change."""
+        changed: dict[Place, None] = {}
         for write in writes:
-            before = self.now.get(write.place, NOTHING[write.place[0]])
-            if not write.fits(before):
-                self.fail(f"{what} applies {write.tag or 'a deletion'} to {write.place}, which is {before}")
-                return
+            effects = write.effects(self._view({}))
+            if effects is None:
+                self.fail(f"{what} applies {write}, which is {_words(self._view({})(write.place))}")
+                break
             if write.tag:
                 if write.tag in self.applied:
                     self.fail(f"{what} applies {write.tag} a second time")
                 if write.tag in self._refused:
                     self.fail(f"{what} applies {write.tag}, but {self._refused[write.tag]}")
                 self.applied.add(write.tag)
-            self.now[write.place] = write.apply(before)
-        for place in dict.fromkeys(write.place for write in writes):
+            self.now.update(effects)
+            changed.update(dict.fromkeys(effects))
+        for place in changed:
             self.history.setdefault(place, [(0, NOTHING[place[0]])]).append((self.step, self.now[place]))
             self._world.log("", f"now {'/'.join(place)} is {_words(self.now[place])}")
-        emails = [user[0] for (participant, _), user in self.now.items() if participant == "users" and user]
+        emails = [user[0] for (kind, _), user in self.now.items() if kind == "users" and user]
         if len(set(emails)) < len(emails):
             self.fail(f"after {what}, two users have the same email")
+        return list(changed)
+
+    def _check_sum(self, what: str) -> None:
+        """What is moved comes from somewhere, and is nowhere else any more."""
+        accounts = [self.actual(("accounts", key)) for key in self._world.engines["bank"].tables["accounts"]]
+        moved = sum(account.balance - bank.OPENING for account in accounts if account)
+        if moved:
+            self.fail(f"after {what}, there are {moved} more in the accounts of the database than there were")
 
     def _compare(self, place: Place, what: str) -> None:
         actual, expected = self.actual(place), self.now.get(place, NOTHING[place[0]])
@@ -253,36 +397,42 @@ class Oracle:
 
     def actual(self, place: Place) -> Seen:
         """What the database has, pending changes that are committed included."""
-        participant, key = place
-        engine, resources = self._world.engines[participant], RESOURCES[participant]
-        row: Any = engine.tables[participant].get(key)
+        kind, key = place
+        participant, resources = OWNERS[kind], RESOURCES[kind]
+        engine = self._world.engines[participant]
+        row: Any = engine.tables[kind].get(key)
         if row is None:
-            return NOTHING[participant]
+            return NOTHING[kind]
         pending = row["pending_transaction_id"]
         named = (self.decisions.get(pending) or {}).get(participant, 0)
         images = {
             operation["number"]: operation["image"]
             for operation in engine.tables["operations"].values()
-            if (operation["transaction_id"], operation["resource"], operation["is_lock"]) == (pending, key, False)
+            if (operation["transaction_id"], operation["kind"], operation["resource"]) == (pending, kind, key)
+            and not operation["is_lock"]
             and operation["number"] <= named
         }
         if images:
             image = images[max(images)]
-            return seen(participant, None if image is None else resources.message_type.FromString(image))
-        return seen(participant, resources.to_message(Row(row)) if row["present"] else None)
+            return seen(kind, None if image is None else resources.message_type.FromString(image))
+        return seen(kind, resources.to_message(Row(row)) if row["present"] else None)
 
     def check_claims(self) -> None:
-        """Once nothing is pending: every email has its holder, and no other value has one."""
-        held = {value: row["holder"] for value, row in self._world.engines["users"].tables["claims"].items()}
-        users = {key: user for (participant, key), user in self.now.items() if participant == "users" and user}
-        if held != {email_claim(email): key for key, (email, _) in users.items()}:
-            self.fail(f"claims are {held}, users are {users}")
+        """Once nothing is pending: every email and every alias has its holder, and no other value has one."""
+        for kind, claim in CLAIMS.items():
+            if OWNERS[kind] in self._world.engines:
+                claims = self._world.engines[OWNERS[kind]].tables["claims"]
+                held = {value: row["holder"] for value, row in claims.items()}
+                there = {key: value for (of_kind, key), value in self.now.items() if of_kind == kind and value}
+                if held != {claim(value): key for key, value in there.items()}:
+                    self.fail(f"claims are {held}, {kind} are {there}")
 
     def legible(self, engine: Engine, table: str, columns: dict[str, Any] | None) -> dict[str, Any] | None:
         """A row as it should be printed."""
         if table == "operations" and columns is not None and columns["image"] is not None:
-            message_type = RESOURCES[engine.name].message_type
-            return {**columns, "image": _words(seen(engine.name, message_type.FromString(columns["image"])))}
+            kind = columns["kind"]
+            image = RESOURCES[kind].message_type.FromString(columns["image"])
+            return {**columns, "image": _words(seen(kind, image))}
         return columns
 
     # What callers are told
@@ -388,7 +538,7 @@ class Oracle:
     def _had(self, email: str, since: int) -> list[frozenset[str]]:
         """Which users had the email, for each moment from step `since` on."""
         claim = email_claim(email)
-        histories = {key: history for (participant, key), history in self.history.items() if participant == "users"}
+        histories = {key: history for (kind, key), history in self.history.items() if kind == "users"}
         moments = {since, *(step for history in histories.values() for step, _ in history if step > since)}
 
         def had(history: list[tuple[int, Seen]], moment: int) -> bool:
@@ -414,8 +564,11 @@ def _at(history: list[tuple[int, Seen]], moment: int) -> Seen:
 
 
 def _words(value: Seen) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, tuple):
-        return f"{value[0]} {{{', '.join(sorted(value[1]))}}}"
-    return f"{{{', '.join(sorted(value))}}}"
+    match value:
+        case None:
+            return "nothing"
+        case frozenset():
+            return f"{{{', '.join(sorted(value))}}}"
+        case (str() as email, frozenset() as tags):
+            return f"{email} {_words(tags)}"
+    return str(value)

@@ -40,6 +40,8 @@ ACTIONS: Mapping[str, int] = {
     "list": 2,
     "batch_get": 1,
     "get_account": 4,
+    "move": 3,
+    "get_statement": 1,
 }
 """What clients do, with weights."""
 
@@ -56,6 +58,7 @@ class Profile:
     emails       how many there are for their users
     overcounting how often a transaction by hand is committed with more than was staged
     only_reading how often a whole transaction only reads
+    banking      how much of what transactions call is the bank, where it is among the actions
     looks        whether each write of a resource looks at another one as well
     moving       how often an update of a user takes another email
     thinking     how long a client waits between two actions, at the most
@@ -78,6 +81,7 @@ class Profile:
     moving: float = 0.4
     overcounting: float = 0.0
     looks: bool = False
+    banking: float = 0.3
     only_reading: float = 0.3
     thinking: float = 1.0
     operations: tuple[int, ...] = (1, 2, 3, 4)
@@ -200,6 +204,19 @@ PROFILES: Mapping[str, Profile] = {
         actions={"transact": 3, "transaction": 3, "update_user": 1, "update_preferences": 1, "update_account": 1},
         moving=0.1,
         looks=True,
+        thinking=0.02,
+        pause=0.003,
+        operations=(1, 2, 3),
+        timeouts=(5,),
+        skew=(0, 0.1),
+    ),
+    # Writes that change several resources at once, of two kinds.
+    "moves": Profile(
+        faults={"lost": (0, 0.01), "reply_lost": (0, 0.01), "slow": (0, 0.03)},
+        actions={"transact": 5, "transaction": 2, "move": 6, "get_statement": 2},
+        clients=(4, 5),
+        accounts=1,
+        banking=0.8,
         thinking=0.02,
         pause=0.003,
         operations=(1, 2, 3),

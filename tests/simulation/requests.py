@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
 from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
 from handfast.users.v1 import users_pb2 as users
+from tests.simulation.bank import GetStatementRequest, MoveRequest
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 KEYS = ("u1", "u2", "u3")
 EMAILS = tuple(f"{name}@example.com" for name in ("ada", "bob", "cy", "dee"))
+ACCOUNTS = ("a1", "a2", "a3", "a4")
+"""Of the bank: so many that two moves can be about none of the same, and one look at what the other changes."""
 SET = Value(string_value="set")
 
 
@@ -67,6 +70,21 @@ class Requests:
             preferences=Preferences(user_id=key or self.key(), values={tag: SET}),
             update_mask=FieldMask(paths=[self._one_or_all("values", tag)]),
         )
+
+    def move(self) -> Any:
+        giver, taker, third = self._rng.sample(ACCOUNTS, 3)
+        return MoveRequest(
+            giver=giver,
+            taker=taker,
+            looks_at=third if self._rng.random() < 0.5 else "",
+            amount=self._rng.randint(1, 4),
+            swaps_aliases=self._rng.random() < 0.4,
+            drops_entry_before=self._rng.random() < 0.3,
+            tag=self.tag(),
+        )
+
+    def statement(self) -> Any:
+        return GetStatementRequest(account_ids=self._rng.sample(ACCOUNTS, self._rng.randint(1, 3)))
 
     def _one_or_all(self, entries: str, tag: str) -> str:
         """To replace all shows when a write is applied twice, to add one when another is lost."""

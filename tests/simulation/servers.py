@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.struct_pb2 import Value
 
@@ -14,7 +14,6 @@ from handfast.client.transaction_metadata import OPERATION, TRANSACTION_ID
 from handfast.preferences.v1.preferences_pb2 import PREFERENCE_TYPE_STRING, PreferenceDefinition
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.call import Method, current
-from handfast.server.preferences.resources import PreferencesResources
 from handfast.server.preferences.service import PreferencesServicer
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.holdings import Holdings
@@ -30,12 +29,12 @@ from handfast.server.transactions.participant.lock_service import LockServicer
 from handfast.server.transactions.participant.resolver import CoordinatorResolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
 from handfast.server.transactions.participant.service import ParticipantServicer
-from handfast.server.users.resources import UserResources
 from handfast.server.users.service import UserServicer
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
+from tests.simulation.bank import BankServicer
 from tests.simulation.engine import Engine
 from tests.simulation.network import SERVICES, Channel, Future
-from tests.simulation.oracle import seen
+from tests.simulation.oracle import KINDS, seen
 from tests.simulation.requests import KEYS
 from tests.simulation.scheduler import SECOND, Process
 from tests.simulation.statements import SimulatedAnswers, SimulatedRegister, SimulatedRequests, SimulatedStore
@@ -51,7 +50,7 @@ AHEAD = 3600 * SECOND
 def suite_of(world: World, caller: Process) -> Suite:
     """The suite as a process calls it."""
     channels: Any = (Channel(world, caller, name) for name in ("users", "preferences", "accounts"))
-    return Suite(*channels)
+    return Suite(*channels, open_channel=lambda name: cast(Any, Channel(world, caller, name)))
 
 
 class Server:
@@ -113,26 +112,16 @@ class Server:
 
 
 class ParticipantServer(Server):
-    """Users or preferences."""
+    """Users, preferences or the bank."""
 
     def __init__(self, world: World, name: str, participant: str, engine: Engine, skew: int) -> None:
         self.participant = participant
         super().__init__(world, name, engine, skew)
 
     def build(self) -> None:
-        if self.participant == "users":
-            users = self._collection(UserResources())
-            self.serve("UserService", UserServicer(users, self.clock))
-        else:
-            preferences = self._collection(PreferencesResources())
-            definitions: Any = AnyKey()
-            servicer = PreferencesServicer(preferences, definitions, self.clock)
-            self.serve("PreferencesService", servicer)
-
-    def _collection(self, resources: ResourceType[M]) -> ResourceCollection[M]:
         coordinator: Any = Channel(self.world, self.process, "accounts")
         participant = Participant(
-            SimulatedStore(self.participant, self.engine, [resources]),
+            SimulatedStore(self.participant, self.engine, KINDS[self.participant]),
             SimulatedRequests(self.engine, self.clock),
             CoordinatorResolver(TransactionServiceStub(coordinator), self.participant, threads=2 * WAITING),
             threads=2 * WAITING,
@@ -141,6 +130,18 @@ class ParticipantServer(Server):
         self._sweeper = participant.sweeper
         self.serve("ParticipantService", ParticipantServicer(participant))
         self.serve("LockService", LockServicer(participant))
+        match self.participant:
+            case "users":
+                self.serve("UserService", UserServicer(self._collection(participant), self.clock))
+            case "preferences":
+                definitions: Any = AnyKey()
+                servicer = PreferencesServicer(self._collection(participant), definitions, self.clock)
+                self.serve("PreferencesService", servicer)
+            case _:
+                self.serve("BankService", BankServicer(participant))
+
+    def _collection(self, participant: Participant) -> ResourceCollection[Any]:
+        (resources,) = KINDS[self.participant]
         if self.world.profile.looks:
             return Looking(self.world, participant, resources)
         return participant.collection(resources)
@@ -182,7 +183,7 @@ class CoordinatorServer(Server):
         decisions = SimulatedRegister(self.engine, self.clock)
         replies = SimulatedAnswers(self.engine, self.clock)
         suite = suite_of(self.world, self.process)
-        stubs = {name: suite.stub(ParticipantServiceStub, name) for name in ("users", "preferences")}
+        stubs = {name: suite.stub(ParticipantServiceStub, name) for name in self.world.participants}
         notifier = DecisionNotifier(decisions, stubs)
         locks: Any = NoLocks()
         coordinator = Coordinator(decisions, replies, notifier, locks, self.clock)

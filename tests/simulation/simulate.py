@@ -8,6 +8,7 @@ engine.py       a database in memory: local transactions, locks, lost connection
 statements.py   the servers' stores upon it
 network.py      calls that are lost, repeated, delayed
 servers.py      the servers' own classes, put together
+bank.py         a service whose writes change several resources
 clients.py      what callers do and conclude
 transactions.py what they do in whole transactions
 requests.py     what they ask for
@@ -15,6 +16,7 @@ oracle.py       what must hold
 transcript.py   what happens, in words
 without.py      each rule left out, which the simulation must notice
 without_locks.py those of whole transactions
+without_parts.py those of writes that change several resources
 """
 
 from __future__ import annotations

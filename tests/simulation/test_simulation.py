@@ -75,7 +75,7 @@ MET: dict[str, dict[str, str]] = {
         "a commit is repeated with other operations": r"answers CommitTransaction .*committed with other operations",
     },
     "skew": {
-        "a write waits for a younger transaction": r"users-\d +waits",
+        "a write waits for a younger transaction": r"users-\d +waits until",
         "what a transaction has read is locked": r"commits users\.users u1: read_locks=1",
         "two transactions lock the same": r"commits \w+\.\w+ u1: read_locks=2",
         "what a transaction has read has changed": r"answers LockReads .*ABORTED: .* has changed since",
@@ -84,6 +84,15 @@ MET: dict[str, dict[str, str]] = {
         "a caller runs a transaction again": r"client-\d+ +waits",
         "a caller begins transactions ahead": r"sends BeginTransaction .*further=32",
         "a caller dies within a transaction": r"has died in the middle of T",
+    },
+    "moves": {
+        "one operation changes two kinds": r"commits bank\.operations T\d+ 1 \d: kind=entries",
+        "aliases are swapped": r"commits bank\.claims alias:a1: holder=a[234]",
+        "a resource is deleted beside changed ones": r"commits bank\.entries a\d/\d+: deleted",
+        "a write locks what it looks at": r"commits bank\.operations T\d+ \d 3: kind=accounts",
+        "what a transaction has read of two kinds is locked": r"sends LockReads .*accounts/.*entries/",
+        "two writes lock the same in another order": r"rolls bank-\d back, which is in a deadlock",
+        "a move is refused": r"answers Move .*FAILED_PRECONDITION: a\d has \d left",
     },
     "lookers": {
         "a write locks what it looks at": r"commits users\.operations T\d+ 1 2: ",

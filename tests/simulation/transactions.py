@@ -16,7 +16,8 @@ from handfast.client import Outcome, Transaction
 from handfast.client.errors import NotFound, ServiceError
 from handfast.preferences.v1.preferences_pb2 import BatchGetPreferencesRequest, GetPreferencesRequest
 from handfast.users.v1 import users_pb2 as users
-from tests.simulation.oracle import Shown, seen, write_of
+from tests.simulation.bank import BankStub
+from tests.simulation.oracle import Answered, Shown, shown_by, write_of
 from tests.simulation.scheduler import Process
 from tests.simulation.servers import suite_of
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 READS = {"GetUser": 3, "GetPreferences": 3, "BatchGetUsers": 1, "BatchGetPreferences": 1}
 WRITES = {"UpdateUser": 3, "UpdatePreferences": 3, "CreateUser": 1, "DeleteUser": 1}
+OF_THE_BANK = {"GetStatement": 4, "Move": 6}
 
 Planned = tuple[str, str]
 """A method, and the key of the user whom the call concerns."""
@@ -34,7 +36,11 @@ Planned = tuple[str, str]
 class Attempt:
     transaction: Transaction
     since: int
-    shown: list[Shown] = field(default_factory=list)
+    calls: list[Answered] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[Shown]:
+        return [shown for call in self.calls for shown in call.shown]
 
 
 class Caller:
@@ -65,9 +71,13 @@ class Caller:
     def _plan(self) -> list[list[Planned]]:
         """Calls in their order, those of a list side by side."""
         rng, profile = self._rng, self._world.profile
-        kinds = READS if rng.random() < profile.only_reading else READS | WRITES
+        only_reads = rng.random() < profile.only_reading
         plan: list[list[Planned]] = []
-        for method in rng.choices(list(kinds), list(kinds.values()), k=rng.choice(profile.operations)):
+        for _ in range(rng.choice(profile.operations)):
+            is_banking = self._world.has_bank and rng.random() < profile.banking
+            kinds = OF_THE_BANK if is_banking else READS | WRITES
+            names = [name for name in kinds if "Get" in name or not only_reads]
+            [method] = rng.choices(names, [kinds[name] for name in names])
             call = (method, self._client.requests.key())
             if plan and rng.random() < 0.3:
                 plan[-1].append(call)
@@ -84,14 +94,15 @@ class Caller:
                 raise greenlet.GreenletExit
             begun = [self._begin(transaction, *call) for call in calls]
             for call, since, request in begun:
+                write = write_of(request)
                 try:
-                    shown = shown_by(request, call.result())
+                    reply = call.result()
                 except NotFound:
-                    if write_of(request) is not None:
+                    if write is not None:
                         raise
-                    shown = shown_by(request, None)
-                self._note(attempt, shown, since)
-        self._oracle.whole[transaction.id] = attempt.shown
+                    reply = None
+                self._note(attempt, Answered(write, shown_by(request, reply)), since)
+        self._oracle.whole[transaction.id] = attempt.calls
 
     def _begin(self, transaction: Transaction, method: str, key: str) -> tuple[Any, int, Any]:
         requests = self._client.requests
@@ -111,24 +122,30 @@ class Caller:
                 request = GetPreferencesRequest(user_id=key)
             case "BatchGetPreferences":
                 request = BatchGetPreferencesRequest(user_ids=requests.keys)
+            case "GetStatement":
+                request = requests.statement()
+            case "Move":
+                request = requests.move()
             case _:
                 request = requests.preferences_update(key)
-        stub = transaction.users if "User" in method else transaction.preferences
+        stub: Any = transaction.users if "User" in method else transaction.preferences
+        if method in OF_THE_BANK:
+            stub = transaction.stub(BankStub, "bank")
         return getattr(stub, method).future(request), self._oracle.step, request
 
-    def _note(self, attempt: Attempt, shown: Sequence[Shown], since: int) -> None:
+    def _note(self, attempt: Attempt, answered: Answered, since: int) -> None:
         """What it has not written itself is also as any read shows it."""
-        written = {before.place for before in attempt.shown if before.write}
-        for each in shown:
-            if each.write is None and each.place not in written:
+        written = {shown.place for call in attempt.calls if call.write for shown in call.shown}
+        for each in answered.shown:
+            if answered.write is None and each.place not in written:
                 self._oracle.read(each.place, since, each.value, f"a read in {attempt.transaction.id}")
-        attempt.shown.extend(shown)
+        attempt.calls.append(answered)
 
     def _check(self, attempt: Attempt) -> None:
         oracle, transaction = self._oracle, attempt.transaction
         told = f"{self._client.name} was told that {transaction.id} is {transaction.outcome}"
         match transaction.outcome:
-            case Outcome.COMMITTED if transaction.id in oracle.decisions or any(each.write for each in attempt.shown):
+            case Outcome.COMMITTED if transaction.id in oracle.decisions or any(call.write for call in attempt.calls):
                 oracle.committed(transaction.id, told)
             case Outcome.COMMITTED:
                 oracle.shown_together(attempt.shown, attempt.since, told)
@@ -136,21 +153,3 @@ class Caller:
                 oracle.doomed(transaction.id, told)
             case Outcome.UNDECIDED:
                 oracle.fail(f"{told}, but its block is left")
-
-
-def shown_by(request: Any, reply: Any) -> list[Shown]:
-    """What a call has shown of the resources that it read or wrote; `reply` is None where there was nothing."""
-    write = write_of(request)
-    match request:
-        case users.BatchGetUsersRequest():
-            found = {user.user_id: user for user in reply.users}
-            return [Shown(("users", key), seen("users", found.get(key))) for key in request.user_ids]
-        case BatchGetPreferencesRequest():
-            return [Shown(("preferences", each.user_id), seen("preferences", each)) for each in reply.preferences]
-        case users.DeleteUserRequest():
-            return [Shown(("users", request.user_id), None, write)]
-        case users.GetUserRequest() if reply is None:
-            return [Shown(("users", request.user_id), None)]
-    participant = "users" if hasattr(reply, "user") else "preferences"
-    message = reply.user if participant == "users" else reply.preferences
-    return [Shown((participant, message.user_id), seen(participant, message), write)]

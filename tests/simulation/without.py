@@ -39,6 +39,7 @@ from handfast.transactions.v1 import transactions_pb2 as pb
 from tests.simulation import servers, statements
 from tests.simulation.engine import Columns, Connection, Result, Statement
 from tests.simulation.without_locks import WITHOUT_LOCKS
+from tests.simulation.without_parts import WITHOUT_PARTS
 from tests.simulation.world import Without
 
 
@@ -346,4 +347,5 @@ WITHOUT: dict[str, Without] = {
         "swaps", patches=_patch(collection.Collection, "_holder_key", _look_up_the_holder_alone)
     ),
     **WITHOUT_LOCKS,
+    **WITHOUT_PARTS,
 }

@@ -31,7 +31,7 @@ from handfast.server.transactions.participant.errors import CommittedChangeLost
 from tests.simulation.clients import Client
 from tests.simulation.engine import Changes, Engine
 from tests.simulation.network import Network
-from tests.simulation.oracle import Oracle
+from tests.simulation.oracle import KINDS, Oracle
 from tests.simulation.profiles import FAULTS, PROFILES, Profile, profile_of
 from tests.simulation.scheduler import SECOND, Endless, Process, Scheduler, Task
 from tests.simulation.servers import CoordinatorServer, ParticipantServer, Server
@@ -83,6 +83,8 @@ class World:
         self.without = without or Without()
         profile = profile or self.without.profile or profile_of(seed)
         self.profile = PROFILES[profile]
+        self.has_bank = "move" in self.profile.actions
+        self.participants = ("users", "preferences", "bank") if self.has_bank else ("users", "preferences")
         self.rng = rng = random.Random(seed)
         self.failure: str | None = None
         self.scheduler = Scheduler(rng)
@@ -94,19 +96,21 @@ class World:
         self._minted = self._requests = 0
 
         by_row = rng.random() < 0.5
-        self.engines = {name: Engine(self, name, by_row=by_row) for name in ("users", "preferences", "transactions")}
+        self.engines = {name: Engine(self, name, by_row=by_row) for name in (*self.participants, "transactions")}
         farthest = int(rng.choice(self.profile.skew) * SECOND)
 
         def skew() -> int:
             return rng.randint(-farthest, farthest)
 
         replicas = {"users": rng.choice((1, 2)), "preferences": 1, "accounts": rng.choice((2, 2, 3))}
+        if self.has_bank:
+            replicas["bank"] = rng.choice((1, 2))
         self.servers: dict[str, list[Server]] = {
             participant: [
                 ParticipantServer(self, f"{participant}-{n}", participant, self.engines[participant], skew())
                 for n in range(1, replicas[participant] + 1)
             ]
-            for participant in ("users", "preferences")
+            for participant in self.participants
         }
         self.servers["accounts"] = [
             CoordinatorServer(self, f"accounts-{n}", self.engines["transactions"], skew())
@@ -171,18 +175,18 @@ class World:
             self._do([self.clients[0]._accept_losses])
 
     def _check_free(self) -> None:
-        for name in ("users", "preferences"):
+        for name in self.participants:
             tables = self.engines[name].tables
-            for key, row in (*tables[name].items(), *tables["claims"].items()):
-                if row["pending_transaction_id"] is not None:
-                    self.fail(
-                        f"{name}/{key} is not free in the end: {row['pending_transaction_id']} has a change of it"
-                    )
-            for key, row in tables[name].items():
-                if row["read_locks"]:
-                    self.fail(f"{name}/{key} is not free in the end: it has {row['read_locks']} read locks")
-            if any(not row["present"] for row in tables[name].values()):
-                self.fail(f"{name}: a placeholder is left")
+            for table in (*(each.kind for each in KINDS[name]), "claims"):
+                for key, row in tables[table].items():
+                    if row["pending_transaction_id"] is not None:
+                        self.fail(
+                            f"{table}/{key} is not free in the end: {row['pending_transaction_id']} has a change of it"
+                        )
+                    if row.get("read_locks"):
+                        self.fail(f"{table}/{key} is not free in the end: it has {row['read_locks']} read locks")
+                    if not row.get("present", True):
+                        self.fail(f"{table}/{key}: a placeholder is left")
             if tables["operations"] or tables["claim_changes"]:
                 self.fail(f"{name}: operations are left")
             unfinished = [key for key, branch in tables["branches"].items() if branch["state"] != "FINISHED"]
@@ -196,7 +200,7 @@ class World:
     def _prune(self) -> None:
         self.scheduler.now += 100 * SECOND
         self._do([partial(server.prune, server.clock()) for server in self.all_servers])
-        for name, table in (("users", "branches"), ("preferences", "branches"), ("transactions", "decisions")):
+        for name, table in (*((each, "branches") for each in self.participants), ("transactions", "decisions")):
             if self.engines[name].tables[table]:
                 self.fail(f"{name}: pruning leaves {table}")
 
@@ -360,6 +364,12 @@ class Log:
     exception = error
 
 
+def _wait_for_another(finished: VirtualEvent, seconds: float) -> None:
+    """As a write does that meets a younger transaction."""
+    _running.log(_running.process_name(), "waits until another transaction is finished, or looks again")
+    finished.wait(seconds)
+
+
 def _mint() -> str:
     return _running.mint()
 
@@ -373,7 +383,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     (reruns, "random", SeededRandom),
     *((module, "Event", VirtualEvent) for module in (resolver, waiters)),
     *((module, "sleep", VirtualTime.sleep) for module in (database, coordinator)),
-    (participant_module, "wait", VirtualEvent.wait),
+    (participant_module, "wait", _wait_for_another),
     *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
     (ids, "_random", SeededRandom),
     *((module, "new_id", _mint) for module in (coordinator, service)),
