@@ -274,8 +274,7 @@ class Call(Propagated):
 
     def set_trailer(self, key: str, value: str | bytes) -> None:
         """`add_trailer` in place of what has this key already."""
-        self.trailers = tuple(entry for entry in self.trailers if entry[0] != key)
-        self.add_trailer(key, value)
+        self.trailers = (*[entry for entry in self.trailers if entry[0] != key], (key, value))
 
     def send_initial_metadata(self, *entries: tuple[str, str | bytes]) -> None:
         """Sends `entries` and the request id now, for what the caller should learn even if no reply follows. That is
