@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from handfast.server.transactions.core.model import Branch, BranchDecision, BranchState, Outcome, Part, ResourceName
@@ -22,8 +22,8 @@ class Finish:
 
     outcome: Outcome
     applied: Mapping[ResourceName, bytes | None]
-    dropped: frozenset[ResourceName]
-    released: frozenset[ResourceName]
+    dropped: Set[ResourceName]
+    released: Set[ResourceName]
     held: int
     owner: str | None = None
 
@@ -59,8 +59,8 @@ def finish(decision: BranchDecision, branch: Branch | None, horizon: str, parts:
     if operations < count and not decision.loss_accepted:
         return Unchanged.LOST
     applied = final_images(parts, count)
-    changed = frozenset(part.resource for part in parts if part.resource and not part.is_lock)
-    released = frozenset(part.resource for part in parts if part.resource and part.is_lock)
+    changed = {part.resource for part in parts if part.resource and not part.is_lock}
+    released = {part.resource for part in parts if part.resource and part.is_lock}
     outcome = decision.outcome or Outcome.ABORTED
     owner = None if branch is None else branch.owner
     return Finish(outcome, applied, changed - applied.keys(), released, min(count, operations), owner)
