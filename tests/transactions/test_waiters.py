@@ -13,7 +13,7 @@ from handfast.server.transactions.core.model import BranchDecision, Outcome
 from handfast.server.transactions.participant import UnitOfWork, participant
 from handfast.server.transactions.participant.errors import PendingChange
 from tests.eventually import PATIENCE, eventually
-from tests.transactions.bank import Bank, Work, look, opened, put
+from tests.transactions.bank import Bank, Work, enter, entries_table, look, opened, put
 from tests.transactions.participants import old_id
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
@@ -99,6 +99,23 @@ def test_what_it_had_waited_for_first_is_kept_for_it_while_it_waits_for_the_next
             bank.lock(old_id(10), 1, bank.read("a"))
         bank.finish(HOLDER, Outcome.COMMITTED, 1)
         waits.result(PATIENCE)
+
+
+def test_a_younger_one_takes_no_unique_value_that_an_older_one_waits_for(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participant, "FIRST_PAUSE_S", PATIENCE)
+    bank.stage(HOLDER, 1, enter("x", "one"))
+    with waiting(bank, enter("y", "one"), "unique value entry:one"):
+        decision = BranchDecision(HOLDER, Outcome.ABORTED, 0)  # as another replica finishes it, which wakes nobody here
+        bank.database.write(lambda connection: bank.participant.finisher.finish_within(connection, [decision]))
+        with pytest.raises(PendingChange, match=f"{OLDER}, which is older, waits for a unique value of entries/z"):
+            bank.stage(YOUNGER, 1, enter("z", "one"))
+        bank.stage(YOUNGER, 1, enter("z", "two"))
+        bank.participant._waiters.finished([HOLDER])
+    bank.finish(YOUNGER, Outcome.COMMITTED, 1)
+    bank.finish(OLDER, Outcome.COMMITTED, 1)
+    assert [row.value for row in bank.rows(entries_table)] == ["one", "two"]
 
 
 @pytest.mark.parametrize("outcome", Outcome)

@@ -242,7 +242,7 @@ class Participant:
                 undecided = self.finisher.settle(blocked.transaction_id)
                 self.on_met(undecided is None)
                 if undecided and not (
-                    conflicts.may_wait(undecided, first_attempt) and self._pause(waiter, blocked.what, seconds)
+                    conflicts.may_wait(undecided, first_attempt) and self._pause(waiter, blocked.waits_for, seconds)
                 ):
                     raise PendingChange(blocked.what, blocked.transaction_id)
                 seconds = min(2 * seconds, LAST_PAUSE_S)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.ids import new_etag
 from handfast.server.transactions.core import conflicts, unique_keys
-from handfast.server.transactions.core.model import Part, Read, ResourceName
+from handfast.server.transactions.core.model import Part, Read, ResourceName, UniqueKey
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resource_rows import ResourceRow, Saved
 from handfast.server.transactions.participant.resource_type import M, ResourceType
@@ -21,11 +21,11 @@ from handfast.server.transactions.participant.store import Store
 
 class Blocked(Exception):
     """Another transaction has a pending change or a read lock of what a write needs. The local transaction is rolled
-    back.
+    back. `what` is told to callers; `waits_for` names it to others that need it, by default as callers are told.
     """
 
-    def __init__(self, what: str, transaction_id: str) -> None:
-        self.what, self.transaction_id = what, transaction_id
+    def __init__(self, what: str, transaction_id: str, waits_for: str = "") -> None:
+        self.what, self.transaction_id, self.waits_for = what, transaction_id, waits_for or what
 
 
 @dataclass(slots=True)
@@ -242,14 +242,28 @@ class UnitOfWork:
         locked = store.unique_keys.lock(self._connection, set().union(*changing.values()), mine)
         holders: dict[str, str | None] = {}
         for kind, of_kind in changing.items():
-            match unique_keys.claim(wanted[kind], [key for key in locked if key.value in of_kind], mine):
+            what = f"unique value of {ResourceName(kind, min(wanted[kind]))}"
+            keys = [key for key in locked if key.value in of_kind]
+            match unique_keys.claim(wanted[kind], keys, mine):
                 case unique_keys.Pending(transaction_id):
-                    raise Blocked(f"A unique value of {ResourceName(kind, min(wanted[kind]))}", transaction_id)
+                    raise Blocked(f"A {what}", transaction_id, waits_for=_to_be_claimed(locked[-1]))
                 case unique_keys.Taken(value):
                     raise store.types[kind].taken(value)
                 case of_these:
                     holders |= of_these
+            if self._older_waiter is not None:
+                for unique in keys:
+                    older = (
+                        self._older_waiter(_to_be_claimed(unique)) if unique.pending_transaction_id is None else None
+                    )
+                    if older is not None:
+                        raise PendingChange(f"a {what}", older, is_waiting=True)
         return holders
+
+
+def _to_be_claimed(key: UniqueKey) -> str:
+    """What who waits for a unique value waits for. No resource has such a name."""
+    return f"unique value {key.value}"
 
 
 def _unique_values(type_: ResourceType[M], message: M | None) -> frozenset[str]:
