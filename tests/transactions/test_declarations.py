@@ -36,6 +36,7 @@ def test_a_field_with_a_name_that_the_library_needs_is_refused() -> None:
     [
         ([], "primary key .* is one column of text of up to 128 characters"),
         ([sa.Column("id", sa.Integer, primary_key=True)], "is one column of text"),
+        ([sa.Column("id", sa.LargeBinary(8), primary_key=True)], "is one column of text"),
         ([sa.Column("id", key_text(129), primary_key=True)], "up to 128 characters"),
         ([_key(), sa.Column("id", key_text(8), primary_key=True)], "is one column"),
         (

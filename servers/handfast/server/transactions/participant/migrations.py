@@ -27,9 +27,8 @@ def missing(connection: sa.Connection, tables: Iterable[sa.Table], kinds: Collec
     """
     inspector = sa.inspect(connection)
     for table in tables:
-        found = (
-            {column["name"] for column in inspector.get_columns(table.name)} if inspector.has_table(table.name) else ()
-        )
+        columns = inspector.get_columns(table.name) if inspector.has_table(table.name) else ()
+        found = {column["name"] for column in columns}
         of_resources = table.name in kinds
         needed = [column.name for column in (resource_columns() if of_resources else table.columns)]
         if lacking := [name for name in needed if name not in found]:

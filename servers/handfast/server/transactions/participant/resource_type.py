@@ -31,9 +31,9 @@ class Version(Generic[M]):
 
 class ResourceType(Generic[M]):
     """One kind of resource: a table of `tables.resource_table`, keyed by one text column, and a message as callers see
-    it. What the kind is called is the name of the table. Columns and fields map as `columns.py`
-    says, unless a subclass has `to_message` and `to_columns` of its own. Raises DeclarationError, a ValueError, where
-    table and message do not fit, or a committed change could fail to be applied.
+    it. What the kind is called is the name of the table. Columns and fields map as `columns.py` says, unless a subclass
+    has `to_message` and `to_columns` of its own. Raises DeclarationError, a ValueError, where table and message do not
+    fit, or a committed change could fail to be applied.
     """
 
     def __init__(self, table: sa.Table, message_type: type[M]) -> None:
@@ -120,14 +120,14 @@ def _key_of(table: sa.Table) -> sa.Column[Any]:
     for column in table.columns:
         if column.key != column.name:
             raise ValueError(f"{column}: a column of resources has no `key` beside its name, not {column.key}")
-    keys = list(table.primary_key)
-    length = getattr(keys[0].type, "length", None) if len(keys) == 1 else None
-    if length is None or length > KEY_LENGTH:
-        raise ValueError(
-            f"{table.name}: the primary key of a table of resources is one column of text of up to {KEY_LENGTH} "
-            "characters, as `key_text` makes it"
-        )
-    (key,) = keys
+    match list(table.primary_key):
+        case [sa.Column(type=sa.String(length=int(length))) as key] if length <= KEY_LENGTH:
+            pass
+        case _:
+            raise ValueError(
+                f"{table.name}: the primary key of a table of resources is one column of text of up to {KEY_LENGTH} "
+                "characters, as `key_text` makes it"
+            )
     if keyword.iskeyword(key.name) or key.name.startswith("_"):
         raise ValueError(f"{key}: a key has no name that is a word of Python or begins with an underscore")
     return key
