@@ -82,9 +82,13 @@ class Collection(Generic[M]):
         a transaction: ReadChanged where the call has read another revision before, TooManyReads. InvalidValue, for a
         key that no resource can have.
         """
-        self.type.require_key(key)
-        with self._store.database.read() as connection:
-            row = self._rows.find(connection, key)
+        row = None
+        try:
+            with self._store.database.read() as connection:
+                row = self._rows.find(connection, key)
+        finally:
+            if row is None:  # which is how it ends for a key that none can have, where the database does not refuse it
+                self.type.require_key(key)
         if in_transaction():
             return self._recorded([key], [] if row is None else [row]).get(key)
         if row is None:
