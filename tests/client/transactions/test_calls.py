@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
-from handfast.client import DeadlineExceeded, Outcome, TransactionMisuse, aio, connect
+from handfast.client import Aborted, DeadlineExceeded, Outcome, TransactionMisuse, aio, connect
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, TRANSACTION_ID
 from handfast.client.transactions import minted
-from handfast.preferences.v1.preferences_pb2 import Preferences, UpdatePreferencesRequest
+from handfast.preferences.v1.preferences_pb2 import (
+    CreatePreferenceDefinitionRequest,
+    Preferences,
+    UpdatePreferencesRequest,
+)
 from handfast.users.v1.users_pb2 import ListUsersRequest, UpdateUserRequest, User
 
 from .faces import Face
@@ -81,7 +85,6 @@ class Streams:
 
 
 MISUSES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "a list": (lambda tx: tx.users.ListUsers(ListUsersRequest()), "ListUsers cannot take part"),
     "a request id": (
         lambda tx: tx.users.UpdateUser(UpdateUserRequest(user=ADA.user, request_id="r")),
         "UpdateUser: request_id must be empty",
@@ -90,25 +93,72 @@ MISUSES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda tx: tx.users.UpdateUser(ADA, metadata=((OPERATION, "7"),)),
         "UpdateUser: the metadata handfast-operation is set by the transaction",
     ),
+    "no request": (lambda tx: tx.users.UpdateUser(None), "UpdateUser takes a handfast.users.v1.UpdateUserRequest"),
+    "a request of another type": (
+        lambda tx: tx.users.UpdateUser(ADAS),
+        "^request: UpdateUser takes a handfast.users.v1.UpdateUserRequest",
+    ),
+    "no time": (lambda tx: tx.users.UpdateUser(ADA, timeout=float("nan")), "timeout: must be a number"),
+    "bad metadata": (lambda tx: tx.users.UpdateUser(ADA, metadata=(("Bad Key", "x"),)), "the key 'Bad Key' must be"),
+    "a write that cannot take part": (
+        lambda tx: tx.preferences.CreatePreferenceDefinition(CreatePreferenceDefinitionRequest()),
+        "CreatePreferenceDefinition cannot take part",
+    ),
     "a stream": (lambda tx: tx.stub(Streams, "users").Count(b""), "Count cannot take part"),
     "what has no contract here": (lambda tx: tx.stub(Streams, "users").Spend(b""), "Spend cannot take part"),
 }
 
 
 @pytest.mark.parametrize(("misuse", "says"), MISUSES.values(), ids=MISUSES.keys())
-def test_what_cannot_take_part_is_refused_before_it_is_sent_and_harms_nothing(
+def test_a_mistaken_call_is_refused_before_it_is_sent_and_nothing_is_committed_without_it(
     face: Face, suite: Fakes, misuse: Callable[[Any], Any], says: str
+) -> None:
+    async def block(tx: Any) -> None:
+        await tx.users.UpdateUser(ADA)
+        with pytest.raises((TransactionMisuse, TypeError, ValueError), match=says):
+            await misuse(tx)
+        with pytest.raises(Aborted, match="TRANSACTION_ABORTED"):
+            await tx.users.UpdateUser(BOB)
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises(Aborted, match="TRANSACTION_ABORTED"):
+            async with client.transaction() as tx:
+                await block(tx)
+        assert suite.coordinator.decisions == {tx.id: None}
+
+    face.run(scenario, **suite.addresses())
+    assert suite.users.numbers() == [("UpdateUser", "1")]
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [lambda tx: tx.users.ListUsers(ListUsersRequest()), lambda tx: tx.users.GetUser(None)],
+    ids=["what cannot take part", "no request"],
+)
+def test_a_mistaken_read_is_refused_before_it_is_sent_and_harms_nothing(
+    face: Face, suite: Fakes, misuse: Callable[[Any], Any]
 ) -> None:
     async def scenario(client: Any) -> None:
         async with client.transaction() as tx:
             await tx.users.UpdateUser(ADA)
-            with pytest.raises(TransactionMisuse, match=says):
+            with pytest.raises((TransactionMisuse, TypeError)):
                 await misuse(tx)
             await tx.users.UpdateUser(BOB)
         assert suite.coordinator.decisions == {tx.id: {"users": 2}}
 
     face.run(scenario, **suite.addresses())
     assert suite.users.numbers() == [("UpdateUser", "1"), ("UpdateUser", "2")]
+
+
+def test_a_mistaken_call_outside_of_the_block_changes_nothing_of_its_outcome(face: Face, suite: Fakes) -> None:
+    async def scenario(client: Any) -> None:
+        async with client.transaction() as tx:
+            await tx.users.UpdateUser(ADA)
+        with pytest.raises(TypeError):
+            await tx.users.UpdateUser(None)
+        assert tx.outcome is Outcome.COMMITTED
+
+    face.run(scenario, **suite.addresses())
 
 
 def test_a_call_before_or_after_the_block_is_refused(face: Face, suite: Fakes) -> None:
@@ -182,17 +232,6 @@ def test_a_timeout_that_cannot_be_is_refused(face: Face, suite: Fakes, timeout: 
 
     face.run(scenario, **suite.addresses())
     assert suite.coordinator.received == []
-
-
-def test_a_request_of_another_type_is_refused_and_harms_nothing(face: Face, suite: Fakes) -> None:
-    async def scenario(client: Any) -> None:
-        async with client.transaction() as tx:
-            with pytest.raises(TypeError, match=r"^request: UpdateUser takes a handfast.users.v1.UpdateUserRequest"):
-                await tx.users.UpdateUser(ADAS)
-            await tx.users.UpdateUser(ADA)
-        assert suite.coordinator.decisions == {tx.id: {"users": 1}}
-
-    face.run(scenario, **suite.addresses())
 
 
 def test_calls_end_with_the_transaction_at_the_latest(face: Face, suite: Fakes) -> None:

@@ -16,7 +16,7 @@ from handfast.client.propagation import propagating
 from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.errors import cancelled, code_of, details_of
 from handfast.client.transactions.journal import Answer, Journal
-from handfast.client.transactions.methods import Part, check_given, refuse
+from handfast.client.transactions.methods import Part, no_part
 from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
@@ -217,13 +217,12 @@ class TransactionMethod(aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg] 
         self._calls, self._participant, self._path, self._inner = calls, participant, path, inner
 
     def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **named: Any) -> Any:
-        part, given = check_given(self._path, request, metadata)
         inner, calls = self._inner, self._calls
+        part, given, deadline_s = calls.journal.check_call(self._path, request, timeout, metadata)
 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
             return inner(request, timeout=timeout, metadata=given + added, **named)
 
-        deadline_s = calls.journal.deadline_of_call(timeout)
         call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
         calls.begin(call)
         return call
@@ -241,7 +240,7 @@ class TransactionChannel(aio.Channel):
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         def refused(*_: Any, **__: Any) -> NoReturn:
-            refuse(method)
+            raise self._calls.journal.mistaken(method, no_part(method))
 
         return refused
 

@@ -17,7 +17,7 @@ from handfast.client.propagation import propagating
 from handfast.client.transactions.call import TransactionCall
 from handfast.client.transactions.ending import lock_request
 from handfast.client.transactions.journal import Journal
-from handfast.client.transactions.methods import check_given, refuse
+from handfast.client.transactions.methods import no_part
 from handfast.client.transactions.queue import Queue
 from handfast.client.transactions.services import Services
 
@@ -132,15 +132,14 @@ class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     def future(  # type: ignore[override]  # returns what is as good
         self, request: Any, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
     ) -> TransactionCall:
-        part, given = check_given(self._path, request, metadata)
         inner, calls = self._inner, self._calls
+        part, given, deadline_s = calls.journal.check_call(self._path, request, timeout, metadata)
 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
             if more or named:  # such as credentials, which only gRPC itself takes
                 return inner.future(request, timeout, given + added, *more, **named)
             return begin(inner, request, timeout=timeout, metadata=given + added)
 
-        deadline_s = calls.journal.deadline_of_call(timeout)
         call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
         calls.begin(call)
         return call
@@ -149,11 +148,11 @@ class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
 class Refused:
     """A method that cannot take part, since it is a stream."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, journal: Journal, path: str) -> None:
+        self._journal, self._path = journal, path
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        refuse(self._path)
+        raise self._journal.mistaken(self._path, no_part(self._path))
 
     with_call = future = __call__
 
@@ -169,7 +168,7 @@ class TransactionChannel(grpc.Channel):
         return TransactionMethod(self._calls, self._participant, method, inner)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        return Refused(method)
+        return Refused(self._calls.journal, method)
 
     stream_unary = stream_stream = unary_stream
 

@@ -17,7 +17,7 @@ from handfast.client.transaction_metadata import TRANSACTION_ID as ID
 from handfast.client.transactions import errors
 from handfast.client.transactions.contention import Contention
 from handfast.client.transactions.errors import TransactionMisuse
-from handfast.client.transactions.methods import Part
+from handfast.client.transactions.methods import Part, changes_nothing, check_given
 from handfast.client.transactions.minted import Minted
 from handfast.client.transactions.state import NotConfirmed, ReadChanged, TransactionState
 
@@ -123,12 +123,25 @@ class Journal:
 
     # Its calls
 
-    def deadline_of_call(self, timeout: float | None) -> float:
-        """By when a call ends that is given so many seconds, in seconds of `time.monotonic()`. Raises TypeError or
-        ValueError."""
-        if timeout is None:
-            return self.deadline_s
-        return min(self.deadline_s, time.monotonic() + check_call_timeout(timeout))
+    def check_call(self, path: str, request: Any, timeout: float | None, metadata: Any) -> tuple[Part, Metadata, float]:
+        """What a call that is about to be made is for the transaction, its metadata, and by when it ends, in seconds of
+        `time.monotonic()`. Raises TransactionMisuse, TypeError or ValueError, as `mistaken` has it."""
+        try:
+            part, given = check_given(path, request, metadata)
+            if timeout is None:
+                return part, given, self.deadline_s
+            return part, given, min(self.deadline_s, time.monotonic() + check_call_timeout(timeout))
+        except Exception as mistake:
+            self.mistaken(path, mistake)
+            raise
+
+    def mistaken(self, path: str, mistake: _Error) -> _Error:
+        """A call could not be made as it was asked for. That leaves nothing but to roll back, unless the method changes
+        nothing: else the transaction would be committed without this call. Returns the mistake.
+        """
+        if self.is_open and not changes_nothing(path):
+            self.doom(self.told(mistake))
+        return mistake
 
     def inherited(self) -> Propagated:
         """What its calls inherit: that they end with the transaction."""

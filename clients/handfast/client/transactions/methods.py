@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handfast.client.arguments import check_metadata
 from handfast.client.methods import check_request, find_contract, name_of
@@ -44,9 +44,17 @@ def _contract(path: str) -> _Contract | None:
     return _Contract(Part.READ, GetMessageClass(method.input_type)) if extensions[options_pb2.lockable] else None
 
 
-def refuse(path: str) -> NoReturn:
-    """Raises TransactionMisuse."""
-    raise TransactionMisuse(
+def changes_nothing(path: str) -> bool:
+    """Whether the method's contract says so."""
+    from google.protobuf.descriptor_pb2 import MethodOptions
+
+    method = find_contract(path)
+    return method is not None and method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+
+
+def no_part(path: str) -> TransactionMisuse:
+    """For a call of a method that cannot take part."""
+    return TransactionMisuse(
         f"{name_of(path)} cannot take part in a transaction, as its contract says neither `stageable` nor `lockable` "
         "of it. Call it outside, by a stub of the suite."
     )
@@ -55,7 +63,9 @@ def refuse(path: str) -> NoReturn:
 def check_given(path: str, request: Any, metadata: Any) -> tuple[Part, tuple[tuple[str, str | bytes], ...]]:
     """What the call is for the transaction, and its metadata. Raises TransactionMisuse on what cannot take part, and
     TypeError or ValueError on what is no request of the method or no metadata."""
-    contract = _contract(path) or refuse(path)
+    contract = _contract(path)
+    if contract is None:
+        raise no_part(path)
     check_request(name_of(path), contract.request_class, request)
     if getattr(request, "request_id", ""):
         raise TransactionMisuse(
