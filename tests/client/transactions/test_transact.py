@@ -91,6 +91,22 @@ def test_it_runs_again_though_the_function_goes_on_after_such_an_error(face: Fac
     face.run(scenario, **suite.addresses())
 
 
+@pytest.mark.usefixtures("short_pauses")
+def test_it_runs_again_though_the_function_goes_on_where_a_service_is_away(face: Face, suite: Fakes) -> None:
+    suite.users.before = abort(grpc.StatusCode.UNAVAILABLE, times=7)  # more often than a channel tries
+
+    async def goes_on(tx: Any) -> None:
+        with contextlib.suppress(Unavailable):
+            await tx.users.UpdateUser(ADA)
+        await tx.preferences.UpdatePreferences(ADAS)
+
+    async def scenario(client: Any) -> None:
+        await client.transact(goes_on)
+
+    face.run(scenario, **suite.addresses())
+    assert [*suite.coordinator.decisions.values()] == [None, {"users": 1, "preferences": 1}]
+
+
 @pytest.mark.parametrize(("others", "expected"), [([], 2), ([LookupError()], 1)], ids=["alone", "with another"])
 def test_it_runs_again_for_a_group_of_errors_where_each_says_that_this_helps(
     face: Face, suite: Fakes, others: list[Exception], expected: int
