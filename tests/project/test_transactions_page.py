@@ -10,9 +10,10 @@ import grpc
 from handfast.chassis.v1.reasons_pb2 import Reason as Chassis
 from handfast.client.transactions.ending import LOOK_UP_SECONDS, ROLL_BACK_SECONDS
 from handfast.client.transactions.journal import MAX_TIMEOUT
+from handfast.client.transactions.state import MAX_READS
 from handfast.preferences.v1.reasons_pb2 import Reason as Preferences
 from handfast.server.process.settings import ParticipantLimits
-from handfast.server.transactions.core.model import MAX_BYTES, MAX_OPERATIONS
+from handfast.server.transactions.core.model import MAX_BYTES, MAX_OPERATIONS, MAX_PARTS
 from handfast.server.transactions.participant.read_set import LIMIT
 from handfast.transactions.v1.reasons_pb2 import Reason as Transactions
 from handfast.users.v1.reasons_pb2 import Reason as Users
@@ -48,8 +49,11 @@ def test_errors_are_those_of_the_client() -> None:
 
 def test_bounds_are_those_of_the_code() -> None:
     bounds = {row[0]: row[1] for row in table(TRANSACTIONS, "what", "how much")}
-    operations = f"{MAX_OPERATIONS:,}, and {MAX_BYTES >> 20} MiB of resources and replies"
-    assert bounds["writes and locks at one service"] == operations
+    at_one_service = bounds["writes and locks at one service"]
+    assert at_one_service.startswith(
+        f"{MAX_OPERATIONS:,} calls, which change or lock up to {MAX_PARTS:,} resources, of {MAX_BYTES >> 20} MiB "
+    )
+    assert f"up to {MAX_READS:,} resources by one call" in at_one_service
     limits = ParticipantLimits(name="users", listen="127.0.0.1:0", database_url="sqlite:////nowhere")
     open_at_once = bounds["open transactions at one service"]
     assert open_at_once.startswith(f"{limits.max_open_transactions_per_caller:,} of one caller, ")

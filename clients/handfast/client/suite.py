@@ -73,7 +73,8 @@ class Suite:
         after a pause, for `timeout` seconds in all. What it does besides calling in the transaction it does again, too.
         Raises the last error of the transaction when the time is up, what can not be helped by trying again,
         OutcomeUnknown (see Transaction), and what `function` raises by itself. Raises TransactionMisuse where it is a
-        coroutine function or a generator function, which does nothing when it is called.
+        coroutine function or a generator function, which does nothing when it is called. Ctrl-C may come during the
+        commit: a note of the exception then names the transaction where it is or may be committed.
         """
         from handfast.client.transactions.reruns import Reruns, check_result
         from handfast.client.transactions.transaction import Transaction

@@ -23,7 +23,7 @@ from handfast.client import (
 from handfast.client.transactions import ending
 from handfast.users.v1.users_pb2 import GetUserRequest
 
-from .faces import Face
+from .faces import Asyncio, Face
 from .participants import Fakes, refuse
 from .test_calls import ADA, ADAS, BOB
 
@@ -315,6 +315,71 @@ def test_a_refused_commit_is_raised_as_it_is_and_nothing_is_left(
         assert suite.coordinator.decisions.get(tx.id) is None
 
     face.run(scenario, **suite.addresses())
+
+
+class GivingTheReply(grpc.aio.UnaryUnaryClientInterceptor):
+    """Gives what the call gives, and not the call, so that nobody can see its trailers: grpc.aio lets it."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await (await continuation(client_call_details, request))
+
+
+def test_where_an_interceptor_hides_that_a_service_takes_part_it_is_told_so(suite: Fakes) -> None:
+    async def read(tx: Any) -> None:
+        await tx.users.GetUser(GetUserRequest(user_id="ada"))
+
+    async def scenario(client: Any) -> None:
+        for body in (both, read):
+            tx, error = await leave(client, body)
+            assert isinstance(error, FailedPrecondition)
+            assert (error.reason, tx.outcome) == ("NOT_STAGED", Outcome.ABORTED)
+
+    Asyncio().run(scenario, **suite.addresses(), interceptors=[GivingTheReply()])
+
+
+class RaisingAfterwards(grpc.UnaryUnaryClientInterceptor):
+    """A mistaken interceptor, which fails at the reply."""
+
+    def __init__(self, *methods: str) -> None:
+        self._methods = methods
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = continuation(client_call_details, request)
+        call.code()
+        if client_call_details.method.rpartition("/")[2] in self._methods:
+            raise LookupError("of the interceptor")
+        return call
+
+
+class RaisingAfterwardsAsyncio(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, *methods: str) -> None:
+        self._methods = methods
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(client_call_details, request)
+        await call.code()
+        if client_call_details.method.decode().rpartition("/")[2] in self._methods:
+            raise LookupError("of the interceptor")
+        return call
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "raised", "outcome"),
+    [
+        (("CommitTransaction",), type(None), Outcome.COMMITTED),
+        (("CommitTransaction", "RollbackTransaction"), OutcomeUnknown, Outcome.UNKNOWN),
+    ],
+)
+def test_what_an_interceptor_raises_after_the_commit_is_no_proof_that_there_was_none(
+    face: Face, suite: Fakes, fails_at: tuple[str, ...], raised: type, outcome: Outcome
+) -> None:
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, both)
+        assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+        assert (type(error), tx.outcome) == (raised, outcome)
+
+    raising = RaisingAfterwardsAsyncio if isinstance(face, Asyncio) else RaisingAfterwards
+    face.run(scenario, **suite.addresses(), interceptors=[raising(*fails_at)])
 
 
 @pytest.mark.usefixtures("short_pauses")

@@ -68,17 +68,22 @@ def interrupting(method: str, released: threading.Event) -> Callable[[str, grpc.
     return before
 
 
-def run_interrupted(client: Suite) -> Transaction:
-    with pytest.raises(KeyboardInterrupt), client.transaction() as tx:  # noqa: PT012
+def run_interrupted(client: Suite) -> tuple[Transaction, str]:
+    """The transaction, and what the interruption tells of it."""
+    with pytest.raises(KeyboardInterrupt) as raised, client.transaction() as tx:  # noqa: PT012
         tx.preferences.UpdatePreferences(ADAS)
         tx.users.UpdateUser(ADA)
-    return tx
+    return tx, told(raised.value)
+
+
+def told(interruption: BaseException) -> str:
+    return "".join(getattr(interruption, "__notes__", ()))
 
 
 def test_ctrl_c_during_a_call_rolls_back(suite: Fakes, client: Suite, released: threading.Event) -> None:
     suite.users.before = interrupting("UpdateUser", released)
-    tx = run_interrupted(client)
-    assert tx.outcome is Outcome.ABORTED
+    tx, says = run_interrupted(client)
+    assert (tx.outcome, says) == (Outcome.ABORTED, "")
     assert suite.coordinator.decisions == {tx.id: None}
 
 
@@ -86,8 +91,8 @@ def test_ctrl_c_before_the_commit_is_carried_out_rolls_back(
     suite: Fakes, client: Suite, released: threading.Event
 ) -> None:
     suite.coordinator.before = interrupting("CommitTransaction", released)
-    tx = run_interrupted(client)
-    assert tx.outcome is Outcome.ABORTED
+    tx, says = run_interrupted(client)
+    assert (tx.outcome, says) == (Outcome.ABORTED, "")
     assert suite.coordinator.decisions == {tx.id: None}
 
 
@@ -95,8 +100,9 @@ def test_ctrl_c_after_the_commit_was_carried_out_leaves_it_committed(
     suite: Fakes, client: Suite, released: threading.Event
 ) -> None:
     suite.coordinator.after = interrupting("CommitTransaction", released)
-    tx = run_interrupted(client)
+    tx, says = run_interrupted(client)
     assert tx.outcome is Outcome.COMMITTED
+    assert says == f"It came during the commit of transaction {tx.id}, which is committed."
     assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
 
 
@@ -111,7 +117,9 @@ def test_ctrl_c_where_nobody_tells_what_became_of_the_commit_leaves_it_unknown(
             wait(released)
 
     suite.coordinator.before = hang
-    assert run_interrupted(client).outcome is Outcome.UNKNOWN
+    tx, says = run_interrupted(client)
+    assert tx.outcome is Outcome.UNKNOWN
+    assert says == f"It came during the commit of transaction {tx.id}, which may be committed. Ask GetTransaction."
 
 
 @pytest.mark.parametrize("method", ["BeginTransaction", "UpdateUser"])
@@ -230,19 +238,19 @@ async def run(client: aio.Suite, transactions: list[aio.Transaction]) -> None:
         await tx.users.UpdateUser(ADA)
 
 
-def cancelled_when(suite: Fakes, arrived: threading.Event) -> aio.Transaction:
-    """Runs a transaction in a task that is cancelled when this happens."""
+def cancelled_when(suite: Fakes, arrived: threading.Event) -> tuple[aio.Transaction, str]:
+    """Runs a transaction in a task that is cancelled when this happens. Returns what the cancellation tells, too."""
 
-    async def cancel() -> aio.Transaction:
+    async def cancel() -> tuple[aio.Transaction, str]:
         transactions: list[aio.Transaction] = []
         async with aio.connect(**suite.addresses()) as client:
             task = asyncio.create_task(run(client, transactions))
             await asyncio.to_thread(arrived.wait, 20)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(asyncio.CancelledError) as raised:
                 await task
             (tx,) = transactions
-            return tx
+            return tx, told(raised.value)
 
     return asyncio.run(cancel())
 
@@ -259,8 +267,8 @@ def hanging(method: str, arrived: threading.Event, released: threading.Event) ->
 def test_a_task_that_is_cancelled_during_a_call_rolls_back(suite: Fakes, released: threading.Event) -> None:
     arrived = threading.Event()
     suite.users.before = hanging("UpdateUser", arrived, released)
-    tx = cancelled_when(suite, arrived)
-    assert tx.outcome is Outcome.ABORTED
+    tx, says = cancelled_when(suite, arrived)
+    assert (tx.outcome, says) == (Outcome.ABORTED, "")
     assert suite.coordinator.decisions == {tx.id: None}
 
 
@@ -297,8 +305,8 @@ def test_a_task_that_is_cancelled_before_the_commit_is_carried_out_rolls_back(
 ) -> None:
     arrived = threading.Event()
     suite.coordinator.before = hanging("CommitTransaction", arrived, released)
-    tx = cancelled_when(suite, arrived)
-    assert tx.outcome is Outcome.ABORTED
+    tx, says = cancelled_when(suite, arrived)
+    assert (tx.outcome, says) == (Outcome.ABORTED, "")
     assert suite.coordinator.decisions == {tx.id: None}
 
 
@@ -307,9 +315,35 @@ def test_a_task_that_is_cancelled_after_the_commit_was_carried_out_leaves_it_com
 ) -> None:
     arrived = threading.Event()
     suite.coordinator.after = hanging("CommitTransaction", arrived, released)
-    tx = cancelled_when(suite, arrived)
+    tx, says = cancelled_when(suite, arrived)
     assert tx.outcome is Outcome.COMMITTED
+    assert says == f"It came during the commit of transaction {tx.id}, which is committed."
     assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+
+
+def test_transact_that_runs_out_of_the_time_of_its_caller_tells_of_a_commit_under_way(
+    suite: Fakes, released: threading.Event
+) -> None:
+    arrived = threading.Event()
+    suite.coordinator.after = hanging("CommitTransaction", arrived, released)
+
+    async def write(tx: aio.Transaction) -> None:
+        await tx.users.UpdateUser(ADA)
+
+    async def run_out_of_time() -> BaseException:
+        async with aio.connect(**suite.addresses()) as client:
+            with pytest.raises(TimeoutError) as raised:  # noqa: PT012
+                async with asyncio.timeout(None) as time_limit:
+                    task = asyncio.ensure_future(asyncio.to_thread(arrived.wait, 20))
+                    task.add_done_callback(lambda _: time_limit.reschedule(0.0))
+                    await client.transact(write)
+            assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+            return raised.value.__cause__
+
+    says = told(asyncio.run(run_out_of_time()))
+    (id_,) = suite.coordinator.decisions
+    assert suite.coordinator.decisions == {id_: {"users": 1}}
+    assert says == f"It came during the commit of transaction {id_}, which is committed."
 
 
 def test_a_task_that_is_cancelled_again_while_it_rolls_back_does_so_in_the_background(

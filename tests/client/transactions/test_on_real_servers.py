@@ -244,6 +244,25 @@ def test_a_transaction_that_thinks_gets_through_beside_quick_writers_at_its_seco
     assert state(client, ada)[0] == "1 and 1"
 
 
+def test_a_write_after_somebody_else_has_rolled_back_is_told_so_as_the_commit_is(
+    face: Face, client: Suite, addresses: dict[str, Any], ada: str, bob: str
+) -> None:
+    async def write_on(tx: Any) -> None:
+        await tx.users.UpdateUser(named(ada, "after"))
+        request = pb.RollbackTransactionRequest(transaction_id=tx.id, participants=["users"])
+        client.transactions.RollbackTransaction(request)
+        client.users.UpdateUser(named(ada, "somebody else's"))  # which sees to it that the service knows
+        await tx.users.UpdateUser(named(bob, "after"))
+
+    async def scenario(suite: Any) -> None:
+        tx, error = await leave(suite, write_on)
+        assert isinstance(error, Aborted)
+        assert (error.service, error.reason, error.retryable) == ("handfast.transactions", "TRANSACTION_ABORTED", False)
+        assert (error.metadata, tx.outcome) == ({"transaction_id": tx.id}, Outcome.ABORTED)
+
+    face.run(scenario, **addresses)
+
+
 def test_closing_the_suite_frees_what_an_open_transaction_has_written(
     face: Face, client: Suite, addresses: dict[str, Any], ada: str
 ) -> None:

@@ -67,7 +67,7 @@ class Suite:
         return Transaction(self._services, self.transactions, Journal(timeout))
 
     async def transact(self, function: Callable[[Transaction], Awaitable[Result]], timeout: float = 30.0) -> Result:
-        """As `handfast.client.Suite.transact`."""
+        """As `handfast.client.Suite.transact`; what is said of Ctrl-C holds of a cancelled task, too."""
         from handfast.client.aio.transaction import Transaction
         from handfast.client.transactions.reruns import Reruns
 

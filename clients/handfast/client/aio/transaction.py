@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import grpc
 from grpc import aio
 
 from handfast.client.aio.transaction_calls import Calls, retrieve
@@ -31,7 +30,8 @@ class Transaction:
     those to different services can be awaited together (`asyncio.gather`).
 
     Where its task is cancelled, or its coroutine or generator is closed, it is rolled back, in the background where
-    nothing can be awaited any more; `Suite.close` waits for that.
+    nothing can be awaited any more; `Suite.close` waits for that. As with Ctrl-C, that may be too late during the
+    commit.
     """
 
     def __init__(self, services: Services[aio.Channel], coordinator: Any, journal: Journal) -> None:
@@ -98,7 +98,11 @@ class Transaction:
         except BaseException as interrupted:
             await self._roll_back(interrupted)
             raise
-        await self._run(commit(self._journal))
+        try:
+            await self._run(commit(self._journal))
+        except BaseException as interruption:
+            self._journal.explain(interruption)
+            raise
 
     async def _roll_back(self, why: BaseException) -> None:
         self._journal.doom(why)
@@ -157,8 +161,8 @@ class Transaction:
         try:
             with propagating(self._journal.inherited_at_the_end()):
                 call = getattr(stub, ask.method)(ask.request, timeout=ask.timeout, metadata=ask.metadata)
-            return Answer(await call, trailers=await call.trailing_metadata())
-        except grpc.RpcError as error:
-            return Answer(error=error)
+            return Answer(await call, trailers=await call.trailing_metadata() or ())
         except aio.UsageError:  # the channel is closed
             return Answer(error=suite_closed())
+        except Exception as error:  # any, where an interceptor raised it
+            return Answer(error=error)

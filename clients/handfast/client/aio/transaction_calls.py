@@ -125,8 +125,9 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
             self._call = self._send(journal.metadata(self.part, self.participant))
         try:
             reply = await self._call
-            answer = Answer(reply, None, await self._call.trailing_metadata())
-        except grpc.RpcError as error:
+            # None where an interceptor has given the reply in place of the call
+            answer = Answer(reply, None, await self._call.trailing_metadata() or ())
+        except Exception as error:
             answer = Answer.failed(error)
         failure = journal.answered(self.part, self.participant, self._method, answer)
         if failure is not None:

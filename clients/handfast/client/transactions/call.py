@@ -82,10 +82,10 @@ class TransactionCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # gene
         begun = self._begun
         try:
             return Answer(begun.result(), None, begun.trailing_metadata() or ())
-        except grpc.RpcError as error:
-            return Answer.failed(error)
         except grpc.FutureCancelledError:
             return Answer(error=cancelled())
+        except Exception as error:
+            return Answer.failed(error)
 
     def _end(self, answer: Answer) -> None:
         """The first end counts. With the lock of the calls held."""

@@ -51,6 +51,17 @@ def aborted(transaction_id: str, cause: BaseException | None) -> Aborted:
     return _error(Aborted, "TRANSACTION_ABORTED", message, {"transaction_id": transaction_id}, again)
 
 
+def of_write(transaction_id: str, error: Exception) -> Exception:
+    """What the caller of a write is told that failed: the same for a transaction that others have rolled back as the
+    commit would say."""
+    if not isinstance(error, ServiceError) or error.reason != "BRANCH_NOT_OPEN":
+        return error
+    message = "The transaction was rolled back by an operator, or by whoever met it after its deadline."
+    rolled_back = _error(Aborted, "TRANSACTION_ABORTED", message, {"transaction_id": transaction_id})
+    rolled_back.__cause__ = error
+    return rolled_back
+
+
 def outcome_unknown(transaction_id: str) -> OutcomeUnknown:
     message = f"Whether transaction {transaction_id} was committed could not be established. Ask GetTransaction."
     return _error(OutcomeUnknown, "OUTCOME_UNKNOWN", message, {"transaction_id": transaction_id})

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
+import grpc
+
 from handfast.client.arguments import check_call_timeout, check_timeout
 from handfast.client.errors import ServiceError, service_error
 from handfast.client.propagation import CURRENT, Propagated
@@ -22,8 +24,6 @@ from handfast.client.transactions.minted import Minted
 from handfast.client.transactions.state import NotConfirmed, ReadChanged, TransactionState
 
 if TYPE_CHECKING:
-    import grpc
-
     from handfast.transactions.v1.transactions_pb2 import LockResourcesRequest, Read
 
 MAX_TIMEOUT = 300.0
@@ -51,7 +51,10 @@ class Answer(NamedTuple):
     trailers: Iterable[tuple[str, str | bytes]] = ()
 
     @classmethod
-    def failed(cls, error: grpc.RpcError) -> Answer:
+    def failed(cls, error: Exception) -> Answer:
+        """By what a call raised, which is anything where an interceptor did."""
+        if not isinstance(error, grpc.RpcError):
+            return cls(error=error)
         typed = error if isinstance(error, ServiceError) else service_error(error, "")
         return cls(None, typed, typed.trailing_metadata())
 
@@ -111,6 +114,18 @@ class Journal:
         if self.is_own(self.cause):
             raise errors.aborted(self.id, self.cause) from self.cause
         raise self.cause
+
+    def explain(self, interruption: BaseException) -> None:
+        """Has what interrupts the commit, such as Ctrl-C, tell where it is or may be committed: whoever meets that need
+        not have the transaction, as after `transact`."""
+        if isinstance(interruption, Exception):
+            return
+        if self.outcome is Outcome.COMMITTED:
+            interruption.add_note(f"It came during the commit of transaction {self.id}, which is committed.")
+        elif self.outcome is Outcome.UNKNOWN:
+            interruption.add_note(
+                f"It came during the commit of transaction {self.id}, which may be committed. Ask GetTransaction."
+            )
 
     def told(self, error: _Error) -> _Error:
         """Remembers that the caller was told of this error."""
@@ -185,7 +200,7 @@ class Journal:
                 confirmed = trailers.get(STAGED)
                 self.state.staged(participant, None if confirmed is None else str(confirmed), reads)
                 return None
-            error: BaseException = answer.error
+            error: BaseException = errors.of_write(self.id, answer.error)
         except ReadChanged as found:
             error = errors.read_changed(self.id, found)
         except NotConfirmed as found:

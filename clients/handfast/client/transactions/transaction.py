@@ -35,7 +35,9 @@ class Transaction:
 
     It is strictly serializable: all that it has read was so, and all that it wrote appeared, at one moment between its
     beginning and its end. Leaving the block by an exception rolls it back. Leaving it otherwise commits, and raises
-    ServiceError where that is not possible: then nothing of it is visible, unless it is OutcomeUnknown.
+    ServiceError where that is not possible: then nothing of it is visible, unless it is OutcomeUnknown. Ctrl-C that
+    comes during the commit may come too late: `outcome` says what became of it, and a note of the exception does where
+    it is or may be committed.
 
     Calls to different services can be under way at once (`.future`); those to one service go out in the order in which
     they were made. Usable from several threads. A write that fails leaves nothing but to roll back.
@@ -108,6 +110,7 @@ class Transaction:
         except BaseException as interrupted:
             if self.outcome is Outcome.UNDECIDED:
                 self._roll_back(interrupted)
+            self._journal.explain(interrupted)
             raise
 
     def _roll_back(self, why: BaseException, until_s: float | None = None) -> None:
@@ -151,14 +154,14 @@ class Transaction:
         stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
         try:
             return begin(getattr(stub, ask.method), ask.request, timeout=ask.timeout, metadata=ask.metadata)
-        except grpc.RpcError as error:
-            return Answer(error=error)
         except ValueError:  # the channel is closed
             return Answer(error=suite_closed())
+        except Exception as error:  # any, where an interceptor raised it
+            return Answer(error=error)
 
 
 def _answer(begun: Any) -> Answer:
     try:
         return Answer(begun.result(), trailers=begun.trailing_metadata() or ())
-    except grpc.RpcError as error:
+    except Exception as error:
         return Answer(error=error)
