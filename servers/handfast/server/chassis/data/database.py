@@ -84,7 +84,7 @@ class Database:
         Raises what `work` raises; DatabaseConflict when it keeps losing; DatabaseUnavailable when others take too long;
         DBAPIError where the database fails; and as `check_active` does where the call being served is over.
         """
-        if getattr(self._here, "working", False):
+        if self.is_writing_here():
             raise RuntimeError("a write within the work of another would wait for itself")
         for attempt in range(WRITE_ATTEMPTS):
             try:
@@ -96,6 +96,10 @@ class Database:
                     raise
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def is_writing_here(self) -> bool:
+        """Whether this thread runs the work of a `write`."""
+        return getattr(self._here, "working", False)
 
     def insert_new(self, table: sa.Table) -> Any:
         """`INSERT … ON CONFLICT DO NOTHING`; its row count tells whether it inserted."""

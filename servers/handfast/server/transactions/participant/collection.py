@@ -10,8 +10,10 @@ that it has seen, so that whoever commits can see to it that this still holds (r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.server.chassis.call import in_transaction
@@ -59,7 +61,7 @@ class Collection(Generic[M]):
         """Applies `change` to the resource with this key, or stages it where the call being served carries a
         transaction: see `Participant.write`. `change` is a function from the resource before (None where there is none)
         to the resource after (None deletes it) and the reply; it may be called more than once, and must do nothing
-        else.
+        else. What has to read other resources as well is for `Participant.write`.
         """
         return self.participant.write(request, self.changing(key, change), reply_type)
 
@@ -84,7 +86,7 @@ class Collection(Generic[M]):
         """
         row = None
         try:
-            with self._store.database.read() as connection:
+            with self._read() as connection:
                 row = self._rows.find(connection, key)
         finally:
             if row is None:  # which is how it ends for a key that none can have, where the database does not refuse it
@@ -106,7 +108,7 @@ class Collection(Generic[M]):
         room = ReplyRoom()
         for start in range(0, len(keys), PIECE):
             of_piece = keys[start : start + PIECE]
-            with self._store.database.read() as connection:
+            with self._read() as connection:
                 rows = self._rows.batch(connection, of_piece)
             piece = self._recorded(of_piece, rows) if in_transaction() else _versions(self._visible(rows))
             for version in piece.values():
@@ -117,7 +119,7 @@ class Collection(Generic[M]):
     def revisions(self, keys: Sequence[str]) -> dict[str, str]:
         """The revision of each of these, as it is now; NO_REVISION where there is none."""
         self._require_keys(keys)
-        with self._store.database.read() as connection:
+        with self._read() as connection:
             rows = self._rows.batch(connection, keys)
         seen = {seen.read.resource.key: seen.read.revision for seen in self._visible(rows)}
         return {key: seen.get(key, NO_REVISION) for key in keys}
@@ -132,7 +134,7 @@ class Collection(Generic[M]):
         self._require_keys((after, prefix))
 
         def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
-            with self._store.database.read() as connection:
+            with self._read() as connection:
                 rows = self._rows.page(connection, after, prefix, count + 1)
             visible = _versions(self._visible(rows[:count]))
             messages = {key: version.message for key, version in visible.items()}
@@ -160,6 +162,12 @@ class Collection(Generic[M]):
         for key in keys:
             self.type.require_key(key)
 
+    def _read(self) -> AbstractContextManager[sa.Connection]:
+        """A connection to read by. Raises RuntimeError within the work of a write: what that reads, it has to lock."""
+        if self._store.database.is_writing_here():
+            raise RuntimeError("a Collection is read within the work of a write, which reads by its UnitOfWork alone")
+        return self._store.database.read()
+
     def _recorded(self, keys: Sequence[str], rows: Sequence[ResourceRow[M]]) -> dict[str, Version[M]]:
         """What the transaction of the call being served sees of these, noted for the trailer."""
         seen = {seen.read.resource.key: seen for seen in self._visible(rows, read_set.transaction_of_call())}
@@ -182,7 +190,7 @@ class Collection(Generic[M]):
             if not again:
                 return
             known |= decided
-            with self._store.database.read() as connection:
+            with self._read() as connection:
                 rows = self._rows.batch(connection, again)
         raise PendingChange(str(Name(self.type.kind, again[0])), min(decided))
 
@@ -203,7 +211,7 @@ class Collection(Generic[M]):
         """Which resource has a unique value, which is read as rows are."""
         known: Learnt = None
         for _ in range(ROUNDS):
-            with self._store.database.read() as connection:
+            with self._read() as connection:
                 key = self._store.unique_keys.find(connection, value)
             pending = key.pending_transaction_id
             if pending is None:

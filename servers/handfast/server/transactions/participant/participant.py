@@ -51,6 +51,9 @@ Result = TypeVar("Result")
 Work = Callable[[UnitOfWork], Reply]
 """What a write does: it looks at resources and changes them by the unit, and returns the reply."""
 
+WRITTEN = "written"
+"""Under this, a call's `state` has the request for which it has written."""
+
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.005, 0.1
 """How long an older transaction waits before it tries again; longer each time."""
 
@@ -105,16 +108,22 @@ class Participant:
         Raises what `work` raises, with nothing written; what `ResourceType.taken` returns, where another resource
         holds a unique value; PendingChange, where another transaction has an undecided change or a read lock;
         CommittedChangeLost; CoordinatorUnavailable; for a staged call what the rules refuse (`errors.py`),
-        ReadChanged where it meets another revision than the call has read before, and TooManyTransactions.
+        ReadChanged where it meets another revision than the call has read before, and TooManyTransactions. RuntimeError
+        where the call has written already, for this request of its stream: as a repeat, it would get the first reply.
         """
         call = current()
+        if call.state.get(WRITTEN, call) is call.request:  # nothing has the call itself for a request
+            raise RuntimeError("this call has written already: all that a call changes belongs into one `write`")
         stage = wire.parse_stage_request(call, request)
         if stage is None:
-            return self.write_plainly(call.method.path, request, work, reply_type)
+            reply = self.write_plainly(call.method.path, request, work, reply_type)
+            call.state[WRITTEN] = call.request
+            return reply
         call.log["transaction_id"] = stage.transaction_id
         staged = self.stage(
             stage, request, work, reply_type, read_before=read_set.read_before(call) if tells_reads else None
         )
+        call.state[WRITTEN] = call.request
         read_set.tell(call, staged.reads)
         call.add_trailer(transaction_metadata.STAGED, self.store.participant)
         return staged.reply
