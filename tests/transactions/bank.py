@@ -69,7 +69,7 @@ ENTRIES = Entries(entries_table, StringValue)
 
 
 class Bank:
-    def __init__(self, url: str, open_branches: OpenBranches | None = None) -> None:
+    def __init__(self, url: str, open_branches: OpenBranches | None = None, threads: int = 2) -> None:
         self.coordinator = Coordinator()
         self.database = Database(url)
         with self.database.engine.begin() as connection:
@@ -79,7 +79,7 @@ class Bank:
             Store("users", self.database, tables, [ACCOUNTS, ENTRIES]),
             IdempotencyStore(self.database, tables.requests),
             self.coordinator,
-            threads=2,
+            threads=threads,
             open_branches=open_branches,
         )
         self.accounts, self.entries = self.participant.collection(ACCOUNTS), self.participant.collection(ENTRIES)
@@ -148,9 +148,9 @@ class Bank:
 
 
 @contextmanager
-def opened(url: str, **amounts: int) -> Iterator[Bank]:
+def opened(url: str, *, threads: int = 2, **amounts: int) -> Iterator[Bank]:
     """A bank with accounts that have so much in each."""
-    bank = Bank(url)
+    bank = Bank(url, threads=threads)
     bank.open(**amounts)
     yield bank
     bank.database.close()

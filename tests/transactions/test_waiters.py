@@ -138,6 +138,15 @@ def test_it_goes_on_where_another_replica_has_finished_the_younger_one(bank: Ban
         waits.result(PATIENCE)
 
 
+def test_where_one_call_is_served_at_a_time_none_waits(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call of the transaction that it would wait for could not be served."""
+    monkeypatch.setattr(participant, "wait", lambda *_: pytest.fail("it waits"))
+    with opened(database_url, threads=1, a=1) as bank:
+        bank.stage(HOLDER, 1, put("a", 2))
+        with pytest.raises(PendingChange, match=HOLDER):
+            stage_older(bank, put("a", 9))
+
+
 def test_nothing_relies_on_knowing_who_waits(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     """As at another replica, a younger one may still get ahead, and the older one waits for it, too."""
     bank.lock(HOLDER, 1, bank.read("a"))

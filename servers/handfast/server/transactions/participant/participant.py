@@ -71,8 +71,8 @@ class Staged(NamedTuple, Generic[Reply]):
 
 class Participant:
     """Reads and writes a service's resources, plainly or within a transaction. `threads` is how many calls are served
-    at once; half of them may wait for other transactions. The server runs `sweeper` in the background.
-    `server.participant_server` puts all of this together.
+    at once; half of them may wait for other transactions, and a single one never does. The server runs `sweeper` in the
+    background. `server.participant_server` puts all of this together.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Participant:
         self._waiters = Waiters()
         self.finisher.on_finished = self._finished
         self.sweeper = Sweeper(store, self.finisher, self._open_branches, requests, clock)
-        self._room_to_wait = threading.BoundedSemaphore(max(1, threads // 2))
+        self._room_to_wait = threading.BoundedSemaphore(threads // 2)
         self.on_met: Callable[[bool], None] = lambda is_decided: None
         """Called each time that a write has met another transaction's change or lock, with whether that was decided."""
 
