@@ -18,20 +18,24 @@ NAME_RULE = (
     "must be up to 32 lower-case letters and digits, with single underscores between them and a letter first, such as "
     "loyalty_points, not {!r}"
 )
-REFUSED = {
+REFUSED: dict[tuple[str, ...], str] = {
     ("Library",): f"NAME {NAME_RULE.format('Library')}",
     ("two__words",): f"NAME {NAME_RULE.format('two__words')}",
     ("../up",): f"NAME {NAME_RULE.format('../up')}",
     ("x" * 33,): f"NAME {NAME_RULE.format('x' * 33)}",
     ("lambda",): "NAME is lambda, which is a keyword of Python; choose another",
-    ("users",): "NAME is users, which is a server of the suite; choose another",
+    ("users",): "NAME is users, which is a part of the suite; choose another",
+    ("coordinator",): "NAME is coordinator, which is a part of the suite; choose another",
     ("tests",): "NAME is tests, which is another folder of each service; choose another",
     ("json",): "NAME is json, and a Python module of this name is there already; choose another",
     ("grpc",): "NAME is grpc, and a Python module of this name is there already; choose another",
     ("library", "--resource", "my-book"): f"--resource {NAME_RULE.format('my-book')}",
     ("library", "--resource", "class"): "--resource is class, which is a keyword of Python; choose another",
-    ("library", "--resource", "horizon"): "--resource is horizon, which means something else in each service; "
-    "choose another",
+    **{
+        ("library", "--resource", name): f"--resource is {name}, which means something else in each service; "
+        "choose another"
+        for name in ("horizon", "request_id", "last_transaction", "library_service")
+    },
     ("library", "--directory", "nowhere/library"): "cannot write nowhere/library: No such file or directory",
 }
 

@@ -15,8 +15,11 @@ DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transa
 
 PARTICIPANTS = ("users", "preferences")
 """The suite's own servers that take part in transactions."""
-_PARTICIPANT_NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_LONGEST_PARTICIPANT_NAME = 63
+NAMES_IN_USE = {*DATABASES, *DATABASES.values(), "coordinator"}
+"""What no other service is called."""
+NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
+LONGEST_NAME = 32
+"""Characters. The name of a table may be one of the library and this one together, and PostgreSQL cuts it at 63."""
 _SEPARATOR = re.compile(r"[=;\s]")
 """What no address has, and a list that is not written with commas."""
 
@@ -72,11 +75,13 @@ def parse_participants(values: Iterable[str]) -> dict[str, str]:
     addresses: dict[str, str] = {}
     for value in values:
         name, separator, address = value.partition("=")
-        if not separator or not _PARTICIPANT_NAME.fullmatch(name) or len(name) > _LONGEST_PARTICIPANT_NAME:
-            rule = f"the name in lower-case letters, digits and single underscores, up to {_LONGEST_PARTICIPANT_NAME}"
+        if not separator or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            rule = f"the name in lower-case letters, digits and single underscores, up to {LONGEST_NAME}"
             raise ValueError(f"must be NAME=ADDRESS, {rule}, not {value!r}")
         if name in DATABASES:
             raise ValueError(f"must name no server of the suite, not {name}: its address is a setting of its own")
+        if name in NAMES_IN_USE:
+            raise ValueError(f"must name no part of the suite, not {name}")
         if _SEPARATOR.search(address):
             raise ValueError(f"must be NAME=ADDRESS with commas between several, not {value!r}")
         if name in addresses:

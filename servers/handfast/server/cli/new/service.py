@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
-import re
 import tempfile
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,15 +11,14 @@ from pathlib import Path
 from string import Template
 
 from handfast.server.process.command import Failure
-from handfast.server.suite import DATABASES
+from handfast.server.suite import LONGEST_NAME, NAME, NAMES_IN_USE
 
-LONGEST = 32
-"""Characters of a name: as many as the kind of a resource may have. PostgreSQL, too, cuts long names of tables."""
-_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TABLES = {"branches", "operations", "claims", "claim_changes", "horizon", "requests", "handfast_schema"}
 _FOLDERS = {"deps", "protos", "tests", "var"}
 # Messages and fields of the contract that would be there twice.
-_IN_CONTRACT = {"reason", "request", "update_mask"}
+_IN_CONTRACT = {"reason", "request", "request_id", "update_mask"}
+# Their keys would be columns of the library.
+_IN_TABLE = {"pending_transaction", "last_transaction"}
 
 
 def write(name: str, resource: str, folder: Path) -> None:
@@ -29,13 +27,13 @@ def write(name: str, resource: str, folder: Path) -> None:
     """
     _check("NAME", name)
     _check("--resource", resource)
-    if name in DATABASES or name == "transactions":
-        raise Failure(f"NAME is {name}, which is a server of the suite; choose another")
+    if name in NAMES_IN_USE:
+        raise Failure(f"NAME is {name}, which is a part of the suite; choose another")
     if name in _FOLDERS:
         raise Failure(f"NAME is {name}, which is another folder of each service; choose another")
     if importlib.util.find_spec(name):
         raise Failure(f"NAME is {name}, and a Python module of this name is there already; choose another")
-    if resource in _TABLES | _IN_CONTRACT:
+    if resource in _TABLES | _IN_CONTRACT | _IN_TABLE or resource == f"{name}_service":
         raise Failure(f"--resource is {resource}, which means something else in each service; choose another")
     if folder.exists():
         raise Failure(f"{folder} is there already; remove it, or name another --directory")
@@ -57,10 +55,10 @@ def write(name: str, resource: str, folder: Path) -> None:
 
 
 def _check(what: str, name: str) -> None:
-    if len(name) > LONGEST or not _NAME.fullmatch(name):
+    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
         raise Failure(
-            f"{what} must be up to {LONGEST} lower-case letters and digits, with single underscores between them and a "
-            f"letter first, such as loyalty_points, not {name!r}"
+            f"{what} must be up to {LONGEST_NAME} lower-case letters and digits, with single underscores between them "
+            f"and a letter first, such as loyalty_points, not {name!r}"
         )
     if keyword.iskeyword(name):
         raise Failure(f"{what} is {name}, which is a keyword of Python; choose another")
