@@ -11,6 +11,7 @@ from handfast.server.chassis.ids import new_id
 from tests.transactions.bank import ACCOUNTS, Bank, Work, delete, enter, look, opened, put
 
 WRONG = {
+    "a\n": "must not have control characters",
     "\ud800": "must not have half of a surrogate pair",
     "a\0b": "must not have the character NUL",
     65 * "x": "must have at most 64 characters",
@@ -40,14 +41,14 @@ def bank(database_url: str) -> Iterator[Bank]:
         yield bank
 
 
-@pytest.mark.parametrize("key", WRONG, ids=["surrogate", "nul", "long"])
+@pytest.mark.parametrize("key", WRONG, ids=["control", "surrogate", "nul", "long"])
 @pytest.mark.parametrize("read", READS)
 def test_a_read_of_a_key_that_none_can_have_is_refused(bank: Bank, read: str, key: str) -> None:
     with pytest.raises(InvalidValue, match=rf"^accounts\.account_id: {WRONG[key]}\.$"):
         READS[read](bank, key)
 
 
-@pytest.mark.parametrize("key", WRONG, ids=["surrogate", "nul", "long"])
+@pytest.mark.parametrize("key", WRONG, ids=["control", "surrogate", "nul", "long"])
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_write_of_a_key_that_none_can_have_is_refused(bank: Bank, write: str, key: str, staged: bool) -> None:
@@ -58,7 +59,7 @@ def test_a_write_of_a_key_that_none_can_have_is_refused(bank: Bank, write: str, 
 
 
 @pytest.mark.parametrize(
-    ("value", "rule"), [*list(WRONG.items())[:2], (601 * "\u4e00", "must have at most 600 characters")], ids=str
+    ("value", "rule"), [*list(WRONG.items())[1:3], (601 * "\u4e00", "must have at most 600 characters")], ids=str
 )
 def test_a_unique_value_that_none_can_have_is_refused(bank: Bank, value: str, rule: str) -> None:
     expected = rf"^entries: a unique value {rule}\.$"
@@ -67,4 +68,12 @@ def test_a_unique_value_that_none_can_have_is_refused(bank: Bank, value: str, ru
     if value.isprintable():  # else it is no text of a message either
         with pytest.raises(InvalidValue, match=expected):
             bank.write(enter("a", value))
+    assert bank.left() == []
+
+
+@pytest.mark.parametrize("use", ["get", "batch", "put", "lock"])
+def test_no_key_is_empty(bank: Bank, use: str) -> None:
+    """A list begins after it, and no name of a resource ends with the slash."""
+    with pytest.raises(InvalidValue, match=r"^accounts\.account_id: must not be empty\.$"):
+        READS[use](bank, "") if use in READS else bank.write(WRITES[use](""))
     assert bank.left() == []

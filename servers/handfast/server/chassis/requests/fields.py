@@ -16,7 +16,7 @@ from handfast.server.chassis.errors import Violations
 
 MAX_ID = 64
 _ID = re.compile(rf"[a-z0-9]([a-z0-9-]{{0,{MAX_ID - 2}}}[a-z0-9])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # all that Unicode has (Cc), now and ever
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # all that Unicode has (Cc), now and ever
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 _REASON = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
@@ -77,7 +77,7 @@ def check_text(violations: Violations, field: str, value: str, longest: int) -> 
     """A text of up to `longest` characters, without control characters."""
     if len(value) > longest:
         violations.add(field, f"must have up to {longest} characters, not {len(value)}")
-    if _CONTROL.search(value):
+    if CONTROL_CHARACTER.search(value):
         violations.add(field, "must not have control characters")
 
 

@@ -131,7 +131,7 @@ class Collection(Generic[M]):
         within a transaction, which could not keep others from adding to the list.
         """
         _refuse_within_a_transaction("lists")
-        self._require_keys((after, prefix))
+        self._require_keys(filter(None, (after, prefix)))
 
         def read(after: str, count: int) -> tuple[Iterable[tuple[str, M | None]], bool]:
             with self._read() as connection:

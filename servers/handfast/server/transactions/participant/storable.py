@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.errors import InvalidValue
+from handfast.server.chassis.requests.fields import CONTROL_CHARACTER
 from handfast.server.transactions.participant.tables import resource_columns
 
 LIBRARY_COLUMNS = frozenset(column.name for column in resource_columns())
@@ -46,6 +47,10 @@ class StorableColumns:
         """Raises InvalidValue, which names the column, where no resource can have this key."""
         try:
             self._check_key(key)
+            if not key:
+                raise ValueError("must not be empty")
+            if CONTROL_CHARACTER.search(key):  # which no text that names the resource has
+                raise ValueError("must not have control characters")
         except ValueError as error:
             raise cannot_store(f"{self._table}.{self._key}", rule_of(error)) from None
 
