@@ -362,8 +362,11 @@ class TestLockResources:
     ) -> None:
         must = "must be <kind>/<key>, with a kind of this service: users"
         for request, rules in (
-            ({}, {"to_read, to_change": "must have 1 to 1000 entries, not 0"}),
-            ({"to_read": ["users/a"], "to_change": ["users/a"]}, {"to_read, to_change": "must name each only once"}),
+            ({}, {"to_read": "must have 1 to 1000 entries together with to_change, not 0"}),
+            (
+                {"to_read": ["users/a"], "to_change": ["users/a"]},
+                {"to_read": "must name each only once, and none that to_change names"},
+            ),
             (
                 {"to_read": ["ada"], "to_change": ["users/a", "preferences/a"]},
                 {"to_read[0]": must, "to_change[1]": must},

@@ -47,7 +47,12 @@ class LockServicer(pb_grpc.LockServiceServicer):
         to_change = [wire.resource_name(each) for each in request.to_change]
         named = [*(wire.resource_name(each) for each in request.to_read), *to_change]
         with Violations.collect() as violations:
-            if fields.check_batch(violations, "to_read, to_change", [str(name) for name in named], wire.MAX_BATCH):
+            if not 1 <= len(named) <= wire.MAX_BATCH:
+                rule = f"must have 1 to {wire.MAX_BATCH} entries together with to_change, not {len(named)}"
+                violations.add("to_read", rule)
+            elif len(set(named)) < len(named):
+                violations.add("to_read", "must name each only once, and none that to_change names")
+            else:
                 for index, name in enumerate(named):
                     before = index - len(request.to_read)
                     self._check(violations, f"to_change[{before}]" if before >= 0 else f"to_read[{index}]", name)
