@@ -79,7 +79,7 @@ MET: dict[str, dict[str, str]] = {
         "what a transaction has read is locked": r"commits users\.users u1: read_locks=1",
         "two transactions lock the same": r"commits \w+\.\w+ u1: read_locks=2",
         "what a transaction has read has changed": r"answers LockReads .*ABORTED: .* has changed since",
-        "what is read again is locked first": r"answers LockResources #\d+: OK",
+        "what is read again is locked first": r"answers LockResources #\d+ \(.*\): OK",
         "what a transaction has read is compared": r"answers CompareReads #\d+: OK $",
         "a caller runs a transaction again": r"client-\d+ +waits",
         "a caller begins transactions ahead": r"sends BeginTransaction .*further=32",
