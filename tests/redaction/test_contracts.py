@@ -26,6 +26,7 @@ NOT_PERSONAL = {
     "transactions.v1.Transaction": "transaction_id state deadline decide_time finish_time abort_reason loss_accepted"
     " unconfigured_participants",
     "transactions.v1.Read": "resource revision held",
+    "transactions.v1.LockResourcesRequest": "to_read to_change",
     "transactions.v1.CompareReadsResponse": "changed",
     "transactions.v1.BeginTransactionRequest": "timeout further",
     "transactions.v1.CommitTransactionRequest": "transaction_id",
