@@ -167,6 +167,18 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("processor", "fastest", "--processor (or HANDFAST_USERS_PROCESSOR) must be any"),
         ("processor", "4096", "must be any"),
         ("log_level", "loud", "--log-level (or HANDFAST_LOG_LEVEL) must be one of debug, info, warning, error"),
+        ("authentication", "on", "--authentication (or HANDFAST_AUTHENTICATION) must be one of off, observe, enforce"),
+        ("authentication", "enforce", "is enforce, but callers can have no identity: say --token-keys"),
+        ("authentication", "observe", "is observe, but callers can have no identity: say --token-keys"),
+        ("token_keys", "keys.json", "--token-issuer (or HANDFAST_TOKEN_ISSUER) is required with --token-keys"),
+        ("token_keys", "http://10.0.0.1/keys", "must be a file or a URL that begins with https://; http:// is for"),
+        ("token_keys", "http://localhost.evil.example/keys", "http:// is for loopback"),
+        ("token_keys", "http://127.0.0.1@evil.example/keys", "http:// is for loopback"),
+        ("token_keys", "https://user:hunter2@issuer.example/keys", "must be a URL without a user name and a password"),
+        ("token_keys", "https://[::1/keys", "must be a file or a URL"),
+        ("token_keys", "https:///keys", "must be a file or a URL"),
+        ("token_keys", "ftp://issuer.example/keys", "must be a file or a URL"),
+        ("token_leeway", 301.0, "--token-leeway (or HANDFAST_TOKEN_LEEWAY) must be from 0 to 300 seconds, not 301"),
     ],
 )
 def test_a_setting_that_breaks_its_rule_is_refused_in_one_line(setting: str, value: object, complaint: str) -> None:
@@ -175,6 +187,17 @@ def test_a_setting_that_breaks_its_rule_is_refused_in_one_line(setting: str, val
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place", ["keys.json", "https://issuer.example/keys", "http://127.0.0.1:8080/keys", "http://[::1]:8080/keys"]
+)
+def test_keys_of_tokens_come_from_a_file_or_a_url_that_nobody_in_between_can_answer(place: str) -> None:
+    tokens = {"token_keys": place, "token_issuer": "https://issuer.example", "token_audience": "handfast"}
+    settings = SuiteSettings(**GIVEN | tokens | {"authentication": "enforce"})
+    assert settings.token_keys == place
+    with pytest.raises(SettingsError, match=r"--token-audience .* is required with --token-keys"):
+        SuiteSettings(**GIVEN | tokens | {"token_audience": ""})
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import ANY, usable_processors
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+AUTHENTICATION = ("off", "observe", "enforce")
 METRICS_PORT_OFFSET = 100
 MAX_PORT = 65535
 MAX_AGE = 2_000_000
 """Seconds; gRPC counts milliseconds in 31 bits."""
+MAX_LEEWAY = 300
+"""Seconds; so much longer a token that was stolen can be used."""
 
 # These differ from server to server, so their variables carry the server's name. All others are the same for all.
 _OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
@@ -92,6 +95,31 @@ class ServerSettings:
         ANY, "number of the one processor that this server's Python runs on, or any", metavar=f"NUMBER|{ANY}"
     )
     log_level: str = setting("info", "what is less grave is not logged", metavar="|".join(LOG_LEVELS))
+    authentication: str = setting(
+        "off",
+        "whether calls need an identity with the right permission; observe lets all pass, and logs and counts those "
+        "that enforce would refuse",
+        metavar="|".join(AUTHENTICATION),
+    )
+    token_keys: str = setting(
+        "",
+        "public keys that tokens are signed with, as a JSON Web Key Set; a URL is https, unless it is on loopback",
+        default="no tokens",
+        metavar="FILE|URL",
+    )
+    token_issuer: str = setting("", "who issues tokens: their `iss`", default="required with --token-keys")
+    token_audience: str = setting(
+        "", "whom tokens must be meant for: one of their `aud`", default="required with --token-keys"
+    )
+    token_leeway: float = setting(
+        30.0, "seconds by which the clock of who issues tokens may be wrong", bounds=(0, MAX_LEEWAY)
+    )
+    revoked_tokens: str = setting(
+        "", "ids (`jti`) of tokens that count no more, one a line", default="none are revoked", metavar="FILE"
+    )
+    certificate_grants: str = setting(
+        "", "TOML file of the scopes that names of client certificates have", default="no scopes", metavar="FILE"
+    )
     allow_plaintext_beyond_loopback: bool = setting(
         False, "listen where other machines can reach this server, without TLS and without authentication"
     )
@@ -120,6 +148,7 @@ class ServerSettings:
         self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
         )
+        self._check_authentication()
 
     def require(self, setting: str, holds: bool, rule: str) -> None:
         """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
@@ -141,6 +170,23 @@ class ServerSettings:
             rule(getattr(self, setting))
         except ValueError as error:
             raise SettingsError(setting, self.variable(self.name, setting), str(error)) from None
+
+    def _check_authentication(self) -> None:
+        self.require(
+            "authentication",
+            self.authentication in AUTHENTICATION,
+            f"must be one of {', '.join(AUTHENTICATION)}, not {self.authentication!r}",
+        )
+        if self.token_keys:
+            self.check("token_keys", check_file_or_url)
+            # Without these, a token that was made for another service would do here (RFC 8725, 3.8 and 3.9).
+            for each in ("token_issuer", "token_audience"):
+                self.require(each, getattr(self, each) != "", f"is required with {flag('token_keys')}")
+        self.require(
+            "authentication",
+            self.authentication == "off" or self.token_keys != "",
+            f"is {self.authentication}, but callers can have no identity: say {flag('token_keys')}",
+        )
 
     def _check_listen(self, setting: str, address: str) -> None:
         self.check(setting, split_address)
@@ -243,6 +289,26 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not valid_port or (":" in host and _ip(host) and not bracketed):
         raise ValueError(f"{_HOST_AND_PORT}, not {address!r}")
     return (host[1:-1] if bracketed else host), int(port)
+
+
+def is_url(place: str) -> bool:
+    """Whether a setting that takes a file or a URL has a URL."""
+    return "://" in place
+
+
+def check_file_or_url(place: str) -> None:
+    """Raises ValueError, worded to follow the setting's name, for a URL from which somebody in between could answer."""
+    if not is_url(place):
+        return
+    try:
+        url = urlsplit(place)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        raise ValueError("must be a file or a URL") from None
+    if not host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(host))):
+        raise ValueError("must be a file or a URL that begins with https://; http:// is for loopback")
+    if url.username is not None:
+        raise ValueError("must be a URL without a user name and a password")
 
 
 def check_peer_address(address: str) -> None:
