@@ -28,6 +28,8 @@ COMMANDS = [
     ("serve",),
     ("serve", "accounts"),
     ("demo",),
+    ("dev-credentials",),
+    ("dev-token",),
     ("new", "service"),
     ("transactions", "list"),
 ]

@@ -8,6 +8,7 @@
     data_dir.py     the folder of the SQLite files, for one suite at a time
     temporary.py    a suite for `handfast demo`, which itself is in examples/demo
     new/            `handfast new service`: a service of one's own
+    dev/            `handfast dev-credentials`: certificates and tokens for development
     transactions.py `handfast transactions`: lists, shows and resolves them
     inquiry.py      asks the coordinator and the participants about transactions
     reports.py      shows their answers in words, tables and JSON

@@ -78,6 +78,38 @@ def demo(**flags: str | None) -> None:
         raise Failure(str(error)) from error
 
 
+@handfast.command("dev-credentials")
+@click.argument("directory")
+@click.option(
+    "--server", "servers", multiple=True, metavar="NAME", help="one that is not of the suite; may be repeated"
+)
+@click.option("--subject", default="ada", show_default=True, metavar="TEXT", help="whom dev-user.token stands for")
+@failing_as("handfast: dev-credentials")
+def dev_credentials(directory: str, servers: Sequence[str], subject: str) -> None:
+    """Make certificates and tokens for development. They are NOT FOR PRODUCTION.
+
+    DIRECTORY must not be there yet. It gets a CA, a certificate for each server and for clients, what the servers may
+    do at each other, a key that signs tokens, and tokens. All of it is for this machine and expires after 30 days.
+    """
+    from handfast.server.cli.dev.folder import make
+
+    made = make(Path(directory), servers, subject)
+    click.echo((made.folder / "NOT-FOR-PRODUCTION.txt").read_text(), nl=False)
+
+
+@handfast.command("dev-token")
+@click.argument("directory")
+@click.option("--subject", required=True, metavar="TEXT", help="whom it stands for, such as a user id")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="what it allows; may be repeated")
+@click.option("--seconds", type=IntRange(1), default=3600, show_default=True, help="how long it can be used")
+@failing_as("handfast: dev-token")
+def dev_token(directory: str, subject: str, scopes: Sequence[str], seconds: int) -> None:
+    """Print a token that is signed by the key in the folder DIRECTORY of dev-credentials. It is NOT FOR PRODUCTION."""
+    from handfast.server.cli.dev.folder import DevCredentials
+
+    click.echo(DevCredentials(Path(directory)).issue(subject, scopes, seconds))
+
+
 @handfast.group(options_metavar=None, subcommand_metavar="WHAT [OPTIONS]")
 def new() -> None:
     """Begin something of your own."""

@@ -1,0 +1,151 @@
+"""`handfast dev-credentials` and `handfast dev-token`: certificates and tokens for development."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.verification import PolicyBuilder, Store
+
+from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials, make
+from handfast.server.cli.dev.tokens import AUDIENCE, ISSUER
+from handfast.server.process.command import Failure
+from tests.cli.processes import Result
+
+Handfast = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCredentials]:
+    """A folder that was made where new files can be read by everybody."""
+    before = os.umask(0)
+    try:
+        yield make(tmp_path_factory.mktemp("made") / "of" / "ours", ["credits"], subject="grace")
+    finally:
+        os.umask(before)
+
+
+def _claims(made: DevCredentials, token: str) -> dict[str, Any]:
+    """What a token says, checked as servers check it."""
+    keys = jwt.PyJWKSet.from_json(made.token_keys.read_text())
+    key = keys[jwt.get_unverified_header(token)["kid"]]
+    claims: dict[str, Any] = jwt.decode(token, key, ["ES256"], issuer=ISSUER, audience=AUDIENCE)
+    return claims
+
+
+def test_all_of_it_says_that_it_is_not_for_production(handfast: Handfast, tmp_path: Path) -> None:
+    for command in ("dev-credentials", "dev-token"):
+        assert "NOT FOR PRODUCTION" in " ".join(handfast(command, "--help").stdout.split())
+    result = handfast("dev-credentials", str(tmp_path / "new"))
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("NOT FOR PRODUCTION\n")
+    assert (tmp_path / "new" / "NOT-FOR-PRODUCTION.txt").read_text() == result.stdout
+    for file in (tmp_path / "new").iterdir():
+        assert file.name == "NOT-FOR-PRODUCTION.txt" or file.name.startswith("dev-")
+    ca = x509.load_pem_x509_certificate((tmp_path / "new" / "dev-ca.crt").read_bytes())
+    assert "not for production" in ca.subject.rfc4514_string()
+
+
+def test_nobody_but_its_owner_can_read_it(made: DevCredentials) -> None:
+    assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made.folder.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("name", [*SERVERS, "credits", CLIENT])
+def test_the_ca_has_signed_the_certificate_of_each(made: DevCredentials, name: str) -> None:
+    ca = x509.load_pem_x509_certificate(made.ca.read_bytes())
+    certificate = x509.load_pem_x509_certificate(made.certificate(name).read_bytes())
+    policy = PolicyBuilder().store(Store([ca]))
+    for place in (
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address("::1")),
+    ):
+        assert policy.build_server_verifier(place).verify(certificate, [])
+    as_client = policy.build_client_verifier().verify(certificate, [])
+    uris = [str(each.value) for each in as_client.subjects or () if isinstance(each, x509.UniformResourceIdentifier)]
+    assert uris == [f"spiffe://handfast.test/{name}"]
+    key = load_pem_private_key(made.key(name).read_bytes(), None)
+    assert key.public_key() == certificate.public_key()
+
+
+def test_servers_are_granted_what_they_do_at_each_other_and_clients_nothing(made: DevCredentials) -> None:
+    grants = tomllib.loads(made.grants.read_text())["grants"]
+    assert set(grants) == {f"spiffe://handfast.test/{name}" for name in (*SERVERS, "credits")}
+    for participant in ("users", "preferences", "credits"):
+        assert grants[f"spiffe://handfast.test/{participant}"] == ["transactions.run", "transactions.resolve"]
+
+
+@pytest.mark.parametrize(
+    ("role", "subject", "scope"),
+    [
+        (
+            "admin",
+            "admin",
+            "users.read users.write preferences.read preferences.write preferences.define transactions.run "
+            "credits.read credits.write",
+        ),
+        ("operator", "operator", "transactions.run transactions.operate branches.read"),
+        ("user", "grace", "self transactions.run"),
+    ],
+)
+def test_a_token_says_for_whom_it_is_and_what_it_allows(
+    made: DevCredentials, role: str, subject: str, scope: str
+) -> None:
+    claims = _claims(made, made.token(role).read_text().strip())
+    assert (claims["sub"], claims["scope"]) == (subject, scope)
+
+
+def test_a_token_of_one_s_own_is_signed_by_the_same_key(handfast: Handfast, made: DevCredentials) -> None:
+    arguments = ("--subject", "ada", "--scope", "self", "--scope", "users.read", "--seconds", "60")
+    result = handfast("dev-token", str(made.folder), *arguments)
+    assert (result.status, result.stderr) == (0, "")
+    claims = _claims(made, result.stdout.strip())
+    assert (claims["sub"], claims["scope"], claims["exp"] - claims["iat"]) == ("ada", "self users.read", 60)
+    assert claims["jti"] != _claims(made, made.token("admin").read_text().strip())["jti"]
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(handfast: Handfast, made: DevCredentials) -> None:
+    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
+    result = handfast("dev-credentials", str(made.folder))
+    line = f"handfast: dev-credentials: {made.folder} is there already; remove it, or name another folder\n"
+    assert result == Result(2, "", line)
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_nothing_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match=r"^cannot write .*/file/new: File exists$"):
+        make(tmp_path / "file" / "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["users", "ca", "client", "tokens", "Credits", "../credits", ""])
+def test_a_server_s_name_is_its_own_and_no_other_file_s(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Failure, match="cannot be the name of another server"):
+        make(tmp_path / "new", [name])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_token_needs_a_folder_with_a_key(handfast: Handfast, tmp_path: Path) -> None:
+    result = handfast("dev-token", str(tmp_path), "--subject", "ada")
+    line = f"handfast: dev-token: cannot read {tmp_path}/dev-tokens.key: No such file or directory\n"
+    assert result == Result(2, "", line)
+
+
+def test_what_clients_take_their_credentials_from_can_be_read_into_a_shell(made: DevCredentials) -> None:
+    lines = made.client_variables.read_text().splitlines()
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+    assert exported == made.of_client()
+    assert all(Path(file).is_file() for file in exported.values())
+    assert json.loads(made.token_keys.read_text())["keys"]
