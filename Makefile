@@ -110,9 +110,10 @@ check-types: $(INSTALLED) ## … types hold, strictly
 check-boundaries: $(INSTALLED) ## … packages import only what they may
 	$(BIN)/lint-imports --no-logo
 
-check-contracts: $(INSTALLED) ## … contracts are in style
+check-contracts: $(INSTALLED) ## … contracts are in style, and say who may call each method
 	@for project in $(CONTRACTS); do \
-	    $(BIN)/buf lint $$project && $(BIN)/buf format --diff --exit-code $$project || exit; \
+	    $(BIN)/buf lint $$project && $(BIN)/buf format --diff --exit-code $$project && \
+	    $(BIN)/buf build $$project -o - | $(BIN)/python -m handfast.server.chassis.security.check || exit; \
 	done
 
 check-breaking: $(INSTALLED) ## … contracts keep what the last release promised

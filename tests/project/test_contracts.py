@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from handfast.server.chassis.security.check import problems
 from tests.project.commands import BIN, ROOT, run, succeed
 from tools.generate import out_of_date
 
@@ -38,6 +40,43 @@ def test_every_contract_says_where_its_stubs_are_in_other_languages(released: Pa
     outer_classes = [(file.package, file.options.java_outer_classname) for file in contracts]
     assert all(name.endswith("Proto") for _, name in outer_classes)
     assert len(set(outer_classes)) == len(outer_classes)
+
+
+def check_contracts(project: Path) -> subprocess.CompletedProcess[str]:
+    return run("make", "--no-print-directory", "check-contracts", f"CONTRACTS={project}")
+
+
+def test_a_method_whose_contract_does_not_say_who_may_call_it_is_named(released: Path) -> None:
+    done = check_contracts(released)
+    assert (done.returncode, done.stdout) == (0, "")
+    before, get_user, after = (released / USERS).read_text().partition("rpc GetUser(")
+    declared = re.compile(r"    option \(handfast\.chassis\.v1\.permission\) = \{[^}]*\};\n")
+    (released / USERS).write_text(before + get_user + declared.sub("", after, count=1))
+    done = check_contracts(released)
+    assert done.returncode != 0
+    assert "handfast.users.v1.UserService.GetUser declares no permission" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("declared", "wrong", "said"),
+    [
+        ('self: "user_id"', 'self: "id"', "self: GetUserRequest has no field 'id'"),
+        ('self: "user_id"', 'self: "user_id.value"', "self: GetUserRequest has no field 'user_id.value'"),
+        ('resource: "user_id"', 'resource: "id"', "resource: neither the request nor the reply has 'id'"),
+        ('resource: "user_id"', 'resource: "user"', "resource: 'user' is no id"),
+        ('resource: "user_id"', 'resource: "user.email"', "resource: 'user.email' is personal data"),
+        ('scopes: "users.read"', 'scopes: "users read"', "has the scope 'users read', which is no word"),
+        ('scopes: "users.read"', "", "names no scope"),
+    ],
+)
+def test_a_permission_that_cannot_be_is_named(released: Path, declared: str, wrong: str, said: str) -> None:
+    text = (released / USERS).read_text()
+    before, get_user, after = text.partition("rpc GetUser(")
+    assert declared in after
+    (released / USERS).write_text(before + get_user + after.replace(declared, wrong, 1))
+    succeed((BIN / "buf", "build", "--output", "changed.binpb"), cwd=released)
+    (problem,) = problems(FileDescriptorSet.FromString((released / "changed.binpb").read_bytes()))
+    assert said in problem
 
 
 def check_breaking(project: Path) -> subprocess.CompletedProcess[str]:

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from handfast.chassis.v1 import options_pb2 as handfast_dot_chassis_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18postage/v1/postage.proto\x12\npostage.v1\"<\n\x13QuotePostageRequest\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x14\n\x0cweight_grams\x18\x02 \x01(\x05\"+\n\x14QuotePostageResponse\x12\x13\n\x0bprice_cents\x18\x01 \x01(\x05*6\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_NO_TARIFF\x10\x01\x32h\n\x0ePostageService\x12V\n\x0cQuotePostage\x12\x1f.postage.v1.QuotePostageRequest\x1a .postage.v1.QuotePostageResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18postage/v1/postage.proto\x12\npostage.v1\x1a!handfast/chassis/v1/options.proto\"<\n\x13QuotePostageRequest\x12\x0f\n\x07\x63ountry\x18\x01 \x01(\t\x12\x14\n\x0cweight_grams\x18\x02 \x01(\x05\"+\n\x14QuotePostageResponse\x12\x13\n\x0bprice_cents\x18\x01 \x01(\x05*6\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_NO_TARIFF\x10\x01\x32z\n\x0ePostageService\x12h\n\x0cQuotePostage\x12\x1f.postage.v1.QuotePostageRequest\x1a .postage.v1.QuotePostageResponse\"\x15\x90\x02\x01\xda\xf3\x18\x0e\n\x0cpostage.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'postage.v1.postage_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POSTAGESERVICE'].methods_by_name['QuotePostage']._loaded_options = None
-  _globals['_POSTAGESERVICE'].methods_by_name['QuotePostage']._serialized_options = b'\220\002\001'
-  _globals['_REASON']._serialized_start=147
-  _globals['_REASON']._serialized_end=201
-  _globals['_QUOTEPOSTAGEREQUEST']._serialized_start=40
-  _globals['_QUOTEPOSTAGEREQUEST']._serialized_end=100
-  _globals['_QUOTEPOSTAGERESPONSE']._serialized_start=102
-  _globals['_QUOTEPOSTAGERESPONSE']._serialized_end=145
-  _globals['_POSTAGESERVICE']._serialized_start=203
-  _globals['_POSTAGESERVICE']._serialized_end=307
+  _globals['_POSTAGESERVICE'].methods_by_name['QuotePostage']._serialized_options = b'\220\002\001\332\363\030\016\n\014postage.read'
+  _globals['_REASON']._serialized_start=182
+  _globals['_REASON']._serialized_end=236
+  _globals['_QUOTEPOSTAGEREQUEST']._serialized_start=75
+  _globals['_QUOTEPOSTAGEREQUEST']._serialized_end=135
+  _globals['_QUOTEPOSTAGERESPONSE']._serialized_start=137
+  _globals['_QUOTEPOSTAGERESPONSE']._serialized_end=180
+  _globals['_POSTAGESERVICE']._serialized_start=238
+  _globals['_POSTAGESERVICE']._serialized_end=360
 # @@protoc_insertion_point(module_scope)

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from handfast.chassis.v1 import options_pb2 as handfast_dot_chassis_dot_v1_dot_options__pb2
 from handfast.preferences.v1 import preferences_pb2 as handfast_dot_preferences_dot_v1_dot_preferences__pb2
 from handfast.users.v1 import users_pb2 as handfast_dot_users_dot_v1_dot_users__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#handfast/accounts/v1/accounts.proto\x12\x14handfast.accounts.v1\x1a google/protobuf/field_mask.proto\x1a)handfast/preferences/v1/preferences.proto\x1a\x1dhandfast/users/v1/users.proto\"~\n\x07\x41\x63\x63ount\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x46\n\x0bpreferences\x18\x02 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\xaa\x01\n\x14\x43reateAccountRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x46\n\x0bpreferences\x18\x02 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"w\n\x15\x43reateAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\"W\n\x11GetAccountRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"M\n\x12GetAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\"\xd4\x02\n\x1fUpdateUserAndPreferencesRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12I\n\x10user_update_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x03\x80\x01\x01R\x0euserUpdateMask\x12\x46\n\x0bpreferences\x18\x03 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12R\n\x17preferences_update_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\x15preferencesUpdateMask\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\"\x82\x01\n UpdateUserAndPreferencesResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\"\x96\x01\n\x14\x44\x65leteAccountRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n\tuser_etag\x18\x02 \x01(\tR\x08userEtag\x12)\n\x10preferences_etag\x18\x03 \x01(\tR\x0fpreferencesEtag\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\"w\n\x15\x44\x65leteAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId2\xdc\x03\n\x0e\x41\x63\x63ountService\x12j\n\rCreateAccount\x12*.handfast.accounts.v1.CreateAccountRequest\x1a+.handfast.accounts.v1.CreateAccountResponse\"\x00\x12\x64\n\nGetAccount\x12\'.handfast.accounts.v1.GetAccountRequest\x1a(.handfast.accounts.v1.GetAccountResponse\"\x03\x90\x02\x01\x12\x8b\x01\n\x18UpdateUserAndPreferences\x12\x35.handfast.accounts.v1.UpdateUserAndPreferencesRequest\x1a\x36.handfast.accounts.v1.UpdateUserAndPreferencesResponse\"\x00\x12j\n\rDeleteAccount\x12*.handfast.accounts.v1.DeleteAccountRequest\x1a+.handfast.accounts.v1.DeleteAccountResponse\"\x00\x42\x87\x01\n\x18\x63om.handfast.accounts.v1B\rAccountsProtoP\x01ZCgithub.com/handfast/handfast/gen/go/handfast/accounts/v1;accountsv1\xaa\x02\x14Handfast.Accounts.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#handfast/accounts/v1/accounts.proto\x12\x14handfast.accounts.v1\x1a google/protobuf/field_mask.proto\x1a!handfast/chassis/v1/options.proto\x1a)handfast/preferences/v1/preferences.proto\x1a\x1dhandfast/users/v1/users.proto\"~\n\x07\x41\x63\x63ount\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x46\n\x0bpreferences\x18\x02 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\xaa\x01\n\x14\x43reateAccountRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x46\n\x0bpreferences\x18\x02 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"w\n\x15\x43reateAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\"W\n\x11GetAccountRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"M\n\x12GetAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\"\xd4\x02\n\x1fUpdateUserAndPreferencesRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12I\n\x10user_update_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x03\x80\x01\x01R\x0euserUpdateMask\x12\x46\n\x0bpreferences\x18\x03 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12R\n\x17preferences_update_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\x15preferencesUpdateMask\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\"\x82\x01\n UpdateUserAndPreferencesResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId\"\x96\x01\n\x14\x44\x65leteAccountRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n\tuser_etag\x18\x02 \x01(\tR\x08userEtag\x12)\n\x10preferences_etag\x18\x03 \x01(\tR\x0fpreferencesEtag\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\"w\n\x15\x44\x65leteAccountResponse\x12\x37\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.handfast.accounts.v1.AccountR\x07\x61\x63\x63ount\x12%\n\x0etransaction_id\x18\x02 \x01(\tR\rtransactionId2\xde\x05\n\x0e\x41\x63\x63ountService\x12\xb2\x01\n\rCreateAccount\x12*.handfast.accounts.v1.CreateAccountRequest\x1a+.handfast.accounts.v1.CreateAccountResponse\"H\xda\xf3\x18\x44\n\x0busers.write\n\x11preferences.write\x1a\x0cuser.user_id\x1a\x14\x61\x63\x63ount.user.user_id\x12\x98\x01\n\nGetAccount\x12\'.handfast.accounts.v1.GetAccountRequest\x1a(.handfast.accounts.v1.GetAccountResponse\"7\x90\x02\x01\xda\xf3\x18\x30\n\nusers.read\n\x10preferences.read\x12\x07user_id\x1a\x07user_id\x12\xe1\x01\n\x18UpdateUserAndPreferences\x12\x35.handfast.accounts.v1.UpdateUserAndPreferencesRequest\x1a\x36.handfast.accounts.v1.UpdateUserAndPreferencesResponse\"V\xda\xf3\x18R\n\x0busers.write\n\x11preferences.write\x12\x0cuser.user_id\x12\x14preferences.user_id?\x1a\x0cuser.user_id\x12\x97\x01\n\rDeleteAccount\x12*.handfast.accounts.v1.DeleteAccountRequest\x1a+.handfast.accounts.v1.DeleteAccountResponse\"-\xda\xf3\x18)\n\x0busers.write\n\x11preferences.write\x1a\x07user_idB\x87\x01\n\x18\x63om.handfast.accounts.v1B\rAccountsProtoP\x01ZCgithub.com/handfast/handfast/gen/go/handfast/accounts/v1;accountsv1\xaa\x02\x14Handfast.Accounts.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,26 +38,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\030com.handfast.accounts.v1B\rAccountsProtoP\001ZCgithub.com/handfast/handfast/gen/go/handfast/accounts/v1;accountsv1\252\002\024Handfast.Accounts.V1'
   _globals['_UPDATEUSERANDPREFERENCESREQUEST'].fields_by_name['user_update_mask']._loaded_options = None
   _globals['_UPDATEUSERANDPREFERENCESREQUEST'].fields_by_name['user_update_mask']._serialized_options = b'\200\001\001'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._serialized_options = b'\332\363\030D\n\013users.write\n\021preferences.write\032\014user.user_id\032\024account.user.user_id'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\220\002\001'
-  _globals['_ACCOUNT']._serialized_start=169
-  _globals['_ACCOUNT']._serialized_end=295
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=298
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=468
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=470
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=589
-  _globals['_GETACCOUNTREQUEST']._serialized_start=591
-  _globals['_GETACCOUNTREQUEST']._serialized_end=678
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=680
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=757
-  _globals['_UPDATEUSERANDPREFERENCESREQUEST']._serialized_start=760
-  _globals['_UPDATEUSERANDPREFERENCESREQUEST']._serialized_end=1100
-  _globals['_UPDATEUSERANDPREFERENCESRESPONSE']._serialized_start=1103
-  _globals['_UPDATEUSERANDPREFERENCESRESPONSE']._serialized_end=1233
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1236
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1386
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1388
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1507
-  _globals['_ACCOUNTSERVICE']._serialized_start=1510
-  _globals['_ACCOUNTSERVICE']._serialized_end=1986
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\220\002\001\332\363\0300\n\nusers.read\n\020preferences.read\022\007user_id\032\007user_id'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateUserAndPreferences']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateUserAndPreferences']._serialized_options = b'\332\363\030R\n\013users.write\n\021preferences.write\022\014user.user_id\022\024preferences.user_id?\032\014user.user_id'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._serialized_options = b'\332\363\030)\n\013users.write\n\021preferences.write\032\007user_id'
+  _globals['_ACCOUNT']._serialized_start=204
+  _globals['_ACCOUNT']._serialized_end=330
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=333
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=503
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=505
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=624
+  _globals['_GETACCOUNTREQUEST']._serialized_start=626
+  _globals['_GETACCOUNTREQUEST']._serialized_end=713
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=715
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=792
+  _globals['_UPDATEUSERANDPREFERENCESREQUEST']._serialized_start=795
+  _globals['_UPDATEUSERANDPREFERENCESREQUEST']._serialized_end=1135
+  _globals['_UPDATEUSERANDPREFERENCESRESPONSE']._serialized_start=1138
+  _globals['_UPDATEUSERANDPREFERENCESRESPONSE']._serialized_end=1268
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1271
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1421
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1423
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1542
+  _globals['_ACCOUNTSERVICE']._serialized_start=1545
+  _globals['_ACCOUNTSERVICE']._serialized_end=2279
 # @@protoc_insertion_point(module_scope)

@@ -14,15 +14,70 @@ keys of maps and paths of masks that break a rule are told to the caller who sen
 Ids, keys of preferences and etags are printed, so none should be made of personal data.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
+import sys
+import typing as _typing
+
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
+else:
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+@_typing.final
+class Permission(_message.Message):
+    """Who may call a method. A server that knows its callers refuses the others with PERMISSION_DENIED, and everybody where
+    a method declares nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPES_FIELD_NUMBER: _builtins.int
+    SELF_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes that a caller needs, all of them; at least one. `{server}` stands for the name of the server, as in
+        `{server}.read` of a service that several servers serve.
+        """
+
+    @_builtins.property
+    def self(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of the request, such as `user_id`, `user.user_id` or `user_ids`, that name whose data is asked for. Where all
+        values of all of them are the subject of the caller's token, its scope `self` does in place of `scopes`. A field
+        without a value is nobody's; one that the method takes as empty for the same id as the others ends in `?`. Where
+        requests stream, this holds for each.
+        """
+
+    @_builtins.property
+    def resource(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that name the resource, for the log: the first of them that has a value in the request, else in the reply."""
+
+    def __init__(
+        self_,  # pyright: ignore[reportSelfClsParameterName]
+        *,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        self: _abc.Iterable[_builtins.str] | None = ...,
+        resource: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resource", b"resource", "scopes", b"scopes", "self", b"self"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Permission: _TypeAlias = Permission  # noqa: Y015
+
 STAGEABLE_FIELD_NUMBER: _builtins.int
 LOCKABLE_FIELD_NUMBER: _builtins.int
+PERMISSION_FIELD_NUMBER: _builtins.int
 stageable: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """The method can take part in a transaction that spans services. A call that carries
 `handfast-transaction-id`, `handfast-operation` and `handfast-transaction-deadline` is then staged
@@ -37,3 +92,5 @@ reply or its error, with the trailer `handfast-reads-bin`: a serialized `handfas
 has read, so that the caller can see to it that this still holds when the transaction commits. A method without
 this option refuses such metadata.
 """
+permission: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Permission]
+"""Who may call the method."""

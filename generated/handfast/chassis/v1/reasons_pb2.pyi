@@ -96,6 +96,20 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_UNKNOWN_SERVICE: _Reason.ValueType  # 21
     """NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
+    REASON_UNAUTHENTICATED: _Reason.ValueType  # 22
+    """UNAUTHENTICATED. The server has to know who calls, and the call does not say so in a way that it can trust. Metadata:
+    `problem`, such as `missing`, `repeated`, `malformed`, `unknown_key`, `bad_signature`, `no_expiry`, `expired`,
+    `not_yet_valid`, `wrong_issuer`, `wrong_audience` or `revoked`. A new token helps, but for `repeated`: send one
+    `authorization` only.
+    """
+    REASON_SCOPE_MISSING: _Reason.ValueType  # 23
+    """PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for
+    what is its own. Metadata: `scopes`, those that the method needs, with spaces between them.
+    """
+    REASON_NO_PERMISSION_DECLARED: _Reason.ValueType  # 24
+    """PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""
+    REASON_TOO_MANY_CALLS: _Reason.ValueType  # 25
+    """RESOURCE_EXHAUSTED. The caller has made more calls than it may in this time. Call again after the delay in RetryInfo."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed, where the cause is common to all services. Errors carry the value's name without
@@ -177,4 +191,18 @@ that passed it on.
 """
 REASON_UNKNOWN_SERVICE: Reason.ValueType  # 21
 """NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
+REASON_UNAUTHENTICATED: Reason.ValueType  # 22
+"""UNAUTHENTICATED. The server has to know who calls, and the call does not say so in a way that it can trust. Metadata:
+`problem`, such as `missing`, `repeated`, `malformed`, `unknown_key`, `bad_signature`, `no_expiry`, `expired`,
+`not_yet_valid`, `wrong_issuer`, `wrong_audience` or `revoked`. A new token helps, but for `repeated`: send one
+`authorization` only.
+"""
+REASON_SCOPE_MISSING: Reason.ValueType  # 23
+"""PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for
+what is its own. Metadata: `scopes`, those that the method needs, with spaces between them.
+"""
+REASON_NO_PERMISSION_DECLARED: Reason.ValueType  # 24
+"""PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""
+REASON_TOO_MANY_CALLS: Reason.ValueType  # 25
+"""RESOURCE_EXHAUSTED. The caller has made more calls than it may in this time. Call again after the delay in RetryInfo."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

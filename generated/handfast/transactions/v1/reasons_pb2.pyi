@@ -120,6 +120,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     operator has to correct the addresses, those that the coordinator has where it is the one who says so. Metadata:
     `asked` (whom the service was taken for), `participant` (which it is, where that is known).
     """
+    REASON_NOT_OWNER: _Reason.ValueType  # 24
+    """PERMISSION_DENIED. The transaction, or what it has staged here, belongs to another caller. Metadata: `transaction_id`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -225,4 +227,6 @@ REASON_WRONG_PARTICIPANT: Reason.ValueType  # 23
 operator has to correct the addresses, those that the coordinator has where it is the one who says so. Metadata:
 `asked` (whom the service was taken for), `participant` (which it is, where that is known).
 """
+REASON_NOT_OWNER: Reason.ValueType  # 24
+"""PERMISSION_DENIED. The transaction, or what it has staged here, belongs to another caller. Metadata: `transaction_id`."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

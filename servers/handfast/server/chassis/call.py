@@ -27,6 +27,8 @@ from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY, Propaga
 from handfast.client.transaction_metadata import STAGE_KEYS, STAGING_KEYS
 from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.metadata import check_metadata
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.chassis.security.permission import Permission
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -94,7 +96,8 @@ class Method:
 
     `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it.
     `refused_keys` is the metadata of transactions that the method does not take. Where a method `pushes`, its handler
-    returns at once, and an `Outlet` sends the replies.
+    returns at once, and an `Outlet` sends the replies. `permission` says who may call it; None where its contract does
+    not.
     """
 
     path: str
@@ -105,6 +108,7 @@ class Method:
     pool: Pool
     refused_keys: frozenset[str] = frozenset()
     pushes: bool = False
+    permission: Permission | None = None
 
     @property
     def outlasts_its_handler(self) -> bool:
@@ -114,7 +118,8 @@ class Method:
         return self.pushes or self.type in ("client_stream", "bidi_stream")
 
     @classmethod
-    def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool) -> Method:
+    def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool, server: str = "") -> Method:
+        """As its contract has it, on the server of that name. Raises ValueError where its permission cannot be."""
         service = descriptor.containing_service.full_name
         return cls(
             path=f"/{service}/{descriptor.name}",
@@ -124,6 +129,7 @@ class Method:
             domain=domain,
             pool=pool,
             refused_keys=_refused_keys(descriptor),
+            permission=Permission.of(descriptor, server),
         )
 
 
@@ -154,6 +160,7 @@ class Call(Propagated):
     repeated               the keys that came more than once: a key that can have one value only is refused then
     log                    fields for this call's line in the log, such as `transaction_id`; never personal data
     state                  what interceptors leave for those inside of them and for the handler, such as who calls
+    identity               who calls; None where the server does not ask, or may not know
     request                the message that was read last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
     trailers               what the chassis and transactions send after the last reply, or with the error
@@ -186,6 +193,7 @@ class Call(Propagated):
     traceparent: str | None = None
     deadline_monotonic_s: float | None = None
     repeated: frozenset[str] = frozenset()
+    identity: Identity | None = None
     request: Message | None = None
     context: grpc.ServicerContext | None = None
     trailers: Metadata = ()

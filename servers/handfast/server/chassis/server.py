@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
@@ -98,8 +98,8 @@ class Server:
                    outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages,
                    and may raise what a handler may
 
-    Raises DeclarationError where two pools that differ have the same name, and TypeError where an interceptor is
-    something else, such as a class or one for asyncio.
+    Raises DeclarationError where two pools that differ have the same name, or a contract declares a permission that
+    cannot be, and TypeError where an interceptor is something else, such as a class or one for asyncio.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Server:
         methods: dict[str, Method] = {}
         for service in (*services, *operations):
             for descriptor in service.descriptor.methods:
-                method = Method.of(descriptor, service.domain, service.pool or main_pool)
+                method = _method(descriptor, service.domain, service.pool or main_pool, settings.name)
                 methods[method.path] = method if service in services else replace(method, refused_keys=frozenset())
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
@@ -273,6 +273,13 @@ class Server:
         except OSError as error:
             raise StartError(f"cannot serve metrics on {address}: {_reason(error)}") from error
         self.metrics_port = self._endpoint.port
+
+
+def _method(descriptor: MethodDescriptor, domain: str, pool: Pool, server: str) -> Method:
+    try:
+        return Method.of(descriptor, domain, pool, server)
+    except ValueError as error:
+        raise DeclarationError(str(error)) from None
 
 
 def _end_by(background: Background, end: float) -> None:

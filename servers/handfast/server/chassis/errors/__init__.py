@@ -259,6 +259,34 @@ class PeerUnavailable(Unavailable):
     retry_after = 1.0
 
 
+class NotAuthenticated(Unauthenticated):
+    """The call does not say who makes it in a way that the server can trust. `problem` is a word for what is wrong."""
+
+    reason = reason_name(Reason, Reason.REASON_UNAUTHENTICATED)
+
+    def __init__(self, message: str, *, problem: str) -> None:
+        super().__init__(message, problem=problem)
+
+
+class ScopeMissing(PermissionDenied):
+    """The caller lacks a scope that the method needs."""
+
+    reason = reason_name(Reason, Reason.REASON_SCOPE_MISSING)
+
+
+class NoPermissionDeclared(PermissionDenied):
+    """The contract does not say who may call the method."""
+
+    reason = reason_name(Reason, Reason.REASON_NO_PERMISSION_DECLARED)
+
+
+class TooManyCalls(ResourceExhausted):
+    """The caller has made more calls than it may in this time."""
+
+    reason = reason_name(Reason, Reason.REASON_TOO_MANY_CALLS)
+    retry_after = 1.0
+
+
 class Unforeseen(DomainError):
     """What any exception that nobody foresaw becomes: INTERNAL. Only the chassis makes it."""
 

@@ -1,0 +1,138 @@
+"""What a contract says of who may call a method, read once for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+from handfast.chassis.v1 import options_pb2
+from handfast.server.chassis.logs.redaction import is_marked
+
+SELF = "self"
+"""The scope of a caller who may ask for what is its own."""
+SERVER = "{server}"
+"""What stands for the name of the server in a scope of a contract."""
+
+_OPTIONAL = "?"
+_IDS = {FieldDescriptor.TYPE_STRING}
+_INTEGERS = {
+    getattr(FieldDescriptor, f"TYPE_{kind}")
+    for kind in ("INT32", "INT64", "UINT32", "UINT64", "SINT32", "SINT64", "FIXED32", "FIXED64", "SFIXED32", "SFIXED64")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPath:
+    """Where values stand in a message: `user.user_id`, or with any number of them `decisions.transaction_id`."""
+
+    names: tuple[str, ...]
+    may_be_empty: bool = False
+
+    def values(self, message: Any) -> list[Any]:
+        """All values there, those of fields that are not set included: a list of none where a list is empty."""
+        found = [message]
+        for name in self.names:
+            found = [value for parent in found for value in _each(getattr(parent, name))]
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Permission:
+    """Who may call a method.
+
+    scopes              a caller needs all of these; none where everybody may call it
+    own                 where all values here are the subject of the caller's token, its scope `self` does as well
+    request_resources   where the id of the resource stands in a request, for the log
+    reply_resources     … and where in a reply
+    """
+
+    scopes: frozenset[str]
+    own: tuple[FieldPath, ...] = ()
+    request_resources: tuple[FieldPath, ...] = ()
+    reply_resources: tuple[FieldPath, ...] = ()
+
+    @classmethod
+    def of(cls, descriptor: MethodDescriptor, server: str) -> Permission | None:
+        """As its contract declares it, on the server of that name; None where it declares none. Raises ValueError, with
+        the method's name, where it declares what cannot be."""
+        declared = descriptor.GetOptions().Extensions[options_pb2.permission]
+        request, reply = descriptor.input_type, descriptor.output_type
+        try:
+            if not declared.scopes:
+                if declared.ByteSize():
+                    raise ValueError("names no scope")
+                return None
+            for scope in declared.scopes:
+                check_scope(scope.replace(SERVER, "server"))
+            own = tuple(_path(text, request, _IDS, "self") for text in declared.self)
+            for text in declared.resource:
+                if not any(_leads(text, message) for message in (request, reply)):
+                    raise ValueError(f"resource: neither the request nor the reply has {text!r}")
+            in_request, in_reply = (
+                tuple(
+                    _path(text, message, _IDS | _INTEGERS, "resource")
+                    for text in declared.resource
+                    if _leads(text, message)
+                )
+                for message in (request, reply)
+            )
+        except ValueError as error:
+            raise ValueError(f"{descriptor.full_name}: its permission {error}") from None
+        return cls(frozenset(scope.replace(SERVER, server) for scope in declared.scopes), own, in_request, in_reply)
+
+    def is_own(self, request: Message, subject: str) -> bool:
+        """Whether all that the request names is the subject's own."""
+        values = [value for path in self.own for value in path.values(request) if value or not path.may_be_empty]
+        return bool(subject and values) and all(value == subject for value in values)
+
+    def resource(self, request: Message | None, reply: Message | None = None) -> str:
+        """The ids that a call is about, with commas between them; empty where it names none."""
+        for message, paths in ((request, self.request_resources), (reply, self.reply_resources)):
+            for path in paths if message is not None else ():
+                if values := [str(value) for value in path.values(message) if value]:
+                    return ",".join(values)
+        return ""
+
+
+EVERYBODY = Permission(frozenset())
+"""That of a method which asks nobody who they are."""
+
+
+def check_scope(scope: str) -> None:
+    """Raises ValueError unless a token can carry the scope (RFC 6749, 3.3)."""
+    if not scope or not all("!" <= character <= "~" and character not in '"\\' for character in scope):
+        raise ValueError(f"has the scope {scope!r}, which is no word of visible ASCII characters")
+
+
+def _leads(text: str, message: Descriptor) -> bool:
+    """Whether the first name of a path is a field of the message."""
+    return text.split(".")[0] in message.fields_by_name
+
+
+def _path(text: str, message: Descriptor, types: set[int], what: str) -> FieldPath:
+    """Raises ValueError where the path leads to no field of one of the types."""
+    names = text.removesuffix(_OPTIONAL).split(".")
+    field: FieldDescriptor | None = None
+    inside: Descriptor | None = message
+    for name in names:
+        if inside is None or (field := inside.fields_by_name.get(name)) is None:
+            raise ValueError(f"{what}: {message.name} has no field {text!r}")
+        inside = field.message_type if not _is_map(field) else None
+    assert field is not None
+    if field.type not in types:
+        raise ValueError(f"{what}: {text!r} is no id")
+    if is_marked(field):
+        raise ValueError(f"{what}: {text!r} is personal data")
+    return FieldPath(tuple(names), text.endswith(_OPTIONAL))
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return (value,) if isinstance(value, str | int | Message) else value
