@@ -134,7 +134,7 @@ def test_ctrl_c_ends_a_command_without_a_word_also_while_it_is_imported() -> Non
 def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
     program = (
         "import sys, handfast.server.cli.commands, handfast.server.cli.up\n"
-        "print(*sorted({'alembic', 'google', 'grpc', 'sqlalchemy', 'structlog'} & set(sys.modules)))"
+        "print(*sorted({'alembic', 'cryptography', 'google', 'grpc', 'sqlalchemy', 'structlog'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
@@ -153,7 +153,8 @@ def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
             ("serve", "users", "--database-url", "sqlite:////tmp/x", "--listen", "0.0.0.0:50051"),
             {},
             "handfast: users: --listen (or HANDFAST_USERS_LISTEN) is 0.0.0.0:50051, which other machines may reach in "
-            "plain text; listen on loopback, or say --allow-plaintext-beyond-loopback",
+            "plain text and without authentication; listen on loopback, or say --tls-certificate or "
+            "--allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
         ),
         (
             ("up", "--first-port", "65500"),

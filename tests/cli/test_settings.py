@@ -117,9 +117,21 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("listen", ":50051", "must be HOST:PORT"),
         ("listen", "::1:50051", "must be HOST:PORT"),
         ("listen", "127.0.0.1:65500", "leaves no port for metrics 100 above; say --metrics-listen"),
-        ("listen", "0.0.0.0:50051", "or say --allow-plaintext-beyond-loopback"),
-        ("listen", "[::]:50051", "or say --allow-plaintext-beyond-loopback"),
-        ("listen", "db.example.com:50051", "or say --allow-plaintext-beyond-loopback"),
+        (
+            "listen",
+            "0.0.0.0:50051",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+        ),
+        (
+            "listen",
+            "[::]:50051",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+        ),
+        (
+            "listen",
+            "db.example.com:50051",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+        ),
         ("metrics_listen", "10.0.0.1:9090", "--metrics-listen (or HANDFAST_USERS_METRICS_LISTEN) is 10.0.0.1:9090"),
         ("database_url", "", "--database-url (or HANDFAST_USERS_DATABASE_URL) must be"),
         ("database_url", "sqlite://", "must be sqlite:///FILE"),
@@ -237,7 +249,8 @@ def test_servers_get_a_processor_each_as_far_as_they_go(
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "db.example.com:50051"])
 def test_who_says_so_may_listen_beyond_loopback(listen: str) -> None:
-    assert SuiteSettings(**GIVEN | {"listen": listen, "allow_plaintext_beyond_loopback": True}).listen == listen
+    allowed = {"allow_plaintext_beyond_loopback": True, "allow_anonymous_beyond_loopback": True}
+    assert SuiteSettings(**GIVEN | {"listen": listen} | allowed).listen == listen
 
 
 @pytest.mark.parametrize("address", ["dns:///users.example.com:50051", "unix:/run/users.sock", "xds:///users"])

@@ -3,6 +3,8 @@
     settings.py     the settings that every server has
     flags.py        settings read from flags and variables, and a server as a command that takes them
     command.py      how a command shows its help and its failures, and its exit status
+    certificates.py PEM files of certificates and keys, checked together
+    secrets.py      files that nobody else may read
     supervision.py  tells a supervisor or systemd that the process is ready, and hears when it is to stop
     processors.py   which processors a process may use, and how its Python is kept on one of them
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from handfast.server.process.certificates import Certificates, NamedFile, UnusableFile, load
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import ANY, usable_processors
+from handfast.server.process.secrets import read_secret_line
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 AUTHENTICATION = ("off", "observe", "enforce")
@@ -28,7 +30,12 @@ MAX_LEEWAY = 300
 """Seconds; so much longer a token that was stolen can be used."""
 
 # These differ from server to server, so their variables carry the server's name. All others are the same for all.
-_OF_ONE_SERVER = frozenset({"listen", "metrics_listen", "database_url", "processor"})
+_OF_ONE_SERVER = frozenset(
+    {
+        *("listen", "metrics_listen", "database_url", "processor"),
+        *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
+    }
+)
 # https://grpc.github.io/grpc/core/md_doc_naming.html
 _HOST_AND_PORT = "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+")
@@ -95,6 +102,37 @@ class ServerSettings:
         ANY, "number of the one processor that this server's Python runs on, or any", metavar=f"NUMBER|{ANY}"
     )
     log_level: str = setting("info", "what is less grave is not logged", metavar="|".join(LOG_LEVELS))
+    tls_certificate: str = setting(
+        "",
+        "PEM file of this server's certificate, followed by those between it and its CA",
+        default="none, plain text",
+        metavar="FILE",
+    )
+    tls_key: str = setting(
+        "", "PEM file of that certificate's key, which nobody else may read", default="none", metavar="FILE"
+    )
+    tls_client_ca: str = setting(
+        "",
+        "PEM file of the CAs of which callers must have a certificate, each valid beside the others (mutual TLS)",
+        default="none, callers need no certificate",
+        metavar="FILE",
+    )
+    peer_ca: str = setting(
+        "",
+        "PEM file of the CAs of the servers that this one calls, each valid beside the others",
+        default="none, plain text",
+        metavar="FILE",
+    )
+    peer_certificate: str = setting(
+        "",
+        "PEM file of the certificate that this server shows to those",
+        default="as --tls-certificate",
+        metavar="FILE",
+    )
+    peer_key: str = setting("", "PEM file of that certificate's key", default="as --tls-key", metavar="FILE")
+    peer_token: str = setting(
+        "", "file of the token that this server shows to those, in one line", default="none", metavar="FILE"
+    )
     authentication: str = setting(
         "off",
         "whether calls need an identity with the right permission; observe lets all pass, and logs and counts those "
@@ -121,7 +159,10 @@ class ServerSettings:
         "", "TOML file of the scopes that names of client certificates have", default="no scopes", metavar="FILE"
     )
     allow_plaintext_beyond_loopback: bool = setting(
-        False, "listen where other machines can reach this server, without TLS and without authentication"
+        False, "listen where other machines can reach this server, without TLS"
+    )
+    allow_anonymous_beyond_loopback: bool = setting(
+        False, "serve other machines whoever they are, without authentication and without mutual TLS"
     )
 
     def __post_init__(self) -> None:
@@ -133,6 +174,7 @@ class ServerSettings:
             self.require("listen", metrics_port <= MAX_PORT, f"{room}say {flag('metrics_listen')}")
             object.__setattr__(self, "metrics_listen", join_address(host, metrics_port))
         self._check_listen("metrics_listen", self.metrics_listen)
+        self._check_transport()
         for each in fields(self):
             if bounds := each.metadata.get("bounds"):
                 least, greatest = bounds
@@ -150,7 +192,7 @@ class ServerSettings:
         )
         self._check_authentication()
 
-    def require(self, setting: str, holds: bool, rule: str) -> None:
+    def require(self, setting: str, holds: object, rule: str) -> None:
         """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
         if not holds:
             raise SettingsError(setting, self.variable(self.name, setting), rule)
@@ -171,6 +213,41 @@ class ServerSettings:
         except ValueError as error:
             raise SettingsError(setting, self.variable(self.name, setting), str(error)) from None
 
+    def own_certificates(self) -> Certificates | None:
+        """The files of the settings `tls_…`, read and checked; None for plain text. Raises SettingsError."""
+        return self._certificates("tls_certificate", "tls_key", "tls_client_ca")
+
+    def peer_certificates(self) -> Certificates | None:
+        """The files of the settings `peer_…`, read and checked; None for plain text. Raises SettingsError."""
+        return self._certificates("peer_certificate", "peer_key", "peer_ca")
+
+    def _certificates(self, *settings: str) -> Certificates | None:
+        certificate, key, ca = (NamedFile(each, getattr(self, each)) for each in settings)
+        if not certificate.path and not ca.path:
+            return None
+        try:
+            return load(certificate, key, ca)
+        except UnusableFile as error:
+            raise SettingsError(error.setting, self.variable(self.name, error.setting), str(error)) from None
+
+    def _check_transport(self) -> None:
+        self._require_with("tls_certificate", "tls_key")
+        self._require_with("tls_key", "tls_certificate")
+        self._require_with("tls_client_ca", "tls_certificate")
+        self._require_with("peer_certificate", "peer_key")
+        self._require_with("peer_key", "peer_certificate")
+        self._require_with("peer_certificate", "peer_ca")
+        if self.peer_ca and not self.peer_certificate:
+            object.__setattr__(self, "peer_certificate", self.tls_certificate)
+            object.__setattr__(self, "peer_key", self.tls_key)
+        self.own_certificates()
+        self.peer_certificates()
+        if self.peer_token:
+            self.check("peer_token", read_secret_line)
+
+    def _require_with(self, setting: str, other: str) -> None:
+        self.require(setting, not getattr(self, setting) or getattr(self, other), f"needs {flag(other)}, too")
+
     def _check_authentication(self) -> None:
         self.require(
             "authentication",
@@ -184,17 +261,28 @@ class ServerSettings:
                 self.require(each, getattr(self, each) != "", f"is required with {flag('token_keys')}")
         self.require(
             "authentication",
-            self.authentication == "off" or self.token_keys != "",
-            f"is {self.authentication}, but callers can have no identity: say {flag('token_keys')}",
+            self.authentication == "off" or self.token_keys or self.tls_client_ca,
+            f"is {self.authentication}, but callers can have no identity: say {flag('token_keys')} or "
+            f"{flag('tls_client_ca')}",
         )
+        self._require_with("certificate_grants", "tls_client_ca")
 
     def _check_listen(self, setting: str, address: str) -> None:
         self.check(setting, split_address)
+        if is_loopback(split_address(address)[0]):
+            return
+        faults = {}
+        if not (self.tls_certificate or self.allow_plaintext_beyond_loopback):
+            faults["in plain text"] = f"{flag('tls_certificate')} or {flag('allow_plaintext_beyond_loopback')}"
+        known = self.tls_client_ca or self.authentication == "enforce"
+        if setting == "listen" and not (known or self.allow_anonymous_beyond_loopback):
+            ways = f"{flag('authentication')} enforce or {flag('allow_anonymous_beyond_loopback')}"
+            faults["without authentication"] = ways
         self.require(
             setting,
-            self.allow_plaintext_beyond_loopback or is_loopback(split_address(address)[0]),
-            f"is {address}, which other machines may reach in plain text; "
-            f"listen on loopback, or say {flag('allow_plaintext_beyond_loopback')}",
+            not faults,
+            f"is {address}, which other machines may reach {' and '.join(faults)}; "
+            f"listen on loopback, or say {', and '.join(faults.values())}",
         )
 
 

@@ -1,0 +1,55 @@
+"""Files that hold a secret: read only where nobody else can, and what a process makes is its user's alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+LARGEST = 1 << 20
+"""Bytes of a file with a key, certificates or another secret."""
+OTHERS = 0o077
+"""What group and others may do: the umask of processes that keep data."""
+_ROOT = 0
+_MORE_THAN_READ_BY_GROUP = 0o037
+
+
+def read_secret(path: str) -> bytes:
+    """The content of a file that only this user can read.
+
+    A file of root may be readable by its group as well, as one that Kubernetes mounts; PostgreSQL has the same rule for
+    its key (https://www.postgresql.org/docs/current/ssl-tcp.html). Raises ValueError, worded to follow the setting's
+    name.
+    """
+    return _read(path, secret=True)
+
+
+def read_public(path: str) -> bytes:
+    """The content of a file that anybody may read. Raises ValueError, worded to follow the setting's name."""
+    return _read(path, secret=False)
+
+
+def read_secret_line(path: str) -> str:
+    """`read_secret` of a file with one line, without the end of that line."""
+    try:
+        text = read_secret(path).decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"names {path}, which is not text in UTF-8") from None
+    if not text or "\n" in text:
+        raise ValueError(f"names {path}, which must hold one line")
+    return text
+
+
+def _read(path: str, *, secret: bool) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            found = os.stat(file.fileno())  # of what was opened, whatever the name stands for by now
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"names {path}, which cannot be read: {getattr(error, 'strerror', error)}") from None
+    forbidden = _MORE_THAN_READ_BY_GROUP if found.st_uid == _ROOT != os.geteuid() else OTHERS
+    if secret and found.st_mode & forbidden:
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        raise ValueError(f"names {path}, which others than its owner can reach (mode {mode}); say chmod 600 {path}")
+    if len(content) > LARGEST:
+        raise ValueError(f"names {path}, which is larger than {LARGEST} bytes")
+    return content
