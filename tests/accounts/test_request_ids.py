@@ -9,16 +9,23 @@ import pytest
 from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest, DeleteAccountRequest
 from handfast.client import AlreadyExists, InvalidArgument, NotFound, ServiceError, Suite
 from handfast.preferences.v1.preferences_pb2 import Preferences
+from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.transactions.v1.transactions_pb2 import (
     TRANSACTION_STATE_ABORTED,
     TRANSACTION_STATE_COMMITTED,
     GetTransactionRequest,
 )
-from handfast.users.v1.users_pb2 import DeleteUserRequest, User
+from handfast.users.v1.users_pb2 import DeleteUserRequest, LookupUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import create_account, get_account, text, update
+from tests.calls import refusal
 from tests.people import create_user, new_email, new_id
 
 CREATE = "handfast.accounts.v1.AccountService/CreateAccount"
+
+
+def assert_erased(error: ServiceError, request_id: str) -> None:
+    assert (error.service, error.reason) == ("handfast.accounts", "ANSWER_ERASED")
+    assert (error.metadata, error.retryable) == ({"request_id": request_id}, False)
 
 
 def test_a_repeated_creation_gets_the_same_account_and_transaction(client: Suite) -> None:
@@ -35,10 +42,38 @@ def test_a_repeated_update_is_applied_once(client: Suite) -> None:
     assert get_account(client, account.user.user_id) == first.account
 
 
-def test_a_repeated_deletion_shows_again_what_was_deleted(client: Suite) -> None:
+def test_a_repeat_gets_the_account_as_it_is_now(client: Suite) -> None:
+    request = CreateAccountRequest(user=User(email=new_email()), request_id=new_id())
+    first = client.accounts.CreateAccount(request)
+    user = User(user_id=first.account.user.user_id, display_name="Countess")
+    user = client.users.UpdateUser(UpdateUserRequest(user=user)).user
+    again = client.accounts.CreateAccount(request)
+    assert again.transaction_id == first.transaction_id
+    assert (again.account.user, again.account.preferences) == (user, first.account.preferences)
+
+
+def test_a_repeated_deletion_shows_again_what_was_deleted_but_for_what_was_personal(client: Suite) -> None:
     account = create_account(client)
     request = DeleteAccountRequest(user_id=account.user.user_id, request_id=new_id())
-    assert client.accounts.DeleteAccount(request) == client.accounts.DeleteAccount(request)
+    assert client.accounts.DeleteAccount(request).account == account
+    assert client.accounts.DeleteAccount(request).account == without_personal_data(account)
+
+
+@pytest.mark.parametrize("by", ["DeleteUser", "DeleteAccount", "another of the same id"])
+def test_a_repeat_after_the_user_was_deleted_says_so_and_does_nothing(client: Suite, by: str) -> None:
+    create = CreateAccountRequest(user=User(email=new_email()), request_id=new_id())
+    user_id = client.accounts.CreateAccount(create).account.user.user_id
+    change = update(User(user_id=user_id, display_name="Countess"), Preferences(), request_id=new_id())
+    client.accounts.UpdateUserAndPreferences(change)
+    if by == "DeleteAccount":
+        client.accounts.DeleteAccount(DeleteAccountRequest(user_id=user_id))
+    else:
+        client.users.DeleteUser(DeleteUserRequest(user_id=user_id))
+    if by == "another of the same id":
+        create_user(client, user_id=user_id)
+    assert_erased(refusal(client.accounts.CreateAccount, create), create.request_id)
+    assert_erased(refusal(client.accounts.UpdateUserAndPreferences, change), change.request_id)
+    assert refusal(client.users.LookupUser, LookupUserRequest(email=create.user.email)).reason == "USER_NOT_FOUND"
 
 
 def test_repeats_at_the_same_time_make_one_account(client: Suite) -> None:

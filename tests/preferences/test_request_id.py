@@ -27,6 +27,17 @@ def test_a_repeated_update_is_answered_like_the_first_and_changes_nothing(client
     assert get(client, request.preferences.user_id) == now
 
 
+def test_a_repeat_after_all_preferences_were_cleared_says_so(client: Suite) -> None:
+    request = update(new_id(), {"theme": "dark"})
+    request.request_id = new_id()
+    client.preferences.UpdatePreferences(request)
+    cleared = update(request.preferences.user_id, {}, "values")
+    cleared.request_id = new_id()
+    now = client.preferences.UpdatePreferences(cleared)
+    assert refusal(client.preferences.UpdatePreferences, request).reason == "ANSWER_ERASED"
+    assert client.preferences.UpdatePreferences(cleared) == now
+
+
 def test_a_repeated_definition_is_answered_like_the_first(client: Suite) -> None:
     asked = definition(PREFERENCE_TYPE_BOOLEAN)
     request = CreatePreferenceDefinitionRequest(definition=asked, request_id=new_id())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from handfast.accounts.v1 import accounts_pb2 as accounts
 from handfast.client.errors import FailedPrecondition, NotFound, ServiceError
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences
+from handfast.server.chassis.errors import AnswerErased
 from handfast.server.chassis.requests.paging import require_page
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.coordinator import FINAL
@@ -108,6 +109,10 @@ class Client:
             try:
                 reply = method(request)
             except ServiceError as error:
+                if error.reason == AnswerErased.reason:
+                    if write.tag:
+                        self.oracle.acknowledged(write.tag, f"{self.name} was told {error}")
+                    return
                 self._check_taken(error, request, since)
                 if definite(error):
                     if certain and write.tag:
@@ -161,6 +166,10 @@ class Client:
             except ServiceError as error:
                 final = bool(request.request_id) and error.code() in FINAL and not error.retryable
                 told = f"{self.name} was told {error}"
+                if error.reason == AnswerErased.reason:
+                    for each in tags:
+                        oracle.acknowledged(each, told)
+                    return
                 self._check_taken(error, request, since)
                 if definite(error):
                     if certain or final:

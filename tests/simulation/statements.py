@@ -419,10 +419,17 @@ class SimulatedRequests(IdempotencyStore):
         self._database, self._clock = SimulatedDatabase(engine), clock
 
         def insert(c: Connection, p: Columns) -> Result:
-            if not c.insert("requests", (p["method"], p["request_id"]), dict(p)):
+            if not c.insert("requests", (p["method"], p["request_id"]), {**p, "is_erased": False}):
                 raise failure("the request has a reply", UNIQUE_VIOLATION)
             return Result(rowcount=1)
 
+        def erase(c: Connection, p: Columns) -> Result:
+            about = [row for row in c.scan("requests") if row["about"] == p["about_"]]
+            for row in about:
+                c.update("requests", (row["method"], row["request_id"]), {"reply": b"", "is_erased": True})
+            return Result(rowcount=len(about))
+
         self._insert: Any = Statement(insert)
+        self._erase: Any = Statement(erase)
         self._find: Any = Statement(lambda c, p: _one(c.get("requests", (p["method"], p["request_id"]))))
         self._delete: Any = Statement(lambda c, p: Result())  # no simulation lasts as long as they are kept

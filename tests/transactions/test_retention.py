@@ -9,6 +9,7 @@ import pytest
 from handfast.server.accounts import tables
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.idempotency import Done
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
@@ -92,7 +93,7 @@ def test_an_answer_of_a_plain_write_is_kept_for_a_day(users: Users, time: Time) 
     def call() -> str:
         """Which call its answer comes from."""
         reply = CreateUserResponse(user=User(user_id=str(time.passed)))
-        return users.requests.once(METHOD, request, CreateUserResponse, lambda _: reply).user.user_id
+        return users.requests.once(METHOD, request, CreateUserResponse, lambda _: Done(reply)).user.user_id
 
     first = call()
     time.passed = 24 * HOURS - 1

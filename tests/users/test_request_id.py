@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from handfast.client import ServiceError, Suite
+from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.users.v1.users_pb2 import (
     CreateUserRequest,
     DeleteUserRequest,
@@ -21,6 +22,11 @@ from tests.people import create_user, new_email, new_id
 def assert_reused(error: ServiceError, request_id: str) -> None:
     assert (error.status, error.service) == (grpc.StatusCode.INVALID_ARGUMENT, "handfast.users")
     assert (error.reason, error.metadata, error.retryable) == ("REQUEST_ID_REUSED", {"request_id": request_id}, False)
+
+
+def assert_erased(error: ServiceError, request_id: str) -> None:
+    assert (error.status, error.service) == (grpc.StatusCode.FAILED_PRECONDITION, "handfast.users")
+    assert (error.reason, error.metadata, error.retryable) == ("ANSWER_ERASED", {"request_id": request_id}, False)
 
 
 def test_a_repeated_create_makes_one_user(client: Suite) -> None:
@@ -41,19 +47,33 @@ def test_a_repeated_update_changes_the_user_once(client: Suite, with_etag: bool)
     assert client.users.GetUser(GetUserRequest(user_id=user.user_id)).user == now
 
 
-def test_a_repeated_delete_is_answered_like_the_first(client: Suite) -> None:
+def test_a_repeated_delete_is_answered_like_the_first_but_for_what_was_personal(client: Suite) -> None:
     user = create_user(client)
     request = DeleteUserRequest(user_id=user.user_id, request_id=new_id())
     assert client.users.DeleteUser(request).user == user
-    assert client.users.DeleteUser(request).user == user
+    assert client.users.DeleteUser(request).user == without_personal_data(user)
 
 
-def test_a_repeat_is_answered_like_the_first_whatever_happened_since(client: Suite) -> None:
-    request = CreateUserRequest(user=User(email=new_email()), request_id=new_id())
-    first = client.users.CreateUser(request)
-    client.users.DeleteUser(DeleteUserRequest(user_id=first.user.user_id))
-    assert client.users.CreateUser(request) == first
-    assert refusal(client.users.GetUser, GetUserRequest(user_id=first.user.user_id)).reason == "USER_NOT_FOUND"
+def test_a_repeat_after_the_user_was_deleted_says_so_and_does_nothing(client: Suite) -> None:
+    create = CreateUserRequest(user=User(email=new_email()), request_id=new_id())
+    user = client.users.CreateUser(create).user
+    update = UpdateUserRequest(user=User(user_id=user.user_id, locale="en"), request_id=new_id())
+    client.users.UpdateUser(update)
+    client.users.DeleteUser(DeleteUserRequest(user_id=user.user_id))
+    assert_erased(refusal(client.users.CreateUser, create), create.request_id)
+    assert_erased(refusal(client.users.UpdateUser, update), update.request_id)
+    assert refusal(client.users.GetUser, GetUserRequest(user_id=user.user_id)).reason == "USER_NOT_FOUND"
+    assert refusal(client.users.LookupUser, LookupUserRequest(email=create.user.email)).reason == "USER_NOT_FOUND"
+
+
+def test_a_repeat_after_a_transaction_has_deleted_the_user_says_so(client: Suite) -> None:
+    create = CreateUserRequest(user=User(email=new_email()), request_id=new_id())
+    user = client.users.CreateUser(create).user
+    with client.transaction() as tx:
+        tx.users.DeleteUser(DeleteUserRequest(user_id=user.user_id))
+    # The participants finish after the commit; writing is what may not come before that.
+    client.users.CreateUser(CreateUserRequest(user=User(user_id=user.user_id, email=new_email())))
+    assert_erased(refusal(client.users.CreateUser, create), create.request_id)
 
 
 def test_a_request_id_with_other_content_is_refused(client: Suite) -> None:

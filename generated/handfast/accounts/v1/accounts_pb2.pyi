@@ -62,7 +62,9 @@ class CreateAccountRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
-    value and content, within 24 hours, gets the answer of the first, a final failure included.
+    value and content, within 24 hours, gets the answer of the first, a final failure included. The account in it is
+    as it is at the time of the second call (AIP-155). Where its user was deleted since, the second call does nothing
+    and is refused with ANSWER_ERASED.
     """
     @_builtins.property
     def user(self) -> _users_pb2.User:
@@ -258,7 +260,9 @@ class DeleteAccountRequest(_message.Message):
     preferences_etag: _builtins.str
     """Where it is set: delete only if the preferences' etag is still this one."""
     request_id: _builtins.str
-    """Makes a repeat harmless, as in CreateAccountRequest."""
+    """Makes a repeat harmless, as in CreateAccountRequest. Of the account a second call gets what is not personal data:
+    ids, times and etags.
+    """
     def __init__(
         self,
         *,

@@ -110,6 +110,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""
     REASON_TOO_MANY_CALLS: _Reason.ValueType  # 25
     """RESOURCE_EXHAUSTED. The caller has made more calls than it may in this time. Call again after the delay in RetryInfo."""
+    REASON_ANSWER_ERASED: _Reason.ValueType  # 26
+    """FAILED_PRECONDITION. A call with this `request_id` was carried out before, and this repeat of it has done nothing.
+    What the first call was answered was erased, with all personal data of the resource that it changed. Metadata:
+    `request_id`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call failed, where the cause is common to all services. Errors carry the value's name without
@@ -205,4 +210,9 @@ REASON_NO_PERMISSION_DECLARED: Reason.ValueType  # 24
 """PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""
 REASON_TOO_MANY_CALLS: Reason.ValueType  # 25
 """RESOURCE_EXHAUSTED. The caller has made more calls than it may in this time. Call again after the delay in RetryInfo."""
+REASON_ANSWER_ERASED: Reason.ValueType  # 26
+"""FAILED_PRECONDITION. A call with this `request_id` was carried out before, and this repeat of it has done nothing.
+What the first call was answered was erased, with all personal data of the resource that it changed. Metadata:
+`request_id`.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

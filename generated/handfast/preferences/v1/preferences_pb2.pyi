@@ -324,7 +324,9 @@ class UpdatePreferencesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
-    value and content, within 24 hours, gets the answer of the first. Refused within a transaction.
+    value and content, within 24 hours, gets the answer of the first. Where all of the user's preferences were removed
+    since, that answer is gone: the second call does nothing and is refused with ANSWER_ERASED. Refused within a
+    transaction.
     """
     @_builtins.property
     def preferences(self) -> Global___Preferences:

@@ -126,7 +126,8 @@ class CreateUserRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeat harmless: a UUID in lower case that the caller chooses for this request. A second call with the same
-    value and content, within 24 hours, gets the answer of the first. Refused within a transaction.
+    value and content, within 24 hours, gets the answer of the first. Where the user was deleted since, that answer is
+    gone: the second call does nothing and is refused with ANSWER_ERASED. Refused within a transaction.
     """
     @_builtins.property
     def user(self) -> Global___User:
@@ -454,7 +455,9 @@ class DeleteUserRequest(_message.Message):
     etag: _builtins.str
     """Where it is set: delete only if the user's etag is still this one."""
     request_id: _builtins.str
-    """Makes a repeat harmless, as in CreateUserRequest."""
+    """Makes a repeat harmless, as in CreateUserRequest. Of the user a second call gets what is not personal data: the id,
+    the times and the etag.
+    """
     def __init__(
         self,
         *,

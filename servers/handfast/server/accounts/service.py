@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 
 from handfast.accounts.v1 import accounts_pb2 as pb
 from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceServicer
-from handfast.client import Suite
+from handfast.client import NotFound, Suite
 from handfast.client.begun_call import begin
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import changes
 from handfast.server.accounts.reading import read_account
 from handfast.server.chassis.cancellation import wait_for
-from handfast.server.chassis.errors import Violation, Violations
+from handfast.server.chassis.data.idempotency import Identified
+from handfast.server.chassis.errors import AnswerErased, Violation, Violations
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.staging import PlannedCall
+
+Changed = TypeVar("Changed", pb.CreateAccountResponse, pb.UpdateUserAndPreferencesResponse)
 
 
 class AccountServicer(AccountServiceServicer):
@@ -37,6 +41,7 @@ class AccountServicer(AccountServiceServicer):
             lambda: changes.create(self._suite, request, user_id),
             lambda replies, id_: pb.CreateAccountResponse(account=_account(replies), transaction_id=id_),
             pb.CreateAccountResponse,
+            partial(self._rebuilt, request),
             faults,
         )
 
@@ -55,6 +60,7 @@ class AccountServicer(AccountServiceServicer):
             lambda: changes.update(self._suite, request),
             lambda replies, id_: pb.UpdateUserAndPreferencesResponse(account=_account(replies), transaction_id=id_),
             pb.UpdateUserAndPreferencesResponse,
+            partial(self._rebuilt, request),
             faults,
         )
 
@@ -76,7 +82,28 @@ class AccountServicer(AccountServiceServicer):
             deleted.user.CopyFrom(replies[0].user)
             return pb.DeleteAccountResponse(account=deleted, transaction_id=transaction_id)
 
-        return self._coordinator.run(request, _lock_of(request.user_id), plan, compose, pb.DeleteAccountResponse)
+        return self._coordinator.run(
+            request,
+            _lock_of(request.user_id),
+            plan,
+            compose,
+            pb.DeleteAccountResponse,
+            lambda stored: stored,  # what was personal is deleted
+        )
+
+    def _rebuilt(self, request: Identified, stored: Changed) -> Changed:
+        """What a repeat of a change is answered: the account as it is now (AIP-155, stale success responses). Its
+        personal data is not stored here, where nobody would hear that the user was deleted. Raises AnswerErased where
+        the user is gone since.
+        """
+        user = stored.account.user
+        try:
+            account = read_account(self._suite, user.user_id, include_defaults=False)
+        except NotFound:
+            raise AnswerErased(request.request_id) from None
+        if account.user.create_time != user.create_time:  # another one, of the same id
+            raise AnswerErased(request.request_id)
+        return type(stored)(account=account, transaction_id=stored.transaction_id)
 
 
 def _faults(request: pb.CreateAccountRequest | pb.UpdateUserAndPreferencesRequest) -> Sequence[Violation]:

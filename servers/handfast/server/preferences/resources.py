@@ -32,6 +32,9 @@ class PreferencesResources(ResourceType[Preferences]):
             "etag": message.etag,
         }
 
+    def is_erased(self, message: Preferences | None) -> bool:
+        return message is None or not message.values
+
 
 def never_set(user_id: str) -> Preferences:
     return Preferences(user_id=user_id, etag="0")

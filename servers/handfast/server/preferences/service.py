@@ -11,6 +11,7 @@ from handfast.preferences.v1 import preferences_pb2 as pb
 from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceServicer
 from handfast.server.chassis.call import current
 from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.data.idempotency import Done
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import ReplyRoom, page_token, require_page
 from handfast.server.preferences import changes, validation
@@ -73,7 +74,7 @@ class PreferencesServicer(PreferencesServiceServicer):
             current().method.path,
             request,
             pb.CreatePreferenceDefinitionResponse,
-            lambda connection: self._definitions.add(connection, definition),
+            lambda connection: Done(self._definitions.add(connection, definition)),
         )
 
     def ListPreferenceDefinitions(

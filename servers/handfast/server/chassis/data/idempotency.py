@@ -2,15 +2,16 @@
 write.
 
 Request ids are kept apart by caller and method. Only successes are stored, so that a write that was refused can be
-sent again.
+sent again. Where a resource goes for good, the replies about it are erased in the same local transaction; of each is
+left that the call was carried out, so that a repeat does nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -18,14 +19,27 @@ from google.protobuf.message import Message
 from handfast.server.chassis.cancellation import shield
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.data.statements import Statement
-from handfast.server.chassis.errors import RequestIdReused
+from handfast.server.chassis.errors import AnswerErased, RequestIdReused
 
 Reply = TypeVar("Reply", bound=Message)
 
 KEPT_US = 24 * 3600 * MICROSECONDS_PER_SECOND
 """How long a reply is kept."""
 ANYBODY = ""  # the caller, where calls carry no identity
+ABOUT_LENGTH = 200
+
+
+class Done(NamedTuple, Generic[Reply]):
+    """What a write has come to. `about` names the resource whose data the reply has, if it has that of one: with it the
+    reply is erased. `erases` are those that go for good with this write; what is stored of its own reply has no
+    personal data then.
+    """
+
+    reply: Reply
+    about: str | None = None
+    erases: Collection[str] = ()
 
 
 class Serializable(Protocol):
@@ -60,6 +74,8 @@ def define(metadata: sa.MetaData) -> sa.Table:
         sa.Column("fingerprint", sa.LargeBinary, nullable=False),
         sa.Column("reply", sa.LargeBinary, nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+        sa.Column("about", sa.String(ABOUT_LENGTH), index=True),
+        sa.Column("is_erased", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     )
 
 
@@ -72,23 +88,27 @@ class IdempotencyStore:
         self._insert = Statement(database, sa.insert(table))
         self._find = Statement(
             database,
-            sa.select(columns.fingerprint, columns.reply).where(
+            sa.select(columns.fingerprint, columns.reply, columns.is_erased).where(
                 columns.caller == sa.bindparam("caller"),
                 columns.method == sa.bindparam("method"),
                 columns.request_id == sa.bindparam("request_id"),
             ),
         )
+        self._erase = Statement(
+            database, sa.update(table).where(columns.about == sa.bindparam("about_")).values(is_erased=True, reply=b"")
+        )
         self._delete = Statement(database, sa.delete(table).where(columns.create_time < sa.bindparam("before")))
 
     def once(
-        self, method: str, request: Serializable, reply_type: type[Reply], work: Callable[[sa.Connection], Reply]
+        self, method: str, request: Serializable, reply_type: type[Reply], work: Callable[[sa.Connection], Done[Reply]]
     ) -> Reply:
         """Does `work` in a local transaction, or replies as to the request's first call. Raises RequestIdReused where
-        that was another request, and what `Database.write` raises. Without a request id it just does the work.
+        that was another request, AnswerErased where the reply is gone, and what `Database.write` raises. Without a
+        request id it just does the work, and erases what that erases.
         """
         request_id = request_id_of(request)
         if not request_id:
-            return self._database.write(work)
+            return self._database.write(partial(self._work, work)).reply
         identity = {"caller": ANYBODY, "method": method, "request_id": request_id}
         digest = fingerprint(method, request)
         try:
@@ -102,17 +122,29 @@ class IdempotencyStore:
                 raise
             if stored.fingerprint != digest:
                 raise RequestIdReused(request_id) from None
+            if stored.is_erased:
+                raise AnswerErased(request_id) from None
             return reply_type.FromString(stored.reply)
+
+    def erase(self, connection: sa.Connection, about: Collection[str]) -> None:
+        """Erases, in a local transaction, all replies about these resources."""
+        self._erase.send_each(connection, [{"about_": each} for each in sorted(about)])
 
     def prune(self) -> None:
         """Forgets replies whose time is up."""
         before = self._clock() - KEPT_US
         self._database.write(lambda connection: self._delete.run(connection, before=before))
 
+    def _work(self, work: Callable[[sa.Connection], Done[Reply]], connection: sa.Connection) -> Done[Reply]:
+        done = work(connection)
+        self.erase(connection, done.erases)
+        return done
+
     def _work_and_insert(
-        self, work: Callable[[sa.Connection], Reply], row: dict[str, Any], connection: sa.Connection
+        self, work: Callable[[sa.Connection], Done[Reply]], row: dict[str, Any], connection: sa.Connection
     ) -> Reply:
         """Fails where another call with the same request id was first: then this one is rolled back."""
-        reply = work(connection)
-        self._insert.send(connection, **row, reply=reply.SerializeToString(), create_time=self._clock())
+        reply, about, erases = self._work(work, connection)
+        stored = (without_personal_data(reply) if erases else reply).SerializeToString()
+        self._insert.send(connection, **row, reply=stored, create_time=self._clock(), about=about)
         return reply

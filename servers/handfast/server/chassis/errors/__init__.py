@@ -194,6 +194,19 @@ class RequestIdReused(InvalidArgument):
         super().__init__(f"request_id {request_id} was used for another request.", request_id=request_id)
 
 
+class AnswerErased(FailedPrecondition):
+    """The call is a repeat of one whose answer was erased, with the personal data of what it changed."""
+
+    reason = reason_name(Reason, Reason.REASON_ANSWER_ERASED)
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"The call with request_id {request_id} was carried out before. Its answer was erased, with all personal "
+            "data of the resource that it changed.",
+            request_id=request_id,
+        )
+
+
 class DuplicateValue(AlreadyExists):
     """A value that must be unique is taken, and the service did not look before: the database says so."""
 

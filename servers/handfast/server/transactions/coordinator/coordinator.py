@@ -26,6 +26,7 @@ from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.cancellation import shield, sleep
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.idempotency import Identified, fingerprint
+from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.ids import new_id
@@ -85,14 +86,16 @@ class Coordinator:
         plan: Callable[[], Sequence[PlannedCall]],
         compose: Callable[[Sequence[Any], str], Reply],
         reply_type: type[Reply],
+        rebuild: Callable[[Reply], Reply],
         faults: Sequence[Violation] = (),
     ) -> Reply:
         """Stages the calls of `plan`, one for each participant, and commits all of them or none.
 
         `compose` makes the reply from the replies of the participants and the transaction id. Changes of the same
         `resource` run one after the other. `faults` that were found in the request already are refused together with
-        what the participants find. A repeat of a request id is answered as the first call was; as repeats are rare,
-        it is recognized only at the decision.
+        what the participants find. As repeats of a request id are rare, one is recognized only at the decision. The
+        reply is stored without personal data, which would stay when the participants delete theirs; `rebuild` makes of
+        that what a repeat is answered.
 
         Raises what a participant refused, in its words; TransactionAborted, with a delay, where somebody rolled the
         transaction back meanwhile; TooManyChanges; TransactionOutcomeUnknown where the decision could not be
@@ -115,7 +118,7 @@ class Coordinator:
                     turn.committed = commit
                     return reply
                 except _AnsweredBefore as before:
-                    return _as_answered(call, before.reply, digest, reply_type)
+                    return rebuild(_as_answered(call, before.reply, digest, reply_type))
                 except Exception as error:
                     makes_way = isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
                     remaining = call.remaining()
@@ -148,7 +151,8 @@ class Coordinator:
             # From here on it may be committed, so a caller that loses the reply should know its name.
             call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, transaction_id))
             reached("coordinator.staged")
-            self._decide(commit, replace(answer, reply=reply.SerializeToString()) if answer.request_id else answer)
+            stored = without_personal_data(reply).SerializeToString() if answer.request_id else None
+            self._decide(commit, replace(answer, reply=stored))
             reached("coordinator.decided")
             return reply
         except _AnsweredBefore:
@@ -238,7 +242,7 @@ def _aborted(decision: Decision, reason: str) -> Decision:
 
 
 def _as_answered(call: Call, answer: StoredReply, digest: bytes, reply_type: type[Reply]) -> Reply:
-    """What the first call with this request id was answered."""
+    """What the first call with this request id was answered, as far as it is stored."""
     if answer.fingerprint != digest:
         raise RequestIdReused(answer.request_id)
     call.log["transaction_id"] = answer.transaction_id

@@ -8,26 +8,25 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from handfast.server.chassis.clock import Clock
+from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
 from handfast.server.chassis.errors.database import is_conflict, kind_of
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.finishing import Finish, Unchanged
-from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt
+from handfast.server.transactions.core.model import Branch, BranchDecision, Learnt, ResourceName
 from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.core.unique_keys import holder_after
 from handfast.server.transactions.crash_points import reached
 from handfast.server.transactions.participant.errors import CommittedChangeLost, FinishingFailed
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_rows import Saved
-from handfast.server.transactions.participant.resource_type import ResourceType
 from handfast.server.transactions.participant.store import Store
 
 LOSS_ACCEPTED = "a branch is finished without operations that were committed and lost, as an operator accepted"
@@ -55,8 +54,8 @@ class BranchFinisher:
     `settle_all`. It is idempotent: what is finished is confirmed again.
     """
 
-    def __init__(self, store: Store, resolver: Resolver, clock: Clock) -> None:
-        self._store, self._resolver, self._clock = store, resolver, clock
+    def __init__(self, store: Store, requests: IdempotencyStore, resolver: Resolver, clock: Clock) -> None:
+        self._store, self._requests, self._resolver, self._clock = store, requests, resolver, clock
         self.on_lost: Callable[[], None] = lambda: None
         """Called each time that something is found lost, or cannot be finished, whoever asked."""
         self.on_finished: Callable[[Mapping[str, Finish | Unchanged]], None] = lambda verdicts: None
@@ -184,10 +183,16 @@ class BranchFinisher:
         saved: dict[str, list[Saved]] = defaultdict(list)  # by kind, as the others are
         dropped: dict[str, list[str]] = defaultdict(list)
         released: dict[str, list[str]] = defaultdict(list)
+        erased: list[str] = []
         for id_, finish in finished.items():
             revision = revision_after(id_)
             for (kind, key), image in finish.applied.items():
-                columns = _columns(types[kind], image) if kind in types else None
+                columns = None
+                if kind in types:
+                    message = types[kind].decoded(image)
+                    columns = None if message is None else types[kind].to_columns(message)
+                    if types[kind].is_erased(message):
+                        erased.append(str(ResourceName(kind, key)))
                 saved[kind].append(Saved(key, columns, id_, revision))
             for kind, key in finish.dropped:
                 dropped[kind].append(key)
@@ -207,6 +212,7 @@ class BranchFinisher:
             holders = {key.value: holder_after(key, counts[str(key.pending_transaction_id)]) for key in changed}
             store.unique_keys.save(connection, holders)
             store.unique_keys.forget_changes(connection, ids)
+        self._requests.erase(connection, erased)
         store.operations.forget(connection, ids)
         store.branches.finish(connection, {id_: finish.outcome for id_, finish in finished.items()})
         for _ in finished:
@@ -248,11 +254,6 @@ class BranchFinisher:
 def owners_of(verdicts: Iterable[Finish | Unchanged]) -> list[str]:
     """Who had opened the branches that these verdicts finish."""
     return [each.owner for each in verdicts if isinstance(each, Finish) and each.owner is not None]
-
-
-def _columns(type_: ResourceType[Any], image: bytes | None) -> Mapping[str, Any] | None:
-    message = type_.decoded(image)
-    return None if message is None else type_.to_columns(message)
 
 
 def _concerns_all(error: Exception) -> bool:

@@ -33,7 +33,8 @@ def missing(connection: sa.Connection, tables: Iterable[sa.Table], kinds: Collec
         needed = [column.name for column in (resource_columns() if of_resources else table.columns)]
         if lacking := [name for name in needed if name not in found]:
             has_none = of_resources and len(lacking) == len(needed)
-            step = "create_resource_table" if has_none else "add_read_locks"
+            of_requests = table.name == "requests"
+            step = "create_resource_table" if has_none else "add_erasure" if of_requests else "add_read_locks"
             return (
                 f"its table {table.name} lacks {', '.join(lacking)}: add a migration that calls {step}, "
                 "of handfast.server.transactions.migrations"
@@ -49,6 +50,7 @@ def create_tables() -> None:
     _create_claims(128)
     _create_claim_changes(128)
     _create_requests()
+    add_erasure()
 
 
 def resource_columns() -> tuple[sa.Column[object], ...]:
@@ -137,6 +139,24 @@ def drop_read_locks(table: str) -> None:
     for column in reversed(_columns_of_read_locks()):
         op.drop_column(table, column.name)
     op.drop_column("branches", "owner")
+
+
+def add_erasure() -> None:
+    """Lets the replies of plain writes be erased with the resource that they are about. Those that are stored by then
+    are not found by it: they go when their time is up, after 24 hours.
+    """
+    if "about" in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("requests")}:
+        return
+    op.add_column("requests", sa.Column("about", sa.String(200)))
+    op.add_column("requests", sa.Column("is_erased", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.create_index("ix_requests_about", "requests", ["about"])
+
+
+def drop_erasure() -> None:
+    """A repeat of what was erased gets an empty reply from then on."""
+    op.drop_index("ix_requests_about", "requests")
+    op.drop_column("requests", "is_erased")
+    op.drop_column("requests", "about")
 
 
 def _columns_of_read_locks() -> tuple[sa.Column[object], ...]:

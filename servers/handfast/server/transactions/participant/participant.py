@@ -26,7 +26,7 @@ from handfast.client import transaction_metadata
 from handfast.server.chassis.call import current
 from handfast.server.chassis.cancellation import wait
 from handfast.server.chassis.clock import Clock, now
-from handfast.server.chassis.data.idempotency import IdempotencyStore, request_id_of
+from handfast.server.chassis.data.idempotency import Done, IdempotencyStore, request_id_of
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
@@ -86,7 +86,7 @@ class Participant:
         clock: Clock = now,
     ) -> None:
         self.store, self.requests, self.resolver, self._clock = store, requests, resolver, clock
-        self.finisher = BranchFinisher(store, resolver, clock)
+        self.finisher = BranchFinisher(store, requests, resolver, clock)
         self._open_branches = open_branches or OpenBranches()
         self._waiters = Waiters()
         self.finisher.on_finished = self._finished
@@ -170,12 +170,12 @@ class Participant:
 
     def _apply(
         self, work: Work[Reply], reply_type: type[Reply], seen: list[tuple[str, str]], connection: sa.Connection
-    ) -> Reply:
+    ) -> Done[Reply]:
         """The work of a plain write. `seen` is what its earlier runs have looked at."""
         unit = UnitOfWork(self.store, connection, seen=seen)
         reply = _done(work, unit, reply_type)
         unit.apply()
-        return reply
+        return Done(reply, unit.about(), unit.erases())
 
     def _stage(
         self,

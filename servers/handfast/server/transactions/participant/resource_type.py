@@ -102,6 +102,12 @@ class ResourceType(Generic[M]):
         """The error of a write that wants a unique value which another resource holds."""
         raise NotImplementedError
 
+    def is_erased(self, message: M | None) -> bool:
+        """Whether nothing personal is left of a resource that a write has made this, None where it has deleted it, as
+        is the default. What calls about it were answered before is erased then, and no repeat of them gets it.
+        """
+        return message is None
+
     def decoded(self, image: bytes | None) -> M | None:
         """The resource as an operation leaves it; None where it is deleted."""
         return None if image is None else self.message_type.FromString(image)

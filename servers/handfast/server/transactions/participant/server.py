@@ -66,7 +66,7 @@ def participant_server(
 
 def _check_tables(database: Database, tables: ParticipantTables, types: Sequence[ResourceType[Any]]) -> None:
     """Raises StartError where the service's migrations have not made all that the library needs."""
-    needed = [tables.branches, tables.operations, *(each.table for each in types)]
+    needed = [tables.branches, tables.operations, tables.requests, *(each.table for each in types)]
     with database.engine.connect() as connection:
         missing = migrations.missing(connection, needed, [each.kind for each in types])
     if missing is not None:

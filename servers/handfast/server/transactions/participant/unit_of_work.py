@@ -188,6 +188,22 @@ class UnitOfWork:
                 self._store.rows[kind].drop_placeholders(self._connection, absent)
         self._store.unique_keys.save(self._connection, holders)
 
+    def about(self) -> str | None:
+        """The resource that the work has changed, if it is one."""
+        changed = [
+            str(each.row.name) for touched in self._touched.values() for each in touched.values() if each.is_changed
+        ]
+        return changed[0] if len(changed) == 1 else None
+
+    def erases(self) -> list[str]:
+        """The resources of which nothing personal is left."""
+        return [
+            str(each.row.name)
+            for kind, touched in self._touched.items()
+            for each in touched.values()
+            if each.is_changed and self._store.types[kind].is_erased(each.now)
+        ]
+
     def stage(self, number: int) -> list[Part]:
         """Marks what a staged write is about to change, and locks what it has only looked at. Returns the parts of the
         operation of this number, of which there is at least one.
