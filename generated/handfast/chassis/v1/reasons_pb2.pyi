@@ -104,7 +104,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_SCOPE_MISSING: _Reason.ValueType  # 23
     """PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for
-    what is its own. Metadata: `scopes`, those that the method needs, with spaces between them.
+    what is its own. Metadata: `method`, `scopes` (those that it needs, with spaces between them).
     """
     REASON_NO_PERMISSION_DECLARED: _Reason.ValueType  # 24
     """PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""
@@ -204,7 +204,7 @@ REASON_UNAUTHENTICATED: Reason.ValueType  # 22
 """
 REASON_SCOPE_MISSING: Reason.ValueType  # 23
 """PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for
-what is its own. Metadata: `scopes`, those that the method needs, with spaces between them.
+what is its own. Metadata: `method`, `scopes` (those that it needs, with spaces between them).
 """
 REASON_NO_PERMISSION_DECLARED: Reason.ValueType  # 24
 """PERMISSION_DENIED. The contract does not say who may call the method, so nobody may. Metadata: `method`."""

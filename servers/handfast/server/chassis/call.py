@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -29,6 +29,9 @@ from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.metadata import check_metadata
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.permission import Permission
+
+if TYPE_CHECKING:
+    from handfast.server.chassis.security.guard import Guard
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -160,7 +163,9 @@ class Call(Propagated):
     repeated               the keys that came more than once: a key that can have one value only is refused then
     log                    fields for this call's line in the log, such as `transaction_id`; never personal data
     state                  what interceptors leave for those inside of them and for the handler, such as who calls
-    identity               who calls; None where the server does not ask, or may not know
+    identity               who calls; None where the server does not ask, or only observes and could not find out
+    guard                  asked who calls; None where the server does not ask
+    must_be_own            the caller may ask only for what is its own
     request                the message that was read last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
     trailers               what the chassis and transactions send after the last reply, or with the error
@@ -194,6 +199,8 @@ class Call(Propagated):
     deadline_monotonic_s: float | None = None
     repeated: frozenset[str] = frozenset()
     identity: Identity | None = None
+    guard: Guard | None = None
+    must_be_own = False
     request: Message | None = None
     context: grpc.ServicerContext | None = None
     trailers: Metadata = ()

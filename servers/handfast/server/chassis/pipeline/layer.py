@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Never
 
 import grpc
@@ -35,6 +35,7 @@ from handfast.server.chassis.errors.mapping import end_with, shortened_message, 
 from handfast.server.chassis.metadata import ENTRY_BYTES, check_metadata
 from handfast.server.chassis.pipeline.pools import Limiter
 from handfast.server.chassis.pipeline.refusal import refusal
+from handfast.server.chassis.security.guard import Guard
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
@@ -58,7 +59,7 @@ _FACTORIES = {
 class CallLayer(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
-    `interceptors` are those inside of this layer.
+    `interceptors` are those inside of this layer. `guard` asks who calls; without one, everybody may call everything.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class CallLayer(grpc.ServerInterceptor):
         limiter: Limiter,
         canceller: Canceller,
         interceptors: Sequence[grpc.ServerInterceptor],
+        guard: Guard | None = None,
     ) -> None:
-        self._methods, self._unknown = methods, unknown
+        self._methods, self._unknown, self._guard = methods, unknown, guard
         self._limiter, self._canceller, self._refusal = limiter, canceller, refusal(limiter)
         # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
@@ -112,7 +114,11 @@ class CallLayer(grpc.ServerInterceptor):
     def _around(self, inner: Handler, method: Method) -> Handler:
         """A handler of the arity of `inner` that takes and returns bytes."""
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
-        read = partial(_each if inner.request_streaming else _one, inner.request_deserializer or bytes)
+        read = partial(_one, inner.request_deserializer or bytes)
+        if self._guard is not None and method.permission is not None and method.permission.own:
+            read = partial(_one_of_callers, self._guard, read)
+        if inner.request_streaming:
+            read = partial(_each, read)
         serialize = partial(_serialize, inner.response_serializer or bytes)
         if method.pushes and inner.response_streaming:  # an interceptor may put a handler with one reply in its place
             outer = self._pushing(behavior, method, read, serialize)
@@ -126,7 +132,7 @@ class CallLayer(grpc.ServerInterceptor):
         def serve(request: Any, context: grpc.ServicerContext) -> bytes:
             call = self._begin(context)
             try:
-                _check(call, method, context)
+                _check(call, method, context, self._guard)
                 reply = serialize(behavior(read(call, request), context))
                 _check_end(call, context)
                 call.sent = 1
@@ -142,7 +148,7 @@ class CallLayer(grpc.ServerInterceptor):
         def serve(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = self._begin(context)
             try:
-                _check(call, method, context)
+                _check(call, method, context, self._guard)
                 for reply in behavior(read(call, request), context):
                     serialized = serialize(reply)
                     call.sent += 1  # counted before it is sent: once the caller leaves, nothing goes on after `yield`
@@ -212,12 +218,31 @@ def _one(deserialize: Callable[[bytes], Any], call: Call, request: bytes) -> Any
     return message
 
 
-def _each(deserialize: Callable[[bytes], Any], call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
+def _one_of_callers(guard: Guard, read: Read, call: Call, request: bytes) -> Any:
+    """A message that has to be about what is the caller's own, where the caller may ask for nothing else."""
+    message = read(call, request)
+    if call.must_be_own:
+        guard.check_own(call, message)
+    return message
+
+
+def _each(read: Read, call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
     """The messages of a caller that streams them."""
+    messages = _as_they_come(read, call, requests)
+    if not call.must_be_own:
+        return messages
+    # The handler does nothing before it is certain that the caller asks for its own. Without a message it does not.
+    first = [*islice(messages, 1)]
+    if not first and call.guard is not None:
+        call.guard.check_own(call, None)
+    return chain(first, messages)
+
+
+def _as_they_come(read: Read, call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
     call.waiting_since = time.monotonic()
     for request in requests:
         call.waiting_since = None
-        yield _one(deserialize, call, request)
+        yield read(call, request)
         call.waiting_since = time.monotonic()
     call.waiting_since = None
 
@@ -230,9 +255,13 @@ def _serialize(serializer: Callable[[Any], bytes], reply: Any) -> bytes:
     return serialized
 
 
-def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
+def _check(call: Call, method: Method, context: grpc.ServicerContext, guard: Guard | None) -> None:
     """Raises where the call must not be begun, whatever its request is."""
-    if not method.path:  # there is no such method, and that is what the caller is told, whatever else is wrong
+    if (
+        not method.path
+    ):  # there is no such method, and that is what a caller is told who may know, whatever else is wrong
+        if guard is not None:
+            guard.admit(call, context)
         return
     check_active()  # what came too late is not begun
     size = metadata_size(context.invocation_metadata())
@@ -240,6 +269,8 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext) -> None:
         raise RequestTooLarge(
             f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
         )
+    if guard is not None:
+        guard.admit(call, context)
     # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
     if method.refused_keys and not method.refused_keys.isdisjoint(call.metadata):
         name = call.path.removeprefix("/")

@@ -1,0 +1,99 @@
+"""Lets a call pass, or refuses it: who calls, and whether that may be.
+
+First comes who calls, then the scopes, and only then is the request read; where it has to be the caller's own, that is
+looked at next, before the handler or an interceptor has it. So whoever may not call a method learns nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import grpc
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, Counter
+
+from handfast.server.chassis.call import Call, current
+from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.chassis.security.permission import EVERYBODY, SELF
+
+
+class Authenticates(Protocol):
+    def authenticate(self, call: Call, context: grpc.ServicerContext) -> Identity:
+        """Who calls. Raises DomainError where that cannot be known, such as NotAuthenticated."""
+        ...
+
+
+class Guard:
+    """Asks who makes each call, and whether the method's contract lets that caller in. Where it is not `enforced`, all
+    calls pass, and those that would be refused are logged and counted."""
+
+    def __init__(self, authenticator: Authenticates, *, enforced: bool, registry: CollectorRegistry) -> None:
+        self._authenticator, self._enforced = authenticator, enforced
+        self._refused = Counter(
+            "handfast_calls_refused",
+            "Calls of those who may not make them; they were refused where that is enforced.",
+            ["grpc_service", "grpc_method", "reason", "enforced"],
+            registry=registry,
+        )
+
+    def admit(self, call: Call, context: grpc.ServicerContext) -> None:
+        """Sets the identity of the call, before anything of its request is read. Raises DomainError where the call is
+        refused."""
+        call.guard = self
+        method, permission = call.method, call.method.permission
+        if permission is EVERYBODY:
+            return
+        try:
+            identity = self._authenticator.authenticate(call, context)
+        except DomainError as error:
+            self.refuse(call, error)
+            return
+        call.identity = identity
+        if not method.path:  # there is no such method, which those who are known are told
+            return
+        if permission is None:
+            name = call.path.removeprefix("/")
+            self.refuse(call, NoPermissionDeclared(f"The contract of {name} lets nobody call it.", method=name))
+        elif not permission.scopes <= identity.scopes:
+            if permission.own and SELF in identity.scopes:
+                call.must_be_own = True
+            else:
+                self.refuse(call, _scope_missing(call))
+
+    def check_own(self, call: Call, request: Message | None) -> None:
+        """Looks at a request of a caller who may ask only for what is its own. Refuses one that asks for anything else,
+        and a call without a request."""
+        permission, identity = call.method.permission, call.identity
+        assert permission is not None
+        assert identity is not None
+        if request is None or not permission.is_own(request, identity.subject):
+            self.refuse(call, _scope_missing(call))
+
+    def refuse(self, call: Call, error: DomainError) -> None:
+        """Raises the error where that is enforced; else logs and counts that it would have been raised, once a call."""
+        if not self._enforced and "would_refuse" in call.log:
+            return
+        self._refused.labels(call.method.service, call.method.name, error.reason, str(self._enforced).lower()).inc()
+        if self._enforced:
+            raise error
+        call.log["would_refuse"] = error.reason
+        call.log["would_refuse.message"] = error.message
+
+
+def refuse(error: DomainError) -> None:
+    """Refuses the call that is being served: raises the error. Where the server only observes who may call what, this
+    logs and counts that it would, and returns. For rules beside those of the contracts, in interceptors and handlers.
+    """
+    call = current()
+    if call.guard is None:
+        raise error
+    call.guard.refuse(call, error)
+
+
+def _scope_missing(call: Call) -> ScopeMissing:
+    method, permission = call.path.removeprefix("/"), call.method.permission
+    assert permission is not None
+    scopes = " ".join(sorted(permission.scopes))
+    own = f", or the scope {SELF} and an id of the caller's own" if permission.own else ""
+    return ScopeMissing(f"{method} needs {scopes}{own}.", method=method, scopes=scopes)
