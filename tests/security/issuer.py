@@ -94,9 +94,11 @@ class Issuer:
         return self.signed(self.claims(subject, scopes, **claims))
 
     def signed(self, claims: Mapping[str, object], **headers: object) -> str:
-        """The claims as a token. `headers` replace those that it has by itself."""
+        """The claims as a token. `headers` replace those that it has by itself; one that is None is left out."""
         key = self.keys[0]
-        return jwt.encode(dict(claims), key.private, key.algorithm, {"kid": key.kid} | headers)
+        all_headers = {"kid": key.kid} | headers
+        kept = {name: value for name, value in all_headers.items() if value is not None}
+        return jwt.encode(dict(claims), key.private, key.algorithm, kept)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

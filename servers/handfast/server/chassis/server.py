@@ -32,6 +32,8 @@ from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
 from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
+from handfast.server.chassis.security.authenticator import Authenticator
+from handfast.server.chassis.security.guard import Guard
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
@@ -98,8 +100,9 @@ class Server:
                    outermost: `grpc.ServerInterceptor`s, or those of the package grpc-interceptor. They see messages,
                    and may raise what a handler may
 
-    Raises DeclarationError where two pools that differ have the same name, or a contract declares a permission that
-    cannot be, and TypeError where an interceptor is something else, such as a class or one for asyncio.
+    Raises SettingsError where a file that says whom to trust cannot be read; DeclarationError where two pools that
+    differ have the same name, or a contract declares a permission that cannot be; and TypeError where an interceptor is
+    something else, such as a class or one for asyncio.
     """
 
     def __init__(
@@ -119,7 +122,8 @@ class Server:
         self.settings = settings
         self.port = 0
         self.metrics_port = 0
-        self._background = background
+        authenticator = Authenticator.of(settings)
+        self._background = background if authenticator is None else (authenticator, *background)
         self._on_close = on_close
         self._started_background: list[Background] = []
         self._endpoint: MetricsEndpoint | None = None
@@ -145,10 +149,16 @@ class Server:
                 raise DeclarationError(f"services: two different pools are called {name!r}")
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
         self.metrics = Metrics(limiter)
+        guard = None
+        if authenticator is not None:
+            authenticator.register(self.metrics.registry)
+            checks = (*checks, *authenticator.checks)
+            enforced = settings.authentication == "enforce"
+            guard = Guard(authenticator, enforced=enforced, registry=self.metrics.registry)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
         self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
-        layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors)
+        layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors, guard)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
             interceptors=[layer, *interceptors],

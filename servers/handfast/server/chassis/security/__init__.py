@@ -1,6 +1,13 @@
 """Who calls, and what they may do.
 
 identity.py       who a caller is, as a token or a client certificate proves it
+authenticator.py  finds that out of a call, and remembers good tokens
+tokens.py         what a token must say, and how it must be signed
+keys.py           the public keys that tokens are signed with
+revoked.py        tokens that count no more
+grants.py         what the names of client certificates may do
+sources.py        reads these three again while the server runs
+fetching.py       one bounded request of a URL
 permission.py     what a contract says of who may call a method
 check.py          a command that names the methods whose contracts do not say it
 """

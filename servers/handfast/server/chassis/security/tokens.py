@@ -1,0 +1,125 @@
+"""Checks a JSON Web Token (RFC 7519) as RFC 8725 and RFC 9068 have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+
+from handfast.server.chassis.errors import NotAuthenticated
+from handfast.server.chassis.security.keys import ALGORITHMS, Key
+
+MAX_CHARACTERS = 8 * 1024
+"""Of a token."""
+
+_REQUIRED: Final = ("exp", "iss", "aud", "sub")
+_MISSING: Final = {
+    "exp": ("no_expiry", "The token has no expiry (`exp`)."),
+    "iss": ("wrong_issuer", "The token does not say who issued it (`iss`)."),
+    "aud": ("wrong_audience", "The token does not say whom it is meant for (`aud`)."),
+}
+# The first that fits counts. What the library says may quote the token, so nothing of it is passed on.
+_PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], str, str], ...]] = (
+    (jwt.ExpiredSignatureError, "expired", "The token has expired."),
+    (jwt.ImmatureSignatureError, "not_yet_valid", "The token is not valid yet."),
+    (jwt.InvalidIssuerError, "wrong_issuer", "The token comes from another issuer than this server trusts."),
+    (jwt.InvalidAudienceError, "wrong_audience", "The token is meant for another service."),
+    (jwt.InvalidSignatureError, "bad_signature", "The token's signature is not that of its key."),
+    (jwt.InvalidAlgorithmError, "forbidden_algorithm", "The token is signed by an algorithm that its key is not for."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says that was checked.
+
+    id                the token's own (`jti`); None where it has none
+    expires_epoch_s   when it counts no more, the leeway included, in seconds since the epoch
+    """
+
+    issuer: str
+    subject: str
+    scopes: frozenset[str]
+    id: str | None
+    expires_epoch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCheck:
+    """What tokens must say: who issued them, whom they are meant for, and from when until when they count. Clocks may
+    differ by `leeway_s` seconds."""
+
+    issuer: str
+    audience: str
+    leeway_s: float
+
+    def claims(self, token: str, key: Key) -> Claims:
+        """What `token` says, if it is signed with `key`. Raises NotAuthenticated, which quotes nothing of it."""
+        problem = _malformed("is no JSON Web Token with the claims that are required")
+        try:
+            claims: Mapping[str, Any] = jwt.decode(
+                token,
+                key.key,
+                key.algorithms,
+                {"require": list(_REQUIRED)},
+                issuer=self.issuer,
+                audience=self.audience,
+                leeway=self.leeway_s,
+            )
+            return Claims(
+                issuer=self.issuer,
+                subject=_subject(claims),
+                scopes=_scopes(claims),
+                id=claims.get("jti"),
+                expires_epoch_s=int(claims["exp"]) + self.leeway_s,
+            )
+        except jwt.MissingRequiredClaimError as error:
+            if error.claim in _MISSING:
+                problem = _problem(*_MISSING[error.claim])
+        except jwt.InvalidTokenError as error:
+            problem = next((_problem(*rest) for kind, *rest in _PROBLEMS if isinstance(error, kind)), problem)
+        raise problem
+
+
+def key_id(token: str) -> str | None:
+    """The id of the key that the token says it is signed with. Raises NotAuthenticated for what is no token, or one
+    that is signed by an algorithm that no key is for."""
+    if len(token) > MAX_CHARACTERS:
+        raise _problem("too_long", f"The token has {len(token)} characters; up to {MAX_CHARACTERS} are taken.")
+    problem = _malformed("is no JSON Web Token")
+    try:
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") in ALGORITHMS:
+            kid: str | None = header.get("kid")
+            return kid
+        problem = _problem("forbidden_algorithm", "The token is signed by an algorithm that this server does not take.")
+    except (jwt.InvalidTokenError, TypeError, UnicodeError):
+        pass
+    raise problem
+
+
+def _subject(claims: Mapping[str, Any]) -> str:
+    subject: str = claims["sub"]  # a text, as the library has checked
+    if not subject:
+        raise _malformed("has an empty subject (`sub`)")
+    return subject
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """Those of `scope` (RFC 8693, 4.2), or where that is not there of `scp`, as some issuers call it: each a text with
+    spaces between the scopes, or a list."""
+    scopes = claims.get("scope", claims.get("scp", ""))
+    listed = scopes.split() if isinstance(scopes, str) else scopes
+    if not isinstance(listed, list) or not all(isinstance(scope, str) for scope in listed):
+        raise _malformed("has scopes that are neither a text nor a list of texts")
+    return frozenset(listed)
+
+
+def _malformed(what: str) -> NotAuthenticated:
+    return _problem("malformed", f"The token {what}.")
+
+
+def _problem(problem: str, message: str) -> NotAuthenticated:
+    return NotAuthenticated(message, problem=problem)

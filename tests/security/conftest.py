@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from handfast.server.chassis.call import Call, Method, Pool
+from handfast.server.chassis.errors import NotAuthenticated
+from handfast.server.chassis.security.authenticator import Authenticator
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.process.settings import ServerSettings
+from tests.security.issuer import Issuer, bearer
+
+METHOD = Method(
+    "/handfast.test.Service/Get", "handfast.test.Service", "Get", "unary", "handfast.test", Pool("calls", 1)
+)
+
+
+class Connection:
+    """What an authenticator asks of a call's context: the names in the certificate of the client."""
+
+    def __init__(self, names: Mapping[str, Sequence[bytes]] | None = None) -> None:
+        self._names = names or {}
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        return self._names
+
+
+def server_settings(**settings: Any) -> ServerSettings:
+    return ServerSettings(name="test", listen="127.0.0.1:0", **settings)
+
+
+def authenticate(
+    authenticator: Authenticator,
+    token: str | None = None,
+    *,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    certificate: Mapping[str, Sequence[bytes]] | None = None,
+) -> Identity:
+    """Whom the authenticator takes a caller with this token, metadata and names in its certificate for."""
+    entries = (*metadata, *(() if token is None else bearer(token)))
+    call = Call(METHOD, METHOD.path, entries)
+    return authenticator.authenticate(call, cast(grpc.ServicerContext, Connection(certificate)))
+
+
+def refusal(authenticator: Authenticator, token: str | None = None, **more: Any) -> NotAuthenticated:
+    with pytest.raises(NotAuthenticated) as caught:
+        authenticate(authenticator, token, **more)
+    return caught.value
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Issuer:
+    return Issuer()

@@ -1,0 +1,203 @@
+"""Who is let in, and what everybody else is told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from handfast.server.chassis.security import authenticator as module
+from handfast.server.chassis.security.authenticator import Authenticator
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.process.settings import SettingsError
+from tests.security.conftest import authenticate, refusal, server_settings
+from tests.security.issuer import BAD, LEEWAY, Issuer, Key
+
+CERTIFICATE = {"peer_spiffe_id": [b"spiffe://handfast.test/users"]}
+
+
+@pytest.fixture(scope="module")
+def authenticator(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Authenticator:
+    return Authenticator(server_settings(**issuer.settings(tmp_path_factory.mktemp("keys"))))
+
+
+def test_a_good_token_says_who_calls_and_what_they_may_do(authenticator: Authenticator, issuer: Issuer) -> None:
+    token = issuer.token("ada", ["users.read", "users.write"])
+    expected = Identity.of_token(issuer.url, "ada", ["users.read", "users.write"])
+    assert authenticate(authenticator, token) == expected
+    assert authenticate(authenticator, token) == expected  # as it is remembered
+    assert (expected.subject, expected.token, len(expected.digest)) == ("ada", True, 32)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"])
+def test_tokens_may_be_signed_by_any_asymmetric_algorithm(algorithm: str, tmp_path: Path) -> None:
+    issuer = Issuer(Key("one", algorithm), Key("two"))
+    authenticator = Authenticator(server_settings(**issuer.settings(tmp_path)))
+    assert authenticate(authenticator, issuer.token("ada")).subject == "ada"
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_token_is_refused_with_its_problem_and_never_quoted(
+    kind: str, authenticator: Authenticator, issuer: Issuer
+) -> None:
+    problem, make = BAD[kind]
+    token = make(issuer)
+    for _ in range(2):  # bad ones are not remembered as good
+        error = refusal(authenticator, token, certificate=CERTIFICATE)  # which is no way out
+        assert (error.reason, error.values) == ("UNAUTHENTICATED", {"problem": problem})
+        assert error.message.endswith(".")
+        for part in filter(None, token.split(".")):
+            assert part not in error.message
+
+
+def test_a_call_without_token_and_certificate_is_refused(authenticator: Authenticator) -> None:
+    assert refusal(authenticator).values == {"problem": "missing"}
+    assert refusal(authenticator, certificate={"peer_common_name": [b"users"]}).values == {"problem": "missing"}
+
+
+def test_two_authorizations_are_refused_even_if_both_are_good(authenticator: Authenticator, issuer: Issuer) -> None:
+    token = issuer.token()
+    authenticate(authenticator, token)
+    error = refusal(authenticator, token, metadata=[("authorization", f"Bearer {token}")])
+    assert error.values == {"problem": "repeated"}
+
+
+@pytest.mark.parametrize("authorization", ["Basic YWRhOmh1bnRlcjI=", "", "Bearer", b"Bearer \xff", "token"])
+def test_an_authorization_that_is_no_bearer_token_is_malformed(
+    authorization: str | bytes, authenticator: Authenticator
+) -> None:
+    metadata = [("authorization", authorization)]
+    assert refusal(authenticator, metadata=metadata, certificate=CERTIFICATE).values == {"problem": "malformed"}
+
+
+def test_the_scheme_has_no_case(authenticator: Authenticator, issuer: Issuer) -> None:
+    metadata = [("authorization", f"bEARER  {issuer.token('ada')}")]
+    assert authenticate(authenticator, metadata=metadata).subject == "ada"
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({"scope": "users.read  users.write"}, {"users.read", "users.write"}),
+        ({"scope": None, "scp": ["users.read"]}, {"users.read"}),
+        ({"scope": None, "scp": "users.read self"}, {"users.read", "self"}),
+        ({"scope": None}, set()),
+        ({"scope": "users.read", "scp": ["users.write"]}, {"users.read"}),
+    ],
+    ids=["a text", "a list", "a text by another name", "none", "both"],
+)
+def test_scopes_come_from_scope_or_scp(
+    claims: dict[str, object], scopes: set[str], authenticator: Authenticator, issuer: Issuer
+) -> None:
+    assert authenticate(authenticator, issuer.token(**claims)).scopes == scopes  # type: ignore[arg-type]
+
+
+def test_one_audience_of_several_is_enough(authenticator: Authenticator, issuer: Issuer) -> None:
+    assert authenticate(authenticator, issuer.token("ada", aud=["other", "handfast"])).subject == "ada"
+
+
+def test_the_clocks_of_issuer_and_server_may_differ_by_the_leeway(authenticator: Authenticator, issuer: Issuer) -> None:
+    now = int(time.time())
+    authenticate(authenticator, issuer.token(exp=now - int(LEEWAY) + 20))
+    authenticate(authenticator, issuer.token(nbf=now + int(LEEWAY) - 5, iat=now + int(LEEWAY) - 5))
+
+
+def test_a_token_without_kid_is_signed_with_the_only_key(tmp_path: Path) -> None:
+    one = Issuer(Key("one"))
+    authenticator = Authenticator(server_settings(**one.settings(tmp_path)))
+    assert authenticate(authenticator, one.signed(one.claims("ada"), kid=None)).subject == "ada"
+    two = Issuer(Key("one"), Key("two"))
+    authenticator = Authenticator(server_settings(**two.settings(tmp_path)))
+    assert refusal(authenticator, two.signed(two.claims("ada"), kid=None)).values == {"problem": "unknown_key"}
+
+
+def test_a_token_is_remembered_until_it_expires(
+    authenticator: Authenticator, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = int(time.time()) + 100
+    token = issuer.token("ada", exp=expires)
+    identity = authenticate(authenticator, token)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "key_id", _must_not_be_called)
+        assert authenticate(authenticator, token) is identity
+        patched.setattr(time, "time", lambda: expires + LEEWAY)
+        with pytest.raises(AssertionError):
+            authenticate(authenticator, token)
+
+
+def test_no_more_tokens_are_remembered_than_fit(
+    authenticator: Authenticator, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CHECKED", 2)
+    tokens = [issuer.token(f"user-{number}") for number in range(4)]
+    for token in tokens:
+        authenticate(authenticator, token)
+    assert len(authenticator._checked) == 2
+    monkeypatch.setattr(module, "key_id", _must_not_be_called)
+    assert [authenticate(authenticator, token).subject for token in tokens[2:]] == ["user-2", "user-3"]
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (CERTIFICATE, "spiffe://handfast.test/users"),
+        (CERTIFICATE | {"peer_dns": [b"users.test"]}, "spiffe://handfast.test/users"),
+        ({"peer_dns": [b"users.test", b"other.test"]}, "users.test"),
+    ],
+    ids=["SPIFFE ID", "SPIFFE ID and DNS name", "DNS names"],
+)
+def test_a_certificate_has_the_scopes_that_its_name_was_granted(
+    names: dict[str, list[bytes]], name: str, issuer: Issuer, tmp_path: Path
+) -> None:
+    grants = tmp_path / "grants.toml"
+    grants.write_text('[grants]\n"spiffe://handfast.test/users" = ["transactions.run"]\n"users.test" = []\n')
+    settings = server_settings(**issuer.settings(tmp_path))
+    object.__setattr__(settings, "certificate_grants", str(grants))  # which for a server needs mutual TLS
+    identity = authenticate(Authenticator(settings), certificate=names)
+    assert identity == Identity.of_certificate(name, ["transactions.run"] if name.startswith("spiffe") else [])
+    assert (identity.token, identity.subject) == (False, "")
+
+
+def test_a_certificate_is_nobody_elses_token() -> None:
+    assert Identity.of_token("certificate", "x", []).digest != Identity.of_certificate("x", []).digest
+    assert Identity.of_token("a", "b", []).digest != Identity.of_token("b", "a", []).digest
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "complaint"),
+    [
+        ("token_keys", None, "which cannot be read: No such file or directory"),
+        ("token_keys", "{}", "which breaks a rule: it is no JSON Web Key Set"),
+        ("token_keys", "[" * 100_000, "which breaks a rule: it is no JSON Web Key Set"),
+        ("token_keys", '{"keys": []}', "it has no key that tokens can be signed with"),
+        ("token_keys", '{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "a"}]}', "key a is a secret"),
+        ("token_keys", '{"keys": [{"kty": ["EC"], "kid": "a"}]}', "it is malformed"),
+        ("revoked_tokens", None, "which cannot be read: No such file or directory"),
+    ],
+    ids=["no file", "no set", "deep", "empty", "secret", "malformed", "no list"],
+)
+def test_a_server_with_a_bad_file_does_not_start(
+    setting: str, content: str | None, complaint: str, issuer: Issuer, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        Authenticator(server_settings(**issuer.settings(tmp_path) | {setting: str(file)}))
+    assert complaint in str(caught.value)
+    assert str(caught.value).startswith(f"--{setting.replace('_', '-')} (or HANDFAST_{setting.upper()}) is {file}, ")
+
+
+def test_a_revoked_token_is_refused(issuer: Issuer, tmp_path: Path) -> None:
+    revoked = tmp_path / "revoked"
+    revoked.write_text("# stolen in May\n\n bad-1 \nbad-2\r\n")
+    authenticator = Authenticator(server_settings(**issuer.settings(tmp_path), revoked_tokens=str(revoked)))
+    for id in ("bad-1", "bad-2"):
+        assert refusal(authenticator, issuer.token(jti=id)).values == {"problem": "revoked"}
+    for other in ("good", "# stolen in May", None):
+        authenticate(authenticator, issuer.token(jti=other))
+
+
+def _must_not_be_called(*_: object) -> None:
+    raise AssertionError("it was looked at again")
