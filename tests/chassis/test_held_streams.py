@@ -21,8 +21,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
-from handfast.server.chassis.operations import readiness
-from handfast.server.chassis.pipeline import metrics, pools
+from handfast.server.chassis.operations import endpoint, readiness
+from handfast.server.chassis.pipeline import pools
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
@@ -293,7 +293,7 @@ def test_checks_are_answered_beside_those_that_never_come(
 def test_a_connection_for_metrics_that_asks_for_nothing_is_closed(
     start: StartServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(metrics, "METRICS_TIMEOUT", 0.1)
+    monkeypatch.setattr(endpoint._Handler, "timeout", 0.1)
     running = start()
     with socket.create_connection(("127.0.0.1", running.server.metrics_port), PATIENCE) as connection:
         assert connection.recv(1) == b""

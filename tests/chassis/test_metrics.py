@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from handfast.server.chassis.pipeline.metrics import MetricsEndpoint
+from handfast.server.chassis.operations.endpoint import Endpoint
 from handfast.users.v1 import users_pb2
 from tests.eventually import PATIENCE
 
@@ -103,16 +103,16 @@ def test_the_time_of_a_call_is_counted_in_seconds(running: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/health"])
-def test_nothing_but_metrics_is_served_beside_the_calls(running: Running, path: str) -> None:
+def test_nothing_but_metrics_and_probes_is_served_beside_the_calls(running: Running, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(running.server.metrics_url.removesuffix("/metrics") + path, timeout=5)
     assert caught.value.code == 404
-    assert b"There is only /metrics" in caught.value.read()
+    assert b"There are only /metrics, /livez and /readyz." in caught.value.read()
 
 
 def test_the_endpoint_closes_without_waiting_until_it_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BaseServer.serve_forever, "__defaults__", (3600.0,))  # seconds; the default is half of one
-    endpoint = MetricsEndpoint("127.0.0.1", 0, CollectorRegistry())
+    endpoint = Endpoint("127.0.0.1", 0, CollectorRegistry(), is_ready=lambda: True, tls=None)
     closing = threading.Thread(target=endpoint.close, daemon=True)
     closing.start()
     closing.join(PATIENCE)

@@ -27,13 +27,15 @@ from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.operations import reflection
+from handfast.server.chassis.operations.endpoint import Endpoint
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
-from handfast.server.chassis.pipeline.metrics import Metrics, MetricsEndpoint
+from handfast.server.chassis.pipeline.metrics import Metrics
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.guard import Guard
+from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, join_address, split_address
@@ -90,7 +92,7 @@ class Background(Protocol):
 class Server:
     """A server of `services`, which starts once.
 
-    settings       where it listens, how many threads serve calls, and so on
+    settings       where it listens, by which certificates, how many threads serve calls, and so on
     domain         names the server in the errors of calls that reach none of its services, such as `handfast.users`
     services       what it serves, beside health and reflection
     checks         functions that raise while what they look at is away; health says NOT_SERVING meanwhile
@@ -126,7 +128,7 @@ class Server:
         self._background = background if authenticator is None else (authenticator, *background)
         self._on_close = on_close
         self._started_background: list[Background] = []
-        self._endpoint: MetricsEndpoint | None = None
+        self._endpoint: Endpoint | None = None
 
         names = [service.descriptor.full_name for service in services]
         self._health = Health(names)
@@ -155,6 +157,8 @@ class Server:
             checks = (*checks, *authenticator.checks)
             enforced = settings.authentication == "enforce"
             guard = Guard(authenticator, enforced=enforced, registry=self.metrics.registry)
+        self._tls = ServerTls(settings) if settings.tls_certificate else None
+        CertificateMetrics(settings, self._tls, self.metrics.registry)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
         self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
@@ -248,7 +252,8 @@ class Server:
     @property
     def metrics_url(self) -> str:
         host = split_address(self.settings.metrics_listen)[0]
-        return f"http://{join_address(host, self.metrics_port)}/metrics"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{join_address(host, self.metrics_port)}/metrics"
 
     def _operations(self, domain: str, names: Sequence[str]) -> tuple[Service, ...]:
         """What every server serves for those who run it. Each with threads of its own: a held stream of one must not
@@ -272,14 +277,18 @@ class Server:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             with contextlib.closing(socket.create_server((host, port), family=family)):
                 pass
-            self.port = self._grpc.add_insecure_port(address)
+            if self._tls is None:
+                self.port = self._grpc.add_insecure_port(address)
+            else:
+                self.port = self._grpc.add_secure_port(address, self._tls.credentials())
         except (OSError, RuntimeError) as error:
             raise StartError(f"cannot listen on {address}: {_reason(error)}") from error
 
     def _serve_metrics(self) -> None:
         address = self.settings.metrics_listen
+        registry, is_ready = self.metrics.registry, lambda: self._readiness.serving
         try:
-            self._endpoint = MetricsEndpoint(*split_address(address), self.metrics.registry)
+            self._endpoint = Endpoint(*split_address(address), registry, is_ready, self._tls)
         except OSError as error:
             raise StartError(f"cannot serve metrics on {address}: {_reason(error)}") from error
         self.metrics_port = self._endpoint.port

@@ -32,13 +32,14 @@ class Readiness:
     def __init__(self, health: Health, checks: Sequence[Check], registry: CollectorRegistry) -> None:
         self._health, self._checks = health, checks
         self._ready = True
+        self.serving = False
+        """Whether health says SERVING."""
         self._lock = threading.Lock()
         self._periodic = Periodic("readiness", self._check, INTERVAL)
         self._gauge = Gauge("handfast_ready", "Whether health says SERVING.", registry=registry)
 
     def start(self) -> None:
-        self._health.turn(serving=True)
-        self._gauge.set(1)
+        self._tell(serving=True)
         if self._checks:
             self._periodic.start()
 
@@ -46,8 +47,7 @@ class Readiness:
         """Turns health NOT_SERVING for good. Does not wait for a check under way."""
         self._periodic.stop(0)
         with self._lock:
-            self._health.turn(serving=False, for_good=True)
-            self._gauge.set(0)
+            self._tell(serving=False, for_good=True)
 
     def _check(self) -> None:
         watchdog = threading.Timer(PATIENCE, self._turn, (f"a check took more than {PATIENCE:g} s",))
@@ -68,9 +68,13 @@ class Readiness:
             if self._periodic.stopping or self._ready is (not why_not):
                 return
             self._ready = not why_not
-            self._health.turn(serving=self._ready)
-            self._gauge.set(self._ready)
+            self._tell(serving=self._ready)
             if self._ready:
                 _log.info("ready again")
             else:
                 _log.error("not ready", reason=why_not)
+
+    def _tell(self, *, serving: bool, for_good: bool = False) -> None:
+        self.serving = serving
+        self._health.turn(serving=serving, for_good=for_good)
+        self._gauge.set(serving)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,7 +11,6 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,8 +18,6 @@ from prometheus_client.registry import Collector
 from handfast.server.chassis.logs.writer import GO_NAMES
 from handfast.server.chassis.pipeline.pools import DURATIONS_S, Limiter
 
-METRICS_TIMEOUT = 10.0
-"""Seconds that a connection to `/metrics` may keep its thread waiting."""
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BOUNDS = (*map(str, DURATIONS_S), "+Inf")
 
@@ -78,45 +72,3 @@ class Metrics(Collector):
             limit.add_metric([pool.name], pool.limit)
             shed.add_metric([pool.name], self._limiter.shed[pool.name])
         yield from (in_flight, limit, shed)
-
-
-def _only_metrics(app: Callable[..., Any] | None) -> Callable[..., Any]:
-    """The client's own `app` answers any path with metrics, even a probe that looks for something else."""
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if app is not None and environ["PATH_INFO"] == "/metrics":
-            return app(environ, start_response)
-        start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"There is only /metrics. Health is grpc.health.v1, on the server's own port.\n"]
-
-    return answer
-
-
-def _for_a_while(handler: Any) -> Any:
-    """Each connection has a thread of its own. This ends those that send no request, or do not read the answer."""
-
-    class Handler(handler):  # type: ignore[misc]
-        timeout = METRICS_TIMEOUT
-
-        def handle(self) -> None:
-            with suppress(TimeoutError):
-                super().handle()
-
-    return Handler
-
-
-class MetricsEndpoint:
-    """Serves `/metrics` by HTTP. Raises OSError where the address cannot be had; port 0 takes any free one."""
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        self._server, self._thread = start_http_server(port, host, registry)
-        self._server.set_app(_only_metrics(self._server.get_app()))
-        self._server.RequestHandlerClass = _for_a_while(self._server.RequestHandlerClass)
-        self.port = self._server.server_port
-
-    def close(self) -> None:
-        with suppress(OSError):  # where a socket that listens cannot be shut down, as on macOS, it takes half a second
-            self._server.socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread that waits for a connection there
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

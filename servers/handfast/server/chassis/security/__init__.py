@@ -1,5 +1,6 @@
 """Who calls, and what they may do.
 
+transport.py        certificates of the server's ports, read again when they change
 identity.py       who a caller is, as a token or a client certificate proves it
 authenticator.py  finds that out of a call, and remembers good tokens
 tokens.py         what a token must say, and how it must be signed

@@ -1,0 +1,171 @@
+"""The certificates of a server, for its connections: read again when their files change.
+
+A set that cannot be used, such as a new certificate whose key is not there yet, is logged and counted, and the last
+good one stays. The files are looked at as each connection begins, and when metrics are read; so nothing has to be told
+when certificates are renewed. Connections that are open keep what they began with, until they are as old as
+`max_connection_age`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from handfast.server.process.certificates import Certificates
+from handfast.server.process.settings import ServerSettings, SettingsError
+
+RETRY_INTERVAL = 10.0
+"""Seconds after which files that could not be used are tried again though they have not changed."""
+_OWN = ("tls_certificate", "tls_key", "tls_client_ca")
+_OF_PEERS = ("peer_certificate", "peer_key", "peer_ca")
+
+Used = TypeVar("Used")
+_log = structlog.get_logger()
+
+
+class _Watched(Generic[Used]):
+    """What `make` gives of the certificates that `load` reads from files, made anew when the files have changed.
+
+    Raises SettingsError where they cannot be used from the beginning.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], load: Callable[[], Certificates], make: Callable[[Certificates], Used]
+    ) -> None:
+        self._paths, self._load, self._make = [path for path in paths if path], load, make
+        self._lock = threading.Lock()
+        self._retry_at: float | None = None
+        self.failures = 0
+        self._seen = self._stamps()
+        self.certificates = load()
+        self._used = make(self.certificates)
+
+    def current(self) -> Used:
+        with self._lock:
+            stamps = self._stamps()
+            if stamps != self._seen or (self._retry_at is not None and time.monotonic() >= self._retry_at):
+                self._seen = stamps
+                self._reload()
+            return self._used
+
+    def _reload(self) -> None:
+        try:
+            certificates = self._load()
+            self._used, self.certificates = self._make(certificates), certificates
+        except (SettingsError, OSError) as error:  # an error of ssl is an OSError
+            self.failures += 1
+            self._retry_at = time.monotonic() + RETRY_INTERVAL
+            _log.error("new certificates cannot be used, the last good ones stay", reason=str(error))
+        else:
+            self._retry_at = None
+            _log.info("certificates were read anew", files=self._paths)
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        """Other ones for files that were replaced or written to."""
+        return [_stamp(path) for path in self._paths]
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Secured:
+    """The same certificates for each of the two ports of a server."""
+
+    calls: grpc.ServerCertificateConfiguration
+    metrics: ssl.SSLContext
+
+
+class ServerTls:
+    """TLS on the ports of a server, 1.2 at least for calls and 1.3 for metrics, by the settings `tls_…`. Raises SettingsError."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self.mutual = settings.tls_client_ca != ""
+        """Whether callers need a certificate."""
+        self.watched = _Watched([getattr(settings, each) for each in _OWN], _own(settings), self._secured)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        first = self.watched.current().calls
+        # grpc keeps what it has where the function raises, or gives what does not fit.
+        return grpc.dynamic_ssl_server_credentials(first, lambda: self.watched.current().calls, self.mutual)
+
+    def secure(self, connection: socket.socket) -> ssl.SSLSocket:
+        """Shakes hands on a connection to the port of metrics. A caller without a certificate is let in, so that it can
+        ask for health; one whose certificate is not good is not. Raises OSError."""
+        return self.watched.current().metrics.wrap_socket(connection, server_side=True)
+
+    def _secured(self, certificates: Certificates) -> _Secured:
+        pair = (certificates.key, certificates.certificate)
+        calls = grpc.ssl_server_certificate_configuration([pair], certificates.ca or None)
+        metrics = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # A session that is taken up again would pass though the caller's certificate has expired. grpc has none; ssl
+        # cannot do without in 1.2.
+        metrics.minimum_version = ssl.TLSVersion.TLSv1_3
+        metrics.num_tickets = 0
+        # ssl takes nothing but files. If they have changed meanwhile, they will be read once more.
+        metrics.load_cert_chain(self._settings.tls_certificate, self._settings.tls_key)
+        if self.mutual:
+            metrics.verify_mode = ssl.CERT_OPTIONAL
+            metrics.load_verify_locations(cadata=certificates.ca.decode())
+        return _Secured(calls, metrics)
+
+
+class CertificateMetrics(Collector):
+    """When the certificates in use expire, and how often new ones could not be used."""
+
+    def __init__(self, settings: ServerSettings, tls: ServerTls | None, registry: CollectorRegistry) -> None:
+        self._watched: list[_Watched[_Secured] | _Watched[Certificates]] = []
+        if tls is not None:
+            self._watched.append(tls.watched)
+        if settings.peer_ca:
+            paths = [getattr(settings, each) for each in _OF_PEERS]
+            self._watched.append(_Watched(paths, _of_peers(settings), lambda certificates: certificates))
+        if self._watched:
+            registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        expiry = GaugeMetricFamily(
+            "handfast_certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificates in use expire: with those between them and their CA, or the last CA.",
+            labels=["role"],
+        )
+        failures = CounterMetricFamily(
+            "handfast_certificate_reload_failures", "Times that new certificates could not be used."
+        )
+        for watched in self._watched:
+            watched.current()
+            for setting, time_s in watched.certificates.expiry.items():
+                expiry.add_metric([setting], time_s)
+        failures.add_metric([], sum(watched.failures for watched in self._watched))
+        yield from (expiry, failures)
+
+
+def _own(settings: ServerSettings) -> Callable[[], Certificates]:
+    return lambda: _given(settings.own_certificates())
+
+
+def _of_peers(settings: ServerSettings) -> Callable[[], Certificates]:
+    return lambda: _given(settings.peer_certificates())
+
+
+def _given(certificates: Certificates | None) -> Certificates:
+    assert certificates is not None, "the settings name files"
+    return certificates
