@@ -94,7 +94,8 @@ class _Secured:
 
 
 class ServerTls:
-    """TLS on the ports of a server, 1.2 at least for calls and 1.3 for metrics, by the settings `tls_…`. Raises SettingsError."""
+    """TLS on the ports of a server, by the settings `tls_…`: 1.2 at least for calls, and 1.3 for metrics. Raises
+    SettingsError."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
