@@ -182,6 +182,8 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("authentication", "on", "--authentication (or HANDFAST_AUTHENTICATION) must be one of off, observe, enforce"),
         ("authentication", "enforce", "is enforce, but callers can have no identity: say --token-keys"),
         ("authentication", "observe", "is observe, but callers can have no identity: say --token-keys"),
+        ("reflection", "a b", "--reflection (or HANDFAST_REFLECTION) is the scope 'a b', which no token can have"),
+        ("reflection", "contracts.read", "but callers have none: say --authentication"),
         ("token_keys", "keys.json", "--token-issuer (or HANDFAST_TOKEN_ISSUER) is required with --token-keys"),
         ("token_keys", "http://10.0.0.1/keys", "must be a file or a URL that begins with https://; http:// is for"),
         ("token_keys", "http://localhost.evil.example/keys", "http:// is for loopback"),

@@ -65,7 +65,7 @@ def test_a_method_whose_contract_does_not_say_who_may_call_it_is_named(released:
         ('resource: "user_id"', 'resource: "id"', "resource: neither the request nor the reply has 'id'"),
         ('resource: "user_id"', 'resource: "user"', "resource: 'user' is no id"),
         ('resource: "user_id"', 'resource: "user.email"', "resource: 'user.email' is personal data"),
-        ('scopes: "users.read"', 'scopes: "users read"', "has the scope 'users read', which is no word"),
+        ('scopes: "users.read"', 'scopes: "users read"', "has the scope 'users read', which no token can have"),
         ('scopes: "users.read"', "", "names no scope"),
     ],
 )

@@ -35,6 +35,7 @@ from handfast.server.chassis.pipeline.metrics import Metrics
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.guard import Guard
+from handfast.server.chassis.security.permission import EVERYBODY, Permission
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
@@ -135,10 +136,14 @@ class Server:
         operations = self._operations(domain, names)
         main_pool = Pool("calls", settings.threads, settings.queue, settings.stream_idle_timeout)
         methods: dict[str, Method] = {}
-        for service in (*services, *operations):
+        for service in services:
             for descriptor in service.descriptor.methods:
                 method = _method(descriptor, service.domain, service.pool or main_pool, settings.name)
-                methods[method.path] = method if service in services else replace(method, refused_keys=frozenset())
+                methods[method.path] = method
+        for service, permission in operations.items():
+            for descriptor in service.descriptor.methods:
+                method = Method.of(descriptor, service.domain, service.pool or main_pool)
+                methods[method.path] = replace(method, refused_keys=frozenset(), permission=permission)
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
@@ -255,19 +260,23 @@ class Server:
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://{join_address(host, self.metrics_port)}/metrics"
 
-    def _operations(self, domain: str, names: Sequence[str]) -> tuple[Service, ...]:
-        """What every server serves for those who run it. Each with threads of its own: a held stream of one must not
-        keep another from answering."""
+    def _operations(self, domain: str, names: Sequence[str]) -> dict[Service, Permission]:
+        """What every server serves for those who run it, and for whom. Each with threads of its own: a held stream of
+        one must not keep another from answering."""
         find = descriptor_pool.Default().FindServiceByName
         health, v1alpha = find("grpc.health.v1.Health"), find("grpc.reflection.v1alpha.ServerReflection")
         v1 = reflection.v1_descriptor()
         reflects = reflection.servicer((*names, health.full_name))
         add_v1alpha = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-        return (
-            Service(health, health_pb2_grpc.add_HealthServicer_to_server, self._health, domain, _HEALTH_POOL),
-            Service(v1, reflection.add_v1_to_server, reflects, domain, _REFLECTION_POOL),
-            Service(v1alpha, add_v1alpha, reflects, domain, _REFLECTION_POOL),
-        )
+        add_health = health_pb2_grpc.add_HealthServicer_to_server
+        operations = {Service(health, add_health, self._health, domain, _HEALTH_POOL): EVERYBODY}
+        if (scope := self.settings.reflection) != "off":
+            those_who_may = EVERYBODY if scope == "open" else Permission(frozenset({scope}))
+            operations |= {
+                Service(v1, reflection.add_v1_to_server, reflects, domain, _REFLECTION_POOL): those_who_may,
+                Service(v1alpha, add_v1alpha, reflects, domain, _REFLECTION_POOL): those_who_may,
+            }
+        return operations
 
     def _bind(self) -> None:
         address = self.settings.listen

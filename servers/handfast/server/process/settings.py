@@ -22,6 +22,8 @@ from handfast.server.process.secrets import read_secret_line
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 AUTHENTICATION = ("off", "observe", "enforce")
+SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""What a token can carry as a scope (https://www.rfc-editor.org/rfc/rfc6749#section-3.3)."""
 METRICS_PORT_OFFSET = 100
 MAX_PORT = 65535
 MAX_AGE = 2_000_000
@@ -158,6 +160,11 @@ class ServerSettings:
     certificate_grants: str = setting(
         "", "TOML file of the scopes that names of client certificates have", default="no scopes", metavar="FILE"
     )
+    reflection: str = setting(
+        "open",
+        "who may ask for the contracts: everybody, nobody, or callers with a scope of this name",
+        metavar="open|off|SCOPE",
+    )
     allow_plaintext_beyond_loopback: bool = setting(
         False, "listen where other machines can reach this server, without TLS"
     )
@@ -266,6 +273,11 @@ class ServerSettings:
             f"{flag('tls_client_ca')}",
         )
         self._require_with("certificate_grants", "tls_client_ca")
+        if self.reflection not in ("open", "off"):
+            scope = f"is the scope {self.reflection!r}, "
+            self.require("reflection", SCOPE.fullmatch(self.reflection) is not None, f"{scope}which no token can have")
+            known = self.authentication != "off"
+            self.require("reflection", known, f"{scope}but callers have none: say {flag('authentication')}")
 
     def _check_listen(self, setting: str, address: str) -> None:
         self.check(setting, split_address)

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
 from handfast.server.chassis.logs.redaction import is_marked
+from handfast.server.process.settings import SCOPE
 
 SELF = "self"
 """The scope of a caller who may ask for what is its own."""
@@ -67,7 +68,8 @@ class Permission:
                     raise ValueError("names no scope")
                 return None
             for scope in declared.scopes:
-                check_scope(scope.replace(SERVER, "server"))
+                if not SCOPE.fullmatch(scope):
+                    raise ValueError(f"has the scope {scope!r}, which no token can have")
             own = tuple(_path(text, request, _IDS, "self") for text in declared.self)
             for text in declared.resource:
                 if not any(_leads(text, message) for message in (request, reply)):
@@ -100,12 +102,6 @@ class Permission:
 
 EVERYBODY = Permission(frozenset())
 """That of a method which asks nobody who they are."""
-
-
-def check_scope(scope: str) -> None:
-    """Raises ValueError unless a token can carry the scope (RFC 6749, 3.3)."""
-    if not scope or not all("!" <= character <= "~" and character not in '"\\' for character in scope):
-        raise ValueError(f"has the scope {scope!r}, which is no word of visible ASCII characters")
 
 
 def _leads(text: str, message: Descriptor) -> bool:
