@@ -24,6 +24,7 @@ from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.core.model import BranchDecision, Decision, Outcome, Read, ResourceName
 from handfast.server.transactions.participant.unit_of_work import Blocked, UnitOfWork
@@ -106,7 +107,9 @@ class Calls:
 
     def __init__(self, users: Users, decisions: DecisionStore, replies: ReplyStore) -> None:
         self._users, self._decisions, self._numbers = users, decisions, itertools.count()
-        self._coordinator = Coordinator(decisions, replies, DecisionNotifier(decisions, {}), KeyedLock(waiting=1))
+        self._coordinator = Coordinator(
+            decisions, replies, DecisionNotifier(decisions, {}), KeyedLock(waiting=1), OwnedIds(b"")
+        )
         users.create("ada")
         self.calls: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
             "GetUser": (lambda: "ada", users.collection.get),

@@ -37,7 +37,7 @@ NOT_PERSONAL = {
     "transactions.v1.BatchGetTransactionsRequest": "transaction_ids",
     "transactions.v1.ListTransactionsRequest": "page_size page_token state unfinished",
     "transactions.v1.ListTransactionsResponse": "next_page_token",
-    "transactions.v1.Branch": "transaction_id state deadline operation_count outcome",
+    "transactions.v1.Branch": "transaction_id state deadline operation_count outcome owner",
     "transactions.v1.Decision": "transaction_id state operation_count loss_accepted",
     "transactions.v1.FinishedTransaction": "transaction_id result",
     "transactions.v1.FinishTransactionsRequest": "participant",

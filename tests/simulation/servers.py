@@ -19,6 +19,7 @@ from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.keyed_lock import Turn
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.core.model import Decision
 from handfast.server.transactions.horizon import id_at
@@ -186,10 +187,12 @@ class CoordinatorServer(Server):
         stubs = {name: suite.stub(ParticipantServiceStub, name) for name in self.world.participants}
         notifier = DecisionNotifier(decisions, stubs)
         locks: Any = NoLocks()
-        coordinator = Coordinator(decisions, replies, notifier, locks, self.clock)
+        ids = OwnedIds(b"")
+        coordinator = Coordinator(decisions, replies, notifier, locks, ids, self.clock)
         self.serve("AccountService", AccountServicer(suite, coordinator))
         self.serve(
-            "TransactionService", TransactionServicer(decisions, replies, notifier, Holdings(stubs, room=4), self.clock)
+            "TransactionService",
+            TransactionServicer(decisions, replies, notifier, Holdings(stubs, room=4), ids, self.clock),
         )
         self._decisions, self._notifiers = decisions, list(notifier.by_participant.values())
 

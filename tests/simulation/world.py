@@ -24,7 +24,7 @@ from handfast.server.chassis import call, ids
 from handfast.server.chassis.data import database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.transactions import lost
-from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, service
+from handfast.server.transactions.coordinator import coordinator, decision_store, notifier, owned_ids
 from handfast.server.transactions.participant import circuit, finishing, resolver, sweeper, waiters
 from handfast.server.transactions.participant import participant as participant_module
 from handfast.server.transactions.participant.errors import CommittedChangeLost
@@ -386,7 +386,7 @@ PATCHES: tuple[tuple[Any, str, Any], ...] = (
     (participant_module, "wait", _wait_for_another),
     *((module, "random", SeededRandom) for module in (database, coordinator, participant_module)),
     (ids, "_random", SeededRandom),
-    *((module, "new_id", _mint) for module in (coordinator, service)),
+    (owned_ids, "new_id", _mint),
     *((module, "_log", Log()) for module in (coordinator, decision_store, finishing, notifier, sweeper)),
     (coordinator, "TIMEOUT_US", ACCOUNT_TIMEOUT),
 )

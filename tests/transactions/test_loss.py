@@ -16,6 +16,7 @@ from handfast.server.chassis.errors import PeerUnavailable
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import TransactionServicer
 from handfast.server.transactions.horizon import id_at
@@ -110,7 +111,9 @@ class TestAParticipantThatDoesNotAnswer:
         with channel(addresses["users"]) as to_users:
             stubs = {"users": ParticipantServiceStub(to_users)}
             holdings = Holdings(stubs, room=0)
-            transactions = TransactionServicer(decisions, replies, DecisionNotifier(decisions, stubs), holdings)
+            transactions = TransactionServicer(
+                decisions, replies, DecisionNotifier(decisions, stubs), holdings, OwnedIds(b"")
+            )
 
             def commit(age_seconds: int) -> pb.Transaction:
                 id_ = id_at(now() - age_seconds * MICROSECONDS_PER_SECOND)

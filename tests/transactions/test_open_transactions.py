@@ -80,7 +80,7 @@ def test_no_count_and_no_name_is_kept_of_those_who_have_none_open(bank: Bank) ->
 
 @pytest.mark.parametrize("host", ["ipv4:127.0.0.1", "ipv6:%5B::1%5D", "unix:/run/" + "handfast" * 20])
 def test_a_caller_is_a_connection(host: str) -> None:
-    first, second = (wire.owner_of(f"{host}:{port}") for port in (50000, 50001))
+    first, second = (wire.connection_of(f"{host}:{port}") for port in (50000, 50001))
     assert first != second
     assert len(first) <= OWNER_LENGTH
 

@@ -435,6 +435,19 @@ class TestHolding:
         assert reading.has_changed(Read(ADA, NO_REVISION, False), "r1")
 
 
+class TestOwnership:
+    """Rule 14."""
+
+    def test_a_branch_is_for_who_has_opened_it(self) -> None:
+        opened = staging.opened_by(stage(1)._replace(owner="ada"))
+        assert not staging.is_anothers(opened, "ada")
+        assert staging.is_anothers(opened, "bob")
+
+    def test_a_branch_that_nobody_has_opened_is_nobodys(self) -> None:
+        assert not staging.is_anothers(None, "bob")
+        assert not staging.is_anothers(close(None), "bob")
+
+
 class TestFromPageToCodeToTest:
     def test_every_rule_is_decided_by_the_core_or_is_said_to_live_elsewhere(self) -> None:
         elsewhere = dict(re.findall(r"^    rule (\d+) +(\S+\.py) ", core.__doc__ or "", re.MULTILINE))

@@ -18,6 +18,7 @@ from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.users.v1.users_pb2 import CreateUserRequest, CreateUserResponse, User
@@ -76,7 +77,7 @@ def test_a_plain_write(users: Users, monkeypatch: pytest.MonkeyPatch, request_id
 def test_a_decision(accounts: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     register = DecisionStore(accounts, tables.coordinator)
     answers = ReplyStore(accounts, tables.coordinator.answers)
-    coordinator = Coordinator(register, answers, DecisionNotifier(register, {}), KeyedLock(waiting=1))
+    coordinator = Coordinator(register, answers, DecisionNotifier(register, {}), KeyedLock(waiting=1), OwnedIds(b""))
     transaction_id = new_id()
     commit = Decision(transaction_id, Outcome.COMMITTED, {"users": 1})
     answer = StoredReply("m", new_id(), b"", transaction_id, reply=b"reply")

@@ -22,7 +22,7 @@ channel.py               `channel`: the same for any address
 errors.py                `ServiceError` and its subclasses, one for each status code
 transactions/            `Transaction`: what is called in it takes effect together or not at all
 aio/                     `connect`, `Suite`, `Transaction` and `channel` for asyncio
-propagation.py           what servers hand on to the calls they make: request id, trace, deadline
+propagation.py           what servers hand on to the calls they make: request id, trace, deadline, caller
 transaction_metadata.py  the metadata keys of calls within a transaction
 protos.py                where the contracts are, for contracts of your own that import them
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from handfast.client.arguments import check_call_timeout
 from handfast.client.errors import DeadlineExceeded
-from handfast.client.propagation import CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
+from handfast.client.propagation import CALLER_KEY, CURRENT, REQUEST_ID_KEY, TRACEPARENT_KEY
 from handfast.client.transaction_metadata import TRANSACTION_ID
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Method:
             given += ((REQUEST_ID_KEY, request_id),)
         if propagated.traceparent is not None and TRACEPARENT_KEY not in keys:
             given += ((TRACEPARENT_KEY, propagated.traceparent),)
+        if propagated.caller is not None and CALLER_KEY not in keys:
+            given += ((CALLER_KEY, propagated.caller),)
 
         timeout = self.default_timeout if timeout is None else check_call_timeout(timeout)
         remaining = propagated.remaining()

@@ -1,8 +1,8 @@
 """What a call that is being served hands on to the calls it causes.
 
 A server sets `CURRENT` to the call that it serves; every channel of this package reads it when a call starts. So peers
-see one request id and one trace, and no call outlives the one that caused it. Callers that serve nothing leave it
-alone, and nothing is handed on.
+see one request id and one trace, learn for whom it is all done, and no call outlives the one that caused it. Callers
+that serve nothing leave it alone, and nothing is handed on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"  # https://www.w3.org/TR/trace-context/
+CALLER_KEY = "handfast-caller"
 
 
 @dataclass(eq=False)
 class Propagated:
-    """The request id and `traceparent` to send on, and when the time is up, in seconds of `time.monotonic()`.
+    """The request id and `traceparent` to send on, when the time is up, in seconds of `time.monotonic()`, and for which
+    `caller` all of it is done: a digest, which names nobody and grants nothing; None where callers are not known.
 
     A server's own object for a call can be one, so that a call needs no other.
     """
@@ -27,6 +29,7 @@ class Propagated:
     request_id: str | None = None
     traceparent: str | None = None
     deadline_monotonic_s: float | None = None
+    caller: str | None = None
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""

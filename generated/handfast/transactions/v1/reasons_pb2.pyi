@@ -121,7 +121,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     `asked` (whom the service was taken for), `participant` (which it is, where that is known).
     """
     REASON_NOT_OWNER: _Reason.ValueType  # 24
-    """PERMISSION_DENIED. The transaction, or what it has staged here, belongs to another caller. Metadata: `transaction_id`."""
+    """PERMISSION_DENIED. The transaction belongs to another caller: it was begun, or staged here, with another identity.
+    Only its owner stages, reads, commits and asks by it. Metadata: `transaction_id`.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call was refused for the sake of a transaction. Errors carry the value's name without `REASON_` in
@@ -228,5 +230,7 @@ operator has to correct the addresses, those that the coordinator has where it i
 `asked` (whom the service was taken for), `participant` (which it is, where that is known).
 """
 REASON_NOT_OWNER: Reason.ValueType  # 24
-"""PERMISSION_DENIED. The transaction, or what it has staged here, belongs to another caller. Metadata: `transaction_id`."""
+"""PERMISSION_DENIED. The transaction belongs to another caller: it was begun, or staged here, with another identity.
+Only its owner stages, reads, commits and asks by it. Metadata: `transaction_id`.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -658,8 +658,9 @@ class GetTransactionRequest(_message.Message):
     transaction_id: _builtins.str
     """The transaction. Give this, or the two below."""
     request_id: _builtins.str
-    """The `request_id` of an account call. Of two calls with the same one that ran at the same time, this is the one
-    that was decided; the other's transaction was rolled back with the reason `REQUEST_REPEATED`.
+    """The `request_id` of an account call of the caller; of another caller's nothing is found. Of two calls with the same
+    one that ran at the same time, this is the one that was decided; the other's transaction was rolled back with the
+    reason `REQUEST_REPEATED`.
     """
     method: _builtins.str
     """The method of that call, such as `handfast.accounts.v1.AccountService/CreateAccount`; up to 200 characters, no
@@ -827,6 +828,7 @@ class Branch(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     OPERATION_COUNT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     state: Global___BranchState.ValueType
@@ -835,6 +837,10 @@ class Branch(_message.Message):
     """How many operations are, or were, staged."""
     outcome: Global___TransactionState.ValueType
     """How it was finished: COMMITTED or ABORTED. Unspecified unless FINISHED."""
+    owner: _builtins.str
+    """Who has staged it: a digest of the identity, 32 hexadecimal digits; where a service calls for somebody else, a
+    digest of both. Empty where nothing was staged, or calls carried no identity.
+    """
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """The transaction's deadline, as the staged calls gave it."""
@@ -847,10 +853,11 @@ class Branch(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         operation_count: _builtins.int = ...,
         outcome: Global___TransactionState.ValueType = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "operation_count", b"operation_count", "outcome", b"outcome", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "operation_count", b"operation_count", "outcome", b"outcome", "owner", b"owner", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,7 +33,11 @@ class TransactionServiceStub(object):
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -90,7 +94,11 @@ class TransactionServiceServicer(object):
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -105,7 +113,8 @@ class TransactionServiceServicer(object):
 
     def CommitTransaction(self, request, context):
         """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
+        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named;
+        PERMISSION_DENIED (`NOT_OWNER`) for others than the owner, and where another caller has staged what is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +128,8 @@ class TransactionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTransaction(self, request, context):
-        """Tells what became of a transaction, by its id or by the request id of an account call.
+        """Tells what became of a transaction, by its id or by the request id of an account call: one of the caller's own, or
+        one that an account call of the caller has run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,7 +212,11 @@ class TransactionService(object):
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.

@@ -36,7 +36,11 @@ class TransactionServiceStub:
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -50,12 +54,15 @@ class TransactionServiceStub:
     """Mints a transaction: its id and its deadline. Nothing is stored."""
     CommitTransaction: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CommitTransactionRequest, _transactions_pb2.CommitTransactionResponse]
     """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
+    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named;
+    PERMISSION_DENIED (`NOT_OWNER`) for others than the owner, and where another caller has staged what is named.
     """
     RollbackTransaction: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.RollbackTransactionRequest, _transactions_pb2.RollbackTransactionResponse]
     """Rolls a transaction back. FAILED_PRECONDITION when it was committed before."""
     GetTransaction: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.GetTransactionRequest, _transactions_pb2.GetTransactionResponse]
-    """Tells what became of a transaction, by its id or by the request id of an account call."""
+    """Tells what became of a transaction, by its id or by the request id of an account call: one of the caller's own, or
+    one that an account call of the caller has run.
+    """
     BatchGetTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]
     """Tells what became of several transactions."""
     AcceptLoss: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.AcceptLossRequest, _transactions_pb2.AcceptLossResponse]
@@ -75,7 +82,11 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -86,12 +97,15 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     """Mints a transaction: its id and its deadline. Nothing is stored."""
     CommitTransaction: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CommitTransactionRequest, _transactions_pb2.CommitTransactionResponse]  # type: ignore[assignment]
     """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
+    transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named;
+    PERMISSION_DENIED (`NOT_OWNER`) for others than the owner, and where another caller has staged what is named.
     """
     RollbackTransaction: _aio.UnaryUnaryMultiCallable[_transactions_pb2.RollbackTransactionRequest, _transactions_pb2.RollbackTransactionResponse]  # type: ignore[assignment]
     """Rolls a transaction back. FAILED_PRECONDITION when it was committed before."""
     GetTransaction: _aio.UnaryUnaryMultiCallable[_transactions_pb2.GetTransactionRequest, _transactions_pb2.GetTransactionResponse]  # type: ignore[assignment]
-    """Tells what became of a transaction, by its id or by the request id of an account call."""
+    """Tells what became of a transaction, by its id or by the request id of an account call: one of the caller's own, or
+    one that an account call of the caller has run.
+    """
     BatchGetTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.BatchGetTransactionsRequest, _transactions_pb2.BatchGetTransactionsResponse]  # type: ignore[assignment]
     """Tells what became of several transactions."""
     AcceptLoss: _aio.UnaryUnaryMultiCallable[_transactions_pb2.AcceptLossRequest, _transactions_pb2.AcceptLossResponse]  # type: ignore[assignment]
@@ -110,7 +124,11 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
     `handfast-transaction-deadline` (RFC 3339), checks that each reply has the trailer `handfast-staged`, and
     commits by naming how many operations each participant staged. A transaction that runs another again, as that one was
     aborted, says so by the metadata `handfast-first-attempt` with the id of the first: the older a transaction, the
-    sooner others make way for it.
+    sooner others make way for it. It counts as at most 300 seconds older than it is itself.
+
+    Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
+    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -131,7 +149,8 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.CommitTransactionResponse, _abc.Awaitable[_transactions_pb2.CommitTransactionResponse]]:
         """Commits exactly the operations named. Repeated with the same, it answers the same; ABORTED when the
-        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named.
+        transaction was rolled back before; FAILED_PRECONDITION when a participant does not hold what is named;
+        PERMISSION_DENIED (`NOT_OWNER`) for others than the owner, and where another caller has staged what is named.
         """
 
     @_abc_1.abstractmethod
@@ -148,7 +167,9 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transactions_pb2.GetTransactionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_transactions_pb2.GetTransactionResponse, _abc.Awaitable[_transactions_pb2.GetTransactionResponse]]:
-        """Tells what became of a transaction, by its id or by the request id of an account call."""
+        """Tells what became of a transaction, by its id or by the request id of an account call: one of the caller's own, or
+        one that an account call of the caller has run.
+        """
 
     @_abc_1.abstractmethod
     def BatchGetTransactions(

@@ -20,6 +20,7 @@ from handfast.server.transactions.coordinator.coordinator import Coordinator
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds, load_key
 from handfast.server.transactions.coordinator.pruner import Pruner
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.coordinator.service import transaction_service
@@ -48,17 +49,18 @@ def build(settings: SuiteSettings) -> Server:
     replies = ReplyStore(database, tables.coordinator.answers)
     participants = {name: suite.stub(ParticipantServiceStub, name) for name in settings.participants}
     notifier = DecisionNotifier(decisions, participants)
+    ids = OwnedIds(load_key(database, tables.coordinator.owner_key))
     locks = KeyedLock(waiting=max(1, settings.threads // 2))
     service = Service(
         accounts_pb2.DESCRIPTOR.services_by_name["AccountService"],
         accounts_pb2_grpc.add_AccountServiceServicer_to_server,
-        AccountServicer(suite, Coordinator(decisions, replies, notifier, locks)),
+        AccountServicer(suite, Coordinator(decisions, replies, notifier, locks, ids)),
         DOMAIN,
     )
     server = Server(
         settings,
         domain=DOMAIN,
-        services=(service, transaction_service(decisions, replies, notifier, participants)),
+        services=(service, transaction_service(decisions, replies, notifier, participants, ids)),
         checks=(database_check(database, SCHEMA),),
         background=(notifier, Pruner(decisions, replies)),
         on_close=(suite.close, database.close),

@@ -164,6 +164,7 @@ class Call(Propagated):
     log                    fields for this call's line in the log, such as `transaction_id`; never personal data
     state                  what interceptors leave for those inside of them and for the handler, such as who calls
     identity               who calls; None where the server does not ask, or only observes and could not find out
+    caller                 the name under which to keep what is the caller's (`security/callers.py`); None as `identity`
     guard                  asked who calls; None where the server does not ask
     must_be_own            the caller may ask only for what is its own
     request                the message that was read last; None before the first

@@ -20,11 +20,18 @@ from handfast.server.chassis.clock import Clock, now
 _VERSION_AND_VARIANT = (7 << 76) | (0b10 << 62)
 
 
-class Ids:
-    """Mints ids. Threads may share one."""
+_COUNTER_BITS = 74
 
-    def __init__(self, clock: Clock = now) -> None:
-        self._clock = clock
+
+class Ids:
+    """Mints ids. Threads may share one. The last `free_bits` of each are zeros, for the caller to fill; ids are unique
+    and sort without them.
+    """
+
+    def __init__(self, clock: Clock = now, *, free_bits: int = 0) -> None:
+        self._clock, self._free_bits = clock, free_bits
+        self._bits = _COUNTER_BITS - free_bits
+        self._step_bits = min(32, self._bits // 2)
         self._lock = threading.Lock()
         self._millisecond = self._counter = 0
 
@@ -32,10 +39,10 @@ class Ids:
         with self._lock:
             millisecond = self._clock() // 1000
             if millisecond == self._millisecond:
-                self._counter += 1 + secrets.randbits(32)
-            else:  # of 74 bits the highest is left free, which is room for more ids than a millisecond has time for
-                self._millisecond, self._counter = millisecond, secrets.randbits(73)
-            counter = self._counter
+                self._counter += 1 + secrets.randbits(self._step_bits)
+            else:  # the highest bit is left free, which is room for more ids than a millisecond has time for
+                self._millisecond, self._counter = millisecond, secrets.randbits(self._bits - 1)
+            counter = self._counter << self._free_bits
         high, low = divmod(counter, 1 << 62)
         digits = f"{millisecond << 80 | high << 64 | low | _VERSION_AND_VARIANT:032x}"
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -12,6 +12,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND
 from handfast.server.chassis.data.idempotency import Serializable, fingerprint
 from handfast.server.chassis.errors import InvalidMetadata, Violations
 from handfast.server.transactions.core.model import OWNER_LENGTH, Outcome, Read, ResourceName, StageRequest
+from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -23,6 +24,9 @@ MAX_TIMEOUT_US = 300 * MICROSECONDS_PER_SECOND
 """How long a transaction may take."""
 MAX_CLOCK_SKEW_US = 5 * MICROSECONDS_PER_SECOND
 """How far ahead another machine's clock may be."""
+
+FINISH = "branches.write"
+"""The scope of those who may tell participants what was decided."""
 
 OUTCOMES = {pb.TRANSACTION_STATE_COMMITTED: Outcome.COMMITTED, pb.TRANSACTION_STATE_ABORTED: Outcome.ABORTED}
 STATES = {outcome: state for state, outcome in OUTCOMES.items()}
@@ -44,7 +48,9 @@ def stage_metadata(
 
 
 def parse_stage_request(call: Call, request: Serializable) -> StageRequest | None:
-    """The staged call that this is, or None for a plain one. Raises InvalidMetadata."""
+    """The staged call that this is, or None for a plain one. A first attempt that is older than any transaction can be
+    counts as one that old, so that nobody gains precedence without end. Raises InvalidMetadata.
+    """
     metadata = call.metadata
     transaction_id = parse_transaction_id(metadata)
     if transaction_id is None:
@@ -62,13 +68,18 @@ def parse_stage_request(call: Call, request: Serializable) -> StageRequest | Non
     follows = str(metadata.get(FOLLOWS, ""))
     if follows and (not is_transaction_id(follows) or follows == transaction_id):
         raise InvalidMetadata(f"{FOLLOWS} must be the id of another transaction.", key=FOLLOWS)
-    digest, owner = fingerprint(call.method.path, request), owner_of(call.peer)
-    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, digest, follows, owner)
+    if call.identity is not None and FINISH not in call.identity.scopes:
+        follows = ""  # what was decided is learnt from those alone who may tell it
+    digest = fingerprint(call.method.path, request)
+    first_attempt = max(first_attempt, id_at(minted_at(transaction_id) - MAX_TIMEOUT_US))
+    must_own, owner = call.caller is not None, call.caller or connection_of(call.peer)
+    return StageRequest(transaction_id, int(number), deadline_us, first_attempt, digest, follows, owner, must_own)
 
 
-def owner_of(peer: str) -> str:
-    """Who opens a branch: the connection that its call comes by, such as `ipv4:127.0.0.1:50000`. By their hosts alone,
-    all callers on one machine would be one, and any of them could have the others refused.
+def connection_of(peer: str) -> str:
+    """Who opens a branch where calls carry no identity: the connection that its call comes by, such as
+    `ipv4:127.0.0.1:50000`. By their hosts alone, all callers on one machine would be one, and any of them could have
+    the others refused.
     """
     return peer[-OWNER_LENGTH:]
 

@@ -22,6 +22,7 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import AnswerErased, RequestIdReused
+from handfast.server.chassis.security.callers import current_caller
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -109,7 +110,7 @@ class IdempotencyStore:
         request_id = request_id_of(request)
         if not request_id:
             return self._database.write(partial(self._work, work)).reply
-        identity = {"caller": ANYBODY, "method": method, "request_id": request_id}
+        identity = {"caller": current_caller() or ANYBODY, "method": method, "request_id": request_id}
         digest = fingerprint(method, request)
         try:
             return self._database.write(partial(self._work_and_insert, work, {**identity, "fingerprint": digest}))

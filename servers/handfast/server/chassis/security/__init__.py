@@ -9,6 +9,7 @@ revoked.py        tokens that count no more
 grants.py         what the names of client certificates may do
 sources.py        reads these three again while the server runs
 fetching.py       one bounded request of a URL
+callers.py        under which name a server keeps what is a caller's; who may call on behalf of another
 permission.py     what a contract says of who may call a method
 guard.py          asks who calls, and refuses those who may not
 check.py          a command that names the methods whose contracts do not say it

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing
+from handfast.server.chassis.security.callers import caller_of
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.permission import EVERYBODY, SELF
 
@@ -49,7 +50,7 @@ class Guard:
         except DomainError as error:
             self.refuse(call, error)
             return
-        call.identity = identity
+        call.identity, call.caller = identity, caller_of(call, identity)
         if not method.path:  # there is no such method, which those who are known are told
             return
         if permission is None:

@@ -29,11 +29,12 @@ from handfast.server.chassis.data.idempotency import Identified, fingerprint
 from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
-from handfast.server.chassis.ids import new_id
+from handfast.server.chassis.security.callers import on_behalf_of
 from handfast.server.transactions.coordinator import errors
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore, StoredReply
 from handfast.server.transactions.coordinator.staging import RETRY_AFTER_SECONDS, PlannedCall, stage
 from handfast.server.transactions.core import coordinator as rules
@@ -74,10 +75,11 @@ class Coordinator:
         replies: ReplyStore,
         notifier: DecisionNotifier,
         locks: KeyedLock,
+        ids: OwnedIds,
         clock: Clock = now,
     ) -> None:
         self._decisions, self._replies, self._notifier = decisions, replies, notifier
-        self._locks, self._clock = locks, clock
+        self._locks, self._ids, self._clock = locks, ids, clock
 
     def run(
         self,
@@ -102,6 +104,7 @@ class Coordinator:
         established.
         """
         call = current()
+        owner = None if call.caller is None else on_behalf_of(call.caller)
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request) if request.request_id else b""
         first_attempt, attempts = "", 0
@@ -109,7 +112,7 @@ class Coordinator:
             while True:
                 attempts += 1
                 calls = plan()
-                transaction_id = call.log["transaction_id"] = new_id()
+                transaction_id = call.log["transaction_id"] = self._ids.mint(owner)
                 first_attempt = min(first_attempt or transaction_id, transaction_id)  # the clock may have been set back
                 commit = Decision(transaction_id, Outcome.COMMITTED, {each.participant: 1 for each in calls})
                 answer = StoredReply(method, request.request_id, digest, transaction_id)

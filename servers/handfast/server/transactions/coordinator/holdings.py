@@ -26,12 +26,13 @@ TIMEOUT_SECONDS = 1.0
 
 @dataclass(slots=True)
 class Held:
-    """How many operations each participant holds that a commit names, None where it does not say; and those at whose
-    addresses others answer, with the names of these.
+    """How many operations each participant holds that a commit names, None where it does not say; those at whose
+    addresses others answer, with the names of these; and who has opened the branch of each, where it says so.
     """
 
     counts: dict[str, int | None]
     answered_by: dict[str, str] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
 
 
 class Holdings:
@@ -65,6 +66,8 @@ class Holdings:
             else:
                 is_aborted = branch.outcome == pb.TRANSACTION_STATE_ABORTED
                 held.counts[name] = 0 if is_aborted else branch.operation_count
+                if branch.owner:
+                    held.owners[name] = branch.owner
 
     def _begin(self, participant: str, transaction_id: str) -> Any:
         request = pb.QueryBranchRequest(transaction_id=transaction_id, participant=participant)

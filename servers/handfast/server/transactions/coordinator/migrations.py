@@ -15,6 +15,15 @@ def add_loss_accepted() -> None:
     op.add_column("decisions", sa.Column("loss_accepted", sa.JSON))
 
 
+def create_owner_key() -> None:
+    """The key by which ids say whose transactions they are; the first server that starts makes it."""
+    op.create_table(
+        "owner_key",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("key", sa.LargeBinary, nullable=False),
+    )
+
+
 def create_tables() -> None:
     op.create_table(
         "decisions",

@@ -16,6 +16,7 @@ from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import ANYBODY, KEPT_US
 from handfast.server.chassis.data.statements import Statement
+from handfast.server.chassis.security.callers import current_caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,11 @@ class ReplyStore:
         self._delete = Statement(database, sa.delete(table).where(t.create_time < sa.bindparam("before")))
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
+        """What the caller of the call being served was answered."""
         with self._database.read() as connection:
-            row = self._select.first(connection, caller=ANYBODY, method=method, request_id=request_id)
+            row = self._select.first(
+                connection, caller=current_caller() or ANYBODY, method=method, request_id=request_id
+            )
             return None if row is None else StoredReply(*row)
 
     def insert(self, connection: sa.Connection, answer: StoredReply) -> None:
@@ -53,7 +57,7 @@ class ReplyStore:
         request id has an answer of an earlier call."""
         self._insert.send(
             connection,
-            caller=ANYBODY,
+            caller=current_caller() or ANYBODY,
             method=answer.method,
             request_id=answer.request_id,
             fingerprint=answer.fingerprint,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import grpc
 
 from handfast.server.chassis.call import Pool
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now, timestamp
 from handfast.server.chassis.errors import PeerUnavailable, Violations
-from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import check_page, page_token
+from handfast.server.chassis.security.callers import current_caller, current_scopes, on_behalf_of
+from handfast.server.chassis.security.guard import refuse
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
@@ -19,10 +20,12 @@ from handfast.server.transactions.coordinator import errors
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.holdings import Holdings
 from handfast.server.transactions.coordinator.notifier import DecisionNotifier
+from handfast.server.transactions.coordinator.owned_ids import OwnedIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import MAX_OPERATIONS, Decision, Outcome
 from handfast.server.transactions.crash_points import reached
+from handfast.server.transactions.ownership import NotOwner
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1 import transactions_pb2_grpc as pb_grpc
 
@@ -34,6 +37,8 @@ MAX_BRANCHES = 32
 MAX_FURTHER = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200
+OF_ANYBODY = frozenset({"transactions.operate", "transactions.resolve"})
+"""The scopes of those who may use the transactions of anybody: operators, and participants that resolve."""
 LONG_OVER_US = wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US
 """After which no caller can expect a transaction to be undecided."""
 
@@ -45,10 +50,11 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         replies: ReplyStore,
         notifier: DecisionNotifier,
         holdings: Holdings,
+        ids: OwnedIds,
         clock: Clock = now,
     ) -> None:
         self._decisions, self._replies, self._notifier = decisions, replies, notifier
-        self._holdings, self._clock = holdings, clock
+        self._holdings, self._ids, self._clock = holdings, ids, clock
 
     def BeginTransaction(
         self, request: pb.BeginTransactionRequest, context: grpc.ServicerContext
@@ -60,15 +66,17 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
             if not 0 <= request.further <= MAX_FURTHER:
                 violations.add("further", f"must be from 0 to {MAX_FURTHER}")
         deadline = timestamp(self._clock() + timeout)
+        owner = current_caller()
+        ids = [self._ids.mint(owner) for _ in range(1 + request.further)]
         begun = [
-            pb.Transaction(transaction_id=new_id(), state=pb.TRANSACTION_STATE_UNDECIDED, deadline=deadline)
-            for _ in range(1 + request.further)
+            pb.Transaction(transaction_id=id_, state=pb.TRANSACTION_STATE_UNDECIDED, deadline=deadline) for id_ in ids
         ]
         return pb.BeginTransactionResponse(transaction=begun[0], further=begun[1:])
 
     def CommitTransaction(
         self, request: pb.CommitTransactionRequest, context: grpc.ServicerContext
     ) -> pb.CommitTransactionResponse:
+        self._check_owner([request.transaction_id])
         with Violations.collect() as violations:
             wire.check_transaction_id(violations, "transaction_id", request.transaction_id)
             participants = [branch.participant for branch in request.branches]
@@ -81,10 +89,26 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         self._check_held(decision)
         return pb.CommitTransactionResponse(transaction=self._decide(decision))
 
+    def _check_owner(self, transaction_ids: Iterable[str], *others: str, scopes: Set[str] = frozenset()) -> None:
+        """Raises NotOwner where a transaction belongs neither to the caller nor to one of the `others`, unless the
+        caller has one of the `scopes`.
+        """
+        caller = current_caller()
+        if caller is None or not scopes.isdisjoint(current_scopes()):
+            return
+        for id_ in transaction_ids:
+            if wire.is_transaction_id(id_) and not self._ids.belongs_to(id_, caller, *others):
+                refuse(NotOwner(id_))
+
+    def _check_reader(self, transaction_ids: Iterable[str]) -> None:
+        """`_check_owner` for those who only ask. They are also told of what AccountService has run for them."""
+        caller = current_caller()
+        self._check_owner(transaction_ids, *([] if caller is None else [on_behalf_of(caller)]), scopes=OF_ANYBODY)
+
     def _check_held(self, commit: Decision) -> None:
         """Raises, where nothing is decided: WrongParticipant where another one answers for a participant that is named;
-        OperationsMissing where one does not hold what is named; and PeerUnavailable where one does not say, of a
-        transaction so old that participants may have forgotten it.
+        NotOwner where another caller has staged there; OperationsMissing where one does not hold what is named; and
+        PeerUnavailable where one does not say, of a transaction so old that participants may have forgotten it.
         """
         held = self._holdings.of(commit)
         missing = {
@@ -95,13 +119,18 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
         )
         # What a participant does not hold any more can have been decided and finished. All who commit for the first
         # time hold what they name, so only now it is looked up.
-        doubtful = held.answered_by or missing or long_over
+        caller = current_caller()
+        is_anothers = caller is not None and any(owner != caller for owner in held.owners.values())
+        doubtful = held.answered_by or is_anothers or missing or long_over
         if doubtful and self._find([commit.transaction_id])[0].state == pb.TRANSACTION_STATE_UNDECIDED:
             for asked, participant in held.answered_by.items():
                 raise errors.WrongParticipant(asked, participant)
+            if is_anothers:
+                refuse(NotOwner(commit.transaction_id))
             if missing:
                 raise errors.OperationsMissing(commit.transaction_id, commit.branches, missing)
-            raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
+            if long_over:
+                raise PeerUnavailable("A participant does not say what it holds of a transaction that is long over.")
 
     def _known(self, transaction_id: str, named: Sequence[str]) -> Set[str]:
         """The participants that a commit may name: those that are configured. Where it repeats one, those that were
@@ -122,6 +151,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                 fields.check_reason(violations, "abort_reason", request.abort_reason, MAX_ABORT_REASON)
             if request.participants:
                 fields.check_batch(violations, "participants", request.participants, MAX_BRANCHES)
+        self._check_owner([request.transaction_id], scopes=OF_ANYBODY)
         named = request.participants or self._notifier.by_participant
         concerned = {name: 0 for name in self._notifier.by_participant if name in named}
         decision = Decision(request.transaction_id, Outcome.ABORTED, concerned, request.abort_reason)
@@ -174,6 +204,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                     violations.add("transaction_id", "must be empty where request_id is given")
             else:
                 wire.check_transaction_id(violations, "transaction_id", transaction_id)
+        self._check_reader([transaction_id])
         if request.request_id:
             reply = self._replies.find(request.method, request.request_id)
             if reply is None:
@@ -188,6 +219,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
             if fields.check_batch(violations, "transaction_ids", request.transaction_ids, wire.MAX_BATCH):
                 for index, transaction_id in enumerate(request.transaction_ids):
                     wire.check_transaction_id(violations, f"transaction_ids[{index}]", transaction_id)
+        self._check_reader(request.transaction_ids)
         return pb.BatchGetTransactionsResponse(transactions=self._find(list(request.transaction_ids)))
 
     def _find(self, transaction_ids: list[str]) -> list[pb.Transaction]:
@@ -250,6 +282,7 @@ def transaction_service(
     replies: ReplyStore,
     notifier: DecisionNotifier,
     participants: Mapping[str, pb_grpc.ParticipantServiceStub],
+    ids: OwnedIds,
 ) -> Service:
     """What the server of a coordinator adds to its services. It has threads of its own, since participants ask it
     while they serve calls that the same server waits for; half of them may wait for participants.
@@ -258,7 +291,7 @@ def transaction_service(
     return Service(
         pb.DESCRIPTOR.services_by_name["TransactionService"],
         pb_grpc.add_TransactionServiceServicer_to_server,
-        TransactionServicer(decisions, replies, notifier, holdings),
+        TransactionServicer(decisions, replies, notifier, holdings, ids),
         DOMAIN,
         POOL,
     )

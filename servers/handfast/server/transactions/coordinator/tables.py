@@ -3,6 +3,7 @@
 decisions   one row for each decided transaction, which is written once
 horizon     one row: the transaction id below which decisions have been pruned
 answers     what an account call with a request id was answered, a final failure included
+owner_key   one row: the key of the tags by which ids say whose transactions they are
 """
 
 from __future__ import annotations
@@ -41,3 +42,9 @@ class CoordinatorTables:
             sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
         )
         self.horizon = horizon.define(metadata)
+        self.owner_key = sa.Table(
+            "owner_key",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("key", sa.LargeBinary, nullable=False),
+        )

@@ -1,7 +1,7 @@
 """The rules of atomic commit, as functions of what a local transaction has read: no clock, no database, no network.
 
     model.py        the words: transaction, branch, operation, decision
-    staging.py      rule 1      whether a staged call may be stored
+    staging.py      rules 1, 14   whether a staged call may be stored, and by whom
     conflicts.py    rules 2, 6, 7, 9, 13   what another transaction's change or lock is to a write and to a read
     coordinator.py  rule 3      the decision as a write-once register, and how a repeated commit is answered
     finishing.py    rules 4, 5  what becomes of a branch by the decision, and how many are finished at once

@@ -38,7 +38,8 @@ class StageRequest(NamedTuple):
     """A staged call, as it arrives. `deadline_us` is by the coordinator's clock. `fingerprint` stands for the method
     and the request, so that a repeat differs from another call. `first_attempt` is the id of the transaction's
     first attempt, which says how old it is. `follows` is the id of a committed transaction with one operation here,
-    whose change this one would meet. `owner` is who has sent it.
+    whose change this one would meet. `owner` is who has sent it. `must_own` says that calls carry identities, so that
+    only who has opened a branch may stage more of it.
     """
 
     transaction_id: str
@@ -48,6 +49,7 @@ class StageRequest(NamedTuple):
     fingerprint: bytes
     follows: str = ""
     owner: str = ""
+    must_own: bool = False
 
 
 class ResourceName(NamedTuple):

@@ -26,6 +26,13 @@ def opened_by(stage: StageRequest, staged: int = 0) -> Branch:
     )
 
 
+def is_anothers(branch: Branch | None, caller: str) -> bool:
+    """Rule 14: whether a caller may neither stage nor read in a transaction, since another one has opened its branch.
+    What was closed or finished before anybody had staged has no owner.
+    """
+    return branch is not None and branch.owner not in ("", caller)
+
+
 def check_stage(
     branch: Branch | None, horizon: str, known: Operation | None, stage: StageRequest, now_us: int
 ) -> Refusal | Operation | None:

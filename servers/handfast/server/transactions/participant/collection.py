@@ -19,12 +19,14 @@ from google.protobuf.message import Message
 from handfast.server.chassis.call import in_transaction
 from handfast.server.chassis.errors import DatabaseConflict, NotStageable
 from handfast.server.chassis.requests.paging import PIECE, ReplyRoom, read_page
+from handfast.server.chassis.security.callers import current_caller
 from handfast.server.transactions.core.conflicts import must_read_again
 from handfast.server.transactions.core.finishing import final_images
 from handfast.server.transactions.core.model import MAX_OPERATIONS, NO_REVISION, BranchDecision, Learnt, Read
 from handfast.server.transactions.core.model import ResourceName as Name
 from handfast.server.transactions.core.reading import revision_after
 from handfast.server.transactions.core.unique_keys import holder_after
+from handfast.server.transactions.ownership import check_branch_owner
 from handfast.server.transactions.participant import read_set
 from handfast.server.transactions.participant.errors import PendingChange
 from handfast.server.transactions.participant.resource_rows import ResourceRow
@@ -82,7 +84,7 @@ class Collection(Generic[M]):
         """The resource with this key as it is now; None where there is none. A change that is committed and not
         finished yet is seen; where the coordinator has to be asked for that, this raises CoordinatorUnavailable. Within
         a transaction: ReadChanged where the call has read another revision before, TooManyReads. InvalidValue, for a
-        key that no resource can have.
+        key that no resource can have. NotOwner, within a transaction of another caller.
         """
         row = None
         try:
@@ -170,10 +172,19 @@ class Collection(Generic[M]):
 
     def _recorded(self, keys: Sequence[str], rows: Sequence[ResourceRow[M]]) -> dict[str, Version[M]]:
         """What the transaction of the call being served sees of these, noted for the trailer."""
-        seen = {seen.read.resource.key: seen for seen in self._visible(rows, read_set.transaction_of_call())}
+        transaction_id = read_set.transaction_of_call()
+        self._check_owner(str(transaction_id))
+        seen = {seen.read.resource.key: seen for seen in self._visible(rows, transaction_id)}
         absent = (Read(Name(self.type.kind, key), NO_REVISION, held=False) for key in keys if key not in seen)
         read_set.record([*(each.read for each in seen.values()), *absent])
         return _versions(seen.values())
+
+    def _check_owner(self, transaction_id: str) -> None:
+        """Raises NotOwner where another caller has staged something in the transaction of the call being served."""
+        if (caller := current_caller()) is not None:
+            with self._read() as connection:
+                branch = self._store.branches.find(connection, transaction_id)
+            check_branch_owner(branch, caller, transaction_id)
 
     def _visible(self, rows: Sequence[ResourceRow[M]], mine: str | None = None) -> Iterator[_Seen]:
         """What a reader sees of these rows; `mine` is the transaction that reads."""

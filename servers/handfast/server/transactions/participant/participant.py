@@ -34,6 +34,7 @@ from handfast.server.transactions.core import conflicts, staging
 from handfast.server.transactions.core.finishing import Finish, Unchanged
 from handfast.server.transactions.core.model import BranchDecision, Operation, Outcome, Read, StageRequest
 from handfast.server.transactions.crash_points import reached
+from handfast.server.transactions.ownership import check_branch_owner
 from handfast.server.transactions.participant import read_set
 from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
@@ -193,6 +194,8 @@ class Participant:
             decision = BranchDecision(stage.follows, Outcome.COMMITTED, 1)
             followed = self.finisher.finish_within(connection, [decision])
         branch = store.branches.lock(connection, staging.opened_by(stage, staged=1), expected=number > 1)
+        if stage.must_own:
+            check_branch_owner(branch, stage.owner, id_)
         now_us = self._clock()
 
         def check(horizon: str, known: Operation | None = None) -> Operation | None:

@@ -12,6 +12,7 @@ from handfast.server.chassis.clock import timestamp
 from handfast.server.chassis.errors import Violations
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token, require_page
+from handfast.server.chassis.security.callers import is_caller
 from handfast.server.chassis.server import Service
 from handfast.server.transactions import wire
 from handfast.server.transactions.core import finishing as rules
@@ -123,6 +124,7 @@ def _message(transaction_id: str, branch: Branch | None) -> pb.Branch:
         deadline=timestamp(branch.deadline_us) if branch.staged else None,
         operation_count=branch.staged,
         outcome=wire.STATES[branch.outcome] if branch.outcome else pb.TRANSACTION_STATE_UNSPECIFIED,
+        owner=branch.owner if is_caller(branch.owner) else "",
     )
 
 
