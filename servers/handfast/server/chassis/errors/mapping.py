@@ -25,6 +25,7 @@ from handfast.server.chassis.call import Call
 from handfast.server.chassis.cancellation import why_ended
 from handfast.server.chassis.errors import DomainError, Violation, reason_name
 from handfast.server.chassis.errors.database import database_error, kind_of
+from handfast.server.chassis.logs.redaction import without_tokens
 from handfast.server.chassis.logs.tracebacks import described, in_one_line
 from handfast.server.chassis.metadata import LIMIT, base64_bytes, metadata_bytes, those_that_fit
 
@@ -257,6 +258,7 @@ class _Room:
         self.lacked = False
 
     def text(self, text: str, limit: int) -> str:
+        text = without_tokens(text)
         short = cut(text, limit)
         self.lacked |= len(short) < len(text)
         return short

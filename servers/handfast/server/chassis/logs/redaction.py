@@ -1,4 +1,4 @@
-"""Keeps personal data out of the log: the values of fields that contracts mark `[debug_redact = true]`.
+"""Keeps out of the log: tokens, and personal data, the values of fields that contracts mark `[debug_redact = true]`.
 
 protobuf honours the mark in other languages. In Python `str(message)`, `repr`, text_format and json_format print all
 fields, so messages are logged by `redacted`, and `PersonalData` takes the values of a request out of other texts.
@@ -19,6 +19,10 @@ from google.protobuf.message import Message
 
 REDACTED = "[REDACTED]"
 """As protobuf has it in other languages."""
+
+# What a caller proves by who it is: a JSON Web Token, of which each begins with `{"` in base64, or any other that comes
+# after the name of its scheme.
+_TOKEN = re.compile(r"\beyJ[\w-]*(\.[\w-]*)*|(?<=bearer )[^\s'\"\\,;)\]}]+", re.ASCII | re.IGNORECASE)
 
 _SHORT = 3  # characters of a value that is only taken out where it is a word of its own
 _MAX_VALUES, _MAX_CHARACTERS = 10_000, 100_000  # of the messages at hand
@@ -66,6 +70,11 @@ def _shown(field: FieldDescriptor, value: Any) -> Any:
         known = field.enum_type.values_by_number.get(value)
         return known.name if known else value
     return value
+
+
+def without_tokens(text: str) -> str:
+    """`text` with `[REDACTED]` in the place of each token."""
+    return _TOKEN.sub(REDACTED, text) if "eyJ" in text or "bearer " in text.lower() else text
 
 
 class PersonalData:

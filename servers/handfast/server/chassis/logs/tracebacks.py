@@ -1,8 +1,8 @@
-"""What the log shows of an exception: all of it but personal data.
+"""What the log shows of an exception: all of it but tokens and personal data.
 
-Two things are taken out of its texts: what PostgreSQL quotes of the values that it refuses, and the values of marked
-fields of the messages at hand. Those are the request, and the messages that are arguments of the exception or local
-variables along its traceback.
+Beside tokens, two things are taken out of its texts: what PostgreSQL quotes of the values that it refuses, and the
+values of marked fields of the messages at hand. Those are the request, and the messages that are arguments of the
+exception or local variables along its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.logs.redaction import PersonalData
+from handfast.server.chassis.logs.redaction import PersonalData, without_tokens
 
 MAX_TRACEBACK = 16 * 1024
 """Characters. A longer one loses its middle: the beginning says where the exception came from, the end what it was."""
@@ -77,6 +77,7 @@ class _Cleaner:
         self._quotes = [quote for each in errors for quote in _quotes(_drivers(each))]
 
     def text(self, text: str) -> str:
+        text = without_tokens(text)
         for quote in self._quotes:
             text = text.replace(quote, _WITHHELD)
         for each in self._personal:

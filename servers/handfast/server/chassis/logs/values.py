@@ -14,7 +14,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
-from handfast.server.chassis.logs.redaction import PersonalData, redacted
+from handfast.server.chassis.logs.redaction import PersonalData, redacted, without_tokens
 from handfast.server.chassis.logs.tracebacks import Traceback, in_short
 
 MAX_TEXT = 1024
@@ -31,7 +31,8 @@ def loggable(value: Any, personal: PersonalData | None = None, depth: int = MAX_
     """`value` as the log has it: what JSON can have, in lists and dicts of up to MAX_ELEMENTS.
 
     Messages lose the fields that contracts mark, wherever they are: in lists, dicts, dataclasses. Texts lose the values
-    that are `personal`. Of a type that is not known here only its name is shown, as its text may have a message's.
+    that are `personal`, and tokens. Of a type that is not known here only its name is shown, as its text may have a
+    message's.
     """
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         return f"({value.bit_length()} bits)"
@@ -42,7 +43,8 @@ def loggable(value: Any, personal: PersonalData | None = None, depth: int = MAX_
     if isinstance(value, BaseException):
         value = in_short(value)
     if isinstance(value, _SAY_WHAT_THEY_ARE):
-        text = str(value) if personal is None else personal.removed_from(str(value))
+        text = without_tokens(str(value))
+        text = text if personal is None else personal.removed_from(text)
         return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({len(value)} bytes)"
