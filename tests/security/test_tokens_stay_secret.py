@@ -20,6 +20,7 @@ from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.server import Server, Service
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests.chassis.conftest import USERS, Users
+from tests.eventually import eventually
 from tests.security.conftest import server_settings
 from tests.security.issuer import BAD, Issuer, bearer
 
@@ -39,7 +40,7 @@ class _Serving:
         except grpc.RpcError as error:
             trailing: Any = error.trailing_metadata()
             told = f"{error.code()} {error.details()} {trailing}"
-        self._writer.flush()
+        assert eventually(self._has_ended)
         with urllib.request.urlopen(self.server.metrics_url) as answer:
             told += str(answer.read().decode())
         log: str = self._log.getvalue().decode()
@@ -47,6 +48,10 @@ class _Serving:
         self._log.truncate()
         assert all(json.loads(line) for line in log.splitlines())
         return told + log
+
+    def _has_ended(self) -> bool:
+        self._writer.flush()
+        return b'"event": "call"' in self._log.getvalue()
 
 
 @pytest.fixture(scope="module")
