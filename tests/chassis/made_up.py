@@ -10,6 +10,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.wrappers_pb2 import StringValue
 
+from handfast.chassis.v1.options_pb2 import Permission
+from handfast.chassis.v1.options_pb2 import permission as permission_option
 from handfast.server.chassis.server import Service
 
 Streaming = tuple[bool, bool]
@@ -22,8 +24,11 @@ FACTORIES: dict[Streaming, Callable[..., Any]] = {
 }
 
 
-def service_of_texts(name: str, methods: Mapping[str, Streaming], servicer: object) -> Service:
-    """`name` is in full, such as `handfast.test.Streams`. The servicer may leave methods out."""
+def service_of_texts(
+    name: str, methods: Mapping[str, Streaming], servicer: object, permission: Permission | None = None
+) -> Service:
+    """`name` is in full, such as `handfast.test.Streams`. The servicer may leave methods out. Each method
+    declares the permission."""
 
     def add(servicer: Any, server: grpc.Server) -> None:
         handlers = {
@@ -34,7 +39,7 @@ def service_of_texts(name: str, methods: Mapping[str, Streaming], servicer: obje
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
-    return Service(_descriptor(name, methods), add, servicer, "handfast.test")
+    return Service(_descriptor(name, methods, permission), add, servicer, "handfast.test")
 
 
 def _left_out(_request: Any, context: grpc.ServicerContext) -> Any:
@@ -44,7 +49,7 @@ def _left_out(_request: Any, context: grpc.ServicerContext) -> Any:
     raise NotImplementedError("Method not implemented!")
 
 
-def _descriptor(name: str, methods: Mapping[str, Streaming]) -> ServiceDescriptor:
+def _descriptor(name: str, methods: Mapping[str, Streaming], permission: Permission | None) -> ServiceDescriptor:
     pool = descriptor_pool.Default()
     try:
         return pool.FindServiceByName(name)
@@ -56,8 +61,10 @@ def _descriptor(name: str, methods: Mapping[str, Streaming]) -> ServiceDescripto
         contract = file.service.add(name=service)
         text = f".{StringValue.DESCRIPTOR.full_name}"
         for method, (requests, replies) in methods.items():
-            contract.method.add(
+            declared = contract.method.add(
                 name=method, input_type=text, output_type=text, client_streaming=requests, server_streaming=replies
             )
+            if permission is not None:
+                declared.options.Extensions[permission_option].CopyFrom(permission)
         pool.Add(file)
         return pool.FindServiceByName(name)

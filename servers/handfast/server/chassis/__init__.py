@@ -13,6 +13,7 @@ can be imported from this package, and stays here though the files below may cha
     require_page, page_token                    the pages of a list
     new_id, new_etag, now                       ids that sort by time, etags, and the time
     current                                     the call at hand: request id, deadline, fields for its log line
+    Identity, refuse                            who calls (`current().identity`); refuses a call by a rule of one's own
     check_active, cancel_scope, sleep, wait_for, shield            waiting, for as long as somebody waits for the reply
     Database, Schema, open_database, run_migrations, database_check, key_text    a service's own data
     Statement, export_writes                    what most calls run on it, for less; how writes are committed
@@ -33,6 +34,7 @@ What they find there, and what is around them:
     connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
+    security/           who calls, and what they may do
     logs/               what is logged, and what must not be
     operations/         health, readiness, reflection, periodic work
     data/               a service's own data: database, migrations, repeats of a request
@@ -72,6 +74,8 @@ from handfast.server.chassis.operations.periodic import Periodic
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token, require_page
+from handfast.server.chassis.security.guard import refuse
+from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.server import Background, Server, Service, StartError
 from handfast.server.chassis.serving import serve
 from handfast.server.process.settings import DatabaseSettings, ServerSettings, SettingsError
@@ -86,6 +90,7 @@ __all__ = [
     "DatabaseSettings",
     "DomainError",
     "FailedPrecondition",
+    "Identity",
     "InvalidArgument",
     "NotFound",
     "OutcomeUnknown",
@@ -117,6 +122,7 @@ __all__ = [
     "open_database",
     "page_token",
     "reason_name",
+    "refuse",
     "require_page",
     "run_migrations",
     "serve",
