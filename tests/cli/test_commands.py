@@ -57,12 +57,15 @@ def test_the_version_is_that_of_the_package(handfast: Handfast) -> None:
     assert handfast("--version") == Result(0, f"handfast {importlib.metadata.version('handfast')}\n", "")
 
 
+TRANSACTIONS = "HANDFAST_TRANSACTIONS_DATABASE_URL"
+
+
 def test_the_help_of_a_server_names_each_flag_with_its_value_variable_and_default(handfast: Handfast) -> None:
     text = " ".join(handfast("serve", "accounts", "--help").stdout.split())
     for flag, variable, default in (
         ("--listen HOST:PORT", "HANDFAST_ACCOUNTS_LISTEN", "default: 127.0.0.1:50053"),
         ("--metrics-listen HOST:PORT", "HANDFAST_ACCOUNTS_METRICS_LISTEN", "default: as --listen, port + 100"),
-        ("--database-url URL", "HANDFAST_TRANSACTIONS_DATABASE_URL", "required"),
+        ("--database-url URL", f"{TRANSACTIONS}, {TRANSACTIONS}_FILE", "required"),
         ("--users-address ADDRESS", "HANDFAST_USERS_ADDRESS", "default: 127.0.0.1:50051"),
         ("--threads NUMBER", "HANDFAST_THREADS", "default: 16"),
         ("--grace SECONDS", "HANDFAST_GRACE", "default: 10"),

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,9 @@ def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(printed_and_
     assert _serves_users(suite)
     for database in DATABASES:
         assert (suite.errors.parent / "data" / f"{database}.sqlite3").exists()
+    data = suite.errors.parent / "data"
+    assert {stat.S_IMODE(each.stat().st_mode) for each in data.iterdir()} == {0o600}
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
     with urllib.request.urlopen(f"http://127.0.0.1:{suite.first_port + 100}/metrics") as metrics:
         assert b"grpc_server_started_total" in metrics.read()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
 from handfast.server.process.command import run
 from handfast.server.process.flags import Settings, server_command
+from handfast.server.process.secrets import OTHERS
 from handfast.server.process.settings import ServerSettings
 
 
@@ -42,8 +44,10 @@ def serve(
 
 def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:
     """Runs the server that `build` makes of `settings`, until `stop` is set. Raises StartError. The log is configured
-    first, since `build` may upgrade a database, and logs what it does there.
+    first, since `build` may upgrade a database, and logs what it does there. What the process makes, such as the files
+    of SQLite, is for its user alone.
     """
+    os.umask(OTHERS)
     log.configure(settings.name, settings.log_level)
     build(settings).run(stop)
 

@@ -16,8 +16,9 @@ from handfast.server.cli.ports import why_not_free
 from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import read, read_settings
+from handfast.server.process.flags import FILE, read, read_settings
 from handfast.server.process.processors import spread
+from handfast.server.process.secrets import OTHERS
 from handfast.server.process.settings import SettingsError, flag, shown, sqlite_file, sqlite_url, without_password
 from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
@@ -30,11 +31,12 @@ AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
 def run(flags: Mapping[str, Any]) -> int:
     if lacking := missing():
         raise Failure(why_missing(lacking))
+    os.umask(OTHERS)  # for the data directory; the servers have it from here
     values = read(UP_SETTINGS, flags, os.environ)
     data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
     # A database that the environment names is used as it is; the others are files in the data directory.
     databases = {SuiteSettings.variable(server, "database_url"): name for server, name in DATABASES.items()}
-    given = [variable for variable in databases if os.environ.get(variable)]
+    given = [variable for variable in databases if os.environ.get(variable) or os.environ.get(variable + FILE)]
     files = {variable: f"{name}.sqlite3" for variable, name in databases.items() if variable not in given}
     urls = {variable: sqlite_url(data_dir / file) for variable, file in files.items()}
     for url in urls.values():
@@ -90,7 +92,7 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
 
 def _announce(suite: list[SuiteSettings]) -> None:
     width = max(map(len, SERVERS))
-    served = [f"  {each.name:<{width}}  {each.listen}  metrics: http://{each.metrics_listen}/metrics" for each in suite]
+    served = [f"  {each.name:<{width}}  {each.listen}  metrics: {_metrics_url(each)}" for each in suite]
     stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite]
     example = (
         f"""  grpcurl -plaintext -d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen} """
@@ -99,3 +101,7 @@ def _announce(suite: list[SuiteSettings]) -> None:
     blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), "Try:", example, "Ctrl-C stops it.")
     click.echo("\n\n".join(blocks) + "\nready")
     notify(READY)
+
+
+def _metrics_url(settings: SuiteSettings) -> str:
+    return f"{'https' if settings.tls_certificate else 'http'}://{settings.metrics_listen}/metrics"

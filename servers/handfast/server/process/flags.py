@@ -13,12 +13,15 @@ from typing import Any, TypeVar, get_type_hints
 import click
 
 from handfast.server.process.command import CONTEXT, failing_as
+from handfast.server.process.secrets import read_secret_line
 from handfast.server.process.settings import ServerSettings, SettingsError, flag, shown
 from handfast.server.process.supervision import when_asked_to_stop
 
 Settings = TypeVar("Settings", bound=ServerSettings)
 Parse = Callable[[str], Any]
 
+FILE = "_FILE"
+"""Ends the name of a variable that names a file with the value of a secret setting."""
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -55,23 +58,32 @@ class Setting(click.Option):
 
     `default` is the text that the help shows; None means that the setting is required. `parse` makes a value of the
     text of a flag or variable, and raises ValueError with the rule that the text breaks. `metavar` stands for the value
-    in the help, such as NUMBER.
+    in the help, such as NUMBER. One that is `secret` may also be in a file that nobody else can read, named by the
+    variable `<variable>_FILE`.
 
     click learns neither of the variable nor of the default: `read` looks at these.
     """
 
     def __init__(
-        self, variable: str, name: str, help: str, default: str | None, parse: Parse = str, metavar: str = "TEXT"
+        self,
+        variable: str,
+        name: str,
+        help: str,
+        default: str | None,
+        parse: Parse = str,
+        metavar: str = "TEXT",
+        secret: bool = False,
     ) -> None:
         # The flag of a bool has no value: to give it is to say true.
         form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is _yes_or_no else {"metavar": metavar}
         super().__init__([flag(name), name], help=help, type=str, default=None, multiple=parse is _several, **form)
         self.parse = parse
         self.variable = variable
+        self.file_variable = f"{variable}{FILE}" if secret else ""
         self.shown_default = default
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
-        extra = click.types.OptionHelpExtra(envvars=(self.variable,))
+        extra = click.types.OptionHelpExtra(envvars=tuple(filter(None, (self.variable, self.file_variable))))
         if self.shown_default is None:
             return extra | {"required": "required"}
         return extra | {"default": self.shown_default}
@@ -88,14 +100,16 @@ def settings_of(kind: type[ServerSettings], server: str, listen: str) -> list[Se
             parse, metavar = _KINDS[types[field.name]]
             metavar = field.metadata.get("metavar", metavar)
             variable = kind.variable(server, field.name)
-            settings.append(Setting(variable, field.name, field.metadata["help"], default, parse, metavar))
+            secret = field.metadata.get("secret", False)
+            settings.append(Setting(variable, field.name, field.metadata["help"], default, parse, metavar, secret))
     return settings
 
 
 def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """The parsed values of the settings that are given, by name. An empty variable counts as not given.
 
-    Raises SettingsError for a value that does not parse, and for a required setting that is missing.
+    Raises SettingsError for a value that does not parse, a required setting that is missing, and a file of a secret
+    that others can reach.
     """
     values: dict[str, Any] = {}
     for setting in settings:
@@ -104,6 +118,8 @@ def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Map
             text = ",".join(text or ()) or None
         if text is None:
             text = environment.get(setting.variable) or None
+            if setting.file_variable and (path := environment.get(setting.file_variable)):
+                text = _read_secret(setting, path, text)
         if text is not None:
             try:
                 values[setting.name] = setting.parse(text)
@@ -112,6 +128,15 @@ def read(settings: Sequence[Setting], flags: Mapping[str, Any], environment: Map
         elif setting.shown_default is None:
             raise SettingsError(setting.name, setting.variable, f"is required: {setting.help}")
     return values
+
+
+def _read_secret(setting: Setting, path: str, text: str | None) -> str:
+    try:
+        if text is not None:
+            raise ValueError(f"is given by {setting.variable}, too; say one of them")
+        return read_secret_line(path)
+    except ValueError as error:
+        raise SettingsError(setting.name, setting.file_variable, str(error)) from None
 
 
 def read_settings(

@@ -74,7 +74,8 @@ class ServerSettings:
     A subclass adds settings by adding fields of type str, int, float (in seconds), bool or `tuple[str, ...]`, whose
     flag may be repeated and whose variable has commas between the values. A field is a setting, with a flag and a
     variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and `bounds` are the
-    least and the greatest number that is allowed. A subclass adds other rules by extending `__post_init__`.
+    least and the greatest number that is allowed. One that is `secret` may be in a file instead, which the variable
+    with `_FILE` at its end names. A subclass adds other rules by extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
@@ -308,7 +309,11 @@ class DatabaseSettings(ServerSettings):
 
     database_url: str = field(
         repr=False,  # may hold a password
-        metadata={"help": "sqlite:////absolute/file or postgresql://user:password@host/name", "metavar": "URL"},
+        metadata={
+            "help": "sqlite:////absolute/file or postgresql://user:password@host/name",
+            "metavar": "URL",
+            "secret": True,
+        },
     )
 
     database_must_exist: bool = setting(
