@@ -121,8 +121,9 @@ def test_a_token_of_another_list_or_of_none_is_refused(token: str) -> None:
 def test_a_token_says_where_to_go_on() -> None:
     assert paging.page_token("users", "") == ""
     assert paging.require_page(ListUsersRequest(), "users") == ("", 50)
-    token = paging.page_token("users", "a b~é")
-    assert paging.require_page(ListUsersRequest(page_token=token), "users") == ("a b~é", 50)
+    for key in ("a b~é", "\u00a0", "a\u200d\U0001f680", "\u2028"):  # all that a key can be
+        token = paging.page_token("users", key)
+        assert paging.require_page(ListUsersRequest(page_token=token), "users") == (key, 50)
 
 
 def test_a_page_ends_where_its_entries_do_or_at_the_limit() -> None:

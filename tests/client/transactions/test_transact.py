@@ -346,8 +346,16 @@ def test_what_a_write_was_refused_for_the_next_run_locks_first(face: Face, suite
 
     face.run(lambda client: client.transact(read_and_write), **suite.addresses())
     assert suite.users.methods() == ["GetUser", "UpdateUser", "LockResources", "GetUser", "UpdateUser"]
-    assert locked_first(suite) == [([], ["users/ada"])]
+    assert locked_first(suite) == [(["users/ada"], [])]
     assert {"users": 2} in suite.coordinator.decisions.values()
+
+
+def test_what_a_write_is_refused_for_though_it_was_locked_for_reading_is_then_locked_for_a_change(
+    face: Face, suite: Fakes
+) -> None:
+    suite.users.before = abort(**IN_THE_WAY, resource="users/ada", times=2, method="UpdateUser")
+    face.run(lambda client: client.transact(read_and_write), **suite.addresses())
+    assert locked_first(suite) == [(["users/ada"], []), ([], ["users/ada"])]
 
 
 def test_what_has_changed_between_read_and_write_the_next_run_locks_first(face: Face, suite: Fakes) -> None:
@@ -359,7 +367,7 @@ def test_what_has_changed_between_read_and_write_the_next_run_locks_first(face: 
 
     run, runs = counted(body)
     face.run(lambda client: client.transact(run), **suite.addresses())
-    assert locked_first(suite) == [([], ["users/ada"])]
+    assert locked_first(suite) == [(["users/ada"], [])]
 
 
 def test_what_could_not_be_locked_in_the_end_the_next_run_locks_first_for_reading(face: Face, suite: Fakes) -> None:
@@ -371,6 +379,17 @@ def test_what_could_not_be_locked_in_the_end_the_next_run_locks_first_for_readin
     face.run(lambda client: client.transact(body), **suite.addresses())
     assert locked_first(suite) == [(["users/bob"], [])]
     assert suite.users.methods()[-3:] == ["LockResources", "GetUser", "UpdateUser"]  # and it is not locked again
+
+
+def test_what_is_locked_first_has_no_more_time_than_the_call_that_waits_for_it(face: Face, suite: Fakes) -> None:
+    async def body(tx: Any) -> None:
+        await tx.users.GetUser(GetUserRequest(user_id="ada"), timeout=5)
+        await tx.users.UpdateUser(ADA)
+
+    suite.users.before = abort(**IN_THE_WAY, resource="users/ada", times=1, method="UpdateUser")
+    face.run(lambda client: client.transact(body, timeout=60), **suite.addresses())
+    [lock] = [each for each in suite.users.received if each.method == "LockResources"]
+    assert lock.time_remaining < 6  # not 60; gRPC rounds it up
 
 
 def test_it_runs_again_where_what_it_locks_first_cannot_be_locked(face: Face, suite: Fakes) -> None:

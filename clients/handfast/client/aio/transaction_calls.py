@@ -37,18 +37,19 @@ class Calls:
     def begin(self, call: TransactionCall) -> None:
         """Has it sent when its turn comes."""
         self.journal.check_open()
-        self._lock_first(call.participant)
+        self._lock_first(call)
         self._queues[call.participant].put(call)
         call.begin()
         self._send_waiting(call.participant)
 
-    def _lock_first(self, participant: str) -> None:
+    def _lock_first(self, call: TransactionCall) -> None:
         """As `handfast.client.transactions.calls.Calls._lock_first`."""
-        request = self.journal.to_lock_first(participant)
+        request = self.journal.to_lock_first(call.participant)
         if request is not None:
             from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 
-            self.stub(LockServiceStub, participant).LockResources(request)
+            stub = self.stub(LockServiceStub, call.participant)
+            stub.LockResources(request, timeout=call.time_remaining())
 
     def over(self, call: TransactionCall) -> None:
         self._queues[call.participant].over(call)

@@ -41,7 +41,7 @@ class Calls:
         """Sends it when its turn comes."""
         with self.lock:
             self.journal.check_open()
-            self._lock_first(call.participant)
+            self._lock_first(call)
             self._queues[call.participant].put(call)
             try:
                 self.send_waiting(call.participant)
@@ -49,14 +49,15 @@ class Calls:
                 call.cancel()
                 raise
 
-    def _lock_first(self, participant: str) -> None:
-        """Has that locked first which earlier attempts were aborted for: calls that are made later wait for it, as for
-        any write, and are not sent where it fails. With the lock held."""
-        request = self.journal.to_lock_first(participant)
+    def _lock_first(self, call: TransactionCall) -> None:
+        """Has that locked first which earlier attempts were aborted for, in the time that the call has: it waits for
+        it, as calls that are made later do, and is not sent where it fails. With the lock held."""
+        request = self.journal.to_lock_first(call.participant)
         if request is not None:
             from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 
-            self.stub(LockServiceStub, participant).LockResources.future(request)
+            stub = self.stub(LockServiceStub, call.participant)
+            stub.LockResources.future(request, timeout=call.time_remaining())
 
     def send_waiting(self, participant: str) -> None:
         """Sends those whose turn has come. With the lock held."""

@@ -24,7 +24,7 @@ _LOCKING = frozenset({"LockReads", "LockResources"})
 class Contention:
     def __init__(self) -> None:
         self._is_changed: defaultdict[str, dict[str, bool]] = defaultdict(dict)
-        """By participant and resource, whether the transaction is to change it, or only reads it."""
+        """By participant and resource, whether nobody else may lock it, too."""
 
     def note(self, participant: str, method: str, error: BaseException) -> None:
         """A staged call of this method failed so."""
@@ -33,7 +33,9 @@ class Contention:
         resource, known = error.metadata.get("resource", ""), self._is_changed[participant]
         if not _RESOURCE.fullmatch(resource) or len(known) >= MAX_READS:  # such as "A unique value of users/ada"
             return
-        known[resource] = known.get(resource, False) or method not in _LOCKING
+        # A write may only look at it, and then others may, too. Where a write is refused though the resource was locked
+        # first for reading, it is to be changed, and somebody else reads it.
+        known[resource] = resource in known and (known[resource] or method not in _LOCKING)
 
     def requests(self) -> dict[str, LockResourcesRequest]:
         """What is to be locked at each participant."""

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.errors import ResponseTooLarge, Violations
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT
+from handfast.server.chassis.requests.fields import CONTROL_CHARACTER
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -64,7 +65,7 @@ def _key_in(token: str, of: str) -> str:
         found_of, _, after = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition("\n")
     except ValueError:  # neither base64 nor UTF-8
         return ""
-    return after if found_of == of and after.isprintable() else ""  # PostgreSQL takes no NUL
+    return after if found_of == of and not CONTROL_CHARACTER.search(after) else ""
 
 
 class ReplyRoom:
