@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from handfast.server.chassis.security import authenticator as module
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import SettingsError
+from tests.project.readme import OBSERVABILITY, quoted, table
 from tests.security.conftest import authenticate, refusal, server_settings
 from tests.security.issuer import BAD, LEEWAY, Issuer, Key
 
@@ -187,6 +189,21 @@ def test_a_server_with_a_bad_file_does_not_start(
         Authenticator(server_settings(**issuer.settings(tmp_path) | {setting: str(file)}))
     assert complaint in str(caught.value)
     assert str(caught.value).startswith(f"--{setting.replace('_', '-')} (or HANDFAST_{setting.upper()}) is {file}, ")
+
+
+def test_its_metrics_are_those_that_are_documented(authenticator: Authenticator) -> None:
+    registry = CollectorRegistry()
+    authenticator.register(registry)
+    refusal(authenticator)
+    found = {
+        (family.name + "_total" * (family.type == "counter"), family.type, *family.samples[0].labels)
+        for family in registry.collect()
+    }
+    rows = table(OBSERVABILITY, "metric", "type", "labels", "says where authentication is on")
+    assert found == {(quoted(name)[0], type_, *quoted(labels)) for name, type_, labels, _ in rows}
+    assert registry.get_sample_value("handfast_authentications_total", {"result": "missing"}) != 0
+    assert registry.get_sample_value("handfast_trust_failures_total", {"source": "token_keys"}) == 0
+    assert (registry.get_sample_value("handfast_trust_age_seconds", {"source": "token_keys"}) or -1) >= 0
 
 
 def test_a_revoked_token_is_refused(issuer: Issuer, tmp_path: Path) -> None:
