@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc_interceptor
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from handfast.chassis.v1.options_pb2 import Permission
-from handfast.server.chassis import PermissionDenied, Server, ServerSettings, Service, current, refuse
+from handfast.server.chassis import Server, ServerSettings, Service, current
 from handfast.server.chassis.server import DeclarationError
 from handfast.users.v1 import users_pb2
 from tests.fuzz.calls import Call, send
+from tests.project.readme import blocks
 from tests.security.issuer import Issuer, bearer
 
 from .conftest import Failure, Running, StartServer
 from .made_up import service_of_texts
+from .test_interceptors import CHASSIS_GUIDE
 
 FOUND = users_pb2.GetUserResponse(user=users_pb2.User(user_id="ada"))
 KINDS = {"Unary": (False, False), "Spread": (False, True), "Gather": (True, False), "Both": (True, True)}
@@ -97,31 +98,22 @@ def test_a_server_that_observes_lets_all_pass_and_says_whom_it_would_refuse(
     assert (counted(running, "UNAUTHENTICATED", "false"), counted(running, "SCOPE_MISSING", "false")) == (1, 2)
 
 
-class NotOnSundays(PermissionDenied):
-    reason = "NOT_ON_SUNDAYS"
-
-
-class OwnRule(grpc_interceptor.ServerInterceptor):
-    def intercept(self, method: Any, request_or_iterator: Any, context: grpc.ServicerContext, method_name: str) -> Any:
-        identity = current().identity
-        if identity is not None and identity.subject == "eve":
-            refuse(NotOnSundays("Not on Sundays."))
-        return method(request_or_iterator, context)
-
-
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
-def test_a_rule_of_ones_own_knows_who_calls_and_refuses_as_contracts_do(
+def test_a_rule_of_ones_own_as_the_guide_shows_it_refuses_as_contracts_do(
     start: StartServer, settings: dict[str, Any], issuer: Issuer, mode: str
 ) -> None:
-    running = start(**settings | {"authentication": mode}, interceptors=[OwnRule()])
-    eve = (*bearer(issuer.token("eve", ["users.read"])), ("x-request-id", f"sunday-{mode}"))
+    (shown,) = (block.code for block in blocks("python", CHASSIS_GUIDE) if "class Suspensions(" in block.code)
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(compile(shown, str(CHASSIS_GUIDE), "exec", dont_inherit=True), names)
+    running = start(**settings | {"authentication": mode}, interceptors=[names["Suspensions"]({"eve"})])
+    eve = (*bearer(issuer.token("eve", ["users.read"])), ("x-request-id", f"suspended-{mode}"))
     assert running.get_user(found, metadata=bearer(issuer.token("ada", ["users.read"]))) == FOUND
     if mode == "enforce":
-        assert running.failure(found, metadata=eve).info.reason == "NOT_ON_SUNDAYS"
-        assert counted(running, "NOT_ON_SUNDAYS", "true") == 1
+        assert running.failure(found, metadata=eve).info.reason == "SUSPENDED"
+        assert counted(running, "SUSPENDED", "true") == 1
     else:
         assert running.get_user(found, metadata=eve) == FOUND
-        assert running.call_log(f"sunday-{mode}")["would_refuse"] == "NOT_ON_SUNDAYS"
+        assert running.call_log(f"suspended-{mode}")["would_refuse"] == "SUSPENDED"
 
 
 @pytest.mark.parametrize(
