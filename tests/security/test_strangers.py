@@ -1,0 +1,306 @@
+"""Strangers try what they can with the id of a transaction that they were told with PENDING_CHANGE."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.accounts.v1 import accounts_pb2
+from handfast.client import Suite, channel, connect, transaction_metadata
+from handfast.client.errors import Aborted, AlreadyExists, NotFound, PermissionDenied, ServiceError
+from handfast.client.propagation import CALLER_KEY
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
+from handfast.server.accounts import server as accounts
+from handfast.server.chassis.ids import new_id
+from handfast.server.chassis.security.callers import on_behalf_of
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.cli.ports import free_first_port
+from handfast.server.preferences import server as preferences
+from handfast.server.process.settings import sqlite_url
+from handfast.server.suite import SuiteSettings
+from handfast.server.transactions import wire
+from handfast.server.transactions.participant import server as participants
+from handfast.server.users import server as users
+from handfast.transactions.v1 import transactions_pb2 as pb
+from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub, ParticipantServiceStub
+from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
+from tests.people import new_email
+from tests.security.issuer import Issuer, bearer
+
+Metadata = tuple[tuple[str, str], ...]
+
+OF_CALLERS = ("users.read", "users.write", "preferences.read", "preferences.write", "transactions.run")
+OF_SERVERS = (*OF_CALLERS, "transactions.resolve", "branches.read", "branches.write", "callers.forward")
+ISSUER = Issuer()
+
+
+def digest(subject: str) -> str:
+    return Identity.of_token(ISSUER.url, subject, ()).digest
+
+
+def as_caller(subject: str, *more: str) -> Metadata:
+    return bearer(ISSUER.token(subject, (*OF_CALLERS, *more)))
+
+
+ADA, EVE = as_caller("ada"), as_caller("eve")
+OPERATOR = as_caller("olga", "transactions.operate")
+SUITE = bearer(ISSUER.token("suite", OF_SERVERS))
+
+
+class AsServer(grpc.UnaryUnaryClientInterceptor):
+    """Adds the token of the suite's servers."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(details._replace(metadata=[*(details.metadata or ()), *SUITE]), request)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """A client without a token, of a suite that demands one."""
+    folder = tmp_path_factory.mktemp("strangers")
+    names, first_port = ("users", "preferences", "accounts"), free_first_port()
+    addresses = {name: f"127.0.0.1:{first_port + offset}" for offset, name in enumerate(names)}
+    settings: dict[str, Any] = {f"{name}_address": address for name, address in addresses.items()}
+    settings |= ISSUER.settings(folder)
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for module in (accounts, participants):
+            patch.setattr(module, "channel", partial(channel, interceptors=[AsServer()]))
+        for name, module in zip(names, (users, preferences, accounts), strict=True):
+            url = sqlite_url(folder / f"{name}.sqlite3")
+            server = module.build(
+                SuiteSettings(name=name, listen=addresses[name], database_url=url, grace=0.5, **settings)
+            )
+            server.start()
+            stack.callback(server.stop)
+        yield stack.enter_context(connect(*addresses.values()))
+
+
+class Victim:
+    """A transaction of ada's that changes a user, whom eve has tried to write, too."""
+
+    def __init__(self, client: Suite) -> None:
+        self.client = client
+        self.user = User(user_id=new_id(), email=new_email())
+        client.users.CreateUser(CreateUserRequest(user=self.user), metadata=ADA)
+        begun = client.transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=ADA).transaction
+        self.id, self.deadline_us = begun.transaction_id, begun.deadline.ToMicroseconds()
+        self.update("ada", 1, ADA)
+        with pytest.raises(Aborted) as met:
+            client.users.UpdateUser(self.change("eve"), metadata=EVE)
+        assert met.value.metadata["transaction_id"] == self.id
+
+    def change(self, name: str) -> UpdateUserRequest:
+        request = UpdateUserRequest(user=User(user_id=self.user.user_id, display_name=name))
+        request.update_mask.paths.append("display_name")
+        return request
+
+    def metadata(self, number: int) -> Metadata:
+        return wire.stage_metadata(self.id, number, self.deadline_us)
+
+    def update(self, name: str, number: int, caller: Metadata) -> object:
+        return self.client.users.UpdateUser(self.change(name), metadata=(*self.metadata(number), *caller))
+
+    def commit(self, caller: Metadata, participant: str = "users") -> pb.TransactionState.ValueType:
+        branches = [pb.TransactionBranch(participant=participant, operation_count=1)]
+        request = pb.CommitTransactionRequest(transaction_id=self.id, branches=branches)
+        return self.client.transactions.CommitTransaction(request, metadata=caller).transaction.state
+
+    def roll_back(self, caller: Metadata) -> pb.TransactionState.ValueType:
+        request = pb.RollbackTransactionRequest(transaction_id=self.id)
+        return self.client.transactions.RollbackTransaction(request, metadata=caller).transaction.state
+
+    def get(self, caller: Metadata) -> pb.TransactionState.ValueType:
+        request = pb.GetTransactionRequest(transaction_id=self.id)
+        return self.client.transactions.GetTransaction(request, metadata=caller).transaction.state
+
+    def batch_get(self, caller: Metadata) -> object:
+        request = pb.BatchGetTransactionsRequest(transaction_ids=[self.id])
+        return self.client.transactions.BatchGetTransactions(request, metadata=caller)
+
+    def read(self, caller: Metadata) -> str:
+        metadata = ((transaction_metadata.TRANSACTION_ID, self.id), *caller)
+        request = GetUserRequest(user_id=self.user.user_id)
+        return self.client.users.GetUser(request, metadata=metadata).user.display_name
+
+    def lock_reads(self, caller: Metadata) -> object:
+        reads = [pb.Read(resource=f"users/{self.user.user_id}", revision="-")]
+        locks = self.client.stub(LockServiceStub, "users")
+        return locks.LockReads(pb.LockReadsRequest(reads=reads), metadata=(*self.metadata(2), *caller))
+
+    def lock_resources(self, caller: Metadata) -> object:
+        locks = self.client.stub(LockServiceStub, "users")
+        request = pb.LockResourcesRequest(to_change=[f"users/{new_id()}"])
+        return locks.LockResources(request, metadata=(*self.metadata(2), *caller))
+
+    def branch(self, caller: Metadata, participant: str = "users") -> pb.Branch:
+        stub = self.client.stub(ParticipantServiceStub, participant)
+        return stub.QueryBranch(pb.QueryBranchRequest(transaction_id=self.id), metadata=caller).branch
+
+    def finish(self, caller: Metadata) -> object:
+        decision = pb.Decision(transaction_id=self.id, state=pb.TRANSACTION_STATE_COMMITTED, operation_count=1)
+        request = pb.FinishTransactionsRequest(decisions=[decision])
+        return self.client.stub(ParticipantServiceStub, "users").FinishTransactions(request, metadata=caller)
+
+    def close(self, caller: Metadata) -> object:
+        request = pb.CloseBranchRequest(transaction_id=self.id)
+        return self.client.stub(ParticipantServiceStub, "users").CloseBranch(request, metadata=caller)
+
+    def shown(self) -> str:
+        return self.client.users.GetUser(GetUserRequest(user_id=self.user.user_id), metadata=EVE).user.display_name
+
+    def assert_intact(self) -> None:
+        """Nothing has become of it, and its owner can still commit it."""
+        assert self.get(ADA) == pb.TRANSACTION_STATE_UNDECIDED
+        assert (self.branch(SUITE).state, self.branch(SUITE).operation_count) == (pb.BRANCH_STATE_OPEN, 1)
+        assert self.shown() == ""
+        assert self.commit(ADA) == pb.TRANSACTION_STATE_COMMITTED
+        assert self.shown() == "ada"
+
+
+@pytest.fixture
+def victim(client: Suite) -> Victim:
+    return Victim(client)
+
+
+ATTACKS: dict[str, Callable[[Victim], object]] = {
+    "stages the next operation": lambda victim: victim.update("eve", 2, EVE),
+    "repeats the last operation": lambda victim: victim.update("ada", 1, EVE),
+    "reads": lambda victim: victim.read(EVE),
+    "locks what was read": lambda victim: victim.lock_reads(EVE),
+    "locks before reading": lambda victim: victim.lock_resources(EVE),
+    "commits": lambda victim: victim.commit(EVE),
+    "rolls back": lambda victim: victim.roll_back(EVE),
+    "asks for it": lambda victim: victim.get(EVE),
+    "asks for it among others": lambda victim: victim.batch_get(EVE),
+    "names the owner as caller and commits": lambda victim: victim.commit((*EVE, (CALLER_KEY, digest("ada")))),
+    "names the owner as caller and stages": lambda victim: victim.update("x", 2, (*EVE, (CALLER_KEY, digest("ada")))),
+    "stages as a service that calls for the owner": lambda victim: victim.update(
+        "x", 2, (*SUITE, (CALLER_KEY, digest("ada")))
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_stranger_is_told_that_the_transaction_is_anothers(victim: Victim, attack: str) -> None:
+    with pytest.raises(PermissionDenied) as refused:
+        ATTACKS[attack](victim)
+    assert (refused.value.reason, refused.value.metadata) == ("NOT_OWNER", {"transaction_id": victim.id})
+    victim.assert_intact()
+
+
+@pytest.mark.parametrize("name", ["finish", "close", "branch"])
+def test_participants_hear_of_decisions_from_the_coordinator_only(victim: Victim, name: str) -> None:
+    for caller in (EVE, ADA):
+        with pytest.raises(PermissionDenied) as refused:
+            getattr(victim, name)(caller)
+        assert refused.value.reason == "SCOPE_MISSING"
+    victim.assert_intact()
+
+
+def test_that_it_is_committed_is_not_believed_a_stranger_who_stages(victim: Victim, client: Suite) -> None:
+    begun = client.transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=EVE).transaction
+    own = wire.stage_metadata(begun.transaction_id, 1, begun.deadline.ToMicroseconds())
+    follows = (transaction_metadata.FOLLOWS, victim.id)
+    with pytest.raises(Aborted) as refused:
+        client.users.UpdateUser(victim.change("eve"), metadata=(*own, follows, *EVE))
+    assert refused.value.reason == "PENDING_CHANGE"
+    victim.assert_intact()
+
+
+def test_the_owner_reads_what_is_staged_and_asks(victim: Victim) -> None:
+    assert victim.read(ADA) == "ada"
+    assert victim.get(ADA) == pb.TRANSACTION_STATE_UNDECIDED
+    assert victim.branch(SUITE).owner == digest("ada")
+
+
+def test_an_operator_asks_and_rolls_back_but_does_not_commit(victim: Victim) -> None:
+    with pytest.raises(PermissionDenied):
+        victim.commit(OPERATOR)
+    assert victim.get(OPERATOR) == pb.TRANSACTION_STATE_UNDECIDED
+    assert victim.roll_back(OPERATOR) == pb.TRANSACTION_STATE_ABORTED
+
+
+def test_what_a_stranger_has_staged_first_is_not_committed(victim: Victim, client: Suite) -> None:
+    squatted = GetPreferencesRequest(user_id=victim.user.user_id)
+    locks = client.stub(LockServiceStub, "preferences")
+    request = pb.LockResourcesRequest(to_change=[f"preferences/{victim.user.user_id}"])
+    locks.LockResources(request, metadata=(*victim.metadata(1), *EVE))
+    reading = (transaction_metadata.TRANSACTION_ID, victim.id)
+    with pytest.raises(PermissionDenied) as refused:
+        client.preferences.GetPreferences(squatted, metadata=(reading, *ADA))
+    assert refused.value.reason == "NOT_OWNER"
+    with pytest.raises(PermissionDenied) as refused:
+        victim.commit(ADA, "preferences")
+    assert refused.value.reason == "NOT_OWNER"
+    victim.assert_intact()
+
+
+def test_an_id_that_a_caller_makes_up_belongs_to_nobody(client: Suite) -> None:
+    for caller in (ADA, EVE):
+        with pytest.raises(PermissionDenied) as refused:
+            client.transactions.GetTransaction(pb.GetTransactionRequest(transaction_id=new_id()), metadata=caller)
+        assert refused.value.reason == "NOT_OWNER"
+
+
+def test_a_request_id_is_answered_to_its_caller_only(client: Suite) -> None:
+    request = CreateUserRequest(user=User(user_id=new_id(), email=new_email()), request_id=new_id())
+    created = client.users.CreateUser(request, metadata=ADA)
+    assert client.users.CreateUser(request, metadata=ADA) == created
+    with pytest.raises(AlreadyExists):
+        client.users.CreateUser(request, metadata=EVE)
+
+
+@pytest.fixture(scope="module")
+def request_id() -> str:
+    return new_id()
+
+
+@pytest.fixture(scope="module")
+def transaction_id(client: Suite, request_id: str) -> str:
+    """Of an account call of ada's."""
+    user = User(user_id=new_id(), email=new_email())
+    request = accounts_pb2.CreateAccountRequest(user=user, request_id=request_id)
+    return client.accounts.CreateAccount(request, metadata=ADA).transaction_id
+
+
+class TestAnAccountCall:
+    def test_is_told_of_by_its_id_to_its_caller_only(self, client: Suite, transaction_id: str) -> None:
+        request = pb.GetTransactionRequest(transaction_id=transaction_id)
+        found = client.transactions.GetTransaction(request, metadata=ADA).transaction
+        assert found.state == pb.TRANSACTION_STATE_COMMITTED
+        with pytest.raises(PermissionDenied):
+            client.transactions.GetTransaction(request, metadata=EVE)
+
+    def test_is_told_of_by_its_request_id_to_its_caller_only(
+        self, client: Suite, transaction_id: str, request_id: str
+    ) -> None:
+        method = "handfast.accounts.v1.AccountService/CreateAccount"
+        request = pb.GetTransactionRequest(request_id=request_id, method=method)
+        found = client.transactions.GetTransaction(request, metadata=ADA).transaction
+        assert found.transaction_id == transaction_id
+        with pytest.raises(NotFound):
+            client.transactions.GetTransaction(request, metadata=EVE)
+
+    def test_is_neither_committed_nor_rolled_back_by_its_caller(self, client: Suite, transaction_id: str) -> None:
+        branches = [pb.TransactionBranch(participant="users", operation_count=1)]
+        commit = pb.CommitTransactionRequest(transaction_id=transaction_id, branches=branches)
+        for ending in (
+            lambda: client.transactions.CommitTransaction(commit, metadata=ADA),
+            lambda: client.transactions.RollbackTransaction(
+                pb.RollbackTransactionRequest(transaction_id=transaction_id), metadata=ADA
+            ),
+        ):
+            with pytest.raises(ServiceError) as refused:
+                ending()
+            assert refused.value.reason == "NOT_OWNER"
+
+    def test_is_staged_in_the_name_of_both(self, client: Suite, transaction_id: str) -> None:
+        query = pb.QueryBranchRequest(transaction_id=transaction_id)
+        branch = client.stub(ParticipantServiceStub, "users").QueryBranch(query, metadata=SUITE).branch
+        assert branch.owner == on_behalf_of(digest("ada"), digest("suite"))
