@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from handfast.client import Suite
+from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
+from handfast.server.process.settings import ServerSettings
 from handfast.server.suite import FIRST_PORT
 from handfast.users.v1.users_pb2 import DeleteUserRequest
 from tests.cli.processes import Process
@@ -17,6 +20,7 @@ from tests.deploy.files import targets
 from tests.deploy.promql import Series
 from tests.eventually import eventually
 from tests.people import create_user
+from tests.security.authority import Authority
 from tests.transactions.calls import Transaction
 
 
@@ -27,13 +31,39 @@ def database_urls() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def exported(running: Process, client: Suite) -> Series:
+def exported(running: Process, client: Suite, of_certificates: Series) -> Series:
     """Of a suite in which a transaction was committed and one abandoned: before that, no series has a reason."""
     _staged(client, timeout_seconds=30).commit()
     _staged(client, timeout_seconds=5)
     decided = "handfast_transactions_decided_total"
     assert eventually(lambda: "TRANSACTION_EXPIRED" in _stored(running)[decided]["reason"])
-    return _stored(running)
+    series = _stored(running)
+    of_servers = {label: series["up"][label] for label in ("job", "instance")}
+    return {**series, **{name: {**labels, **of_servers} for name, labels in of_certificates.items()}}
+
+
+@pytest.fixture(scope="session")
+def of_certificates(tmp_path_factory: pytest.TempPathFactory) -> Series:
+    """What a server has to say of its certificates, which those of the suite do not have."""
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    files, ca = authority.server(), str(authority.file)
+    settings = ServerSettings(
+        name="users",
+        listen="127.0.0.1:0",
+        tls_certificate=str(files.certificate),
+        tls_key=str(files.key),
+        tls_client_ca=ca,
+        peer_ca=ca,
+    )
+    registry = CollectorRegistry()
+    CertificateMetrics(settings, ServerTls(settings), registry)
+    series: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for family in registry.collect():
+        for sample in family.samples:
+            of_name = series[sample.name]
+            for label, value in sample.labels.items():
+                of_name[label].add(value)
+    return series
 
 
 def _staged(client: Suite, timeout_seconds: int) -> Transaction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,13 +27,15 @@ class Metric:
 
 
 @pytest.fixture(scope="module")
-def metrics(running: Process, exported: Series) -> dict[str, Metric]:
-    """After `exported`, when there are transactions to count."""
+def metrics(running: Process, exported: Series, of_certificates: Series) -> dict[str, Metric]:
+    """After `exported`, when there are transactions to count. Labels of certificates are those of servers with TLS."""
     found: dict[str, Metric] = {}
     for server, name, type_, labels in _exported(running):
         before = found.get(name, Metric(type_, frozenset(), frozenset()))
         assert before.type == type_
         found[name] = Metric(type_, before.labels | labels, before.servers | {server})
+    for name, labels_of_certificates in of_certificates.items():
+        found[name] = replace(found[name], labels=frozenset(labels_of_certificates))
     return found
 
 

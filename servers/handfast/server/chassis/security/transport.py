@@ -139,8 +139,7 @@ class CertificateMetrics(Collector):
         if settings.peer_ca:
             paths = [getattr(settings, each) for each in _OF_PEERS]
             self._watched.append(_Watched(paths, _of_peers(settings), lambda certificates: certificates))
-        if self._watched:
-            registry.register(self)
+        registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         expiry = GaugeMetricFamily(
