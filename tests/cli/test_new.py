@@ -8,11 +8,13 @@ from pathlib import Path
 from string import Template
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from handfast.server.chassis.security.check import problems
 from handfast.server.cli.new.service import write
 from handfast.server.process.command import Failure
 from tests.cli.processes import Result
-from tests.project.commands import BIN, run
+from tests.project.commands import BIN, ROOT, run
 
 NAME_RULE = (
     "must be up to 32 lower-case letters and digits, with single underscores between them and a letter first, such as "
@@ -98,6 +100,19 @@ def test_a_skeleton_is_in_style(new_service: Callable[..., Result], tmp_path: Pa
     ):
         done = run(*check, cwd=tmp_path / name)
         assert done.returncode == 0, done.stdout
+
+
+def test_the_contract_of_a_skeleton_says_who_may_call_each_method(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    write("library", "book", folder)
+    (folder / "deps").mkdir()
+    (folder / "deps" / "handfast").symlink_to(ROOT / "protos" / "handfast")
+    assert "buf build -o - | python -m handfast.server.chassis.security.check" in (folder / "Makefile").read_text()
+    done = run(BIN / "buf", "build", "--output", "contracts.binpb", cwd=folder)
+    assert done.returncode == 0, done.stdout
+    image = FileDescriptorSet.FromString((folder / "contracts.binpb").read_bytes())
+    assert "LibraryService" in {service.name for file in image.file for service in file.service}
+    assert list(problems(image)) == []
 
 
 def test_every_template_is_filled(tmp_path: Path) -> None:
