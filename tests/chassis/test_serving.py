@@ -87,10 +87,10 @@ def test_help_lists_each_setting_with_its_default(capsys: pytest.CaptureFixture[
 
 
 def test_a_flag_that_there_is_not_is_told_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--pacience", "1"]) == 2
+    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=["--patiance", "1"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("Usage: ")
-    assert told.endswith("Error: No such option '--pacience'. Did you mean '--patience'?\n")
+    assert told.endswith("Error: No such option '--patiance'. Did you mean '--patience'?\n")
 
 
 def test_the_log_is_configured_before_the_server_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handfast.server.chassis.errors import NotAuthenticated, PeerUnavailable
 from handfast.server.chassis.security import fetching, sources
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.fetching import fetch
+from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 from tests.eventually import eventually
 from tests.security.conftest import authenticate, refusal, server_settings
@@ -150,6 +154,19 @@ def test_a_server_without_keys_yet_starts_but_is_not_ready(
     publisher.publish(issuer.jwks)
     eventually(lambda: _accepts(authenticator, issuer.token()))
     check()
+
+
+def test_health_says_so_from_the_first_moment_on(issuer: Issuer, publisher: Publisher) -> None:
+    publisher.publish(b"", status=503)
+    server = Server(of_url(publisher.url, issuer), domain="handfast.test", services=[])
+    server.start()
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+            assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    finally:
+        server.stop()
 
 
 def test_the_last_good_keys_stay_while_the_url_fails(

@@ -25,8 +25,8 @@ _log = structlog.get_logger()
 
 
 class Readiness:
-    """Runs the checks between `start` and `stop`. A server that starts counts as ready: if something that it needs were
-    away, it would not have started.
+    """Runs the checks between `start` and `stop`, for the first time before `start` returns: a server can start without
+    all that it needs, such as keys that are published elsewhere.
     """
 
     def __init__(self, health: Health, checks: Sequence[Check], registry: CollectorRegistry) -> None:
@@ -39,9 +39,13 @@ class Readiness:
         self._gauge = Gauge("handfast_ready", "Whether health says SERVING.", registry=registry)
 
     def start(self) -> None:
-        self._tell(serving=True)
         if self._checks:
+            first = threading.Thread(target=self._check, name="readiness-first", daemon=True)
+            first.start()
+            first.join(PATIENCE)
             self._periodic.start()
+        with self._lock:
+            self._tell(serving=self._ready)
 
     def stop(self) -> None:
         """Turns health NOT_SERVING for good. Does not wait for a check under way."""
