@@ -14,7 +14,9 @@ from handfast.client.errors import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ServiceError,
+    Unauthenticated,
     Unavailable,
     Unimplemented,
 )
@@ -175,6 +177,22 @@ def test_only_what_our_channel_has_tried_again_is_not_to_be_tried_again(
     running: Running, error: Exception, tried_again: bool
 ) -> None:
     assert running.failure(raising(error)).trailers.get(PUSHBACK) == ("-1" if tried_again else None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (Unauthenticated, grpc.StatusCode.UNAVAILABLE),
+        (PermissionDenied, grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_that_a_peer_did_not_let_this_server_in_is_not_blamed_on_its_caller(
+    running: Running, refusal: type[ServiceError], code: grpc.StatusCode
+) -> None:
+    reason = error_details_pb2.ErrorInfo(reason="SCOPE_MISSING", domain="handfast.users")
+    status = _status(refusal.status, reason)
+    failure = running.failure(raising(refusal(status.message, status_proto=status)))
+    assert (failure.code, "SCOPE_MISSING" in failure.everything) == (code, False)
 
 
 def test_the_details_of_several_peers_come_as_one_of_each_kind(running: Running) -> None:

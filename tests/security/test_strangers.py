@@ -241,6 +241,17 @@ def test_what_a_stranger_has_staged_first_is_not_committed(victim: Victim, clien
     victim.assert_intact()
 
 
+def test_a_caller_whom_a_stranger_names_does_not_count(client: Suite) -> None:
+    named = (CALLER_KEY, digest("ada"))
+    begun = client.transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=(named, *EVE)).transaction
+    stage = wire.stage_metadata(begun.transaction_id, 1, begun.deadline.ToMicroseconds())
+    user = User(user_id=new_id(), email=new_email())
+    client.users.CreateUser(CreateUserRequest(user=user), metadata=(*stage, named, *EVE))
+    query = pb.QueryBranchRequest(transaction_id=begun.transaction_id)
+    branch = client.stub(ParticipantServiceStub, "users").QueryBranch(query, metadata=SUITE).branch
+    assert branch.owner == digest("eve")
+
+
 def test_an_id_that_a_caller_makes_up_belongs_to_nobody(client: Suite) -> None:
     for caller in (ADA, EVE):
         with pytest.raises(PermissionDenied) as refused:

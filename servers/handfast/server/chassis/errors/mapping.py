@@ -118,7 +118,7 @@ def unknown_method(call: Call) -> errors.UnknownMethod:
 
 def to_status(error: BaseException, call: Call) -> Status:
     """The status that the caller of `call` gets for `error`. Fields for the call's line in the log go to `call.log`."""
-    if isinstance(error, ServiceError) and error.status_proto is not None:
+    if isinstance(error, ServiceError) and error.status_proto is not None and not _is_about_this_server(error):
         status, message = _peers_status(error.status_proto, call), error.status_proto.message
     else:
         known = error if isinstance(error, DomainError) else _translated(error, call)
@@ -146,13 +146,22 @@ def cause_for_log(error: BaseException) -> dict[str, Any]:
     return {"exc_info": error}
 
 
+def _is_about_this_server(error: ServiceError) -> bool:
+    """Whether a peer did not let this server in, whoever has called it. Its caller has nothing to prove anew, and no
+    scope to ask for."""
+    return error.status is grpc.StatusCode.UNAUTHENTICATED or error.reason == errors.ScopeMissing.reason
+
+
 def _translated(error: BaseException, call: Call) -> DomainError:
     if not isinstance(error, ServiceError):
         return database_error(error, call) or errors.Unforeseen()
-    # No service answered, but gRPC itself. What it says names addresses, which are the operator's business.
+    # No service answered, but gRPC itself, or one that did not let this server in. What is said names addresses or
+    # scopes, which are the operator's business.
     match error.status:
         case grpc.StatusCode.UNAVAILABLE:
             return errors.PeerUnavailable("A service that this one needs does not answer.")
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return errors.PeerUnavailable("A service that this one needs does not accept its token or certificate.")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.CallDeadlineExceeded("The time was up before a service that this one needs had answered.")
         case grpc.StatusCode.CANCELLED:

@@ -60,7 +60,6 @@ FINAL = frozenset(
         grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.ABORTED,
-        grpc.StatusCode.PERMISSION_DENIED,
     }
 )
 _FINAL_CODES = frozenset(code.value[0] for code in FINAL)
