@@ -20,6 +20,7 @@ method or service: `SomeStub(channel("host:50051"))`.
 suite.py                 `connect`, `Suite`: the suite's own services, a team's own, and transactions over them
 channel.py               `channel`: the same for any address
 errors.py                `ServiceError` and its subclasses, one for each status code
+security/                `TLS`, and the token that calls carry
 transactions/            `Transaction`: what is called in it takes effect together or not at all
 aio/                     `connect`, `Suite`, `Transaction` and `channel` for asyncio
 propagation.py           what servers hand on to the calls they make: request id, trace, deadline, caller
@@ -62,6 +63,7 @@ from handfast.client.errors import (
     Unimplemented,
     Unknown,
 )
+from handfast.client.security.tls import TLS
 from handfast.client.suite import Suite, connect
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from handfast.client.transactions.transaction import Transaction
 
 __all__ = [
+    "TLS",
     "Aborted",
     "AlreadyExists",
     "Cancelled",

@@ -62,10 +62,15 @@ def check_address(address: str, *, setting: str) -> str:
 def is_on_this_machine(address: str) -> bool:
     """Whether all that an address names is this machine. Names but those of RFC 6761, `localhost` and what ends in
     `.localhost`, are not looked up."""
-    if address.startswith(_SOCKETS):
+    if is_socket(address):
         return True
     hosts = _PREFIX.sub("", address, count=1).split(",")
     return all(_is_loopback(host.rpartition(":")[0].strip("[]")) for host in hosts)
+
+
+def is_socket(address: str) -> bool:
+    """Whether it names a Unix domain socket."""
+    return address.startswith(_SOCKETS)
 
 
 def _is_loopback(host: str) -> bool:

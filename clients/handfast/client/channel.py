@@ -13,9 +13,12 @@ import grpc
 
 from handfast.client import options
 from handfast.client.addresses import check_address
-from handfast.client.arguments import check_credentials, check_timeout
+from handfast.client.arguments import check_timeout
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from handfast.client.security.security import Security, security_of
+from handfast.client.security.tls import TLS
+from handfast.client.security.tokens import Token
 
 DEFAULT_TIMEOUT = 10.0
 
@@ -31,34 +34,42 @@ def channel(
     address: str,
     *,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[Interceptor] = (),
 ) -> grpc.Channel:
     """A channel to `address` for the stubs of any service, connected when it is first used.
 
-    `timeout` in seconds is for calls that give none; streams have none unless they give one. Without
-    `credentials` it speaks plain text. Its calls raise ServiceError. Raises ValueError or TypeError on what cannot
-    be an address, a timeout or credentials, as its calls do on what cannot be a request, a timeout or metadata.
+    `timeout` in seconds is for calls that give none; streams have none unless they give one. Its calls raise
+    ServiceError. Raises ValueError or TypeError on what cannot be an address, a timeout, `tls`, a token or credentials,
+    as its calls do on what cannot be a request, a timeout or metadata.
+
+    It speaks plain text, or TLS by the files of `tls`, or whatever `credentials` of gRPC say in their place. `token` is
+    a bearer token that all calls carry, or a function that returns one. The function is called in another thread, again
+    before the token expires (the `exp` of a JWT), and where a server refuses it as UNAUTHENTICATED; the call that met
+    that is made once more where it may be. In plain text a token is sent to this machine only.
 
     `interceptors`, the first outermost, see each call once, as it goes out: with its deadline, its request id and the
     rest of its metadata, and with the errors of gRPC. Those that want to see what callers see go around the channel:
     `grpc.intercept_channel(channel(address), interceptor)`.
     """
-    return _Channel(
-        check_address(address, setting="address"), check_credentials(credentials), check_timeout(timeout), interceptors
-    )
+    check_address(address, setting="address")
+    return WellBehaved(address, security_of(credentials, tls, token), check_timeout(timeout), interceptors)
 
 
-class _Channel(grpc.Channel):
+class WellBehaved(grpc.Channel):
+    """What `channel` returns."""
+
     def __init__(
         self,
         address: str,
-        credentials: grpc.ChannelCredentials | None,
+        security: Security | grpc.ChannelCredentials | None,
         timeout: float,
         interceptors: Sequence[Interceptor],
     ) -> None:
-        self._retrying = _grpc_channel(address, credentials, options.retrying(address), interceptors)
-        self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
+        self._retrying = _grpc_channel(address, security, options.retrying(address), True, interceptors)
+        self._plain = _grpc_channel(address, security, options.plain(address), False, interceptors)
         self._timeout = timeout
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
@@ -92,7 +103,7 @@ class _Channel(grpc.Channel):
         self._retrying.close()
         self._plain.close()
 
-    def __enter__(self) -> _Channel:
+    def __enter__(self) -> WellBehaved:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,12 +112,17 @@ class _Channel(grpc.Channel):
 
 def _grpc_channel(
     address: str,
-    credentials: grpc.ChannelCredentials | None,
+    security: Security | grpc.ChannelCredentials | None,
     chosen: options.Options,
+    repeats: bool,
     interceptors: Sequence[Interceptor],
 ) -> grpc.Channel:
-    if credentials is None:
+    if security is None:
         bare = grpc.insecure_channel(address, chosen)
+    elif isinstance(security, grpc.ChannelCredentials):
+        bare = grpc.secure_channel(address, security, chosen)
     else:
-        bare = grpc.secure_channel(address, credentials, chosen)
+        from handfast.client.security.channel import SecuredChannel
+
+        bare = SecuredChannel(address, chosen, security, repeats)
     return grpc.intercept_channel(bare, *interceptors)

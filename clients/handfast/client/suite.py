@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from handfast.client.addresses import check_participants, resolve_address
-from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, channel
+from handfast.client.arguments import check_timeout
+from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, WellBehaved
+from handfast.client.security.security import security_of_suite
+from handfast.client.security.tls import TLS
+from handfast.client.security.tokens import Token
 
 if TYPE_CHECKING:
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
@@ -117,6 +121,8 @@ def connect(
     *,
     participants: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[Interceptor] = (),
 ) -> Suite:
@@ -126,10 +132,12 @@ def connect(
     HANDFAST_ACCOUNTS_ADDRESS, else it is the default port on this machine. `participants` are the addresses of a team's
     own services, by the names that the coordinator knows them by; that of `credits` can come from
     HANDFAST_CREDITS_ADDRESS. Addresses are those of gRPC: `host:port`, `dns:///host:port`, …; calls go round all
-    servers that a name stands for. `timeout` in seconds is for calls that give none. Without `credentials` it speaks
-    plain text. `interceptors` are as for `channel`.
+    servers that a name stands for. `timeout` in seconds is for calls that give none. `tls`, `token`, `credentials` and
+    `interceptors` are as for `channel`; one function gives the token for all channels. Where neither `tls` nor
+    `credentials` are given, TLS comes from the files that HANDFAST_CA, HANDFAST_CERTIFICATE and HANDFAST_KEY name, and
+    a token that is not given from the file that HANDFAST_TOKEN_FILE names, if they do.
 
-    Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or credentials.
+    Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or any of these.
     """
     addresses = (
         resolve_address("users", users),
@@ -138,8 +146,11 @@ def connect(
     )
     others = check_participants(participants)
 
+    security = security_of_suite(credentials, tls, token)
+    check_timeout(timeout)
+
     def open_channel(address: str) -> grpc.Channel:
-        return channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+        return WellBehaved(address, security, timeout, interceptors)
 
     opened = [open_channel(address) for address in addresses]
     return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))

@@ -429,6 +429,26 @@ def test_a_refused_commit_is_no_proof_as_the_channel_may_have_sent_it_before(
     face.run(scenario, **suite.addresses())
 
 
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED], ids=str)
+def test_a_repeated_commit_whose_caller_is_refused_by_then_is_no_proof(
+    face: Face, suite: Fakes, status: grpc.StatusCode
+) -> None:
+    def refuse(method: str, context: grpc.ServicerContext) -> None:
+        if method == "RollbackTransaction" or (method == "CommitTransaction" and suite.coordinator.decisions):
+            context.abort(status, "a token that has expired since")
+
+    async def scenario(client: Any) -> None:
+        suite.coordinator.before = refuse
+        suite.coordinator.after = abort(grpc.StatusCode.UNAVAILABLE, method="CommitTransaction")
+        tx, error = await leave(client, both)
+        assert suite.coordinator.decisions == {tx.id: {"users": 1, "preferences": 1}}
+        assert isinstance(error, OutcomeUnknown)
+        assert tx.outcome is Outcome.UNKNOWN
+
+    face.run(scenario, **suite.addresses(), token=lambda: "abc")
+
+
 def test_rolling_back_does_not_depend_on_the_coordinator(
     face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,34 +12,40 @@ from grpc import aio
 from handfast.client import options
 from handfast.client.addresses import check_address
 from handfast.client.aio.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from handfast.client.arguments import check_credentials, check_timeout
+from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
+from handfast.client.security.security import Security, security_of
+from handfast.client.security.tls import TLS
+from handfast.client.security.tokens import Token
 
 
 def channel(
     address: str,
     *,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> aio.Channel:
     """As `handfast.client.channel`. Belongs to the event loop that it is made in."""
-    return _Channel(
-        check_address(address, setting="address"), check_credentials(credentials), check_timeout(timeout), interceptors
-    )
+    check_address(address, setting="address")
+    return WellBehaved(address, security_of(credentials, tls, token), check_timeout(timeout), interceptors)
 
 
-class _Channel(aio.Channel):
+class WellBehaved(aio.Channel):
+    """What `channel` returns."""
+
     def __init__(
         self,
         address: str,
-        credentials: grpc.ChannelCredentials | None,
+        security: Security | grpc.ChannelCredentials | None,
         timeout: float,
         interceptors: Sequence[aio.ClientInterceptor],
     ) -> None:
-        self._retrying = _grpc_channel(address, credentials, options.retrying(address), interceptors)
-        self._plain = _grpc_channel(address, credentials, options.plain(address), interceptors)
+        self._retrying = _grpc_channel(address, security, options.retrying(address), True, interceptors)
+        self._plain = _grpc_channel(address, security, options.plain(address), False, interceptors)
         self._timeout = timeout
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
@@ -75,7 +81,7 @@ class _Channel(aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         await asyncio.gather(self._retrying.close(grace), self._plain.close(grace))
 
-    async def __aenter__(self) -> _Channel:
+    async def __aenter__(self) -> WellBehaved:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,10 +90,15 @@ class _Channel(aio.Channel):
 
 def _grpc_channel(
     address: str,
-    credentials: grpc.ChannelCredentials | None,
+    security: Security | grpc.ChannelCredentials | None,
     chosen: options.Options,
+    repeats: bool,
     interceptors: Sequence[aio.ClientInterceptor],
 ) -> aio.Channel:
-    if credentials is None:
+    if security is None:
         return aio.insecure_channel(address, chosen, interceptors=interceptors)
-    return aio.secure_channel(address, credentials, chosen, interceptors=interceptors)
+    if isinstance(security, grpc.ChannelCredentials):
+        return aio.secure_channel(address, security, chosen, interceptors=interceptors)
+    from handfast.client.aio.secured import SecuredChannel
+
+    return SecuredChannel(address, chosen, security, repeats, interceptors)

@@ -10,8 +10,12 @@ import grpc
 from grpc import aio
 
 from handfast.client.addresses import check_participants, resolve_address
-from handfast.client.aio.channel import channel
+from handfast.client.aio.channel import WellBehaved
+from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.security.security import security_of_suite
+from handfast.client.security.tls import TLS
+from handfast.client.security.tokens import Token
 
 if TYPE_CHECKING:  # one class makes both kinds of stub; the names for the asyncio kind are there for type checkers
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceAsyncStub
@@ -105,6 +109,8 @@ def connect(
     *,
     participants: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    tls: TLS | None = None,
+    token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> Suite:
@@ -116,8 +122,11 @@ def connect(
     )
     others = check_participants(participants)
 
+    security = security_of_suite(credentials, tls, token)
+    check_timeout(timeout)
+
     def open_channel(address: str) -> aio.Channel:
-        return channel(address, credentials=credentials, timeout=timeout, interceptors=interceptors)
+        return WellBehaved(address, security, timeout, interceptors)
 
     opened = [open_channel(address) for address in addresses]
     return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))

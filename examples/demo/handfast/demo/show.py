@@ -12,6 +12,7 @@ import click
 from grpc_health.v1 import health_pb2
 
 from handfast.client import ServiceError, channel, connect
+from handfast.client.security import environment
 from handfast.demo.tour import DemoError, tour
 
 _SERVICES = {
@@ -34,7 +35,10 @@ def show(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) has it
             signal.signal(number, _exit)
-    silent = [f"{server} at {address}" for server, address in addresses.items() if not _serves(server, address)]
+    try:
+        silent = [f"{server} at {address}" for server, address in addresses.items() if not _serves(server, address)]
+    except ValueError as error:  # of the variables with certificates and a token
+        raise DemoError(str(error)) from error
     if silent and start_suite is None:
         raise DemoError(f"no answer from {', '.join(silent)}")
     suite_at: AbstractContextManager[Mapping[str, str]] = contextlib.nullcontext(addresses)
@@ -55,7 +59,7 @@ def _exit(number: int, _: object) -> None:
 
 
 def _serves(server: str, address: str) -> bool:
-    with channel(address, timeout=_HEALTH_TIMEOUT) as to_server:
+    with channel(address, tls=environment.tls(), token=environment.token(), timeout=_HEALTH_TIMEOUT) as to_server:
         check = to_server.unary_unary(
             "/grpc.health.v1.Health/Check",
             health_pb2.HealthCheckRequest.SerializeToString,

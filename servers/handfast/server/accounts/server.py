@@ -7,13 +7,14 @@ from __future__ import annotations
 from handfast.accounts.v1 import accounts_pb2, accounts_pb2_grpc
 from handfast.accounts.v1.reasons_pb2 import Reason as AccountsReason
 from handfast.chassis.v1.reasons_pb2 import Reason as ChassisReason
-from handfast.client import Suite, channel
+from handfast.client import Suite
 from handfast.preferences.v1.reasons_pb2 import Reason as PreferencesReason
 from handfast.server.accounts import tables
 from handfast.server.accounts.service import AccountServicer
 from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.peers import peer_channel
 from handfast.server.chassis.server import Server, Service
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.coordinator.coordinator import Coordinator
@@ -39,10 +40,10 @@ def build(settings: SuiteSettings) -> Server:
     """Raises StartError where the database cannot be used."""
     database = open_database(settings, SCHEMA)
     suite = Suite(
-        channel(settings.users_address),
-        channel(settings.preferences_address),
-        channel(settings.accounts_address),
-        open_channel=lambda name: channel(settings.participants[name]),
+        peer_channel(settings, settings.users_address),
+        peer_channel(settings, settings.preferences_address),
+        peer_channel(settings, settings.accounts_address),
+        open_channel=lambda name: peer_channel(settings, settings.participants[name]),
     )
 
     decisions = DecisionStore(database, tables.coordinator)

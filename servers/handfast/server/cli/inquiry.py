@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from handfast.client import DeadlineExceeded, FailedPrecondition, Unavailable, channel
+from handfast.client.security import environment
 from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
@@ -104,7 +105,8 @@ class Case:
 
 
 class Inquiry:
-    """Asks the servers of a suite, by their `addresses`, about transactions, until it is closed.
+    """Asks the servers of a suite, by their `addresses`, about transactions, until it is closed. TLS and a token come
+    from the environment, as for `handfast.client.connect`; the constructor raises ValueError where they cannot be used.
 
     Its methods raise NoAnswer where the coordinator does not answer, Failure where a participant is not at its address,
     and ServiceError where a server refuses.
@@ -113,7 +115,10 @@ class Inquiry:
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self.addresses = addresses
         self._silent: dict[str, NoAnswer] = {}
-        self._channels = {name: channel(address, timeout=TIMEOUT) for name, address in addresses.items()}
+        tls, token = environment.tls(), environment.token()
+        self._channels = {
+            name: channel(address, tls=tls, token=token, timeout=TIMEOUT) for name, address in addresses.items()
+        }
         self._coordinator = TransactionServiceStub(self._channels[COORDINATOR])
         self._participants = {
             name: ParticipantServiceStub(each) for name, each in self._channels.items() if name != COORDINATOR

@@ -33,7 +33,11 @@ UNKNOWN = "no server knows of this transaction: it was never used, or has only b
 def run(action: str, arguments: Mapping[str, Any]) -> None:
     addresses = {**on_this_machine(), **read_addresses(arguments), **read_participants(arguments)}
     try:
-        with contextlib.closing(Inquiry(addresses)) as inquiry:
+        inquiry = Inquiry(addresses)
+    except ValueError as error:  # of the variables with certificates and a token
+        raise Failure(str(error)) from error
+    try:
+        with contextlib.closing(inquiry):
             {"list": _list, "show": _show, "resolve": _resolve}[action](inquiry, arguments)
     except ServiceError as error:
         raise Failure(str(error)) from error

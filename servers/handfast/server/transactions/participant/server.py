@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handfast.client import channel
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.peers import peer_channel
 from handfast.server.chassis.server import Server, Service, StartError
 from handfast.server.process.settings import ParticipantLimits
 from handfast.server.transactions.metrics import export_participant
@@ -42,7 +42,7 @@ def participant_server(
     """
     database = open_database(settings, schema)
     _check_tables(database, tables, types)
-    coordinator = channel(coordinator_address)
+    coordinator = peer_channel(settings, coordinator_address)
     participant = Participant(
         Store(schema.owner, database, tables, types),
         IdempotencyStore(database, tables.requests),

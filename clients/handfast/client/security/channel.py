@@ -1,0 +1,222 @@
+"""gRPC's synchronous channel with TLS and a token, beneath interceptors and all that this package does to a call.
+
+It is a channel around a channel of gRPC, which is replaced when the files of certificates change. The calls in flight
+hold the old one; when the last of them is over nobody does, and then gRPC closes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import grpc
+
+from handfast.client.options import Options
+from handfast.client.security.repeated_call import RepeatedCall
+from handfast.client.security.security import Carried, Security
+
+
+class Generation:
+    """A channel of gRPC, with the `credentials` that it was made of, and what it has for each method called on it."""
+
+    def __init__(self, channel: Any, credentials: grpc.ChannelCredentials) -> None:
+        self.channel, self.credentials = channel, credentials
+        self._methods: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    def method(self, secured: Any) -> Any:
+        found = self._methods.get(secured)
+        if found is None:
+            found = self._methods[secured] = secured.make(self.channel)
+        return found
+
+
+class Generations:
+    """The present one and, while calls are in flight on them, those before it. Usable from any thread."""
+
+    def __init__(self, open_channel: Callable[[grpc.ChannelCredentials], Any], address: str, security: Security):
+        self._open_channel = open_channel
+        self._credentials = security.credentials_for(address)
+        self._renewing = threading.Lock()
+        self._is_closed = False
+        credentials = self._credentials()
+        self._present = Generation(open_channel(credentials), credentials)
+        self._alive = WeakSet({self._present})
+
+    def present(self) -> Generation:
+        present = self._present
+        if present.credentials is self._credentials():
+            return present
+        with self._renewing:
+            credentials = self._credentials()
+            if self._present.credentials is not credentials and not self._is_closed:
+                self._present = Generation(self._open_channel(credentials), credentials)
+                self._alive.add(self._present)
+            return self._present
+
+    def close(self) -> list[Any]:
+        """Returns the channels that are to be closed; from now on there is no other."""
+        with self._renewing:
+            self._is_closed = True
+            return [each.channel for each in self._alive]
+
+
+class SecuredChannel(grpc.Channel):
+    """`repeats` says whether its calls may be made again, as UNAVAILABLE is tried again on it."""
+
+    def __init__(self, address: str, chosen: Options, security: Security, repeats: bool) -> None:
+        self.security, self.repeats = security, repeats and security.can_change()
+        self.generations = Generations(
+            lambda credentials: grpc.secure_channel(address, credentials, chosen), address, security
+        )
+
+    def unary_unary(self, *arguments: Any, **named: Any) -> Any:
+        return _UnaryUnary(self, lambda channel: channel.unary_unary(*arguments, **named))
+
+    def unary_stream(self, *arguments: Any, **named: Any) -> Any:
+        return _UnaryStream(self, lambda channel: channel.unary_stream(*arguments, **named))
+
+    def stream_unary(self, *arguments: Any, **named: Any) -> Any:
+        return _StreamUnary(self, lambda channel: channel.stream_unary(*arguments, **named))
+
+    def stream_stream(self, *arguments: Any, **named: Any) -> Any:
+        return _StreamStream(self, lambda channel: channel.stream_stream(*arguments, **named))
+
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
+        self.generations.present().channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        self.generations.present().channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        for each in self.generations.close():
+            each.close()
+
+    def __enter__(self) -> SecuredChannel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Attempt:
+    """One copy of a call, which holds what it goes out on."""
+
+    def __init__(self, channel: SecuredChannel, secured: Any, metadata: Any, credentials: Any) -> None:
+        self._security = channel.security
+        self._carried: Carried = self._security.carried(metadata, credentials)
+        self._generation = channel.generations.present()
+        self.method = self._generation.method(secured)
+
+    def send(self, how: str, request: Any, timeout: float | None, more: dict[str, Any]) -> Any:
+        """`more` are `wait_for_ready` and `compression`."""
+        carried = self._carried
+        return getattr(self.method, how)(request, timeout, carried.metadata, carried.credentials, **more)
+
+    def has_changed(self, status: grpc.StatusCode) -> bool:
+        return self._security.has_changed(status, self._carried, self._generation.credentials)
+
+    def ended(self, call: Any) -> None:
+        """For calls that are not made again."""
+        self.has_changed(call.code())
+
+
+class _Secured:
+    def __init__(self, channel: SecuredChannel, make: Callable[[grpc.Channel], Any]) -> None:
+        self._channel, self.make = channel, make
+
+    def _blocking(
+        self, how: str, request: Any, timeout: float | None, metadata: Any, credentials: Any, more: dict[str, Any]
+    ) -> Any:
+        began_s = time.monotonic()
+        attempt = _Attempt(self._channel, self, metadata, credentials)
+        try:
+            return attempt.send(how, request, timeout, more)
+        except grpc.RpcError as error:
+            if not attempt.has_changed(error.code()) or not self._channel.repeats:
+                raise
+            if timeout is not None:
+                timeout -= time.monotonic() - began_s
+                if timeout <= 0:
+                    raise
+        return _Attempt(self._channel, self, metadata, credentials).send(how, request, timeout, more)
+
+    def _begun(
+        self, how: str, request: Any, timeout: float | None, metadata: Any, credentials: Any, more: dict[str, Any]
+    ) -> Any:
+        """A call that is not made again."""
+        attempt = _Attempt(self._channel, self, metadata, credentials)
+        call = attempt.send(how, request, timeout, more)
+        call.add_done_callback(attempt.ended)
+        return call
+
+
+class _UnaryResponse(_Secured):
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
+    ) -> Any:
+        return self._blocking("__call__", request, timeout, metadata, credentials, more)
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
+    ) -> Any:
+        return self._blocking("with_call", request, timeout, metadata, credentials, more)
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
+    ) -> Any:
+        if not self._channel.repeats:
+            return self._begun("future", request, timeout, metadata, credentials, more)
+        until_s = None if timeout is None else time.monotonic() + timeout
+
+        def send() -> tuple[Any, Callable[[grpc.StatusCode], bool]]:
+            left = None if until_s is None else until_s - time.monotonic()
+            attempt = _Attempt(self._channel, self, metadata, credentials)
+            return attempt.send("future", request, left, more), attempt.has_changed
+
+        return RepeatedCall(send)
+
+
+class _StreamResponse(_Secured):
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
+    ) -> Any:
+        return self._begun("__call__", request, timeout, metadata, credentials, more)
+
+
+class _UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg, misc]
+    pass
+
+
+class _StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg, misc]
+    pass
+
+
+class _UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg, misc]
+    pass
+
+
+class _StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg, misc]
+    pass

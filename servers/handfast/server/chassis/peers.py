@@ -1,0 +1,25 @@
+"""How a server calls the other servers: by what its settings `--peer-…` say."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import grpc
+
+from handfast.client import TLS, channel
+from handfast.server.chassis.server import StartError
+from handfast.server.process.secrets import read_secret_line
+from handfast.server.process.settings import ServerSettings, flag
+
+
+def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
+    """A channel to another server: by TLS where there is a CA for it, and with the token of a file where there is one.
+    The files are read again when they change, the token's where it expires. Raises StartError where a token would leave
+    this machine in plain text.
+    """
+    tls = TLS(settings.peer_ca, settings.peer_certificate or None, settings.peer_key or None)
+    token = partial(read_secret_line, settings.peer_token) if settings.peer_token else None
+    try:
+        return channel(address, tls=tls if settings.peer_ca else None, token=token)
+    except ValueError as error:
+        raise StartError(f"cannot call {address} by the settings {flag('peer')}-…: {error}") from None
