@@ -19,6 +19,7 @@ SERVER = "{server}"
 """What stands for the name of the server in a scope of a contract."""
 
 _OPTIONAL = "?"
+_SINGLE = (str, int, Message)  # what else a path leads to is repeated
 _IDS = {FieldDescriptor.TYPE_STRING}
 _INTEGERS = {
     getattr(FieldDescriptor, f"TYPE_{kind}")
@@ -131,4 +132,4 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def _each(value: Any) -> Iterable[Any]:
-    return (value,) if isinstance(value, str | int | Message) else value
+    return (value,) if isinstance(value, _SINGLE) else value
