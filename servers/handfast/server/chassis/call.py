@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
@@ -100,7 +101,7 @@ class Method:
     `domain` is the service's name in errors, such as `handfast.users`; `type` is as go-grpc-middleware names it.
     `refused_keys` is the metadata of transactions that the method does not take. Where a method `pushes`, its handler
     returns at once, and an `Outlet` sends the replies. `permission` says who may call it; None where its contract does
-    not.
+    not. It `writes` unless its contract says that it has no side effects.
     """
 
     path: str
@@ -112,6 +113,7 @@ class Method:
     refused_keys: frozenset[str] = frozenset()
     pushes: bool = False
     permission: Permission | None = None
+    writes: bool = False
 
     @property
     def outlasts_its_handler(self) -> bool:
@@ -133,6 +135,7 @@ class Method:
             pool=pool,
             refused_keys=_refused_keys(descriptor),
             permission=Permission.of(descriptor, server),
+            writes=descriptor.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS,
         )
 
 
@@ -168,6 +171,7 @@ class Call(Propagated):
     guard                  asked who calls; None where the server does not ask
     must_be_own            the caller may ask only for what is its own
     request                the message that was read last; None before the first
+    reply                  the message that a write has answered last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
     trailers               what the chassis and transactions send after the last reply, or with the error
     refused                why the call is refused, if it is
@@ -203,6 +207,7 @@ class Call(Propagated):
     guard: Guard | None = None
     must_be_own = False
     request: Message | None = None
+    reply: Message | None = None
     context: grpc.ServicerContext | None = None
     trailers: Metadata = ()
     refused: Refused | None = None

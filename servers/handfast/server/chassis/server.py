@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from handfast.server.chassis.call import Method, Pool
+from handfast.server.chassis.call import Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.connections import connection_options
 from handfast.server.chassis.logs import log
@@ -33,9 +33,11 @@ from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
 from handfast.server.chassis.pipeline.metrics import Metrics
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
+from handfast.server.chassis.security.audit import AuditLog
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import EVERYBODY, Permission
+from handfast.server.chassis.security.rate import CallRate
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
@@ -143,7 +145,7 @@ class Server:
         for service, permission in operations.items():
             for descriptor in service.descriptor.methods:
                 method = Method.of(descriptor, service.domain, service.pool or main_pool)
-                methods[method.path] = replace(method, refused_keys=frozenset(), permission=permission)
+                methods[method.path] = replace(method, refused_keys=frozenset(), permission=permission, writes=False)
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
@@ -157,15 +159,19 @@ class Server:
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
         self.metrics = Metrics(limiter)
         guard = None
+        audit: tuple[Callable[[Call], None], ...] = ()
         if authenticator is not None:
             authenticator.register(self.metrics.registry)
             checks = (*checks, *authenticator.checks)
             enforced = settings.authentication == "enforce"
-            guard = Guard(authenticator, enforced=enforced, registry=self.metrics.registry)
+            rate = CallRate.of(settings)
+            guard = Guard(authenticator, rate, enforced=enforced, registry=self.metrics.registry)
+            audit = (AuditLog(settings.name).ended,)
         self._tls = ServerTls(settings) if settings.tls_certificate else None
         CertificateMetrics(settings, self._tls, self.metrics.registry)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
-        on_record = (limiter.release, self.canceller.forget, CallLog(settings.name, settings.log_level).ended)
+        log_call = CallLog(settings.name, settings.log_level).ended
+        on_record = (limiter.release, self.canceller.forget, log_call, *audit)
         self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
         layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors, guard)
         self._grpc = grpc.server(

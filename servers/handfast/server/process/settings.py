@@ -166,6 +166,12 @@ class ServerSettings:
         "who may ask for the contracts: everybody, nobody, or callers with a scope of this name",
         metavar="open|off|SCOPE",
     )
+    calls_per_second_per_caller: int = setting(
+        0, "calls that an identity may make a second in the long run, at each server; 0 for any", bounds=(0, 1_000_000)
+    )
+    calls_burst_per_caller: int = setting(
+        100, "calls that it may make at once, where the rate is bounded", bounds=(1, 1_000_000)
+    )
     allow_plaintext_beyond_loopback: bool = setting(
         False, "listen where other machines can reach this server, without TLS"
     )
@@ -274,6 +280,11 @@ class ServerSettings:
             f"{flag('tls_client_ca')}",
         )
         self._require_with("certificate_grants", "tls_client_ca")
+        self.require(
+            "calls_per_second_per_caller",
+            not self.calls_per_second_per_caller or self.authentication != "off",
+            f"needs {flag('authentication')}, as callers have no identity without it",
+        )
         if self.reflection not in ("open", "off"):
             scope = f"is the scope {self.reflection!r}, "
             self.require("reflection", SCOPE.fullmatch(self.reflection) is not None, f"{scope}which no token can have")

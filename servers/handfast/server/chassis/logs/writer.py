@@ -34,7 +34,7 @@ _FIELDS = {"timestamp", "level", "event", "service", "grpc.service", "grpc.metho
 _FIELDS |= {"request_id", "trace_id", "peer"}
 """Those that the line of a call has, whatever a handler adds."""
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
-_MAX_NAME = 200  # characters; an unknown method can have any name
+MAX_NAME = 200  # characters; an unknown method can have any name
 _MAX_WAITING = 10_000
 _LOOK_EVERY = 0.002  # seconds
 _GATHER = 0.02  # seconds; one write for many lines costs a busy server far less than one each
@@ -133,8 +133,8 @@ class CallLog:
             "level": logging.getLevelName(LEVELS[code]).lower(),
             "event": "call",
             "service": self._service,
-            "grpc.service": service[:_MAX_NAME],
-            "grpc.method": method[:_MAX_NAME],
+            "grpc.service": service[:MAX_NAME],
+            "grpc.method": method[:MAX_NAME],
             "grpc.code": GO_NAMES[code],
         }
         return _to_json(head)[1:-1]

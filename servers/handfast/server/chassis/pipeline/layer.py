@@ -129,6 +129,9 @@ class CallLayer(grpc.ServerInterceptor):
         return _FACTORIES[inner.request_streaming, inner.response_streaming](outer)
 
     def _unary(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Behavior:
+        if method.writes:
+            behavior = _keeping_reply(behavior)
+
         def serve(request: Any, context: grpc.ServicerContext) -> bytes:
             call = self._begin(context)
             try:
@@ -190,6 +193,17 @@ class CallLayer(grpc.ServerInterceptor):
         if not context.add_callback(partial(self._canceller.grpc_ended, call)):
             self._canceller.grpc_ended(call)
         return call
+
+
+def _keeping_reply(behavior: Behavior) -> Behavior:
+    """For the audit: of what a write creates, the id may stand in the reply alone."""
+
+    def serve(request: Any, context: grpc.ServicerContext) -> Any:
+        reply = behavior(request, context)
+        current().reply = reply if isinstance(reply, Message) else None
+        return reply
+
+    return serve
 
 
 def _runs_when_served(interceptor: grpc.ServerInterceptor) -> bool:

@@ -12,5 +12,7 @@ fetching.py       one bounded request of a URL
 callers.py        under which name a server keeps what is a caller's; who may call on behalf of another
 permission.py     what a contract says of who may call a method
 guard.py          asks who calls, and refuses those who may not
+rate.py           how many calls each caller may make in a time
+audit.py          the lines of the log that say who has changed what, and who was refused
 check.py          a command that names the methods whose contracts do not say it
 """

@@ -13,10 +13,11 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
 
 from handfast.server.chassis.call import Call, current
-from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing
+from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing, TooManyCalls
 from handfast.server.chassis.security.callers import caller_of
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.permission import EVERYBODY, SELF
+from handfast.server.chassis.security.rate import CallRate
 
 
 class Authenticates(Protocol):
@@ -27,10 +28,12 @@ class Authenticates(Protocol):
 
 class Guard:
     """Asks who makes each call, and whether the method's contract lets that caller in. Where it is not `enforced`, all
-    calls pass, and those that would be refused are logged and counted."""
+    calls pass, and those that would be refused are logged and counted. `rate` bounds how many calls each makes."""
 
-    def __init__(self, authenticator: Authenticates, *, enforced: bool, registry: CollectorRegistry) -> None:
-        self._authenticator, self._enforced = authenticator, enforced
+    def __init__(
+        self, authenticator: Authenticates, rate: CallRate | None = None, *, enforced: bool, registry: CollectorRegistry
+    ) -> None:
+        self._authenticator, self._rate, self._enforced = authenticator, rate, enforced
         self._refused = Counter(
             "handfast_calls_refused",
             "Calls of those who may not make them; they were refused where that is enforced.",
@@ -51,6 +54,11 @@ class Guard:
             self.refuse(call, error)
             return
         call.identity, call.caller = identity, caller_of(call, identity)
+        if self._rate is not None:
+            try:
+                self._rate.check(identity)
+            except TooManyCalls as error:
+                self.refuse(call, error)
         if not method.path:  # there is no such method, which those who are known are told
             return
         if permission is None:

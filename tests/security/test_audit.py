@@ -1,0 +1,121 @@
+"""One line of the log says of each write and each refusal who it was, what it was about, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from handfast.server.chassis.logs.writer import CallLog
+from handfast.server.chassis.security.identity import Identity
+from handfast.server.process.settings import sqlite_url
+from handfast.server.suite import SuiteSettings
+from handfast.server.users.server import build
+from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
+from tests.eventually import eventually
+from tests.security.issuer import Issuer, bearer
+
+
+class Lines:
+    """What is logged."""
+
+    def __init__(self) -> None:
+        self.all: list[bytes] = []
+        self.write = self.all.append
+
+    def of(self, request_id: str) -> dict[str, Any]:
+        """The audit line of a call, without what every line has. Its call line comes before it."""
+        found = eventually(lambda: [line for line in self._about(request_id) if line["event"] == "audit"])
+        assert found is not None
+        assert len(found) == 1
+        common = ("timestamp", "level", "event", "service", "peer", "grpc.service", "request_id")
+        return {name: value for name, value in found[0].items() if name not in common}
+
+    def none_of(self, request_id: str) -> bool:
+        eventually(lambda: self._about(request_id))
+        return [line["event"] for line in self._about(request_id)] == ["call"]
+
+    def _about(self, request_id: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in list(self.all)]
+        return [line for line in lines if line.get("request_id") == request_id]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
+    lines = Lines()
+    monkeypatch.setattr(CallLog, "writer", lines)
+    return lines
+
+
+@pytest.fixture(params=["enforce", "observe"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def users(issuer: Issuer, mode: str, lines: Lines, tmp_path: Path) -> Iterator[UserServiceStub]:
+    settings = issuer.settings(tmp_path) | {"authentication": mode, "log_level": "info"}
+    server = build(
+        SuiteSettings(
+            name="users", listen="127.0.0.1:0", database_url=sqlite_url(tmp_path / "users.sqlite3"), **settings
+        )
+    )
+    server.start()
+    with closing(grpc.insecure_channel(server.address)) as channel:
+        yield UserServiceStub(channel)
+    server.stop()
+
+
+def test_each_write_and_each_refusal_has_a_line_that_says_who_and_what(
+    users: UserServiceStub, issuer: Issuer, lines: Lines, mode: str
+) -> None:
+    def metadata(request_id: str, *scopes: str) -> tuple[tuple[str, str | bytes], ...]:
+        return (("x-request-id", request_id), *bearer(issuer.token("ada", scopes)))
+
+    ada = Identity.of_token(issuer.url, "ada", []).digest
+    write = ("users.read", "users.write")
+
+    # A write, whose id only the reply has.
+    user = users.CreateUser(
+        CreateUserRequest(user=User(email="ada@example.com")), metadata=metadata("create", *write)
+    ).user
+    created = {"grpc.method": "CreateUser", "grpc.code": "OK", "identity": ada, "resource": user.user_id}
+    assert lines.of("create") == created
+
+    # One that fails.
+    with pytest.raises(grpc.RpcError):
+        users.UpdateUser(
+            UpdateUserRequest(user=User(user_id="nobody", locale="en")), metadata=metadata("update", *write)
+        )
+    assert lines.of("update") == {
+        "grpc.method": "UpdateUser",
+        "grpc.code": "NotFound",
+        "identity": ada,
+        "resource": "nobody",
+        "error.reason": "USER_NOT_FOUND",
+    }
+
+    # A read has none, but where it is refused.
+    users.GetUser(GetUserRequest(user_id=user.user_id), metadata=metadata("get", *write))
+    assert lines.none_of("get")
+    for request_id, sent, reason, code, who in (
+        ("scope", metadata("scope", "preferences.read"), "SCOPE_MISSING", "PermissionDenied", {"identity": ada}),
+        ("token", (("x-request-id", "token"),), "UNAUTHENTICATED", "Unauthenticated", {}),
+    ):
+        get = GetUserRequest(user_id=user.user_id)
+        if mode == "enforce":
+            with pytest.raises(grpc.RpcError):
+                users.GetUser(get, metadata=sent)
+            # The request is not read, so nothing is known of what it was about.
+            assert lines.of(request_id) == {"grpc.method": "GetUser", "grpc.code": code, "error.reason": reason, **who}
+        else:
+            users.GetUser(get, metadata=sent)
+            passed = {"grpc.method": "GetUser", "grpc.code": "OK", "resource": user.user_id, "would_refuse": reason}
+            assert lines.of(request_id) == {**passed, **who}
+    assert b"ada@example.com" not in b"".join(lines.all)
