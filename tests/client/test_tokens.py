@@ -19,7 +19,7 @@ from handfast.client import PermissionDenied, Unauthenticated, Unavailable, aio,
 from handfast.client.security import tokens
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 from .backend import WITHOUT_CONTRACT, Backend, serve
 
@@ -155,12 +155,19 @@ def test_calls_that_begin_together_share_one_answer_of_the_function(backend: Bac
 def test_a_token_is_renewed_before_it_expires_while_calls_go_on_with_it(
     backend: Backend, caller: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now_s = time.time()
-    token = Numbered(lambda name: jwt(name, exp=now_s + 3600))
+    now_s, went_on = time.time(), threading.Event()
+
+    def make(name: str) -> str:
+        if name == "token-2":
+            went_on.wait(PATIENCE)
+        return jwt(name, exp=now_s + 3600)
+
+    token = Numbered(make)
     call = caller(backend.address, token=token)
     call("GetUser", ADA)
     monkeypatch.setattr(time, "time", lambda: now_s + 3600 - tokens.MARGIN_SECONDS + 1)
     call("GetUser", ADA)
+    went_on.set()
     assert eventually(lambda: token.asked == 2)
     first = f"Bearer {jwt('token-1', exp=now_s + 3600)}"
     assert carried(backend) == [first, first]
