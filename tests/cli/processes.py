@@ -105,10 +105,10 @@ def stop_process(process: Process) -> None:
 
 
 @contextlib.contextmanager
-def suite_up(folder: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+def suite_up(folder: Path, environment: Mapping[str, str], *flags: str) -> Iterator[Process]:
     """A suite on free ports that is ready, with its data and what it writes to stderr in `folder`."""
     first_port = free_first_port()
-    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port), *flags)
     process = start_process(folder / "stderr", arguments, environment, first_port)
     try:
         assert process.read_until("ready").endswith("ready\n"), process.stderr

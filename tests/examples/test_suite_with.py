@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from credits import service, tables
-from credits.v1.credits_pb2 import GetBalanceRequest
+from credits.v1.credits_pb2 import GetBalanceRequest, GrantRequest
 from credits.v1.credits_pb2_grpc import CreditsServiceStub
 
+from handfast.client import PermissionDenied
 from handfast.server.process.command import Failure
-from handfast.server.testing import schema_differences, suite_with
+from handfast.server.testing import schema_differences, secure_suite_with, suite_with
+from handfast.users.v1.users_pb2 import CreateUserRequest, UpdateUserRequest, User
 from tests.project.commands import ROOT
 
 
@@ -46,6 +48,21 @@ def test_all_ends_with_the_block_however_that_ends(temporary: Path) -> None:
         interrupted()
     assert list(temporary.iterdir()) == []
     assert _children() == before
+
+
+def test_a_service_of_one_s_own_asks_for_what_its_contract_declares(temporary: Path) -> None:
+    with secure_suite_with(credits="credits") as connect_as:
+        clerk = connect_as("clerk", "credits.read", "credits.write", "transactions.run", "users.read", "users.write")
+        clerk.users.CreateUser(CreateUserRequest(user=User(user_id="ada", email="ada@example.com")))
+        with clerk.transaction() as tx:
+            tx.users.UpdateUser(UpdateUserRequest(user=User(user_id="ada", display_name="Ada")))
+            tx.stub(CreditsServiceStub, "credits").Grant(GrantRequest(account_id="ada", amount=10))
+        credits = connect_as("reader", "credits.read").stub(CreditsServiceStub, "credits")
+        assert credits.GetBalance(GetBalanceRequest(account_id="ada")).balance == 10
+        with pytest.raises(PermissionDenied) as refused:
+            credits.Grant(GrantRequest(account_id="ada", amount=10))
+        assert refused.value.metadata["scopes"] == "credits.write"
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_migration_that_is_missing_is_told() -> None:

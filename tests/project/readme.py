@@ -12,6 +12,7 @@ README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
 CLIENTS = ROOT / "docs" / "clients.md"
 TRANSACTIONS = ROOT / "docs" / "transactions.md"
+SECURITY = ROOT / "docs" / "security.md"
 OBSERVABILITY = ROOT / "docs" / "observability.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)

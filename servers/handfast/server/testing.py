@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from handfast.client import Suite, connect
+from handfast.client import TLS, Suite, connect
 from handfast.server.chassis import Database, Schema
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.data.schema import MARK
+from handfast.server.cli.dev.folder import CLIENT, CREDENTIALS, DevCredentials, make
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.temporary import environment_of_its_own, temporary_suite
@@ -34,6 +35,7 @@ from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions import ParticipantSettings
 
 _LOOK_EVERY_S = 0.02
+_TOKEN_SECONDS = 3600
 
 
 @contextlib.contextmanager
@@ -44,17 +46,50 @@ def suite_with(**modules: str) -> Iterator[Suite]:
 
     Raises Failure, with what was logged, where one does not start.
     """
+    with contextlib.ExitStack() as stack:
+        suite, participants = stack.enter_context(_started(modules, None))
+        yield stack.enter_context(
+            connect(suite["users"], suite["preferences"], suite["accounts"], participants=participants)
+        )
+
+
+@contextlib.contextmanager
+def secure_suite_with(**modules: str) -> Iterator[Callable[..., Suite]]:
+    """The same with mutual TLS and tokens, as by `handfast up --secure`. Gives a function that makes a client with the
+    token of somebody: `connect_as("ada", "self", "transactions.run")` takes a subject and scopes. Its clients are
+    closed at the end of the block.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handfast-")))
+        credentials = make(folder / CREDENTIALS, tuple(modules))
+        suite, participants = stack.enter_context(_started(modules, credentials))
+        tls = TLS(credentials.ca, credentials.certificate(CLIENT), credentials.key(CLIENT))
+
+        def connect_as(subject: str, *scopes: str) -> Suite:
+            token = credentials.issue(subject, scopes, _TOKEN_SECONDS)
+            addresses = (suite["users"], suite["preferences"], suite["accounts"])
+            return stack.enter_context(connect(*addresses, participants=participants, tls=tls, token=token))
+
+        yield connect_as
+
+
+@contextlib.contextmanager
+def _started(
+    modules: Mapping[str, str], credentials: DevCredentials | None
+) -> Iterator[tuple[Mapping[str, str], Mapping[str, str]]]:
+    """Gives the addresses of the suite's servers, and those of the modules' servers, by name."""
     first_port = free_first_port()
     accounts = on_this_machine(first_port)["accounts"]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handfast-")))
         participants = {
-            name: stack.enter_context(_server(name, module, folder, accounts)) for name, module in modules.items()
+            name: stack.enter_context(_server(name, module, folder, accounts, credentials))
+            for name, module in modules.items()
         }
-        suite = stack.enter_context(temporary_suite(first_port, participants))
-        yield stack.enter_context(
-            connect(suite["users"], suite["preferences"], suite["accounts"], participants=participants)
-        )
+        data_dir = credentials.folder.parent if credentials else None
+        secure = credentials is not None
+        suite = stack.enter_context(temporary_suite(first_port, participants, data_dir=data_dir, secure=secure))
+        yield suite, participants
 
 
 def schema_differences(schema: Schema, metadata: sa.MetaData) -> list[Any]:
@@ -71,13 +106,14 @@ def schema_differences(schema: Schema, metadata: sa.MetaData) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _server(name: str, module: str, folder: Path, accounts: str) -> Iterator[str]:
+def _server(name: str, module: str, folder: Path, accounts: str, credentials: DevCredentials | None) -> Iterator[str]:
     """Runs one server. Gives its address."""
     variable = ParticipantSettings.variable
     environment = environment_of_its_own() | {
         variable(name, "listen"): "127.0.0.1:0",
         variable(name, "database_url"): sqlite_url(folder / f"{name}.sqlite3"),
         variable(name, "accounts_address"): accounts,
+        **(credentials.of_server(name) if credentials else {}),
     }
     log = folder / f"{name}.log"
     with log.open("w") as stderr:

@@ -27,7 +27,8 @@ def show(
     addresses: Mapping[str, str], start_suite: Callable[[], AbstractContextManager[Mapping[str, str]]] | None
 ) -> None:
     """Prints the tour on the suite whose servers (`users`, `preferences`, `accounts`) are at `addresses`, HOST:PORT.
-    Where one of them does not answer, on the suite at the addresses that `start_suite` gives, which ends with the tour.
+    Where one of them does not answer, or `addresses` is empty, on the suite at the addresses that `start_suite` gives,
+    which ends with the tour.
 
     Raises DemoError where a server does not answer and `start_suite` is None, and where a call fails that should not.
     For a process's main thread: SIGTERM and SIGHUP end it as Ctrl-C does, so that nothing of the demo stays behind.
@@ -42,8 +43,11 @@ def show(
     if silent and start_suite is None:
         raise DemoError(f"no answer from {', '.join(silent)}")
     suite_at: AbstractContextManager[Mapping[str, str]] = contextlib.nullcontext(addresses)
-    if silent and start_suite is not None:
+    if silent:
         click.echo("No suite answers at the addresses that are set: starting one in a temporary folder.")
+    elif not addresses:
+        click.echo("Starting a suite that takes TLS with certificates, and tokens, in a temporary folder.")
+    if start_suite is not None and (silent or not addresses):
         suite_at = start_suite()
     with suite_at as places:
         click.echo("Suite: " + ", ".join(f"{server} {address}" for server, address in places.items()))

@@ -65,15 +65,21 @@ for _server, _address in on_this_machine().items():
 
 
 @handfast.command(params=[*ADDRESS_SETTINGS])
+@click.option("--secure", is_flag=True, help="on a suite of its own, which takes TLS and tokens as `up --secure` does")
 @failing_as("handfast: demo")
-def demo(**flags: str | None) -> None:
+def demo(secure: bool, **flags: str | None) -> None:
     """See an atomic commit, and one that is refused."""
     from handfast.demo import DemoError, show
-    from handfast.server.cli.temporary import temporary_suite
+    from handfast.server.cli.temporary import secure_suite, temporary_suite
 
     given = read_addresses(flags)
+    if secure and given:
+        raise Failure("--secure starts a suite of its own; without it, HANDFAST_CA and the like are for one that runs")
     try:
-        show(on_this_machine() | given, None if given else temporary_suite)
+        if secure:
+            show({}, secure_suite)
+        else:
+            show(on_this_machine() | given, None if given else temporary_suite)
     except DemoError as error:
         raise Failure(str(error)) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import Setting, read, settings_of, whole_number
+from handfast.server.process.flags import Setting, read, settings_of, whole_number, yes_or_no
 from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, SettingsError, flag
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings, parse_participants
 
@@ -45,6 +45,13 @@ UP_SETTINGS = [
     ),
     _first_port_setting(
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each"
+    ),
+    Setting(
+        SuiteSettings.variable("up", "secure"),
+        "secure",
+        "run with mutual TLS and tokens, by credentials for development in dev-credentials of the data directory",
+        "false",
+        yes_or_no,
     ),
     *(_BY_NAME[name] for name in ("participant", "threads", "queue", "grace", "log_level")),
 ]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from handfast.server.cli.dev.folder import CREDENTIALS, DevCredentials
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.supervisor import HANDFAST
@@ -25,15 +26,23 @@ def environment_of_its_own() -> dict[str, str]:
 
 @contextlib.contextmanager
 def temporary_suite(
-    first_port: int | None = None, participants: Mapping[str, str] | None = None
+    first_port: int | None = None,
+    participants: Mapping[str, str] | None = None,
+    *,
+    data_dir: Path | None = None,
+    secure: bool = False,
 ) -> Iterator[Mapping[str, str]]:
     """Gives the addresses of its servers, HOST:PORT by name. `participants` are the addresses of others that take part
-    in its transactions. Raises Failure where it does not start.
+    in its transactions. Without `data_dir` its data is in a temporary folder. With `secure` it runs as by
+    `handfast up --secure`. Raises Failure where it does not start.
     """
     first_port = first_port or free_first_port()
     more = [f"--participant={name}={address}" for name, address in (participants or {}).items()]
-    with tempfile.TemporaryDirectory(prefix="handfast-") as folder:
-        logs = Path(folder, "logs")
+    more += ["--secure"] if secure else []
+    with contextlib.ExitStack() as stack:
+        folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="handfast-")))
+        folder.mkdir(exist_ok=True)
+        logs = folder / "logs"
         with logs.open("w") as stderr:
             process = subprocess.Popen(
                 [*HANDFAST, "up", "--data-dir", folder, "--first-port", str(first_port), *more],
@@ -54,3 +63,14 @@ def temporary_suite(
             process.stdin.close()  # which asks it to stop; its folder goes when it has
             process.wait()
             process.stdout.close()
+
+
+@contextlib.contextmanager
+def secure_suite() -> Iterator[Mapping[str, str]]:
+    """The addresses of one that takes TLS and tokens. The environment of this process has the credentials of a client
+    that may do all."""
+    with tempfile.TemporaryDirectory(prefix="handfast-") as folder:
+        credentials = DevCredentials(Path(folder, CREDENTIALS))
+        with temporary_suite(data_dir=Path(folder), secure=True) as addresses:
+            os.environ.update(credentials.of_client())
+            yield addresses

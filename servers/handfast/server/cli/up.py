@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import click
 
 from handfast.server.cli.data_dir import kept, note_made
+from handfast.server.cli.dev.folder import CREDENTIALS, DevCredentials, made_or_make
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
-from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine
+from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine, read_participants
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import FILE, read, read_settings
@@ -26,6 +28,11 @@ from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
+SECURE_GRPCURL = (
+    'TOKEN=$(cat "$HANDFAST_TOKEN_FILE") grpcurl -cacert "$HANDFAST_CA" -cert "$HANDFAST_CERTIFICATE" '
+    """-key "$HANDFAST_KEY" -expand-headers -H 'authorization: Bearer ${TOKEN}'"""
+)
+"""grpcurl with the credentials of a shell. It puts the token in by itself, as others can see a program's arguments."""
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -46,14 +53,20 @@ def run(flags: Mapping[str, Any]) -> int:
             raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
 
     environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
+    secure = values.pop("secure", False)
     environment |= {SuiteSettings.variable("up", name): shown(value) for name, value in values.items()}
+    credentials = None
+    if secure:
+        credentials = made_or_make(data_dir / CREDENTIALS, tuple(read_participants(flags)))
+        for server in SERVERS:
+            environment |= credentials.of_server(server)
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
     suite = [read_settings(SuiteSettings, *place, {}, environment) for place in on_this_machine().items()]
 
     def on_ready() -> None:
         if files:
             note_made(data_dir, files.values())
-        _announce(suite)
+        _announce(suite, credentials)
 
     with kept(data_dir, files.values()) if files else contextlib.nullcontext():
         _check_ports(suite)
@@ -90,15 +103,22 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
                 raise Failure(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 
-def _announce(suite: list[SuiteSettings]) -> None:
+def _announce(suite: list[SuiteSettings], credentials: DevCredentials | None) -> None:
     width = max(map(len, SERVERS))
     served = [f"  {each.name:<{width}}  {each.listen}  metrics: {_metrics_url(each)}" for each in suite]
     stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite]
-    example = (
-        f"""  grpcurl -plaintext -d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen} """
-        "handfast.accounts.v1.AccountService/CreateAccount"
-    )
-    blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), "Try:", example, "Ctrl-C stops it.")
+    how, grpcurl = ["Try:"], "grpcurl -plaintext"
+    if credentials:
+        how = [
+            "It takes TLS with certificates, and tokens, which are for development and not for production:",
+            f"  {credentials.folder}",
+            "Try, in another shell:",
+            f"  . {shlex.quote(str(credentials.client_variables))}",
+        ]
+        grpcurl = SECURE_GRPCURL
+    call = f"""-d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen}"""
+    example = f"  {grpcurl} {call} handfast.accounts.v1.AccountService/CreateAccount"
+    blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), *how, example, "Ctrl-C stops it.")
     click.echo("\n\n".join(blocks) + "\nready")
     notify(READY)
 

@@ -36,7 +36,7 @@ def _parser(convert: Parse, expected: str) -> Parse:
 
 
 whole_number = _parser(int, "a whole number")
-_yes_or_no = _parser(lambda text: _YES_OR_NO[text.lower()], "true or false")
+yes_or_no = _parser(lambda text: _YES_OR_NO[text.lower()], "true or false")
 
 
 def _several(text: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ _KINDS: dict[Any, tuple[Parse, str]] = {
     str: (str, "TEXT"),
     int: (whole_number, "NUMBER"),
     float: (_parser(float, "a number of seconds"), "SECONDS"),
-    bool: (_yes_or_no, ""),
+    bool: (yes_or_no, ""),
     tuple[str, ...]: (_several, "TEXT"),
 }
 """How a field of each type is parsed, and what stands for its value in the help."""
@@ -75,7 +75,7 @@ class Setting(click.Option):
         secret: bool = False,
     ) -> None:
         # The flag of a bool has no value: to give it is to say true.
-        form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is _yes_or_no else {"metavar": metavar}
+        form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is yes_or_no else {"metavar": metavar}
         super().__init__([flag(name), name], help=help, type=str, default=None, multiple=parse is _several, **form)
         self.parse = parse
         self.variable = variable

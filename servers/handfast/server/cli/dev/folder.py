@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handfast.server.process.command import Failure
+from handfast.server.process.settings import ServerSettings
 from handfast.server.suite import DATABASES, NAME, NAMES_IN_USE
 
+CREDENTIALS = "dev-credentials"
+"""The folder in the data directory of a suite that is started with `--secure`."""
 VALID_DAYS = 30
 """How long what is made here can be used."""
+_SOON = datetime.timedelta(hours=12)
 CLIENT = "client"
 """Whose certificate callers show. It is granted nothing: what a caller may do is in its token."""
 SERVERS = tuple(DATABASES)
@@ -98,6 +102,16 @@ class DevCredentials:
     def client_variables(self) -> Path:
         return self.folder / "dev-client.env"
 
+    @property
+    def expires(self) -> datetime.datetime:
+        """When the certificates end. Raises Failure where there is no CA."""
+        from cryptography import x509
+
+        try:
+            return x509.load_pem_x509_certificate(self.ca.read_bytes()).not_valid_after_utc
+        except OSError as error:
+            raise Failure(f"cannot read {self.ca}: {error.strerror}") from error
+
     def of_client(self, role: str = "admin") -> dict[str, str]:
         """The variables that a client takes its credentials from."""
         return {
@@ -106,6 +120,26 @@ class DevCredentials:
             "HANDFAST_KEY": str(self.key(CLIENT)),
             "HANDFAST_TOKEN_FILE": str(self.token(role)),
         }
+
+    def of_server(self, name: str) -> dict[str, str]:
+        """The variables that a server takes its settings from: mutual TLS with everybody, and no call without a token
+        or a certificate that is granted something.
+        """
+        from handfast.server.cli.dev.tokens import AUDIENCE, ISSUER
+
+        settings = {
+            "tls_certificate": self.certificate(name),
+            "tls_key": self.key(name),
+            "tls_client_ca": self.ca,
+            "peer_ca": self.ca,
+            "authentication": "enforce",
+            "token_keys": self.token_keys,
+            "token_issuer": ISSUER,
+            "token_audience": AUDIENCE,
+            "revoked_tokens": self.revoked_tokens,
+            "certificate_grants": self.grants,
+        }
+        return {ServerSettings.variable(name, setting): str(value) for setting, value in settings.items()}
 
     def issue(self, subject: str, scopes: Sequence[str], seconds: int) -> str:
         """A token that can be used for so long. Raises Failure where the folder has no key to sign it."""
@@ -116,6 +150,22 @@ class DevCredentials:
         except OSError as error:
             raise Failure(f"cannot read {self.signing_key}: {error.strerror}") from error
         return tokens.issue(key, subject, scopes, int(time.time()) + seconds)
+
+
+def made_or_make(folder: Path, participants: Sequence[str] = ()) -> DevCredentials:
+    """Those in the folder, which is made where it is absent. Raises Failure where they have expired, or will soon, and
+    where a participant has none.
+    """
+    if not folder.exists():
+        return make(folder, participants)
+    made = DevCredentials(folder.absolute())
+    again = f"remove {folder} to have new ones made"
+    lacking = [name for name in participants if not made.certificate(name).exists()]
+    if lacking:
+        raise Failure(f"there are no credentials of {', '.join(lacking)} in {folder}; {again}")
+    if made.expires < datetime.datetime.now(datetime.UTC) + _SOON:
+        raise Failure(f"the credentials for development expire at {made.expires:%Y-%m-%d %H:%M} UTC; {again}")
+    return made
 
 
 def make(folder: Path, participants: Sequence[str] = (), subject: str = "ada") -> DevCredentials:

@@ -1,0 +1,186 @@
+"""`handfast up --secure` and what calls such a suite: with certificates and tokens for development."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jwt
+import pytest
+
+from handfast.client import TLS, PermissionDenied, Suite, Unauthenticated, Unavailable, connect
+from handfast.server.cli.dev import folder as dev
+from handfast.server.cli.dev.folder import CLIENT, DevCredentials, made_or_make
+from handfast.server.cli.ports import free_first_port
+from handfast.server.process.command import Failure
+from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
+from tests.cli.processes import Process, Result, start_process, stop_process
+from tests.eventually import eventually
+from tests.people import new_email
+from tests.project.readme import blocks, shows_the_same
+
+Handfast = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def printed_and_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
+    """A suite that tests share, and what it printed until it was ready."""
+    folder = tmp_path_factory.mktemp("secure")
+    first_port = free_first_port()
+    arguments = ("up", "--secure", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
+    suite = start_process(folder / "stderr", arguments, {}, first_port)
+    yield suite.read_until("ready"), suite
+    stop_process(suite)
+
+
+@pytest.fixture(scope="module")
+def suite(printed_and_suite: tuple[str, Process]) -> Process:
+    return printed_and_suite[1]
+
+
+@pytest.fixture(scope="module")
+def credentials(suite: Process) -> DevCredentials:
+    return DevCredentials(suite.errors.parent / "data" / "dev-credentials")
+
+
+def _tls(credentials: DevCredentials) -> TLS:
+    return TLS(credentials.ca, credentials.certificate(CLIENT), credentials.key(CLIENT))
+
+
+def _connect(suite: Process, tls: TLS | None, token: str | None) -> Suite:
+    at = suite.addresses
+    return connect(at["users"], at["preferences"], at["accounts"], tls=tls, token=token, timeout=5)
+
+
+@pytest.fixture
+def admin(suite: Process, credentials: DevCredentials) -> Iterator[Suite]:
+    with _connect(suite, _tls(credentials), credentials.token("admin").read_text().strip()) as admin:
+        yield admin
+
+
+def _new_user(admin: Suite, user_id: str) -> None:
+    admin.users.CreateUser(CreateUserRequest(user=User(user_id=user_id, email=new_email())))
+
+
+def test_up_says_how_to_call_it(printed_and_suite: tuple[str, Process], credentials: DevCredentials) -> None:
+    printed, suite = printed_and_suite
+    assert printed.endswith("\nready\n"), suite.stderr
+    assert "for development and not for production" in printed
+    assert f"\n  {credentials.folder}\n" in printed
+    assert f"\n  . {credentials.client_variables}\n" in printed
+    assert f"https://127.0.0.1:{suite.first_port + 100}/metrics" in printed
+    assert "-plaintext" not in printed
+
+
+def test_a_caller_with_certificate_and_token_is_served_in_transactions_too(admin: Suite) -> None:
+    _new_user(admin, "secure-grace")
+    with admin.transaction() as tx:
+        user = tx.users.GetUser(GetUserRequest(user_id="secure-grace")).user
+        user.display_name = "Grace"
+        tx.users.UpdateUser(UpdateUserRequest(user=user))
+    assert admin.users.GetUser(GetUserRequest(user_id="secure-grace")).user.display_name == "Grace"
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_nobody_else_is(suite: Process, credentials: DevCredentials, tmp_path: Path) -> None:
+    token = credentials.token("admin").read_text().strip()
+    stranger = dev.make(tmp_path / "stranger")
+    mixed = TLS(credentials.ca, stranger.certificate(CLIENT), stranger.key(CLIENT))
+    for tls, given, refusal in (
+        (None, None, Unavailable),
+        (TLS(credentials.ca), token, Unavailable),
+        (mixed, token, Unavailable),
+        (_tls(stranger), token, Unavailable),
+        (_tls(credentials), None, PermissionDenied),  # its certificate is granted nothing
+        (_tls(credentials), stranger.token("admin").read_text().strip(), Unauthenticated),
+    ):
+        with _connect(suite, tls, given) as caller, pytest.raises(refusal):
+            caller.users.GetUser(GetUserRequest(user_id="nobody"), timeout=30)
+
+
+def test_a_user_has_what_is_its_own_and_nothing_else(suite: Process, credentials: DevCredentials, admin: Suite) -> None:
+    _new_user(admin, "secure-ada")
+    _new_user(admin, "secure-eve")
+    with _connect(suite, _tls(credentials), credentials.issue("secure-ada", ["self"], 600)) as ada:
+        assert ada.users.GetUser(GetUserRequest(user_id="secure-ada")).user.user_id == "secure-ada"
+        with pytest.raises(PermissionDenied):
+            ada.users.GetUser(GetUserRequest(user_id="secure-eve"))
+
+
+def test_a_token_that_is_revoked_is_refused(suite: Process, credentials: DevCredentials, admin: Suite) -> None:
+    token = credentials.issue("eve", ["users.read"], 600)
+    with _connect(suite, _tls(credentials), token) as eve:
+        _new_user(admin, "secure-seen")
+        eve.users.GetUser(GetUserRequest(user_id="secure-seen"))
+        jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+        with credentials.revoked_tokens.open("a") as revoked:
+            revoked.write(f"{jti}\n")
+
+        def is_refused() -> bool:
+            try:
+                eve.users.GetUser(GetUserRequest(user_id="secure-seen"))
+            except Unauthenticated:
+                return True
+            return False
+
+        assert eventually(is_refused)
+
+
+def test_operators_see_transactions(handfast: Handfast, suite: Process, credentials: DevCredentials) -> None:
+    first_port = ("--first-port", str(suite.first_port))
+    result = handfast("transactions", "list", "--in-doubt", *first_port, **credentials.of_client("operator"))
+    assert (result.status, result.stderr) == (0, "")
+    refused = handfast("transactions", "list", *first_port, **credentials.of_client("user"))
+    assert refused.status == 2
+    assert "transactions.operate" in refused.stderr
+
+
+def test_metrics_are_for_those_with_a_certificate(suite: Process, credentials: DevCredentials) -> None:
+    context = ssl.create_default_context(cafile=str(credentials.ca))
+    context.load_cert_chain(credentials.certificate(CLIENT), credentials.key(CLIENT))
+    with urllib.request.urlopen(f"https://127.0.0.1:{suite.first_port + 100}/metrics", context=context) as metrics:
+        assert b"handfast_certificate_expiry_timestamp_seconds" in metrics.read()
+
+
+def test_the_demo_runs_on_it_by_its_environment(
+    handfast: Handfast, suite: Process, credentials: DevCredentials
+) -> None:
+    result = handfast("demo", "--first-port", str(suite.first_port), **credentials.of_client())
+    assert (result.status, result.stderr) == (0, "")
+    (shown,) = [block.output for block in blocks("sh") if block.code == "make demo\n"]
+    assert shown is not None
+    assert shows_the_same(shown, result.stdout)
+
+
+def test_the_demo_starts_one_of_its_own(handfast: Handfast, tmp_path: Path) -> None:
+    result = handfast("demo", "--secure", TMPDIR=str(tmp_path))
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("Starting a suite that takes TLS with certificates, and tokens, ")
+    assert result.stdout.endswith("Done: what spans services commits everywhere or nowhere.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_starts_none_where_it_is_told_which(handfast: Handfast) -> None:
+    result = handfast("demo", "--secure", "--first-port", "50051")
+    line = "--secure starts a suite of its own; without it, HANDFAST_CA and the like are for one that runs"
+    assert result == Result(2, "", f"handfast: demo: {line}\n")
+
+
+def test_credentials_are_used_again(tmp_path: Path) -> None:
+    made = made_or_make(tmp_path / "credentials", ["credits"])
+    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
+    assert made_or_make(tmp_path / "credentials", ["credits"]) == made
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
+
+
+def test_credentials_that_do_not_do_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "credentials"
+    monkeypatch.setattr(dev, "VALID_DAYS", datetime.timedelta(hours=1) / datetime.timedelta(days=1))
+    made_or_make(folder)
+    with pytest.raises(Failure, match=r"^the credentials for development expire at .* UTC; remove .* new ones made$"):
+        made_or_make(folder)
+    with pytest.raises(Failure, match=r"^there are no credentials of credits in .*; remove .* to have new ones made$"):
+        made_or_make(folder, ["credits"])
