@@ -1,0 +1,65 @@
+"""Whoever means a server ill does not keep it from serving others."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+
+import pytest
+
+from handfast.users.v1.users_pb2 import GetUserResponse, User
+from tests import http2
+from tests.chassis.conftest import Running, StartServer
+
+GET_USER = b"/handfast.users.v1.UserService/GetUser"
+CONNECTIONS = 2_000
+
+
+@pytest.fixture
+def attacked(start: StartServer) -> Running:
+    return start(threads=2, queue=4)
+
+
+def assert_serves(attacked: Running) -> None:
+    """A caller who means it well is answered, each time."""
+    for _ in range(10):
+        attacked.get_user(lambda request, context: GetUserResponse(user=User(user_id=request.user_id)))
+
+
+def test_others_are_served_beside_thousands_of_connections_that_say_nothing(attacked: Running) -> None:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files < 3 * CONNECTIONS:  # both ends are in this process
+        pytest.skip(f"a process may open {files} files here")
+    with contextlib.ExitStack() as stack:
+        for number in range(CONNECTIONS):
+            connection = stack.enter_context(http2.connect(attacked.server.address))
+            if number % 2:
+                connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
+        assert_serves(attacked)
+    assert_serves(attacked)
+
+
+def test_others_are_served_beside_a_flood_of_pings(attacked: Running) -> None:
+    ping = http2.frame(http2.PING, 0, 0, bytes(8))
+    with http2.connect(attacked.server.address) as connection:
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
+        with contextlib.suppress(ConnectionError):  # the server turns this one away
+            for _ in range(100):
+                connection.sendall(1_000 * ping)
+        assert_serves(attacked)
+    assert_serves(attacked)
+
+
+def test_others_are_served_beside_callers_that_take_no_reply(attacked: Running) -> None:
+    assert_serves(attacked)  # from now on there is a reply to take
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):  # more than there are threads
+            stack.enter_context(http2.unread(attacked.server.address, GET_USER, b"", []))
+        assert_serves(attacked)
+
+
+@pytest.mark.parametrize("size", [20 * 1024, 1024 * 1024])
+def test_others_are_served_beside_calls_of_huge_metadata(attacked: Running, size: int) -> None:
+    for _ in range(20):
+        http2.send(attacked.server.address, GET_USER, b"", [(b"huge", b"x" * size)])
+    assert_serves(attacked)
