@@ -59,8 +59,9 @@ class Suite:
 
     def stub(self, stub_class: Callable[[grpc.Channel], Stub], service: str) -> Stub:
         """A stub of a team's own service: `suite.stub(CreditsServiceStub, "credits")`. The channel to it is as those of
-        the suite's services, and closed with them. Raises ValueError where its address is not known."""
-        return stub_class(self._services.channel(service))
+        the suite's services, and closed with them. Raises ValueError where its address is not known, or the suite is
+        closed."""
+        return self._services.stub(stub_class, service)
 
     def transaction(self, timeout: float = 30.0) -> Transaction:
         """A transaction over several services, to be entered by `with`. It has up to `timeout` seconds, 300 at the
@@ -102,7 +103,7 @@ class Suite:
         from handfast.client.transactions.ending import ROLL_BACK_SECONDS
 
         until_s = time.monotonic() + ROLL_BACK_SECONDS
-        for transaction in self._services.open_transactions():
+        for transaction in self._services.close():
             transaction.end_with_suite(until_s)
         for each in self._services.opened():
             each.close()

@@ -61,7 +61,7 @@ class Suite:
 
     def stub(self, stub_class: Callable[[aio.Channel], Stub], service: str) -> Stub:
         """As `handfast.client.Suite.stub`."""
-        return stub_class(self._services.channel(service))
+        return self._services.stub(stub_class, service)
 
     def transaction(self, timeout: float = 30.0) -> Transaction:
         """As `handfast.client.Suite.transaction`, to be entered by `async with`."""
@@ -90,7 +90,7 @@ class Suite:
     async def close(self) -> None:
         """As `handfast.client.Suite.close`. It waits for what rolls back in the background, too; calls still in flight
         are cancelled."""
-        await asyncio.gather(*(each.end_with_suite() for each in self._services.open_transactions()))
+        await asyncio.gather(*(each.end_with_suite() for each in self._services.close()))
         if self._services.background:
             await asyncio.wait(tuple(self._services.background))
         await asyncio.gather(*(each.close() for each in self._services.opened()))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import aio
 
-from handfast.client.aio.transaction_calls import Calls, retrieve
+from handfast.client.aio.transaction_calls import Calls, is_cancelled, retrieve
 from handfast.client.propagation import propagating
 from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
-from handfast.client.transactions.errors import TransactionMisuse, suite_closed
+from handfast.client.transactions.errors import TransactionMisuse, cancelled, suite_closed
 from handfast.client.transactions.journal import Answer, Journal, Outcome
 from handfast.client.transactions.services import Services
 
@@ -157,12 +157,17 @@ class Transaction:
             raise
 
     async def _ask(self, ask: Ask) -> Answer:
-        stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
         try:
+            stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
             with propagating(self._journal.inherited_at_the_end()):
                 call = getattr(stub, ask.method)(ask.request, timeout=ask.timeout, metadata=ask.metadata)
             return Answer(await call, trailers=await call.trailing_metadata() or ())
         except aio.UsageError:  # the channel is closed
             return Answer(error=suite_closed())
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            # The channel was closed meanwhile. What became of a call of the coordinator is not known.
+            return Answer(error=cancelled() if ask.participant is None else suite_closed())
         except Exception as error:  # any, where an interceptor raised it
             return Answer(error=error)

@@ -206,6 +206,12 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         await self.over()
 
 
+def is_cancelled() -> bool:
+    """Whether the task that runs this is: else what it waits for was, such as a call whose channel was closed."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def retrieve(task: asyncio.Task[Any]) -> None:
     """Of a task whose failure may be nobody's business, so that asyncio does not complain."""
     if not task.cancelled():

@@ -71,7 +71,7 @@ class Transaction:
 
     def stub(self, stub_class: Callable[[grpc.Channel], Stub], participant: str) -> Stub:
         """A stub of another service that takes part, under the name that the coordinator knows it by. Raises ValueError
-        where it is not known where that is."""
+        where it is not known where that is, and TransactionMisuse where the suite is closed."""
         self._services.channel(participant)
         return self._calls.stub(stub_class, participant)
 
@@ -151,8 +151,8 @@ class Transaction:
 
     def _ask(self, ask: Ask) -> Any:
         """The call, or the answer where it cannot be begun."""
-        stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
         try:
+            stub = self._coordinator if ask.participant is None else self._services.lock_service(ask.participant)
             return begin(getattr(stub, ask.method), ask.request, timeout=ask.timeout, metadata=ask.metadata)
         except ValueError:  # the channel is closed
             return Answer(error=suite_closed())
