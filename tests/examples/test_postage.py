@@ -122,7 +122,9 @@ def test_the_command_that_is_shown_generates_its_stubs(tmp_path: Path) -> None:
         pytest.skip("`make generate` installs the generator")
     (tmp_path / "protos").symlink_to(POSTAGE / "protos")
     path = f"{generator}{os.pathsep}{os.environ['PATH']}"
-    done = run("sh", "-e", "-c", shown("grpc_tools.protoc").code, cwd=tmp_path, PATH=path)
+    contracts = run(sys.executable, "-m", "handfast.client.protos").stdout.strip()
+    command = shown("grpc_tools.protoc").code.replace("$(python -m handfast.client.protos)", contracts)
+    done = run("sh", "-e", "-c", command, cwd=tmp_path, PATH=path)
     assert done.returncode == 0, done.stdout
     assert out_of_date(POSTAGE / "postage", tmp_path / "postage") == {}
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-import grpc
 import pytest
 
 from handfast.accounts.v1 import accounts_pb2
-from handfast.client import Suite, channel, connect, transaction_metadata
+from handfast.client import Suite, connect, transaction_metadata
 from handfast.client.errors import Aborted, AlreadyExists, NotFound, PermissionDenied, ServiceError
 from handfast.client.propagation import CALLER_KEY
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
@@ -24,7 +22,6 @@ from handfast.server.preferences import server as preferences
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions import wire
-from handfast.server.transactions.participant import server as participants
 from handfast.server.users import server as users
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub, ParticipantServiceStub
@@ -52,13 +49,6 @@ OPERATOR = as_caller("olga", "transactions.operate")
 SUITE = bearer(ISSUER.token("suite", OF_SERVERS))
 
 
-class AsServer(grpc.UnaryUnaryClientInterceptor):
-    """Adds the token of the suite's servers."""
-
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return continuation(details._replace(metadata=[*(details.metadata or ()), *SUITE]), request)
-
-
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """A client without a token, of a suite that demands one."""
@@ -66,11 +56,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     names, first_port = ("users", "preferences", "accounts"), free_first_port()
     addresses = {name: f"127.0.0.1:{first_port + offset}" for offset, name in enumerate(names)}
     settings: dict[str, Any] = {f"{name}_address": address for name, address in addresses.items()}
-    settings |= ISSUER.settings(folder)
+    token = folder / "suite.token"
+    token.touch(mode=0o600)
+    token.write_text(ISSUER.token("suite", OF_SERVERS))
+    settings |= ISSUER.settings(folder) | {"peer_token": str(token)}
     with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (accounts, participants):
-            patch.setattr(module, "channel", partial(channel, interceptors=[AsServer()]))
         for name, module in zip(names, (users, preferences, accounts), strict=True):
             url = sqlite_url(folder / f"{name}.sqlite3")
             server = module.build(

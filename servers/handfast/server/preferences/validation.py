@@ -121,4 +121,6 @@ def _is_in_bounds(value: Value) -> bool:
 
 def _words(value: Value) -> str:
     """A value that a definition allows, as JSON has it: numbers with all their digits, texts in quotes."""
+    if not math.isfinite(value.number_value):
+        return str(value.number_value)  # which is refused itself
     return json.dumps(to_json(value), ensure_ascii=False).removesuffix(".0")
