@@ -212,6 +212,15 @@ def test_an_allowed_value_of_another_type_is_refused(
     assert refused_fields(client, asked) == {"definition.allowed_values[1]": "WRONG_TYPE"}
 
 
+def test_a_default_beside_an_allowed_value_that_is_no_number_is_refused_with_it(client: Suite) -> None:
+    asked = definition(NUMBER, default_value=value(1))
+    asked.allowed_values.append(Value(number_value=math.nan))
+    assert refused_fields(client, asked) == {
+        "definition.allowed_values[0]": "WRONG_TYPE",
+        "definition.default_value": "VALUE_NOT_ALLOWED",
+    }
+
+
 def test_an_allowed_value_stands_once(client: Suite) -> None:
     assert refused_fields(client, definition(STRING, "a", "b", "a")) == {"definition.allowed_values[2]": ""}
     assert refused_fields(client, definition(NUMBER, 1, 1.0)) == {"definition.allowed_values[1]": ""}
