@@ -85,7 +85,7 @@ class Issuer:
             "scope": " ".join(scopes),
             "iat": now,
             "nbf": now,
-            "exp": now + 300,
+            "exp": now + 3600,
         }
         return {name: value for name, value in (all_claims | claims).items() if value is not None}
 
