@@ -31,6 +31,7 @@ and behind them
 addresses.py             where the services are
 arguments.py             what may be given with a channel or a call
 methods.py               what happens to each call on its way out
+closing.py               keeps what is closed from crashing the process
 options.py               how gRPC is set up: retries, signs of life, proxies
 multicallables.py        what `stub.Method` is on a synchronous channel
 failed_call.py           an error as a call that is over, which interceptors look at

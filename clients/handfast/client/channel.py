@@ -6,9 +6,7 @@ that looks at the outcome of a call makes `.future` wait for it.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -16,6 +14,7 @@ import grpc
 from handfast.client import options
 from handfast.client.addresses import check_address
 from handfast.client.arguments import check_timeout
+from handfast.client.closing import Gate
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from handfast.client.security.security import Security, security_of
@@ -73,15 +72,14 @@ class WellBehaved(grpc.Channel):
         self._retrying = _grpc_channel(address, security, options.retrying(address), True, interceptors)
         self._plain = _grpc_channel(address, security, options.plain(address), False, interceptors)
         self._timeout = timeout
-        self._making = threading.Lock()
-        self._is_closed = False
+        self._gate = Gate()
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
     def unary_unary(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryUnary:
-        with self._open():
+        with self._gate.open():
             plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
             retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
         return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
@@ -89,26 +87,17 @@ class WellBehaved(grpc.Channel):
     def unary_stream(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryStream:
-        with self._open():
+        with self._gate.open():
             plain = self._plain.unary_stream(method, request_serializer, *arguments, **named)
         return UnaryStream(Method.find(method, None, request_serializer), plain)
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
-        with self._open():
+        with self._gate.open():
             return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))
 
     def stream_stream(self, method: str, *arguments: Any, **named: Any) -> StreamStream:
-        with self._open():
+        with self._gate.open():
             return StreamStream(CLIENT_STREAMING, self._plain.stream_stream(method, *arguments, **named))
-
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """Keeps other threads from closing it. grpcio crashes the process where a method is registered on a channel
-        that is closed."""
-        with self._making:
-            if self._is_closed:
-                raise ValueError("The channel is closed, and no stub can be made on it.")
-            yield
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self._retrying.subscribe(callback, try_to_connect)
@@ -117,8 +106,7 @@ class WellBehaved(grpc.Channel):
         self._retrying.unsubscribe(callback)
 
     def close(self) -> None:
-        with self._making:
-            self._is_closed = True
+        self._gate.close()
         self._retrying.close()
         self._plain.close()
 

@@ -75,6 +75,14 @@ for _ in range(20):
     thread.join()
 """
 
+A_CALL_ON_A_CLOSED_CHANNEL_WITH_A_TOKEN = """
+opened = channel(users, token="abc")
+stub = UserServiceStub(opened)
+opened.close()
+refused(ValueError, stub.GetUser, GetUserRequest(user_id="ada"))
+refused(ValueError, stub.GetUser.future, GetUserRequest(user_id="ada"))
+"""
+
 A_STUB_OF_A_CLOSED_SUITE = """
 suite.close()
 refused(ValueError, suite.stub, LockServiceStub, "users")
@@ -133,6 +141,7 @@ assert tx.outcome == "aborted", tx.outcome
 SCRIPTS = {
     "a stub of a closed channel": A_STUB_OF_A_CLOSED_CHANNEL,
     "stubs while another thread closes": STUBS_WHILE_ANOTHER_THREAD_CLOSES,
+    "a call on a closed channel with a token": A_CALL_ON_A_CLOSED_CHANNEL_WITH_A_TOKEN,
     "a stub of a closed suite": A_STUB_OF_A_CLOSED_SUITE,
     "a stub of a transaction": A_STUB_OF_A_TRANSACTION,
     "another run": ANOTHER_RUN,

@@ -15,8 +15,8 @@ import grpc
 from grpc import aio
 
 from handfast.client.options import Options
-from handfast.client.security.channel import Generations
-from handfast.client.security.security import Carried, Security
+from handfast.client.security.channel import Attempt, Generations
+from handfast.client.security.security import Security
 
 
 class SecuredChannel(aio.Channel):
@@ -69,24 +69,13 @@ class SecuredChannel(aio.Channel):
         await self.close()
 
 
-class _Attempt:
-    """One copy of a call, which holds what it goes out on."""
-
-    def __init__(self, channel: SecuredChannel, secured: Any, metadata: Any, credentials: Any) -> None:
-        self._security = channel.security
-        self._carried: Carried = self._security.carried(metadata, credentials, channel.is_shown)
-        self._generation = channel.generations.present()
-        self.method = self._generation.method(secured)
-
+class _Attempt(Attempt):
     def send(self, request: Any, timeout: float | None, named: dict[str, Any]) -> Any:
-        carried = self._carried
+        carried = self.carried
         arguments = () if request is None else (request,)
         return self.method(
             *arguments, timeout=timeout, metadata=carried.metadata, credentials=carried.credentials, **named
         )
-
-    def has_changed(self, status: grpc.StatusCode) -> bool:
-        return self._security.has_changed(status, self._carried, self._generation.credentials)
 
     def ended(self, call: Any) -> None:
         """For calls that are not made again."""

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import grpc
 
+from handfast.client.closing import Gate
 from handfast.client.options import Options
 from handfast.client.security.repeated_call import RepeatedCall
 from handfast.client.security.security import Carried, Security
@@ -66,23 +67,27 @@ class Generations:
 class SecuredChannel(grpc.Channel):
     """`repeats` says whether its calls may be made again, as UNAVAILABLE is tried again on it."""
 
+    is_shown = False
+    """Whether interceptors see the metadata of its calls."""
+
     def __init__(self, address: str, chosen: Options, security: Security, repeats: bool) -> None:
         self.security, self.repeats = security, repeats and security.can_change()
+        self._gate = Gate()
         self.generations = Generations(
             lambda credentials: grpc.secure_channel(address, credentials, chosen), address, security
         )
 
     def unary_unary(self, *arguments: Any, **named: Any) -> Any:
-        return _UnaryUnary(self, lambda channel: channel.unary_unary(*arguments, **named))
+        return _UnaryUnary(self, self._guarded(lambda channel: channel.unary_unary(*arguments, **named)))
 
     def unary_stream(self, *arguments: Any, **named: Any) -> Any:
-        return _UnaryStream(self, lambda channel: channel.unary_stream(*arguments, **named))
+        return _UnaryStream(self, self._guarded(lambda channel: channel.unary_stream(*arguments, **named)))
 
     def stream_unary(self, *arguments: Any, **named: Any) -> Any:
-        return _StreamUnary(self, lambda channel: channel.stream_unary(*arguments, **named))
+        return _StreamUnary(self, self._guarded(lambda channel: channel.stream_unary(*arguments, **named)))
 
     def stream_stream(self, *arguments: Any, **named: Any) -> Any:
-        return _StreamStream(self, lambda channel: channel.stream_stream(*arguments, **named))
+        return _StreamStream(self, self._guarded(lambda channel: channel.stream_stream(*arguments, **named)))
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self.generations.present().channel.subscribe(callback, try_to_connect)
@@ -91,8 +96,18 @@ class SecuredChannel(grpc.Channel):
         self.generations.present().channel.unsubscribe(callback)
 
     def close(self) -> None:
+        self._gate.close()
         for each in self.generations.close():
             each.close()
+
+    def _guarded(self, make: Callable[[grpc.Channel], Any]) -> Callable[[grpc.Channel], Any]:
+        """A method is made when it is first called, on each generation, which can be after the channel is closed."""
+
+        def make_if_open(channel: grpc.Channel) -> Any:
+            with self._gate.open():
+                return make(channel)
+
+        return make_if_open
 
     def __enter__(self) -> SecuredChannel:
         return self
@@ -101,22 +116,24 @@ class SecuredChannel(grpc.Channel):
         self.close()
 
 
-class _Attempt:
-    """One copy of a call, which holds what it goes out on."""
+class Attempt:
+    """One copy of a call, which holds what it goes out on. `channel` is a SecuredChannel, or that of asyncio."""
 
-    def __init__(self, channel: SecuredChannel, secured: Any, metadata: Any, credentials: Any) -> None:
-        self._security = channel.security
-        self._carried: Carried = self._security.carried(metadata, credentials)
-        self._generation = channel.generations.present()
+    def __init__(self, channel: Any, secured: Any, metadata: Any, credentials: Any) -> None:
+        self._security: Security = channel.security
+        self.carried: Carried = self._security.carried(metadata, credentials, channel.is_shown)
+        self._generation: Generation = channel.generations.present()
         self.method = self._generation.method(secured)
 
+    def has_changed(self, status: grpc.StatusCode) -> bool:
+        return self._security.has_changed(status, self.carried, self._generation.credentials)
+
+
+class _Attempt(Attempt):
     def send(self, how: str, request: Any, timeout: float | None, more: dict[str, Any]) -> Any:
         """`more` are `wait_for_ready` and `compression`."""
-        carried = self._carried
+        carried = self.carried
         return getattr(self.method, how)(request, timeout, carried.metadata, carried.credentials, **more)
-
-    def has_changed(self, status: grpc.StatusCode) -> bool:
-        return self._security.has_changed(status, self._carried, self._generation.credentials)
 
     def ended(self, call: Any) -> None:
         """For calls that are not made again."""
@@ -128,7 +145,13 @@ class _Secured:
         self._channel, self.make = channel, make
 
     def _blocking(
-        self, how: str, request: Any, timeout: float | None, metadata: Any, credentials: Any, more: dict[str, Any]
+        self,
+        how: str,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
     ) -> Any:
         began_s = time.monotonic()
         attempt = _Attempt(self._channel, self, metadata, credentials)
@@ -144,7 +167,13 @@ class _Secured:
         return _Attempt(self._channel, self, metadata, credentials).send(how, request, timeout, more)
 
     def _begun(
-        self, how: str, request: Any, timeout: float | None, metadata: Any, credentials: Any, more: dict[str, Any]
+        self,
+        how: str,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        **more: Any,
     ) -> Any:
         """A call that is not made again."""
         attempt = _Attempt(self._channel, self, metadata, credentials)
@@ -154,25 +183,11 @@ class _Secured:
 
 
 class _UnaryResponse(_Secured):
-    def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        **more: Any,
-    ) -> Any:
-        return self._blocking("__call__", request, timeout, metadata, credentials, more)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._blocking("__call__", *arguments, **named)
 
-    def with_call(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        **more: Any,
-    ) -> Any:
-        return self._blocking("with_call", request, timeout, metadata, credentials, more)
+    def with_call(self, *arguments: Any, **named: Any) -> Any:
+        return self._blocking("with_call", *arguments, **named)
 
     def future(
         self,
@@ -183,7 +198,7 @@ class _UnaryResponse(_Secured):
         **more: Any,
     ) -> Any:
         if not self._channel.repeats:
-            return self._begun("future", request, timeout, metadata, credentials, more)
+            return self._begun("future", request, timeout, metadata, credentials, **more)
         until_s = None if timeout is None else time.monotonic() + timeout
 
         def send() -> tuple[Any, Callable[[grpc.StatusCode], bool]]:
@@ -195,15 +210,8 @@ class _UnaryResponse(_Secured):
 
 
 class _StreamResponse(_Secured):
-    def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        **more: Any,
-    ) -> Any:
-        return self._begun("__call__", request, timeout, metadata, credentials, more)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._begun("__call__", *arguments, **named)
 
 
 class _UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg, misc]
@@ -214,9 +222,9 @@ class _StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: igno
     pass
 
 
-class _UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg, misc]
+class _UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     pass
 
 
-class _StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg, misc]
+class _StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     pass
