@@ -21,21 +21,41 @@ from handfast.users.v1 import users_pb2_grpc
 from handfast.users.v1.users_pb2 import GetUserRequest
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import PATIENCE, eventually
+from tests.security.authority import Authority, Files, replace
 
-from .authority import Authority, write
 from .backend import Backend, UserService
 
 ADA = GetUserRequest(user_id="ada")
-FIRST, SECOND = Authority("first"), Authority("second")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("first"), "first")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("second"), "second")
+
+
+def client_of(authority: Authority, name: str) -> Files:
+    return authority.client(name, spiffe="")
+
+
+def write(folder: Path, ca: Authority, client: Files) -> None:
+    """The three files of a client, each replaced as a whole."""
+    replace(folder / "ca.pem", ca.pem)
+    client.replace(Files(folder / "client.pem", folder / "client.key"))
 
 
 class SecureBackend(Backend):
     """Takes what the authorities `trusted` have issued, and proves itself by a certificate of `issuer`."""
 
     def start(self, issuer: Authority, *trusted: Authority, port: int = 0) -> None:
-        certificate, key = issuer.issue("server")
-        roots = b"".join(each.certificate for each in trusted)
-        credentials = grpc.ssl_server_credentials([(key, certificate)], roots, require_client_auth=True)
+        own = issuer.server()
+        pair = own.key.read_bytes(), own.certificate.read_bytes()
+        roots = b"".join(each.pem for each in trusted)
+        credentials = grpc.ssl_server_credentials([pair], roots, require_client_auth=True)
         self.server = grpc.server(futures.ThreadPoolExecutor(8), options=(("grpc.so_reuseport", 0),))
         users_pb2_grpc.add_UserServiceServicer_to_server(UserService(self), self.server)  # type: ignore[abstract]
         self.address = f"localhost:{self.server.add_secure_port(f'127.0.0.1:{port}', credentials)}"
@@ -47,17 +67,17 @@ class SecureBackend(Backend):
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecureBackend]:
+def backend(first: Authority, second: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecureBackend]:
     monkeypatch.setattr(tls_module, "CHECK_SECONDS", 0.0)
     backend = SecureBackend()
-    backend.start(FIRST, FIRST, SECOND)
+    backend.start(first, first, second)
     yield backend
     backend.server.stop(0).wait()
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> TLS:
-    write(tmp_path, FIRST.certificate, FIRST.issue("one.client"))
+def files(first: Authority, tmp_path: Path) -> TLS:
+    write(tmp_path, first, client_of(first, "one.client"))
     return TLS(tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client.key")
 
 
@@ -76,27 +96,31 @@ def name_callers(backend: Backend) -> None:
     backend.behave = behave
 
 
-def test_new_files_are_used_at_once_by_a_new_connection(backend: SecureBackend, files: TLS, tmp_path: Path) -> None:
+def test_new_files_are_used_at_once_by_a_new_connection(
+    backend: SecureBackend, files: TLS, second: Authority, first: Authority, tmp_path: Path
+) -> None:
     name_callers(backend)
     with channel(backend.address, tls=files) as opened:
         users = UserServiceStub(opened)
         users.GetUser(ADA)
         users.GetUser(ADA)
-        write(tmp_path, FIRST.certificate, SECOND.issue("two.client"))
+        write(tmp_path, first, client_of(second, "two.client"))
         users.GetUser(ADA)
     (one, name), (same, _), (other, new_name) = callers(backend)
     assert (one == same, one == other) == (True, False)
     assert (name, new_name) == ("one.client", "two.client")
 
 
-def test_asyncio_uses_new_files_at_once_too(backend: SecureBackend, files: TLS, tmp_path: Path) -> None:
+def test_asyncio_uses_new_files_at_once_too(
+    backend: SecureBackend, files: TLS, second: Authority, first: Authority, tmp_path: Path
+) -> None:
     name_callers(backend)
 
     async def call() -> None:
         async with aio.channel(backend.address, tls=files) as opened:
             users: Any = UserServiceStub(opened)
             await users.GetUser(ADA)
-            write(tmp_path, FIRST.certificate, SECOND.issue("two.client"))
+            write(tmp_path, first, client_of(second, "two.client"))
             await users.GetUser(ADA)
 
     asyncio.run(call())
@@ -125,7 +149,7 @@ def connections(port: int) -> int:
 
 @pytest.mark.parametrize("way", ["blocking", "future", "begun"])
 def test_a_call_in_flight_ends_on_the_old_connection_which_is_closed_then(
-    backend: SecureBackend, files: TLS, tmp_path: Path, way: str
+    backend: SecureBackend, files: TLS, first: Authority, tmp_path: Path, way: str
 ) -> None:
     came, go_on = hold(backend)
     with channel(backend.address, tls=files) as opened, futures.ThreadPoolExecutor(1) as pool:
@@ -133,7 +157,7 @@ def test_a_call_in_flight_ends_on_the_old_connection_which_is_closed_then(
         ways: dict[str, Any] = {"blocking": lambda: pool.submit(method, ADA), "future": lambda: method.future(ADA)}
         begun = ways.get(way, lambda: method.begin(ADA))()
         assert came.wait(PATIENCE)
-        write(tmp_path, FIRST.certificate, FIRST.issue("two.client"))
+        write(tmp_path, first, client_of(first, "two.client"))
         method(ADA)
         assert connections(backend.port) == 2
         go_on.set()
@@ -143,7 +167,7 @@ def test_a_call_in_flight_ends_on_the_old_connection_which_is_closed_then(
 
 
 def test_an_asyncio_call_in_flight_ends_on_the_old_connection_which_is_closed_then(
-    backend: SecureBackend, files: TLS, tmp_path: Path
+    backend: SecureBackend, files: TLS, first: Authority, tmp_path: Path
 ) -> None:
     came, go_on = hold(backend)
 
@@ -152,7 +176,7 @@ def test_an_asyncio_call_in_flight_ends_on_the_old_connection_which_is_closed_th
             users: Any = UserServiceStub(opened)
             begun = asyncio.ensure_future(users.GetUser(ADA))
             await asyncio.to_thread(came.wait, PATIENCE)
-            write(tmp_path, FIRST.certificate, FIRST.issue("two.client"))
+            write(tmp_path, first, client_of(first, "two.client"))
             await users.GetUser(ADA)
             assert connections(backend.port) == 2
             go_on.set()
@@ -165,7 +189,12 @@ def test_an_asyncio_call_in_flight_ends_on_the_old_connection_which_is_closed_th
 
 @pytest.mark.usefixtures("short_pauses")
 def test_a_server_of_another_authority_is_found_by_files_that_changed_since(
-    backend: SecureBackend, files: TLS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: SecureBackend,
+    files: TLS,
+    second: Authority,
+    first: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tls_module, "CHECK_SECONDS", 1e9)
     with channel(backend.address, tls=files) as opened:
@@ -173,25 +202,25 @@ def test_a_server_of_another_authority_is_found_by_files_that_changed_since(
         users.GetUser(ADA)
         port = backend.port
         backend.server.stop(0).wait()
-        backend.start(SECOND, FIRST, SECOND, port=port)
+        backend.start(second, first, second, port=port)
         with pytest.raises(Unavailable):
             users.GetUser(ADA)
-        write(tmp_path, SECOND.certificate, SECOND.issue("two.client"))
+        write(tmp_path, second, client_of(second, "two.client"))
         assert users.GetUser(ADA).user.user_id == "ada"
 
 
 def test_files_that_do_not_fit_together_are_left_alone_until_they_do(
-    backend: SecureBackend, files: TLS, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    backend: SecureBackend, files: TLS, first: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     name_callers(backend)
-    certificate, key = FIRST.issue("two.client")
+    two = client_of(first, "two.client")
     with channel(backend.address, tls=files) as opened:
         users = UserServiceStub(opened)
         users.GetUser(ADA)
-        (tmp_path / "client.pem").write_bytes(certificate)
+        (tmp_path / "client.pem").write_bytes(two.certificate.read_bytes())
         users.GetUser(ADA)
         assert "cannot be used; the old ones stay in use" in caplog.text
-        (tmp_path / "client.key").write_bytes(key)
+        (tmp_path / "client.key").write_bytes(two.key.read_bytes())
         users.GetUser(ADA)
     assert [name for _, name in callers(backend)] == ["one.client", "one.client", "two.client"]
 
@@ -241,9 +270,9 @@ def test_a_server_sends_no_token_in_plain_text_to_another_machine(tmp_path: Path
         peer_channel(settings, "users.example.com:1")
 
 
-def test_files_that_cannot_be_used_are_named(files: TLS, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_named(files: TLS, first: Authority, tmp_path: Path) -> None:
     other = tmp_path / "other.key"
-    other.write_bytes(FIRST.issue("other")[1])
+    other.write_bytes(client_of(first, "other").key.read_bytes())
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("nothing")
     for wrong, says in (
