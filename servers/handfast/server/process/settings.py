@@ -38,9 +38,9 @@ _OF_ONE_SERVER = frozenset(
         *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
     }
 )
-# https://grpc.github.io/grpc/core/md_doc_naming.html
 _HOST_AND_PORT = "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+")
+# https://grpc.github.io/grpc/core/md_doc_naming.html
 _GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)

@@ -271,9 +271,7 @@ def _serialize(serializer: Callable[[Any], bytes], reply: Any) -> bytes:
 
 def _check(call: Call, method: Method, context: grpc.ServicerContext, guard: Guard | None) -> None:
     """Raises where the call must not be begun, whatever its request is."""
-    if (
-        not method.path
-    ):  # there is no such method, and that is what a caller is told who may know, whatever else is wrong
+    if not method.path:  # there is no such method, which is what callers are told who are known, whatever else is wrong
         if guard is not None:
             guard.admit(call, context)
         return
