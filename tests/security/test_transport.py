@@ -283,8 +283,15 @@ class TestRenewal:
         assert place.shown_certificate() == before
         assert place.code(place.channel(client=place.client)) is grpc.StatusCode.OK
         assert place.metric(FAILURES) == 1
-        place.server._tls.watched._retry_at = 0.0  # type: ignore[union-attr]  # as if it were long ago
+        place.server._tls.watched._retry_at_monotonic_s = 0.0  # type: ignore[union-attr]  # as if it were long ago
         assert place.metric(FAILURES) == 2
+
+    def test_a_file_of_cas_may_say_in_any_language_whose_they_are(self, place: Place, tmp_path: Path) -> None:
+        new = Authority(tmp_path, "new")
+        replace(place.ca, "# Autorité de certification\n".encode() + new.pem)
+        assert place.code(place.channel(client=new.client())) is grpc.StatusCode.OK
+        assert place.get("/metrics", new.client())[0] == 200
+        assert place.metric(FAILURES) == 0
 
     def test_an_old_ca_and_a_new_one_stand_side_by_side(self, place: Place, tmp_path: Path) -> None:
         new = Authority(tmp_path, "new")

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -93,7 +94,7 @@ class Source(Generic[T]):
 
     def read(self) -> None:
         """Reads it, unless it is a file that has not changed. Raises OSError or ValueError."""
-        version = None if self.is_remote else _version(Path(self._place))
+        version = None if self.is_remote else file_version(self._place)
         if version is None or version != self._version:
             data = fetch(self._place) if self.is_remote else Path(self._place).read_bytes()
             if data != self._data:
@@ -131,7 +132,10 @@ class Source(Generic[T]):
         return URL_INTERVAL if self.is_remote else FILE_INTERVAL
 
 
-def _version(file: Path) -> object:
-    """Another one after each change of the file, also where a symbolic link leads elsewhere, as in Kubernetes."""
-    status = os.stat(file)
-    return status.st_mtime_ns, status.st_size, status.st_ino
+def file_version(path: str) -> object:
+    """Another one after each change of the file, also where a symbolic link leads elsewhere, as in Kubernetes; None
+    where there is no such file."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return None

@@ -8,8 +8,7 @@ when certificates are renewed. Connections that are open keep what they began wi
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
 import socket
 import ssl
 import threading
@@ -24,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from handfast.server.chassis.security.sources import file_version
 from handfast.server.process.certificates import Certificates
 from handfast.server.process.settings import ServerSettings, SettingsError
 
@@ -37,52 +37,48 @@ _log = structlog.get_logger()
 
 
 class _Watched(Generic[Used]):
-    """What `make` gives of the certificates that `load` reads from files, made anew when the files have changed.
+    """What `make` gives of the certificates that `load` reads from the files at `paths`, made anew when these have
+    changed. Usable from any thread; one that finds a change has the others wait until it is read.
 
     Raises SettingsError where they cannot be used from the beginning.
     """
 
     def __init__(
-        self, paths: Sequence[str], load: Callable[[], Certificates], make: Callable[[Certificates], Used]
+        self, paths: Sequence[str], load: Callable[[], Certificates | None], make: Callable[[Certificates], Used]
     ) -> None:
         self._paths, self._load, self._make = [path for path in paths if path], load, make
         self._lock = threading.Lock()
-        self._retry_at: float | None = None
+        self._retry_at_monotonic_s = math.inf
         self.failures = 0
-        self._seen = self._stamps()
-        self.certificates = load()
-        self._used = make(self.certificates)
+        self._versions = self._find_versions()
+        self.certificates, self._used = self._read()
 
     def current(self) -> Used:
         with self._lock:
-            stamps = self._stamps()
-            if stamps != self._seen or (self._retry_at is not None and time.monotonic() >= self._retry_at):
-                self._seen = stamps
-                self._reload()
+            versions = self._find_versions()
+            if versions != self._versions or time.monotonic() >= self._retry_at_monotonic_s:
+                self._versions = versions  # found before the files are read, so that no change is missed
+                self._read_again()
             return self._used
 
-    def _reload(self) -> None:
+    def _read_again(self) -> None:
         try:
-            certificates = self._load()
-            self._used, self.certificates = self._make(certificates), certificates
+            self.certificates, self._used = self._read()
         except (SettingsError, OSError) as error:  # an error of ssl is an OSError
             self.failures += 1
-            self._retry_at = time.monotonic() + RETRY_INTERVAL
+            self._retry_at_monotonic_s = time.monotonic() + RETRY_INTERVAL
             _log.error("new certificates cannot be used, the last good ones stay", reason=str(error))
         else:
-            self._retry_at = None
+            self._retry_at_monotonic_s = math.inf
             _log.info("certificates were read anew", files=self._paths)
 
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
-        """Other ones for files that were replaced or written to."""
-        return [_stamp(path) for path in self._paths]
+    def _read(self) -> tuple[Certificates, Used]:
+        certificates = self._load()
+        assert certificates is not None, "the settings name files"
+        return certificates, self._make(certificates)
 
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    with contextlib.suppress(OSError):
-        found = os.stat(path)
-        return found.st_ino, found.st_size, found.st_mtime_ns
-    return None
+    def _find_versions(self) -> list[object]:
+        return [file_version(path) for path in self._paths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,8 @@ class ServerTls:
         self._settings = settings
         self.mutual = settings.tls_client_ca != ""
         """Whether callers need a certificate."""
-        self.watched = _Watched([getattr(settings, each) for each in _OWN], _own(settings), self._secured)
+        paths = [getattr(settings, each) for each in _OWN]
+        self.watched = _Watched(paths, settings.own_certificates, self._secured)
 
     def credentials(self) -> grpc.ServerCredentials:
         first = self.watched.current().calls
@@ -121,11 +118,11 @@ class ServerTls:
         # cannot do without in 1.2.
         metrics.minimum_version = ssl.TLSVersion.TLSv1_3
         metrics.num_tickets = 0
-        # ssl takes nothing but files. If they have changed meanwhile, they will be read once more.
+        # ssl takes a key from a file only. If the files have changed meanwhile, they will be read once more.
         metrics.load_cert_chain(self._settings.tls_certificate, self._settings.tls_key)
         if self.mutual:
             metrics.verify_mode = ssl.CERT_OPTIONAL
-            metrics.load_verify_locations(cadata=certificates.ca.decode())
+            metrics.load_verify_locations(self._settings.tls_client_ca)
         return _Secured(calls, metrics)
 
 
@@ -138,7 +135,7 @@ class CertificateMetrics(Collector):
             self._watched.append(tls.watched)
         if settings.peer_ca:
             paths = [getattr(settings, each) for each in _OF_PEERS]
-            self._watched.append(_Watched(paths, _of_peers(settings), lambda certificates: certificates))
+            self._watched.append(_Watched(paths, settings.peer_certificates, lambda certificates: certificates))
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -156,16 +153,3 @@ class CertificateMetrics(Collector):
                 expiry.add_metric([setting], time_s)
         failures.add_metric([], sum(watched.failures for watched in self._watched))
         yield from (expiry, failures)
-
-
-def _own(settings: ServerSettings) -> Callable[[], Certificates]:
-    return lambda: _given(settings.own_certificates())
-
-
-def _of_peers(settings: ServerSettings) -> Callable[[], Certificates]:
-    return lambda: _given(settings.peer_certificates())
-
-
-def _given(certificates: Certificates | None) -> Certificates:
-    assert certificates is not None, "the settings name files"
-    return certificates
