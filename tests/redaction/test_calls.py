@@ -67,7 +67,7 @@ def test_the_fields_of_a_line_are_those_that_are_documented(printed: Printed) ->
     documented = [name for row in table(OBSERVABILITY, "field", "type", "there", "says") for name in quoted(row[0])]
     logged = {name for line in printed.lines if line["event"] == "call" for name in line}
     # No error here is that large, no caller sends a trace, and nobody is asked who calls.
-    of_others = {"error.cut", "trace_id", "caller", "would_refuse", "would_refuse.message"}
+    of_others = {"error.cut", "trace_id", "on_behalf_of", "would_refuse", "would_refuse.message"}
     assert logged | of_others == set(documented)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from handfast.client.propagation import CALLER_KEY
 from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import sqlite_url
@@ -38,7 +39,7 @@ class Lines:
         return {name: value for name, value in found[0].items() if name not in common}
 
     def none_of(self, request_id: str) -> bool:
-        eventually(lambda: self._about(request_id))
+        """Whether a call has no audit line. To be asked when a later call has one."""
         return [line["event"] for line in self._about(request_id)] == ["call"]
 
     def _about(self, request_id: str) -> list[dict[str, Any]]:
@@ -101,9 +102,15 @@ def test_each_write_and_each_refusal_has_a_line_that_says_who_and_what(
         "error.reason": "USER_NOT_FOUND",
     }
 
+    # One of a service that calls on behalf of somebody.
+    bob = Identity.of_token(issuer.url, "bob", []).digest
+    forwarded = (*metadata("forwarded", "callers.forward", *write), (CALLER_KEY, bob))
+    users.UpdateUser(UpdateUserRequest(user=User(user_id=user.user_id, locale="en")), metadata=forwarded)
+    updated = {"grpc.method": "UpdateUser", "grpc.code": "OK", "identity": ada, "resource": user.user_id}
+    assert lines.of("forwarded") == {**updated, "on_behalf_of": bob}
+
     # A read has none, but where it is refused.
     users.GetUser(GetUserRequest(user_id=user.user_id), metadata=metadata("get", *write))
-    assert lines.none_of("get")
     for request_id, sent, reason, code, who in (
         ("scope", metadata("scope", "preferences.read"), "SCOPE_MISSING", "PermissionDenied", {"identity": ada}),
         ("token", (("x-request-id", "token"),), "UNAUTHENTICATED", "Unauthenticated", {}),
@@ -118,4 +125,5 @@ def test_each_write_and_each_refusal_has_a_line_that_says_who_and_what(
             users.GetUser(get, metadata=sent)
             passed = {"grpc.method": "GetUser", "grpc.code": "OK", "resource": user.user_id, "would_refuse": reason}
             assert lines.of(request_id) == {**passed, **who}
+    assert lines.none_of("get")
     assert b"ada@example.com" not in b"".join(lines.all)

@@ -18,7 +18,7 @@ MAX_RESOURCE = 500
 """Characters of the ids that a line names."""
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
-_FROM_THE_CALL = ("caller", "transaction_id", "error.reason", "would_refuse")
+_FROM_THE_CALL = ("on_behalf_of", "transaction_id", "error.reason", "would_refuse")
 
 
 class AuditLog:

@@ -23,7 +23,7 @@ def caller_of(call: Call, identity: Identity) -> str:
     behalf = call.metadata.get(CALLER_KEY)
     if behalf is None or FORWARD not in identity.scopes or not is_caller(behalf):
         return identity.digest
-    call.log["caller"] = behalf
+    call.log["on_behalf_of"] = behalf
     return on_behalf_of(str(behalf), identity.digest)
 
 
