@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -26,13 +26,11 @@ from handfast.chassis.v1 import options_pb2
 from handfast.client.propagation import CURRENT as CURRENT
 from handfast.client.propagation import REQUEST_ID_KEY, TRACEPARENT_KEY, Propagated
 from handfast.client.transaction_metadata import STAGE_KEYS, STAGING_KEYS
+from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.logs.redaction import PersonalData
 from handfast.server.chassis.metadata import check_metadata
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.permission import Permission
-
-if TYPE_CHECKING:
-    from handfast.server.chassis.security.guard import Guard
 
 DEFAULT_DEADLINE = 30.0
 """Seconds that a unary call gets when its caller sets no deadline."""
@@ -155,6 +153,11 @@ class Callbacks:
         self.lock = threading.Lock()
 
 
+class Refuses(Protocol):
+    def refuse(self, call: Call, error: DomainError) -> None:
+        """Raises the error, or notes that it would be raised (`security/guard.py`)."""
+
+
 class Call(Propagated):
     """One call, from its arrival to its end.
 
@@ -165,10 +168,10 @@ class Call(Propagated):
     metadata               what the caller sent; of a key that came more than once the last value
     repeated               the keys that came more than once: a key that can have one value only is refused then
     log                    fields for this call's line in the log, such as `transaction_id`; never personal data
-    state                  what interceptors leave for those inside of them and for the handler, such as who calls
+    state                  what interceptors leave for those inside of them and for the handler, such as a tenant
     identity               who calls; None where the server does not ask, or only observes and could not find out
     caller                 the name under which to keep what is the caller's (`security/callers.py`); None as `identity`
-    guard                  asked who calls; None where the server does not ask
+    guard                  refuses it for who calls; None where the server does not ask
     must_be_own            the caller may ask only for what is its own
     request                the message that was read last; None before the first
     reply                  the message that a write has answered last; None before the first
@@ -204,7 +207,7 @@ class Call(Propagated):
     deadline_monotonic_s: float | None = None
     repeated: frozenset[str] = frozenset()
     identity: Identity | None = None
-    guard: Guard | None = None
+    guard: Refuses | None = None
     must_be_own = False
     request: Message | None = None
     reply: Message | None = None

@@ -114,11 +114,11 @@ class CallLayer(grpc.ServerInterceptor):
     def _around(self, inner: Handler, method: Method) -> Handler:
         """A handler of the arity of `inner` that takes and returns bytes."""
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
-        read = partial(_one, inner.request_deserializer or bytes)
+        read: Read = partial(_one, inner.request_deserializer or bytes)
         if self._guard is not None and method.permission is not None and method.permission.own:
-            read = partial(_one_of_callers, self._guard, read)
+            read = partial(_one_of_its_own, self._guard, read)
         if inner.request_streaming:
-            read = partial(_each, read)
+            read = partial(_each, self._guard, read)
         serialize = partial(_serialize, inner.response_serializer or bytes)
         if method.pushes and inner.response_streaming:  # an interceptor may put a handler with one reply in its place
             outer = self._pushing(behavior, method, read, serialize)
@@ -129,7 +129,7 @@ class CallLayer(grpc.ServerInterceptor):
         return _FACTORIES[inner.request_streaming, inner.response_streaming](outer)
 
     def _unary(self, behavior: Behavior, method: Method, read: Read, serialize: Callable[[Any], bytes]) -> Behavior:
-        if method.writes:
+        if method.writes and self._guard is not None:
             behavior = _keeping_reply(behavior)
 
         def serve(request: Any, context: grpc.ServicerContext) -> bytes:
@@ -232,23 +232,23 @@ def _one(deserialize: Callable[[bytes], Any], call: Call, request: bytes) -> Any
     return message
 
 
-def _one_of_callers(guard: Guard, read: Read, call: Call, request: bytes) -> Any:
-    """A message that has to be about what is the caller's own, where the caller may ask for nothing else."""
+def _one_of_its_own(guard: Guard, read: Read, call: Call, request: bytes) -> Any:
+    """A message, which has to be about what is the caller's own where the caller may ask for nothing else."""
     message = read(call, request)
     if call.must_be_own:
         guard.check_own(call, message)
     return message
 
 
-def _each(read: Read, call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
+def _each(guard: Guard | None, read: Read, call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
     """The messages of a caller that streams them."""
     messages = _as_they_come(read, call, requests)
-    if not call.must_be_own:
+    if guard is None or not call.must_be_own:
         return messages
     # The handler does nothing before it is certain that the caller asks for its own. Without a message it does not.
     first = [*islice(messages, 1)]
-    if not first and call.guard is not None:
-        call.guard.check_own(call, None)
+    if not first:
+        guard.check_own(call, None)
     return chain(first, messages)
 
 
@@ -271,18 +271,17 @@ def _serialize(serializer: Callable[[Any], bytes], reply: Any) -> bytes:
 
 def _check(call: Call, method: Method, context: grpc.ServicerContext, guard: Guard | None) -> None:
     """Raises where the call must not be begun, whatever its request is."""
-    if not method.path:  # there is no such method, which is what callers are told who are known, whatever else is wrong
-        if guard is not None:
-            guard.admit(call, context)
-        return
-    check_active()  # what came too late is not begun
-    size = metadata_size(context.invocation_metadata())
-    if size > METADATA_LIMIT:
-        raise RequestTooLarge(
-            f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
-        )
+    if method.path:
+        check_active()  # what came too late is not begun
+        size = metadata_size(context.invocation_metadata())
+        if size > METADATA_LIMIT:
+            raise RequestTooLarge(
+                f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
+            )
     if guard is not None:
         guard.admit(call, context)
+    if not method.path:  # there is no such method, which callers that may know are told, whatever else is wrong
+        return
     # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
     if method.refused_keys and not method.refused_keys.isdisjoint(call.metadata):
         name = call.path.removeprefix("/")

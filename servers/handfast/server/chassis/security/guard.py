@@ -6,24 +6,16 @@ looked at next, before the handler or an interceptor has it. So whoever may not 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import grpc
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
 
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing, TooManyCalls
+from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.callers import caller_of
-from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.permission import EVERYBODY, SELF
 from handfast.server.chassis.security.rate import CallRate
-
-
-class Authenticates(Protocol):
-    def authenticate(self, call: Call, context: grpc.ServicerContext) -> Identity:
-        """Who calls. Raises DomainError where that cannot be known, such as NotAuthenticated."""
-        ...
 
 
 class Guard:
@@ -31,7 +23,7 @@ class Guard:
     calls pass, and those that would be refused are logged and counted. `rate` bounds how many calls each makes."""
 
     def __init__(
-        self, authenticator: Authenticates, rate: CallRate | None = None, *, enforced: bool, registry: CollectorRegistry
+        self, authenticator: Authenticator, rate: CallRate | None, *, enforced: bool, registry: CollectorRegistry
     ) -> None:
         self._authenticator, self._rate, self._enforced = authenticator, rate, enforced
         self._refused = Counter(
