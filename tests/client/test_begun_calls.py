@@ -14,7 +14,6 @@ import pytest
 from handfast.client import DeadlineExceeded, NotFound, Unavailable, channel
 from handfast.client.begun_call import BegunCall, begin
 from handfast.client.calls import CallFuture
-from handfast.client.methods import Outgoing
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import eventually
@@ -24,14 +23,20 @@ from .backend import Backend, serve
 REQUEST = GetUserRequest(user_id="ada")
 
 
+@pytest.fixture(params=[None, lambda: "abc"], ids=["", "with a token"])
+def users(backend: Backend, request: pytest.FixtureRequest) -> Iterator[UserServiceStub]:
+    with channel(backend.address, token=request.param) as opened:
+        yield UserServiceStub(opened)
+
+
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """The states of gRPC's own calls, of which in the end no event is left to take."""
     states: list[Any] = []
     init = BegunCall.__init__
 
-    def keep(self: BegunCall, method: Any, outgoing: Outgoing) -> None:
-        init(self, method, outgoing)
+    def keep(self: BegunCall, *arguments: Any) -> None:
+        init(self, *arguments)
         states.append(self._state)
 
     monkeypatch.setattr(BegunCall, "__init__", keep)

@@ -83,13 +83,13 @@ class _StreamResponse(_MultiCallable):
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     def begin(
         self, request: Any, timeout: float | None = None, metadata: tuple[tuple[str, str | bytes], ...] = ()
-    ) -> BegunCall | CallFuture:
+    ) -> Any:
         """Begins a call that has no thread of its own, where gRPC and its interceptors let it. The metadata is taken
         as it is: who begins calls makes it itself."""
         out = self._method.outgoing(request, timeout, metadata)
         inner = self._inner(out)
         try:
-            return BegunCall(inner, out)
+            return inner.begin(out) if hasattr(inner, "begin") else BegunCall(inner, out)
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
         except (AttributeError, TypeError):  # what has interceptors is none of gRPC's own calls

@@ -3,7 +3,7 @@
 tls.py           `TLS`: the files of certificates and keys, read again when they change
 tokens.py        where the token comes from, and when it is asked for again
 security.py      both together: what each call carries, and which calls are made once more
-repeated_call.py a call in flight that is made once more
+repeated_call.py calls in flight that are made once more
 environment.py   both from variables such as HANDFAST_CA
 channel.py       the synchronous gRPC channel that has them; `handfast.client.aio.secured` is that for asyncio
 

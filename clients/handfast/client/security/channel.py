@@ -14,9 +14,11 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import grpc
 
+from handfast.client.begun_call import BegunCall
 from handfast.client.closing import Gate
+from handfast.client.methods import Outgoing
 from handfast.client.options import Options
-from handfast.client.security.repeated_call import RepeatedCall
+from handfast.client.security.repeated_call import RepeatedBegunCall, RepeatedCall
 from handfast.client.security.security import Carried, Security
 
 
@@ -215,7 +217,18 @@ class _StreamResponse(_Secured):
 
 
 class _UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg, misc]
-    pass
+    def begin(self, outgoing: Outgoing) -> RepeatedBegunCall:
+        """As a BegunCall, and raises as it does."""
+        until_s = None if outgoing.timeout is None else time.monotonic() + outgoing.timeout
+
+        def send() -> tuple[BegunCall, Callable[[grpc.StatusCode], bool]]:
+            left = None if until_s is None else until_s - time.monotonic()
+            attempt = _Attempt(self._channel, self, outgoing.metadata, None)
+            carried = attempt.carried
+            out = outgoing._replace(timeout=left, metadata=carried.metadata)
+            return BegunCall(attempt.method, out, carried.credentials), attempt.has_changed
+
+        return RepeatedBegunCall(send, self._channel.repeats)
 
 
 class _StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg, misc]

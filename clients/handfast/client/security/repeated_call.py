@@ -1,20 +1,23 @@
-"""A call that is under way, and made once more where it is refused for what has changed since."""
+"""Calls that are under way, and made once more where they are refused for what has changed since."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
+Send: TypeAlias = Callable[[], tuple[Any, Callable[[grpc.StatusCode], bool]]]
+"""Begins a copy of the call, and returns it with what says whether a call that ended with a status makes sense once
+more. Raises ValueError where the channel is closed."""
+
 
 class RepeatedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic in its stubs only
-    """As the future of gRPC that it stands for. `send` begins a copy of the call, and returns it with what says whether
-    a call that ended with a status makes sense once more."""
+    """As the future of gRPC that it stands for."""
 
-    def __init__(self, send: Callable[[], tuple[Any, Callable[[grpc.StatusCode], bool]]]) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -103,3 +106,45 @@ class RepeatedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         if not self.add_callback(lambda: fn(self)):
             fn(self)
+
+
+class RepeatedBegunCall:
+    """As `handfast.client.begun_call.BegunCall`; `repeats` says whether it may be made once more."""
+
+    def __init__(self, send: Send, repeats: bool) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._is_last = not repeats
+        self._call, self._has_changed = send()
+
+    def result(self) -> Any:
+        try:
+            return self._call.result()
+        except grpc.RpcError as error:
+            if not self._is_sent_again(error.code()):
+                raise
+        return self._call.result()
+
+    def _is_sent_again(self, status: grpc.StatusCode) -> bool:
+        has_changed = self._has_changed(status)
+        with self._lock:
+            if self._is_last or not has_changed:
+                return False
+            self._is_last = True
+            try:
+                self._call, self._has_changed = self._send()
+            except ValueError:  # the channel is closed
+                return False
+            return True
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._is_last = True
+            call = self._call
+        call.cancel()
+
+    def initial_metadata(self) -> Any:
+        return self._call.initial_metadata()
+
+    def trailing_metadata(self) -> Any:
+        return self._call.trailing_metadata()
