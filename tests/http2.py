@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterable, Iterator
 
 from tests.eventually import PATIENCE
@@ -28,10 +29,23 @@ def send(address: str, path: bytes, request: bytes, headers: list[tuple[bytes, b
                 return
 
 
+def is_answered(
+    address: str, path: bytes, request: bytes, headers: list[tuple[bytes, bytes]], tls: ssl.SSLContext | None
+) -> bool:
+    """Whether the server answers a call, in any way, and not only ends the connection."""
+    with contextlib.suppress(ConnectionError, ssl.SSLError), connect(address, tls) as connection:
+        for kind, _flags, stream in _call(connection, address, path, request, headers, b""):
+            if stream == _STREAM and kind in (DATA, HEADERS, RST_STREAM):
+                return True
+    return False
+
+
 @contextlib.contextmanager
-def unread(address: str, path: bytes, request: bytes, headers: list[tuple[bytes, bytes]]) -> Iterator[None]:
+def unread(
+    address: str, path: bytes, request: bytes, headers: list[tuple[bytes, bytes]], tls: ssl.SSLContext | None = None
+) -> Iterator[None]:
     """A call that has begun, and lets the server send no message: its window for them has 0 bytes."""
-    with connect(address) as connection:
+    with connect(address, tls) as connection:
         for kind, _flags, stream in _call(
             connection, address, path, request, headers, settings((INITIAL_WINDOW_SIZE, 0))
         ):
@@ -40,11 +54,17 @@ def unread(address: str, path: bytes, request: bytes, headers: list[tuple[bytes,
         yield
 
 
-def connect(address: str) -> socket.socket:
+def connect(address: str, tls: ssl.SSLContext | None = None) -> socket.socket:
     host, port = address.rsplit(":", 1)
     connection = socket.create_connection((host, int(port)), PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+    if tls is None:
+        return connection
+    try:
+        return tls.wrap_socket(connection, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pool
@@ -17,18 +18,18 @@ _USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"]
 _PREFERENCES = preferences_pb2.DESCRIPTOR.services_by_name["PreferencesService"]
 _ACCOUNTS = accounts_pb2.DESCRIPTOR.services_by_name["AccountService"]
 _TRANSACTIONS = transactions_pb2.DESCRIPTOR.services_by_name["TransactionService"]
-_PARTICIPANT = transactions_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
-_LOCKS = transactions_pb2.DESCRIPTOR.services_by_name["LockService"]
-_OPERATIONS = (
+PARTICIPANT = transactions_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
+LOCKS = transactions_pb2.DESCRIPTOR.services_by_name["LockService"]
+OPERATIONS = (
     descriptor_pool.Default().FindServiceByName("grpc.health.v1.Health"),
     reflection.v1_descriptor(),
     descriptor_pool.Default().FindServiceByName("grpc.reflection.v1alpha.ServerReflection"),
 )
 
 SERVICES: dict[str, tuple[ServiceDescriptor, ...]] = {
-    "users": (_USERS, _LOCKS, _PARTICIPANT, *_OPERATIONS),
-    "preferences": (_PREFERENCES, _LOCKS, _PARTICIPANT, *_OPERATIONS),
-    "accounts": (_ACCOUNTS, _TRANSACTIONS, *_OPERATIONS),
+    "users": (_USERS, LOCKS, PARTICIPANT, *OPERATIONS),
+    "preferences": (_PREFERENCES, LOCKS, PARTICIPANT, *OPERATIONS),
+    "accounts": (_ACCOUNTS, _TRANSACTIONS, *OPERATIONS),
 }
 """What each server serves; a test compares it with what the servers themselves say."""
 
@@ -63,9 +64,9 @@ class Method:
         return f"{self.server}:{self.service}/{self.name}"
 
 
-METHODS = tuple(
-    Method(server, method)
-    for server, services in SERVICES.items()
-    for service in services
-    for method in service.methods
-)
+def methods_of(services: Mapping[str, Iterable[ServiceDescriptor]]) -> tuple[Method, ...]:
+    """All methods of these services, by the name of the server that serves them."""
+    return tuple(Method(server, method) for server in services for each in services[server] for method in each.methods)
+
+
+METHODS = methods_of(SERVICES)

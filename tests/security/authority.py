@@ -73,9 +73,11 @@ class Authority:
         spiffe: str = "spiffe://handfast.test/client",
         starts: datetime.timedelta = -HOUR,
         lasts: datetime.timedelta = HOUR,
+        names: Sequence[x509.GeneralName] = (),
     ) -> Files:
-        """The certificate of a caller whose name is `spiffe` or, where that is empty, the DNS name `name`."""
-        return self._issue(name, [x509.DNSName(name), *_uris(spiffe)], starts, lasts)
+        """The certificate of a caller whose name is `spiffe` or, where that is empty, the DNS name `name`; with `names`
+        it has these and no others."""
+        return self._issue(name, names or [x509.DNSName(name), *_uris(spiffe)], starts, lasts)
 
     def _issue(
         self, name: str, names: Sequence[x509.GeneralName], starts: datetime.timedelta, lasts: datetime.timedelta

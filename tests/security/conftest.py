@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import grpc
@@ -12,6 +12,7 @@ from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
 from tests.security.issuer import Issuer, bearer
+from tests.security.servers import Servers, started
 
 METHOD = Method(
     "/handfast.test.Service/Get", "handfast.test.Service", "Get", "unary", "handfast.test", Pool("calls", 1)
@@ -54,3 +55,10 @@ def refusal(authenticator: Authenticator, token: str | None = None, **more: Any)
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     return Issuer()
+
+
+@pytest.fixture(scope="session")
+def servers(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """One of each kind, shared by tests that only call them."""
+    with started(tmp_path_factory.mktemp("servers"), issuer) as servers:
+        yield servers

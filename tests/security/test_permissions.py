@@ -11,64 +11,52 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.chassis.v1 import options_pb2
-from handfast.server.accounts.server import build as build_accounts
 from handfast.server.chassis.security.permission import Permission
-from handfast.server.preferences.server import build as build_preferences
-from handfast.server.process.settings import sqlite_url
-from handfast.server.suite import SuiteSettings
-from handfast.server.users.server import build as build_users
 from tests.fuzz.calls import Call, Metadata, Outcome, send
-from tests.fuzz.methods import METHODS, Method
+from tests.fuzz.methods import Method
 from tests.security.issuer import BAD, Issuer, bearer
+from tests.security.servers import EVERY_SCOPE, GRANTED, GUARDED, OPEN, REVOKED, SERVICES, Servers, credentials
 
-BUILD = {"users": build_users, "preferences": build_preferences, "accounts": build_accounts}
-REVOKED = "revoked-1"
 REFUSALS = {"UNAUTHENTICATED", "SCOPE_MISSING", "NO_PERMISSION_DECLARED"}
-OPEN = [method for method in METHODS if method.service.startswith("grpc.")]
-GUARDED = [method for method in METHODS if method not in OPEN]
-EVERY_SCOPE = {
-    scope.replace("{server}", method.server)
-    for method in GUARDED
-    for scope in method.descriptor.GetOptions().Extensions[options_pb2.permission].scopes
-}
-
-
-@pytest.fixture(scope="module")
-def channels(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, grpc.Channel]]:
-    """To the servers of a suite that enforces permissions, by their names. They have no credentials for each other, so
-    a call that was let in can end with the refusal of another server."""
-    folder = tmp_path_factory.mktemp("enforced")
-    (folder / "revoked").write_text(f"{REVOKED}\n")
-    addresses: dict[str, str] = {}
-    peers: dict[str, Any] = {}
-    with ExitStack() as stack:
-        for name, build in BUILD.items():
-            settings = SuiteSettings(
-                name=name,
-                listen="127.0.0.1:0",
-                database_url=sqlite_url(folder / f"{name}.sqlite3"),
-                **issuer.settings(folder),
-                revoked_tokens=str(folder / "revoked"),
-                **peers,
-            )
-            server = build(settings)
-            server.start()
-            stack.callback(server.stop)
-            addresses[name] = peers[f"{name}_address"] = server.address
-        yield {
-            name: stack.enter_context(closing(grpc.insecure_channel(address))) for name, address in addresses.items()
-        }
+UNAUTHENTICATED = (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+PERSON = x509.RFC822Name("ada@example.com")
+SCOPE_MISSING = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
 
 
 @pytest.fixture(params=GUARDED, ids=str)
 def method(request: pytest.FixtureRequest) -> Method:
     found: Method = request.param
     return found
+
+
+@pytest.fixture(scope="module")
+def channels(servers: Servers) -> Iterator[Mapping[tuple[str, str], grpc.Channel]]:
+    """To each server: with a certificate that is `granted` every scope, and with one that has no `name`."""
+    issue = servers.authority.client
+    certificates = {"granted": issue("granted", GRANTED), "nameless": issue("person", names=[PERSON])}
+    with ExitStack() as stack:
+        yield {
+            (kind, server): stack.enter_context(closing(servers.channel(server, credentials(servers.authority, files))))
+            for kind, files in certificates.items()
+            for server in SERVICES
+        }
+
+
+@pytest.fixture
+def granted(channels: Mapping[tuple[str, str], grpc.Channel], method: Method) -> grpc.Channel:
+    return channels["granted", method.server]
+
+
+@pytest.fixture
+def nameless(channels: Mapping[tuple[str, str], grpc.Channel], method: Method) -> grpc.Channel:
+    return channels["nameless", method.server]
 
 
 def permission_of(method: Method) -> Permission:
@@ -97,68 +85,99 @@ def _parent(message: Message, path: str) -> tuple[Any, str]:
 
 
 def call(
-    channels: Mapping[str, grpc.Channel], method: Method, metadata: Metadata, request: bytes = b""
+    servers: Servers, method: Method, metadata: Metadata, request: bytes = b"", channel: grpc.Channel | None = None
 ) -> tuple[grpc.StatusCode, str]:
-    """The code, and why the server itself refused to let the caller in; empty where it did not."""
-    outcome = send(channels[method.server], Call(method.path, [request], metadata, held=method.held))
-    return outcome.code, refusal_of(outcome, method)
+    """The code, and why the server itself refused to let the caller in; empty where it did not. Whoever is refused has
+    not got as far as the handler."""
+    outcome, ran = _sent(servers, method, metadata, request, channel)
+    refusal = _refusal_of(outcome, method)
+    assert not (refusal and ran), f"the handler of {method} has run"
+    return outcome.code, refusal
 
 
-def refusal_of(outcome: Outcome, method: Method) -> str:
+def is_let_in(
+    servers: Servers, method: Method, metadata: Metadata, request: bytes = b"", channel: grpc.Channel | None = None
+) -> bool:
+    """Whether the handler has run, whatever it made of the request."""
+    return _sent(servers, method, metadata, request, channel)[1]
+
+
+def _sent(
+    servers: Servers, method: Method, metadata: Metadata, request: bytes, channel: grpc.Channel | None
+) -> tuple[Outcome, bool]:
+    servers.seen.ran.clear()
+    sent = Call(method.path, [request], metadata, held=method.held)
+    outcome = send(channel or servers.channels[method.server], sent)
+    return outcome, method.path in servers.seen.ran
+
+
+def _refusal_of(outcome: Outcome, method: Method) -> str:
+    domains = {method.server, f"handfast.{method.server}"}  # those of others say that they have refused this server
+    domains |= {"handfast.transactions"} if method.service.startswith("handfast.transactions.") else set()
     info = ErrorInfo()
     for detail in outcome.status.details if outcome.status is not None else ():
         if detail.Unpack(info):
-            own = info.domain not in {f"handfast.{other}" for other in BUILD if other != method.server}
-            return info.reason if own and info.reason in REFUSALS else ""
+            return info.reason if info.domain in domains and info.reason in REFUSALS else ""
     return ""
 
 
-def test_nobody_is_let_in_without_a_token(channels: Mapping[str, grpc.Channel], method: Method) -> None:
-    assert call(channels, method, ()) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
-    assert call(channels, method, (), b"\xff") == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+@pytest.mark.parametrize("server", SERVICES)
+def test_every_service_of_a_server_is_tried(servers: Servers, server: str) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    (reply,) = send(servers.channels[server], Call(path, [request])).replies
+    listed = reflection_pb2.ServerReflectionResponse.FromString(reply).list_services_response.service
+    assert {each.name for each in listed} == {service.full_name for service in SERVICES[server]}
 
 
-def test_no_bad_token_is_let_in(channels: Mapping[str, grpc.Channel], issuer: Issuer, method: Method) -> None:
-    refused = (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
-    for kind, (problem, make) in BAD.items():
-        ended = call(channels, method, bearer(make(issuer)))
+def test_nobody_is_let_in_without_a_token(servers: Servers, method: Method, nameless: grpc.Channel) -> None:
+    for request in (b"", b"\xff", request_of(method, "ada")):
+        assert call(servers, method, (), request, nameless) == UNAUTHENTICATED
+
+
+def test_a_certificate_that_is_granted_nothing_lets_nobody_in_without_a_token(servers: Servers, method: Method) -> None:
+    for request in (b"", b"\xff", request_of(method, "ada")):  # before the request is read
+        assert call(servers, method, (), request) == SCOPE_MISSING
+
+
+def test_no_bad_token_is_let_in(servers: Servers, issuer: Issuer, method: Method, granted: grpc.Channel) -> None:
+    """Not even beside a certificate that is."""
+    bad = {kind: (problem, bearer(make(issuer))) for kind, (problem, make) in BAD.items()}
+    bad["revoked"] = "revoked", bearer(issuer.token("ada", EVERY_SCOPE, jti=REVOKED))
+    bad["two"] = "repeated", 2 * bearer(issuer.token("ada", EVERY_SCOPE))
+    for kind, (problem, metadata) in bad.items():
+        ended = call(servers, method, metadata, channel=granted)
         # Whether the issuer has a new key by now is asked first: that is to be tried again.
         asked = problem == "unknown_key" and ended == (grpc.StatusCode.UNAVAILABLE, "")
-        assert asked or ended == refused, kind
-    revoked = bearer(issuer.token("ada", EVERY_SCOPE, jti=REVOKED))
-    assert call(channels, method, revoked) == refused
-    twice = (*bearer(issuer.token("ada", EVERY_SCOPE)), *bearer(issuer.token("ada", EVERY_SCOPE)))
-    assert call(channels, method, twice) == refused
+        assert asked or ended == UNAUTHENTICATED, kind
 
 
 def test_each_scope_that_a_method_needs_is_needed_and_all_others_do_not_do(
-    channels: Mapping[str, grpc.Channel], issuer: Issuer, method: Method
+    servers: Servers, issuer: Issuer, method: Method
 ) -> None:
     for scope in permission_of(method).scopes:
         others = bearer(issuer.token("ada", EVERY_SCOPE - {scope}))
         for request in (b"", b"\xff", request_of(method, "ada")):  # before the request is read
-            denied = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
-            assert call(channels, method, others, request) == denied, scope
+            assert call(servers, method, others, request) == SCOPE_MISSING, scope
 
 
 def test_the_scopes_of_a_method_are_enough(
-    channels: Mapping[str, grpc.Channel], issuer: Issuer, method: Method
+    servers: Servers, issuer: Issuer, method: Method, granted: grpc.Channel
 ) -> None:
-    code, refusal = call(channels, method, bearer(issuer.token("ada", permission_of(method).scopes)))
-    assert not refusal, code
+    assert is_let_in(servers, method, bearer(issuer.token("ada", permission_of(method).scopes)))
+    assert is_let_in(servers, method, (), channel=granted)
 
 
 def test_the_scope_self_lets_in_to_what_is_the_callers_own_and_to_nothing_else(
-    channels: Mapping[str, grpc.Channel], issuer: Issuer, method: Method
+    servers: Servers, issuer: Issuer, method: Method
 ) -> None:
     own = bearer(issuer.token("ada", ("self",)))
-    denied = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
-    assert call(channels, method, own) == denied  # names nobody
-    assert call(channels, method, own, request_of(method, "bob")) == denied
+    assert call(servers, method, own) == SCOPE_MISSING  # names nobody
+    assert call(servers, method, own, request_of(method, "bob")) == SCOPE_MISSING
     if permission_of(method).own:
-        assert call(channels, method, own, request_of(method, "ada"))[1] == ""
-        assert call(channels, method, own, request_of(method, "ada", "bob")) == denied
-        assert call(channels, method, own, request_of(method, "bob", "")) == denied
+        assert is_let_in(servers, method, own, request_of(method, "ada"))
+        assert call(servers, method, own, request_of(method, "ada", "bob")) == SCOPE_MISSING
+        assert call(servers, method, own, request_of(method, "bob", "")) == SCOPE_MISSING
 
 
 def test_self_is_declared_where_one_id_is_read_or_changed_and_nowhere_else() -> None:
@@ -166,31 +185,32 @@ def test_self_is_declared_where_one_id_is_read_or_changed_and_nowhere_else() -> 
         *("GetUser", "BatchGetUsers", "UpdateUser"),
         *("GetPreferences", "BatchGetPreferences", "UpdatePreferences"),
         *("GetAccount", "UpdateUserAndPreferences"),
+        "GetBalance",
     }
 
 
-def test_of_an_account_both_ids_must_be_the_callers_own(channels: Mapping[str, grpc.Channel], issuer: Issuer) -> None:
+def test_of_an_account_both_ids_must_be_the_callers_own(servers: Servers, issuer: Issuer) -> None:
     (update,) = (method for method in GUARDED if method.name == "UpdateUserAndPreferences")
     own = bearer(issuer.token("ada", ("self",)))
     message: Any = GetMessageClass(update.request)()
     message.user.user_id = "ada"
-    assert call(channels, update, own, message.SerializeToString())[1] == ""  # as preferences.user_id may be empty
+    assert call(servers, update, own, message.SerializeToString())[1] == ""  # as preferences.user_id may be empty
     message.preferences.user_id = "bob"
-    assert call(channels, update, own, message.SerializeToString())[1] == "SCOPE_MISSING"
+    assert call(servers, update, own, message.SerializeToString())[1] == "SCOPE_MISSING"
     message.user.user_id, message.preferences.user_id = "", "ada"
-    assert call(channels, update, own, message.SerializeToString())[0] is not grpc.StatusCode.OK
+    assert call(servers, update, own, message.SerializeToString())[0] is not grpc.StatusCode.OK
     message.user.user_id, message.preferences.user_id = "bob", "ada"
-    assert call(channels, update, own, message.SerializeToString())[1] == "SCOPE_MISSING"
+    assert call(servers, update, own, message.SerializeToString())[1] == "SCOPE_MISSING"
 
 
 def test_health_asks_nobody_and_what_a_server_does_not_have_only_those_who_are_known_are_told(
-    channels: Mapping[str, grpc.Channel], issuer: Issuer
+    servers: Servers, issuer: Issuer
 ) -> None:
     for method in OPEN:
-        code, refusal = call(channels, method, ())
-        assert not refusal
-        assert code is not grpc.StatusCode.UNAUTHENTICATED
-    for channel in channels.values():
-        assert send(channel, Call("/no.Such/Method", [b""])).code is grpc.StatusCode.UNAUTHENTICATED
+        assert is_let_in(servers, method, ())
+        assert is_let_in(servers, method, bearer("not-a-token"))
+    for channel in servers.channels.values():
+        bad = Call("/no.Such/Method", [b""], bearer("not-a-token"))
+        assert send(channel, bad).code is grpc.StatusCode.UNAUTHENTICATED
         known = Call("/no.Such/Method", [b""], bearer(issuer.token("ada")))
         assert send(channel, known).code is grpc.StatusCode.UNIMPLEMENTED
