@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import json
 import os
@@ -17,9 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials, make
+from handfast.server.chassis.security.grants import parse_grants
+from handfast.server.cli.dev import folder
+from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials, made_or_make, make
 from handfast.server.cli.dev.tokens import AUDIENCE, ISSUER
 from handfast.server.process.command import Failure
+from handfast.server.process.flags import read_settings
+from handfast.server.process.settings import ServerSettings, SettingsError
 from tests.cli.processes import Result
 
 Handfast = Callable[..., Result]
@@ -118,8 +123,8 @@ def test_a_token_of_one_s_own_is_signed_by_the_same_key(handfast: Handfast, made
 def test_a_folder_that_is_there_is_left_as_it_is(handfast: Handfast, made: DevCredentials) -> None:
     before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
     result = handfast("dev-credentials", str(made.folder))
-    line = f"handfast: dev-credentials: {made.folder} is there already; remove it, or name another folder\n"
-    assert result == Result(2, "", line)
+    line = f"{made.folder} is there already; --renew renews what is in it, or name another folder"
+    assert result == Result(2, "", f"handfast: dev-credentials: {line}\n")
     assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
 
 
@@ -149,3 +154,102 @@ def test_what_clients_take_their_credentials_from_can_be_read_into_a_shell(made:
     assert exported == made.of_client()
     assert all(Path(file).is_file() for file in exported.values())
     assert json.loads(made.token_keys.read_text())["keys"]
+
+
+def test_credentials_are_used_again(tmp_path: Path) -> None:
+    made = made_or_make(tmp_path / "credentials", ["credits"])
+    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
+    assert made_or_make(tmp_path / "credentials", ["credits"]) == made
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
+
+
+def test_credentials_of_a_participant_that_comes_later_are_made_beside_those_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = made_or_make(tmp_path / "credentials")
+    token = made.issue("ada", ["self"], 600)
+    with made.revoked_tokens.open("a") as revoked:
+        revoked.write("stolen\n")
+    with made.grants.open("a") as grants:
+        grants.write('"spiffe://handfast.test/reports" = ["users.read"]\n')
+    keys = [file.read_bytes() for file in (made.ca_key, made.signing_key, made.token_keys)]
+    assert made_or_make(tmp_path / "credentials", ["credits"]) == made
+    assert capsys.readouterr().out == (f"Renewed the credentials for development, as credits had none: {made.folder}\n")
+    # What runs by the old files goes on: neither the CA nor who signs tokens has become another one.
+    assert [file.read_bytes() for file in (made.ca_key, made.signing_key, made.token_keys)] == keys
+    assert made.revoked_tokens.read_text() == "stolen\n"
+    granted = parse_grants(made.grants.read_bytes())
+    assert granted["spiffe://handfast.test/reports"] == {"users.read"}
+    assert granted["spiffe://handfast.test/credits"] == granted["spiffe://handfast.test/users"]
+    assert {"credits.read", "users.read"} <= set(
+        _claims(made, made.token("admin").read_text().strip())["scope"].split()
+    )
+    assert _claims(made, token)["sub"] == "ada"
+    lines = made.server_variables("credits").read_text().splitlines()
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+    assert read_settings(ServerSettings, "credits", "127.0.0.1:0", {}, exported).own_certificates() is not None
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made.folder.iterdir()} == {0o600}
+    assert made_or_make(tmp_path / "credentials", ["credits"]) == made
+    assert capsys.readouterr().out == ""
+
+
+def test_credentials_that_have_expired_are_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "credentials"
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "VALID_DAYS", 0)
+        made = make(place, ["credits"], subject="grace")
+    with pytest.raises(SettingsError, match="expired at"):
+        read_settings(ServerSettings, "users", "127.0.0.1:0", {}, made.of_server("users"))
+    ca_key = made.ca_key.read_bytes()
+    made_or_make(place)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Renewed the credentials for development, as they were to expire at 20")
+    assert printed.endswith(f" UTC: {made.folder}\n")
+    for name in ("users", "credits"):
+        certificate = x509.load_pem_x509_certificate(made.certificate(name).read_bytes())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(made.ca.read_bytes()))
+        assert certificate.not_valid_after_utc == made.expires > datetime.datetime.now(datetime.UTC)
+    assert made.ca_key.read_bytes() == ca_key
+    assert _claims(made, made.token("user").read_text().strip())["sub"] == "grace"
+    read_settings(ServerSettings, "users", "127.0.0.1:0", {}, made.of_server("users"))
+
+
+def test_credentials_without_the_keys_to_renew_them_are_told_and_stay(tmp_path: Path) -> None:
+    made = made_or_make(tmp_path / "credentials")
+    made.ca_key.unlink()
+    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
+    with pytest.raises(Failure, match=r"^cannot read .*/dev-ca.key: No such file or directory$"):
+        made_or_make(tmp_path / "credentials", ["credits"])
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
+
+
+def test_a_folder_is_renewed_and_given_further_servers_and_another_user(handfast: Handfast, tmp_path: Path) -> None:
+    made = make(tmp_path / "credentials")
+    before = made.certificate("users").read_bytes()
+    result = handfast("dev-credentials", str(made.folder), "--renew", "--server", "credits", "--subject", "grace")
+    assert (result.status, result.stderr) == (0, "")
+    assert made.names == ["accounts", "credits", "preferences", "users"]
+    assert made.certificate("users").read_bytes() != before
+    assert _claims(made, made.token("user").read_text().strip())["sub"] == "grace"
+
+
+def test_what_is_no_such_folder_is_not_renewed(handfast: Handfast, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    result = handfast("dev-credentials", str(tmp_path / "other"), "--renew")
+    line = f"cannot read {tmp_path}/other/dev-user.token: No such file or directory"
+    assert result == Result(2, "", f"handfast: dev-credentials: {line}\n")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_folder_with_a_damaged_file_is_told_and_stays(tmp_path: Path) -> None:
+    made = make(tmp_path / "credentials")
+    for file in (made.grants, made.ca_key, made.signing_key, made.token("user")):
+        content = file.read_bytes()
+        file.write_bytes(b"[damaged")
+        before = {each.name: each.read_bytes() for each in made.folder.iterdir()}
+        with pytest.raises(Failure, match=r"^cannot renew .*, in which a file is damaged: .*; remove the folder$"):
+            folder.renew(made.folder)
+        assert {each.name: each.read_bytes() for each in made.folder.iterdir()} == before
+        file.write_bytes(content)

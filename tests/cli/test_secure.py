@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import os
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,16 +13,24 @@ import pytest
 
 from handfast.client import TLS, PermissionDenied, Suite, Unauthenticated, Unavailable, connect
 from handfast.server.cli.dev import folder as dev
-from handfast.server.cli.dev.folder import CLIENT, DevCredentials, made_or_make
+from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials
 from handfast.server.cli.ports import free_first_port
-from handfast.server.process.command import Failure
+from handfast.server.process.settings import ServerSettings
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.cli.processes import Process, Result, start_process, stop_process
 from tests.eventually import eventually
+from tests.grpcurl.conftest import grpcurl
+from tests.grpcurl.tool import Grpcurl
 from tests.people import new_email
+from tests.project.commands import ROOT, run
 from tests.project.readme import blocks, shows_the_same
+from tests.security.authority import Authority
+from tests.security.issuer import Issuer
+
+__all__ = ["grpcurl"]
 
 Handfast = Callable[..., Result]
+Up = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,75 @@ def test_up_says_how_to_call_it(printed_and_suite: tuple[str, Process], credenti
     assert f"\n  . {credentials.client_variables}\n" in printed
     assert f"https://127.0.0.1:{suite.first_port + 100}/metrics" in printed
     assert "-plaintext" not in printed
+
+
+def _tried(grpcurl: Grpcurl, printed: str, **environment: str) -> str:
+    """What is printed by that which `up` says to try, in a shell that has this environment."""
+    commands = printed.partition("\nTry")[2].partition("Ctrl-C")[0].splitlines()[1:]
+    path = os.pathsep.join((str(grpcurl.path.parent), os.environ["PATH"]))
+    done = run("sh", "-e", "-c", "\n".join(commands), cwd=ROOT, PATH=path, **environment)
+    assert done.returncode == 0, f"{commands}\n{done.stdout}"
+    return done.stdout
+
+
+def test_what_up_says_to_try_is_answered(printed_and_suite: tuple[str, Process], grpcurl: Grpcurl) -> None:
+    assert "ada@example.com" in _tried(grpcurl, printed_and_suite[0])
+
+
+def test_what_up_says_to_try_is_answered_by_a_suite_with_settings_of_one_s_own(
+    up: Up, grpcurl: Grpcurl, tmp_path: Path
+) -> None:
+    variables, client = _own_settings(tmp_path)
+    printed = up(**variables).read_until("ready")
+    assert printed.endswith("\nready\n")
+    assert "ada@example.com" in _tried(grpcurl, printed, **client)
+
+
+def _own_settings(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables of a suite with certificates and tokens of its own, and those of a caller but for HANDFAST_CA."""
+    authority, issuer = Authority(folder), Issuer()
+    grants, token, caller = dev.make(folder / "dev").grants, folder / "token", authority.client()
+    token.write_text(issuer.token("admin", ["users.write", "preferences.write"]))
+    shared = {"tls_client_ca": authority.file, "peer_ca": authority.file, "certificate_grants": grants}
+    shared |= issuer.settings(folder)
+    variables: dict[str, str] = {}
+    for server in SERVERS:
+        files = authority.server(server, spiffe=f"spiffe://handfast.test/{server}")
+        given = shared | {"tls_certificate": files.certificate, "tls_key": files.key}
+        variables |= {ServerSettings.variable(server, name): str(value) for name, value in given.items()}
+    client = {"HANDFAST_CERTIFICATE": caller.certificate, "HANDFAST_KEY": caller.key, "HANDFAST_TOKEN_FILE": token}
+    return variables, {name: str(value) for name, value in client.items()}
+
+
+def test_with_tls_alone_up_says_to_try_nothing_but_its_ca(tmp_path: Path, grpcurl: Grpcurl, up: Up) -> None:
+    variables, _ = _own_settings(tmp_path)
+    kept = ("_TLS_CERTIFICATE", "_TLS_KEY", "_PEER_CA")
+    printed = up(**{name: value for name, value in variables.items() if name.endswith(kept)}).read_until("ready")
+    assert "\nTry:\n" in printed
+    assert "ada@example.com" in _tried(grpcurl, printed)
+
+
+@pytest.mark.parametrize(
+    ("without", "complaint"),
+    [
+        ("HANDFAST_PEER_CA", "--peer-ca (or HANDFAST_PEER_CA) is needed, as the servers call each other, and these"),
+        ("HANDFAST_USERS_TLS_", "--tls-certificate (or HANDFAST_USERS_TLS_CERTIFICATE) is needed with --peer-ca, as"),
+        (
+            "HANDFAST_CERTIFICATE_GRANTS",
+            "--peer-token (or HANDFAST_USERS_PEER_TOKEN) or --certificate-grants is needed",
+        ),
+    ],
+)
+def test_up_refuses_settings_by_which_its_servers_cannot_call_each_other(
+    without: str, complaint: str, tmp_path: Path, handfast: Handfast
+) -> None:
+    variables, _ = _own_settings(tmp_path)
+    if "USERS" in without:
+        del variables["HANDFAST_TLS_CLIENT_CA"], variables["HANDFAST_CERTIFICATE_GRANTS"]
+    given = {name: value for name, value in variables.items() if not name.startswith(without)}
+    result = handfast("up", "--data-dir", str(tmp_path / "data"), **given)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"handfast: up: {complaint}")
 
 
 def test_a_caller_with_certificate_and_token_is_served_in_transactions_too(admin: Suite) -> None:
@@ -167,20 +244,3 @@ def test_the_demo_starts_none_where_it_is_told_which(handfast: Handfast) -> None
     result = handfast("demo", "--secure", "--first-port", "50051")
     line = "--secure starts a suite of its own; without it, HANDFAST_CA and the like are for one that runs"
     assert result == Result(2, "", f"handfast: demo: {line}\n")
-
-
-def test_credentials_are_used_again(tmp_path: Path) -> None:
-    made = made_or_make(tmp_path / "credentials", ["credits"])
-    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
-    assert made_or_make(tmp_path / "credentials", ["credits"]) == made
-    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
-
-
-def test_credentials_that_do_not_do_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "credentials"
-    monkeypatch.setattr(dev, "VALID_DAYS", datetime.timedelta(hours=1) / datetime.timedelta(days=1))
-    made_or_make(folder)
-    with pytest.raises(Failure, match=r"^the credentials for development expire at .* UTC; remove .* new ones made$"):
-        made_or_make(folder)
-    with pytest.raises(Failure, match=r"^there are no credentials of credits in .*; remove .* to have new ones made$"):
-        made_or_make(folder, ["credits"])

@@ -89,17 +89,20 @@ def demo(secure: bool, **flags: str | None) -> None:
 @click.option(
     "--server", "servers", multiple=True, metavar="NAME", help="one that is not of the suite; may be repeated"
 )
-@click.option("--subject", default="ada", show_default=True, metavar="TEXT", help="whom dev-user.token stands for")
+@click.option("--subject", metavar="TEXT", help="whom dev-user.token stands for  [default: ada]")
+@click.option("--renew", is_flag=True, help="renew what is in DIRECTORY by the keys that it has, and add servers to it")
 @failing_as("handfast: dev-credentials")
-def dev_credentials(directory: str, servers: Sequence[str], subject: str) -> None:
+def dev_credentials(directory: str, servers: Sequence[str], subject: str | None, renew: bool) -> None:
     """Make certificates and tokens for development. They are NOT FOR PRODUCTION.
 
-    DIRECTORY must not be there yet. It gets a CA, a certificate for each server and for clients, what the servers may
-    do at each other, a key that signs tokens, and tokens. All of it is for this machine and expires after 30 days.
+    DIRECTORY must not be there yet, but with --renew. It gets a CA, a certificate for each server and for clients, what
+    the servers may do at each other, a key that signs tokens, and tokens. All of it is for this machine and expires
+    after 30 days.
     """
-    from handfast.server.cli.dev.folder import make
+    from handfast.server.cli.dev import folder
 
-    made = make(Path(directory), servers, subject)
+    given = {} if subject is None else {"subject": subject}
+    made = (folder.renew if renew else folder.make)(Path(directory), servers, **given)
     click.echo((made.folder / "NOT-FOR-PRODUCTION.txt").read_text(), nl=False)
 
 

@@ -28,11 +28,6 @@ from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 NEEDS = {"accounts": ("users", "preferences")}
 AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
-SECURE_GRPCURL = (
-    'TOKEN=$(cat "$HANDFAST_TOKEN_FILE") grpcurl -cacert "$HANDFAST_CA" -cert "$HANDFAST_CERTIFICATE" '
-    """-key "$HANDFAST_KEY" -expand-headers -H 'authorization: Bearer ${TOKEN}'"""
-)
-"""grpcurl with the credentials of a shell. It puts the token in by itself, as others can see a program's arguments."""
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -69,6 +64,7 @@ def run(flags: Mapping[str, Any]) -> int:
         _announce(suite, credentials)
 
     with kept(data_dir, files.values()) if files else contextlib.nullcontext():
+        _check_peers(suite)
         _check_ports(suite)
         if given:
             click.echo(f"Databases are taken from the environment: {', '.join(given)}.")
@@ -103,11 +99,26 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
                 raise Failure(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 
+def _check_peers(suite: list[SuiteSettings]) -> None:
+    """That the servers can call each other by the certificates and tokens of the environment. Raises SettingsError."""
+    for settings in suite:
+        if settings.tls_certificate:
+            settings.require(
+                "peer_ca", settings.peer_ca, "is needed, as the servers call each other, and these take TLS"
+            )
+        why = f"is needed with {flag('peer_ca')}, as the servers call each other"
+        settings.require("tls_certificate", settings.tls_certificate or not settings.peer_ca, why)
+        known = settings.authentication != "enforce" or settings.peer_token or settings.certificate_grants
+        why = f"or {flag('certificate_grants')} is needed, as the servers call each other, and have to be let in"
+        settings.require("peer_token", known, why)
+
+
 def _announce(suite: list[SuiteSettings], credentials: DevCredentials | None) -> None:
     width = max(map(len, SERVERS))
     served = [f"  {each.name:<{width}}  {each.listen}  metrics: {_metrics_url(each)}" for each in suite]
     stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite]
-    how, grpcurl = ["Try:"], "grpcurl -plaintext"
+    accounts = suite[-1]
+    how = ["Try:"]
     if credentials:
         how = [
             "It takes TLS with certificates, and tokens, which are for development and not for production:",
@@ -115,12 +126,33 @@ def _announce(suite: list[SuiteSettings], credentials: DevCredentials | None) ->
             "Try, in another shell:",
             f"  . {shlex.quote(str(credentials.client_variables))}",
         ]
-        grpcurl = SECURE_GRPCURL
-    call = f"""-d '{{"user": {{"email": "ada@example.com"}}}}' {suite[-1].listen}"""
-    example = f"  {grpcurl} {call} handfast.accounts.v1.AccountService/CreateAccount"
+    else:
+        files = ["HANDFAST_CERTIFICATE", "HANDFAST_KEY"] if accounts.tls_client_ca else []
+        files += ["HANDFAST_TOKEN_FILE"] if _takes_tokens(accounts) else []
+        how = [f"Try, where {' and '.join(files)} name the files of a caller:" if files else "Try:"]
+        if accounts.tls_certificate:
+            how.append(f"  export HANDFAST_CA={shlex.quote(os.path.abspath(accounts.peer_ca))}")
+    call = f"""-d '{{"user": {{"email": "ada@example.com"}}}}' {accounts.listen}"""
+    example = f"  {_grpcurl(accounts)} {call} handfast.accounts.v1.AccountService/CreateAccount"
     blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), *how, example, "Ctrl-C stops it.")
     click.echo("\n\n".join(blocks) + "\nready")
     notify(READY)
+
+
+def _grpcurl(settings: SuiteSettings) -> str:
+    """grpcurl as it gets into such a server, by the variables from which clients take their credentials. It puts the
+    token in by itself, as others can see a program's arguments."""
+    grpcurl = 'grpcurl -cacert "$HANDFAST_CA"' if settings.tls_certificate else "grpcurl -plaintext"
+    if settings.tls_client_ca:
+        grpcurl += ' -cert "$HANDFAST_CERTIFICATE" -key "$HANDFAST_KEY"'
+    if _takes_tokens(settings):
+        grpcurl = f'TOKEN=$(cat "$HANDFAST_TOKEN_FILE") {grpcurl}'
+        grpcurl += " -expand-headers -H 'authorization: Bearer ${TOKEN}'"
+    return grpcurl
+
+
+def _takes_tokens(settings: SuiteSettings) -> bool:
+    return settings.authentication != "off" and settings.token_keys != ""
 
 
 def _metrics_url(settings: SuiteSettings) -> str:

@@ -47,9 +47,19 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def make_authority(expires: datetime.datetime) -> Pair:
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def read_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """The inverse of `key_pem`."""
+    key = serialization.load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+def make_authority(key: ec.EllipticCurvePrivateKey, expires: datetime.datetime) -> Pair:
     """A CA whose certificate it has signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Handfast development CA, not for production")
     builder = _builder(name, name, key, expires).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
@@ -62,7 +72,7 @@ def issue(authority: Pair, name: str, expires: datetime.datetime) -> Pair:
     """A certificate for a server or a client on this machine: TLS takes it for `localhost`, 127.0.0.1 and ::1, and
     permissions for `spiffe_id(name)`. A server shows it to its callers and to the servers that it calls.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     names = x509.SubjectAlternativeName([*_ON_THIS_MACHINE, x509.UniformResourceIdentifier(spiffe_id(name))])
     purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     certificate = (

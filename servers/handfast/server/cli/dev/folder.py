@@ -6,9 +6,11 @@ import datetime
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 from handfast.server.process.command import Failure
 from handfast.server.process.settings import ServerSettings
@@ -41,11 +43,12 @@ _NOTICE = f"""\
 NOT FOR PRODUCTION
 
 These credentials are for trying and testing Handfast on one machine. The keys that sign certificates and tokens are in
-this folder: who can read it can be anybody. All of it expires {VALID_DAYS} days after it was made; then remove the
-folder, and make a new one with `handfast dev-credentials`.
+this folder: who can read it can be anybody. All of it expires {VALID_DAYS} days after it was made or renewed. `handfast
+dev-credentials DIRECTORY --renew` renews it, and `handfast up --secure` does so by itself.
 
 dev-ca.crt, dev-ca.key            the CA, by which servers and clients know each other's certificates, and its key
 dev-NAME.crt, dev-NAME.key        the certificate of each server and of clients, with its key
+dev-NAME.env                      tells a server that is not of the suite, in a shell, where its credentials are
 dev-grants.toml                   what a server may do at the others, by the name in its certificate
 dev-tokens.jwks.json              the key by which servers check tokens, and
 dev-tokens.key                    the key that signs them
@@ -102,15 +105,21 @@ class DevCredentials:
     def client_variables(self) -> Path:
         return self.folder / "dev-client.env"
 
+    def server_variables(self, name: str) -> Path:
+        return self.folder / f"dev-{name}.env"
+
+    @property
+    def names(self) -> list[str]:
+        """Whom the certificates are for, clients left out."""
+        found = (file.stem.removeprefix("dev-") for file in sorted(self.folder.glob("dev-*.crt")))
+        return [name for name in found if name not in _NAMES_OF_FILES]
+
     @property
     def expires(self) -> datetime.datetime:
         """When the certificates end. Raises Failure where there is no CA."""
         from cryptography import x509
 
-        try:
-            return x509.load_pem_x509_certificate(self.ca.read_bytes()).not_valid_after_utc
-        except OSError as error:
-            raise Failure(f"cannot read {self.ca}: {error.strerror}") from error
+        return x509.load_pem_x509_certificate(_content(self.ca)).not_valid_after_utc
 
     def of_client(self, role: str = "admin") -> dict[str, str]:
         """The variables that a client takes its credentials from."""
@@ -145,26 +154,24 @@ class DevCredentials:
         """A token that can be used for so long. Raises Failure where the folder has no key to sign it."""
         from handfast.server.cli.dev import tokens
 
-        try:
-            key = self.signing_key.read_bytes()
-        except OSError as error:
-            raise Failure(f"cannot read {self.signing_key}: {error.strerror}") from error
-        return tokens.issue(key, subject, scopes, int(time.time()) + seconds)
+        return tokens.issue(_content(self.signing_key), subject, scopes, int(time.time()) + seconds)
 
 
 def made_or_make(folder: Path, participants: Sequence[str] = ()) -> DevCredentials:
-    """Those in the folder, which is made where it is absent. Raises Failure where they have expired, or will soon, and
-    where a participant has none.
+    """Those in the folder, which is made where it is absent, and renewed where what is in it has expired, or will soon,
+    or a participant has none; that is printed. Raises Failure where it cannot be.
     """
     if not folder.exists():
         return make(folder, participants)
     made = DevCredentials(folder.absolute())
-    again = f"remove {folder} to have new ones made"
-    lacking = [name for name in participants if not made.certificate(name).exists()]
-    if lacking:
-        raise Failure(f"there are no credentials of {', '.join(lacking)} in {folder}; {again}")
-    if made.expires < datetime.datetime.now(datetime.UTC) + _SOON:
-        raise Failure(f"the credentials for development expire at {made.expires:%Y-%m-%d %H:%M} UTC; {again}")
+    if lacking := [name for name in participants if not made.certificate(name).exists()]:
+        why = f"{', '.join(lacking)} had none"
+    elif made.expires < datetime.datetime.now(datetime.UTC) + _SOON:
+        why = f"they were to expire at {made.expires:%Y-%m-%d %H:%M} UTC"
+    else:
+        return made
+    renew(folder, participants)
+    click.echo(f"Renewed the credentials for development, as {why}: {made.folder}")
     return made
 
 
@@ -173,6 +180,59 @@ def make(folder: Path, participants: Sequence[str] = (), subject: str = "ada") -
     `subject`. Nobody but its owner can read what is in it. Raises Failure, with nothing written, where the folder is
     there already or cannot be made.
     """
+    _check(participants, subject)
+    if folder.exists():
+        raise Failure(f"{folder} is there already; --renew renews what is in it, or name another folder")
+    made = DevCredentials(folder.absolute())
+    contents = _contents(made, [*SERVERS, *participants], subject) | {
+        made.revoked_tokens: b"",
+        made.grants: _grants([*SERVERS, *participants]).encode(),
+    }
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dev-credentials-", dir=made.folder.parent) as scratch:
+            whole = Path(scratch, "whole")
+            whole.mkdir(mode=0o700)
+            _write(whole, contents)
+            whole.rename(made.folder)  # so that there is all of it or nothing
+    except OSError as error:
+        raise Failure(f"cannot write {folder}: {error.strerror}") from error
+    return made
+
+
+def renew(folder: Path, participants: Sequence[str] = (), subject: str = "") -> DevCredentials:
+    """Makes all that expires anew, also for these participants, by the keys that the folder has: what runs by it goes
+    on, and takes the new files. Revoked tokens stay so, and so do the grants that somebody has added. Without `subject`
+    the token of the user is for whom it was. Raises Failure where the folder has no such keys or cannot be written.
+    """
+    import tomllib
+
+    from handfast.server.cli.dev import tokens
+    from handfast.server.cli.dev.certificates import spiffe_id
+
+    made = DevCredentials(folder.absolute())
+    try:
+        subject = subject or tokens.subject(_content(made.token("user")))
+        _check(participants, subject)
+        names = [*made.names, *(name for name in participants if name not in made.names)]
+        granted = _content(made.grants).decode().rstrip() + "\n"
+        known = tomllib.loads(granted)["grants"]
+        granted += _grants([name for name in names if spiffe_id(name) not in known], header="")
+        contents = _contents(made, names, subject, keys=(_content(made.ca_key), _content(made.signing_key)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(f"cannot renew {folder}, in which a file is damaged: {error}; remove the folder") from error
+    contents[made.grants] = granted.encode()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dev-credentials-", dir=made.folder.parent) as scratch:
+            _write(Path(scratch), contents)
+            for path in contents:  # each certificate before its key, as servers expect it
+                Path(scratch, path.name).rename(path)
+    except OSError as error:
+        raise Failure(f"cannot write {folder}: {error.strerror}") from error
+    return made
+
+
+def _check(participants: Sequence[str], subject: str) -> None:
     for name in participants:
         if not NAME.fullmatch(name) or name in NAMES_IN_USE | _NAMES_OF_FILES:
             raise Failure(
@@ -180,48 +240,49 @@ def make(folder: Path, participants: Sequence[str] = (), subject: str = "ada") -
             )
     if not subject:
         raise Failure("the subject of a token must not be empty")
-    if folder.exists():
-        raise Failure(f"{folder} is there already; remove it, or name another folder")
-    made = DevCredentials(folder.absolute())
+
+
+def _content(file: Path) -> bytes:
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".dev-credentials-", dir=made.folder.parent) as scratch:
-            whole = DevCredentials(Path(scratch, "whole"))
-            whole.folder.mkdir(mode=0o700)
-            for path, content in _contents(made, [*SERVERS, *participants], subject).items():
-                target = whole.folder / path.name
-                target.touch(mode=0o600)
-                target.write_bytes(content)
-            whole.folder.rename(made.folder)  # so that there is all of it or nothing
+        return file.read_bytes()
     except OSError as error:
-        raise Failure(f"cannot write {folder}: {error.strerror}") from error
-    return made
+        raise Failure(f"cannot read {file}: {error.strerror}") from error
 
 
-def _contents(made: DevCredentials, servers: Sequence[str], subject: str) -> dict[Path, bytes]:
-    """What is in each file. It names the files by the folder in which they will be."""
-    from cryptography.hazmat.primitives.asymmetric import ec
+def _write(folder: Path, contents: Mapping[Path, bytes]) -> None:
+    for path, content in contents.items():
+        target = folder / path.name
+        target.touch(mode=0o600)
+        target.write_bytes(content)
 
+
+def _contents(
+    made: DevCredentials, servers: Sequence[str], subject: str, keys: tuple[bytes, bytes] | None = None
+) -> dict[Path, bytes]:
+    """What is in each file, but for grants and revoked tokens. It names the files by the folder in which they will be.
+    `keys` are those of the CA and of tokens, which are made where there are none.
+    """
     from handfast.server.cli.dev import certificates, tokens
 
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=VALID_DAYS)
-    authority = certificates.make_authority(expires)
-    signing_key = ec.generate_private_key(ec.SECP256R1())
+    ca_key, signing_key = map(certificates.read_key, keys) if keys else (certificates.new_key(), certificates.new_key())
+    authority = certificates.make_authority(ca_key, expires)
     signing_pem = certificates.key_pem(signing_key)
     contents = {
         made.folder / "NOT-FOR-PRODUCTION.txt": _NOTICE.encode(),
         made.ca: authority.certificate_pem,
         made.ca_key: authority.key_pem,
-        made.grants: _grants(servers).encode(),
         made.token_keys: tokens.key_set(signing_key).encode(),
         made.signing_key: signing_pem,
-        made.revoked_tokens: b"",
-        made.client_variables: _exports(made).encode(),
+        made.client_variables: _exports("client", made.of_client()).encode(),
     }
     for name in (*servers, CLIENT):
         pair = certificates.issue(authority, name, expires)
         contents |= {made.certificate(name): pair.certificate_pem, made.key(name): pair.key_pem}
-    of_participants = [f"{name}.{action}" for name in servers if name not in SERVERS for action in ("read", "write")]
+    participants = [name for name in servers if name not in SERVERS]
+    for name in participants:
+        contents[made.server_variables(name)] = _exports(name, made.of_server(name)).encode()
+    of_participants = [f"{name}.{action}" for name in participants for action in ("read", "write")]
     roles = {
         "admin": ("admin", (*_ADMIN, *of_participants)),
         "operator": ("operator", _OPERATOR),
@@ -233,20 +294,23 @@ def _contents(made: DevCredentials, servers: Sequence[str], subject: str) -> dic
     return contents
 
 
-def _grants(servers: Sequence[str]) -> str:
+_GRANTS_HEADER = """\
+# Not for production. What the holders of these certificates may do, beside what tokens allow.
+[grants]
+"""
+
+
+def _grants(servers: Sequence[str], header: str = _GRANTS_HEADER) -> str:
     from handfast.server.cli.dev.certificates import spiffe_id
 
-    lines = [
-        "# Not for production. What the holders of these certificates may do, beside what tokens allow.",
-        "[grants]",
-    ]
+    lines = []
     for name in servers:
         scopes = ", ".join(f'"{scope}"' for scope in _GRANTS.get(name, _RESOLVES))
-        lines.append(f'"{spiffe_id(name)}" = [{scopes}]')
-    return "".join(f"{line}\n" for line in lines)
+        lines.append(f'"{spiffe_id(name)}" = [{scopes}]\n')
+    return "".join((header, *lines))
 
 
-def _exports(made: DevCredentials) -> str:
-    lines = ["# Not for production. Read it into a shell: . dev-client.env"]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in made.of_client().items()]
+def _exports(name: str, variables: Mapping[str, str]) -> str:
+    lines = [f"# Not for production. Read it into a shell: . dev-{name}.env"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     return "".join(f"{line}\n" for line in lines)

@@ -8,11 +8,10 @@ import uuid
 from collections.abc import Sequence
 
 import jwt
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from handfast.server.cli.dev.certificates import TRUST_DOMAIN
+from handfast.server.cli.dev.certificates import TRUST_DOMAIN, read_key
 
 ISSUER = f"https://dev-tokens.{TRUST_DOMAIN}"
 AUDIENCE = "handfast-dev"
@@ -39,6 +38,14 @@ def issue(key_pem: bytes, subject: str, scopes: Sequence[str], expires: int) -> 
         "exp": expires,
         "jti": uuid.uuid4().hex,
     }
-    key = serialization.load_pem_private_key(key_pem, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return jwt.encode(claims, key, _ALGORITHM, {"kid": _KEY_ID})
+    return jwt.encode(claims, read_key(key_pem), _ALGORITHM, {"kid": _KEY_ID})
+
+
+def subject(token: bytes) -> str:
+    """Whom a token is for, whoever has signed it and whether or not it has expired. Raises ValueError for what is no
+    token."""
+    try:
+        claims: dict[str, str] = jwt.decode(token.strip(), options={"verify_signature": False})
+    except jwt.InvalidTokenError as error:
+        raise ValueError("it is no token") from error
+    return claims["sub"]
