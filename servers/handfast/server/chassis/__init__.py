@@ -34,7 +34,7 @@ What they find there, and what is around them:
     connections.py      how long a connection lasts, and signs of life
     server.py           puts it all together: start, serve, drain
     serving.py          a server as a command
-    security/           who calls, and what they may do
+    security/           who calls, what they may do, and the certificates of the ports
     logs/               what is logged, and what must not be
     operations/         health, readiness, reflection, periodic work
     data/               a service's own data: database, migrations, repeats of a request

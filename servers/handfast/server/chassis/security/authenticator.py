@@ -16,12 +16,11 @@ from prometheus_client.registry import Collector
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.errors import NotAuthenticated, PeerUnavailable
 from handfast.server.chassis.operations.readiness import Check
-from handfast.server.chassis.security.grants import Grants, certificate_name, parse_grants
-from handfast.server.chassis.security.identity import Identity
+from handfast.server.chassis.security.grants import Grants, parse_grants
+from handfast.server.chassis.security.identity import Identity, certificate_name
 from handfast.server.chassis.security.keys import Key, parse_keys
-from handfast.server.chassis.security.revoked import parse_revoked
 from handfast.server.chassis.security.sources import Source
-from handfast.server.chassis.security.tokens import TokenCheck, key_id
+from handfast.server.chassis.security.tokens import TokenCheck, key_id, parse_revoked
 from handfast.server.process.settings import ServerSettings
 
 AUTHORIZATION_KEY = "authorization"

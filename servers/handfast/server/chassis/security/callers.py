@@ -1,4 +1,8 @@
-"""Under which name a server keeps what belongs to a caller: transactions, request ids, quotas."""
+"""The name of a caller, under which a server keeps what belongs to it: transactions, stored answers, quotas.
+
+It is the digest of the identity, or a digest of both where a service calls on behalf of another caller. So neither that
+caller by itself nor the service for somebody else gets at what the two have begun together. A name grants nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,18 @@ from handfast.server.chassis.call import Call, serving
 from handfast.server.chassis.security.identity import Identity
 
 FORWARD = "callers.forward"
-"""The scope of those who may say for whom they call."""
+"""The scope of those who may say on whose behalf they call."""
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 def caller_of(call: Call, identity: Identity) -> str:
-    """The name of the caller: the digest of its identity; where another service calls on behalf of somebody, and may
-    say so, one that stands for both. So nobody gets at what the service keeps for its callers by naming them, nor do
-    they by themselves. It is no identity: it grants nothing.
-    """
-    behalf = call.metadata.get(CALLER_KEY)
-    if behalf is None or FORWARD not in identity.scopes or not is_caller(behalf):
+    """The name of who makes the call. Whom it is made for counts only where the identity may say so."""
+    forwarded = call.metadata.get(CALLER_KEY)
+    if forwarded is None or FORWARD not in identity.scopes or not is_caller(forwarded):
         return identity.digest
-    call.log["on_behalf_of"] = behalf
-    return on_behalf_of(str(behalf), identity.digest)
+    call.log["on_behalf_of"] = forwarded
+    return on_behalf_of(str(forwarded), identity.digest)
 
 
 def current_caller() -> str | None:
@@ -40,8 +41,8 @@ def current_scopes() -> frozenset[str]:
 
 
 def on_behalf_of(caller: str, service: str = "") -> str:
-    """The name under which a service does something for a caller. Without `service` it is this server itself, which
-    tells nobody.
+    """The name of a service that acts for a caller. `service` is the digest of its identity; without one it is this
+    server itself, and no call that comes in has such a name.
     """
     return hashlib.sha256(f"suite\0{service}\0{caller}".encode()).hexdigest()[:32]
 

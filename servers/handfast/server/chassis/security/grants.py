@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 Grants = Mapping[str, frozenset[str]]
 """Scopes by the name of a certificate."""
@@ -24,15 +24,3 @@ def parse_grants(data: bytes) -> Grants:
         if not isinstance(scopes, list) or not all(isinstance(scope, str) and scope for scope in scopes):
             raise ValueError(f'the grants of {name} must be a list of scopes, such as ["users.read"]')
     return {name: frozenset(scopes) for name, scopes in grants.items()}
-
-
-def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
-    """The name in the client's certificate, which gRPC has verified: its SPIFFE ID, else its first DNS name. None where
-    there is no certificate, or it has no such name. `auth_context` is that of grpcio's ServicerContext.
-
-    A SPIFFE ID is a certificate's only URI (https://spiffe.io/docs/latest/spiffe-specs/x509-svid/), and so gRPC has it.
-    """
-    for kind in ("peer_spiffe_id", "peer_dns"):
-        for name in auth_context.get(kind, ()):
-            return name.decode(errors="replace")
-    return None

@@ -1,9 +1,9 @@
-"""Who calls."""
+"""Who calls, as it is proven."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Identity:
     """Who calls, as a token or a client certificate proves it.
 
-    digest    32 hexadecimal digits that stand for who it is: the owner of transactions and of request ids, and what
-              logs show. It says nothing about a person, and stays the same when a token or certificate is renewed
+    digest    32 hexadecimal digits that stand for who it is, in logs and in what is kept for callers (`callers.py`). It
+              says nothing about a person, and stays the same when a token or certificate is renewed
     subject   the subject of a token, which a resource may belong to; empty for a certificate
     scopes    what it may do, such as `users.read`
     name      the name of a certificate; empty for a token, whose subject may be a person
@@ -23,11 +23,6 @@ class Identity:
     scopes: frozenset[str]
     name: str = ""
 
-    @property
-    def token(self) -> bool:
-        """Whether a token proves it, and not a certificate."""
-        return not self.name
-
     @classmethod
     def of_token(cls, issuer: str, subject: str, scopes: Iterable[str]) -> Identity:
         """That of a token's `iss` and `sub` (RFC 7519)."""
@@ -37,6 +32,18 @@ class Identity:
     def of_certificate(cls, name: str, scopes: Iterable[str]) -> Identity:
         """That of a client certificate with this name: a SPIFFE ID, or a DNS name."""
         return cls(_digest("certificate", name), "", frozenset(scopes), name)
+
+
+def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
+    """The name in the client's certificate, which gRPC has verified: its SPIFFE ID, else its first DNS name. None where
+    there is no certificate, or it has no such name. `auth_context` is that of grpcio's ServicerContext.
+
+    A SPIFFE ID is a certificate's only URI (https://spiffe.io/docs/latest/spiffe-specs/x509-svid/), and so gRPC has it.
+    """
+    for kind in ("peer_spiffe_id", "peer_dns"):
+        for name in auth_context.get(kind, ()):
+            return name.decode(errors="replace")
+    return None
 
 
 def _digest(kind: str, *parts: str) -> str:

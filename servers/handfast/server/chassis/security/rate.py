@@ -12,13 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from handfast.server.chassis.errors import TooManyCalls
+from handfast.server.chassis.security.callers import FORWARD
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
 
 MAX_CALLERS = 10_000
 """Of whom it is kept how many calls they have made."""
 
-OF_SERVERS = frozenset({"callers.forward", "branches.write", "transactions.resolve"})
+OF_SERVERS = frozenset({FORWARD, "branches.write", "transactions.resolve"})
 """Who has one of these scopes is a server of the suite. It calls for others, whose calls were counted where they came
 in."""
 

@@ -100,6 +100,13 @@ def key_id(token: str) -> str | None:
     raise problem
 
 
+def parse_revoked(data: bytes) -> frozenset[str]:
+    """The ids (`jti`) of tokens that count no more, from a file that has one on each line. Empty lines and those that
+    begin with `#` are left out. Raises ValueError where it is no UTF-8."""
+    lines = (line.strip() for line in data.decode("utf-8-sig").splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
 def _subject(claims: Mapping[str, Any]) -> str:
     subject: str = claims["sub"]  # a text, as the library has checked
     if not subject:
