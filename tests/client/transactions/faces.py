@@ -58,7 +58,7 @@ class _Stub:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._stub, name)
-        return lambda request, **named: _Awaited(method.future(request, **named).result)
+        return lambda *given, **named: _Awaited(method.future(*given, **named).result)
 
 
 class _Transaction:

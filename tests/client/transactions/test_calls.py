@@ -93,6 +93,9 @@ MISUSES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda tx: tx.users.UpdateUser(ADA, metadata=((OPERATION, "7"),)),
         "UpdateUser: the metadata handfast-operation is set by the transaction",
     ),
+    "nothing": (lambda tx: tx.users.UpdateUser(), "UpdateUser takes a handfast.users.v1.UpdateUserRequest"),
+    "an argument that no call has": (lambda tx: tx.users.UpdateUser(ADA, retries=3), "retries"),
+    "a time that is none, in its place": (lambda tx: tx.users.UpdateUser(ADA, "10"), "timeout: must be a number"),
     "no request": (lambda tx: tx.users.UpdateUser(None), "UpdateUser takes a handfast.users.v1.UpdateUserRequest"),
     "a request of another type": (
         lambda tx: tx.users.UpdateUser(ADAS),

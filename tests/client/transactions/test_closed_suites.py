@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
-from handfast.client import Aborted, Outcome, OutcomeUnknown, TransactionMisuse, aio
+from handfast.client import Aborted, Cancelled, Outcome, OutcomeUnknown, Suite, TransactionMisuse, aio, connect
+from handfast.client import Transaction as SynchronousTransaction
 from handfast.client.aio.transaction import Transaction
 from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub
 
@@ -211,13 +213,50 @@ def test_an_asyncio_suite_that_is_closed_before_a_commit_is_sent_rolls_back(
     assert "CommitTransaction" not in suite.coordinator.methods()
 
 
-def closed_when(suite: Fakes, arrived: threading.Event) -> tuple[Transaction, BaseException | None]:
-    """Closes the suite then, and tells how the transaction ended that is being committed by another task."""
+@pytest.mark.parametrize("is_awaited", [True, False], ids=["in the block", "as the block is left"])
+def test_an_asyncio_suite_that_is_closed_during_a_call_says_so(
+    suite: Fakes, released: threading.Event, is_awaited: bool
+) -> None:
+    arrived = threading.Event()
+    suite.preferences.before = hanging("UpdatePreferences", arrived, released)
+    tx, error = closed_when(suite, arrived, is_awaited)
+    assert isinstance(error, Cancelled)
+    assert error.message == "The suite was closed while the call was under way."
+    assert tx.outcome is Outcome.ABORTED
+
+
+def test_a_suite_that_is_closed_before_a_commit_is_sent_rolls_back(suite: Fakes, released: threading.Event) -> None:
+    arrived, transactions = threading.Event(), list[SynchronousTransaction]()
+    suite.users.before = hanging("LockReads", arrived, released)
+
+    def work(client: Suite) -> None:
+        with client.transaction() as tx:
+            transactions.append(tx)
+            tx.users.GetUser(BOBS)
+            tx.preferences.UpdatePreferences(ADAS)
+
+    with ThreadPoolExecutor(1) as pool:
+        with connect(**suite.addresses()) as client:
+            working = pool.submit(work, client)
+            wait(arrived)
+        with pytest.raises(TransactionMisuse, match="suite was closed"):
+            working.result()
+    assert transactions[0].outcome is Outcome.ABORTED
+    assert "CommitTransaction" not in suite.coordinator.methods()
+
+
+def closed_when(
+    suite: Fakes, arrived: threading.Event, is_awaited: bool = True
+) -> tuple[Transaction, BaseException | None]:
+    """Closes the suite then, and tells how the transaction of another task ended, which awaits its calls or leaves it
+    to the end of the block to wait for the last."""
 
     async def work(tx: Transaction) -> None:
         async with tx:
             await tx.users.GetUser(BOBS)
-            await tx.preferences.UpdatePreferences(ADAS)
+            last = tx.preferences.UpdatePreferences(ADAS)
+            if is_awaited:
+                await last
 
     async def close() -> tuple[Transaction, BaseException | None]:
         async with aio.connect(**suite.addresses()) as client:

@@ -8,6 +8,7 @@ import gc
 import signal
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
@@ -346,6 +347,22 @@ def test_transact_that_runs_out_of_the_time_of_its_caller_tells_of_a_commit_unde
     assert says == f"It came during the commit of transaction {id_}, which is committed."
 
 
+def test_ctrl_c_under_asyncio_run_tells_of_a_commit_under_way(suite: Fakes, released: threading.Event) -> None:
+    suite.coordinator.after = interrupting("CommitTransaction", released)
+
+    async def commit() -> None:
+        async with aio.connect(**suite.addresses()) as client:
+            await run(client, [])
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        asyncio.run(commit())
+    (id_,) = suite.coordinator.decisions
+    says = f"It came during the commit of transaction {id_}, which is committed."
+    assert isinstance(raised.value.__context__, asyncio.CancelledError)
+    assert told(raised.value.__context__) == says
+    assert says in "".join(traceback.format_exception(raised.value))
+
+
 def test_a_task_that_is_cancelled_again_while_it_rolls_back_does_so_in_the_background(
     suite: Fakes, released: threading.Event
 ) -> None:
@@ -582,6 +599,21 @@ def test_a_thread_that_calls_while_another_one_rolls_back_is_told_so(
         "CANCELLED: The transaction was rolled back while the call was under way."
     ]
     assert suite.coordinator.decisions == {tx.id: None}
+
+
+def test_a_task_that_calls_while_another_one_rolls_back_is_told_so(suite: Fakes, released: threading.Event) -> None:
+    arrived = threading.Event()
+    suite.users.before = hanging("UpdateUser", arrived, released)
+
+    async def call() -> None:
+        async with aio.connect(**suite.addresses()) as client, client.transaction() as tx:
+            task = asyncio.ensure_future(tx.users.UpdateUser(ADA))
+            await asyncio.to_thread(wait, arrived)
+            await tx.rollback()
+            with pytest.raises(Cancelled, match="The transaction was rolled back while the call was under way"):
+                await task
+
+    asyncio.run(call())
 
 
 def test_the_calls_that_wait_for_one_that_fails_are_not_sent(suite: Fakes, client: Suite) -> None:

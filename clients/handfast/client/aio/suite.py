@@ -89,7 +89,7 @@ class Suite:
 
     async def close(self) -> None:
         """As `handfast.client.Suite.close`. It waits for what rolls back in the background, too; calls still in flight
-        are cancelled."""
+        end as Cancelled in transactions, and are cancelled elsewhere, as gRPC has it."""
         await asyncio.gather(*(each.end_with_suite() for each in self._services.close()))
         if self._services.background:
             await asyncio.wait(tuple(self._services.background))

@@ -11,10 +11,11 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from grpc import aio
 
+from handfast.client.errors import Cancelled
 from handfast.client.methods import name_of
 from handfast.client.propagation import propagating
 from handfast.client.transactions.ending import lock_request
-from handfast.client.transactions.errors import cancelled, code_of, details_of
+from handfast.client.transactions.errors import cancelled, code_of, details_of, given_up
 from handfast.client.transactions.journal import Answer, Journal
 from handfast.client.transactions.methods import Part, no_part
 from handfast.client.transactions.queue import Queue
@@ -76,7 +77,7 @@ class Calls:
 
     def cancel_all(self) -> None:
         for call in self._not_over():
-            call.cancel()
+            call.give_up()
 
     def _not_over(self) -> list[TransactionCall]:
         return [call for queue in self._queues.values() for call in queue.not_over()]
@@ -112,12 +113,22 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         self._calls, self._send, self._deadline_s = calls, send, deadline_s
         self.turn = asyncio.Event()
         self._call: Any = None
+        self._given_up: Cancelled | None = None
+        """What it ended with, where the transaction did before."""
 
     def begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._end)
 
     async def _run(self) -> Any:
+        try:
+            return await self._reply()
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise given_up(is_suite_closed=True) from None  # and its channel, which ends what is waited for
+
+    async def _reply(self) -> Any:
         journal = self._calls.journal
         await self.turn.wait()
         await self._calls.begin_transaction()
@@ -137,7 +148,7 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         """However it ended: also before it was sent."""
-        error = cancelled() if task.cancelled() else task.exception()
+        error = (self._given_up or cancelled()) if task.cancelled() else task.exception()
         if error is not None and self.part is Part.WRITE:
             self._calls.journal.doom(error)
         self._calls.over(self)
@@ -153,6 +164,10 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
         try:
             try:
                 reply = await self._task
+            except asyncio.CancelledError:
+                if self._given_up is None or is_cancelled():
+                    raise
+                raise self._given_up from None
             except Exception:  # such as NotFound, which is something that was read
                 await self._lock_at_once()
                 raise
@@ -178,6 +193,11 @@ class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
     def cancel(self) -> bool:
         """After a write is cancelled, sent or not, the transaction can only be rolled back."""
         return self._task.cancel()
+
+    def give_up(self) -> None:
+        """As `cancel`, for the end of the transaction: who waits for it is told so, and is not cancelled."""
+        self._given_up = given_up(self._calls.services.is_closed)
+        self._task.cancel()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._task.add_done_callback(lambda _: callback(self))
@@ -224,12 +244,14 @@ class TransactionMethod(aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg] 
     def __init__(self, calls: Calls, participant: str, path: str, inner: Any) -> None:
         self._calls, self._participant, self._path, self._inner = calls, participant, path, inner
 
-    def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **named: Any) -> Any:
+    def __call__(
+        self, request: Any = None, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
+    ) -> Any:
         inner, calls = self._inner, self._calls
         part, given, deadline_s = calls.journal.check_call(self._path, request, timeout, metadata)
 
         def send(added: tuple[tuple[str, str | bytes], ...]) -> Any:
-            return inner(request, timeout=timeout, metadata=given + added, **named)
+            return inner(request, timeout, given + added, *more, **named)
 
         call = TransactionCall(calls, part, self._participant, name_of(self._path), send, deadline_s)
         calls.begin(call)

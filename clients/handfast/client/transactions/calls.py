@@ -11,11 +11,11 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from handfast.client.begun_call import begin
-from handfast.client.errors import Cancelled
 from handfast.client.methods import name_of
 from handfast.client.propagation import propagating
 from handfast.client.transactions.call import TransactionCall
 from handfast.client.transactions.ending import lock_request
+from handfast.client.transactions.errors import given_up
 from handfast.client.transactions.journal import Journal
 from handfast.client.transactions.methods import no_part
 from handfast.client.transactions.queue import Queue
@@ -127,11 +127,11 @@ class TransactionMethod(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         try:
             return call.result(), call
         except grpc.FutureCancelledError:
-            error = Cancelled("The transaction was rolled back while the call was under way.")
+            error = given_up(self._calls.services.is_closed)
             raise self._calls.journal.told(error) from None
 
     def future(  # type: ignore[override]  # returns what is as good
-        self, request: Any, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
+        self, request: Any = None, timeout: float | None = None, metadata: Any = None, *more: Any, **named: Any
     ) -> TransactionCall:
         inner, calls = self._inner, self._calls
         part, given, deadline_s = calls.journal.check_call(self._path, request, timeout, metadata)

@@ -29,6 +29,12 @@ def cancelled() -> Cancelled:
     return Cancelled("The call was cancelled, as its caller or the transaction wanted it.")
 
 
+def given_up(is_suite_closed: bool) -> Cancelled:
+    """For a call that was under way when the transaction ended."""
+    what = "suite was closed" if is_suite_closed else "transaction was rolled back"
+    return Cancelled(f"The {what} while the call was under way.")
+
+
 def read_changed(transaction_id: str, found: ReadChanged) -> Aborted:
     message = f"{found.resource} has changed since the transaction read it. Run the transaction again."
     metadata = {"transaction_id": transaction_id, "resource": found.resource}

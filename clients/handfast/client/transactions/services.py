@@ -24,7 +24,7 @@ class Services(Generic[Channel]):
         self._making = threading.RLock()
         """Held while a channel is opened or a stub made, neither of which is done once the suite is closed: grpcio
         crashes the process where a method is registered on a closed channel."""
-        self._is_closed = False
+        self.is_closed = False
         self._methods: dict[tuple[str, str], Any] = {}
         self._lock_services: dict[str, Any] = {}
         self.ids = MintedIds()
@@ -48,7 +48,7 @@ class Services(Generic[Channel]):
         """A stub for calls outside of transactions. Raises ValueError where the suite is closed, as gRPC does for calls
         on a closed channel."""
         with self._making:
-            if self._is_closed:
+            if self.is_closed:
                 raise ValueError(f"{name}: the suite is closed, and makes no stubs any more")
             return stub_class(self.channel(name))
 
@@ -66,7 +66,7 @@ class Services(Generic[Channel]):
         """From now on no channel, stub or transaction is added; the channels are left for the caller to close. Returns
         the transactions that are open."""
         with self._making:
-            self._is_closed = True
+            self.is_closed = True
         return [transaction for each in self._open.valuerefs() if (transaction := each()) is not None]
 
     def opened(self) -> list[Channel]:
@@ -92,5 +92,5 @@ class Services(Generic[Channel]):
         return self._lock_services[name]
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise suite_closed()

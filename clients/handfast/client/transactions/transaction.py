@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from handfast.client.begun_call import begin
+from handfast.client.errors import Cancelled
 from handfast.client.propagation import propagating
 from handfast.client.transactions.calls import Calls
 from handfast.client.transactions.ending import Ask, Ending, commit, roll_back
@@ -142,7 +143,7 @@ class Transaction:
         try:
             for ask in action:
                 begun.append(self._ask(ask))
-            return [each if isinstance(each, Answer) else _answer(each) for each in begun]
+            return [self._answer(ask, each) for ask, each in zip(action, begun, strict=True)]
         except BaseException:
             for each in begun:
                 if not isinstance(each, Answer):
@@ -159,9 +160,14 @@ class Transaction:
         except Exception as error:  # any, where an interceptor raised it
             return Answer(error=error)
 
-
-def _answer(begun: Any) -> Answer:
-    try:
-        return Answer(begun.result(), trailers=begun.trailing_metadata() or ())
-    except Exception as error:
-        return Answer(error=error)
+    def _answer(self, ask: Ask, begun: Any) -> Answer:
+        if isinstance(begun, Answer):
+            return begun
+        try:
+            return Answer(begun.result(), trailers=begun.trailing_metadata() or ())
+        except Cancelled as error:
+            # The channel was closed meanwhile. What became of a call of the coordinator is not known.
+            is_closed = self._services.is_closed and ask.participant is not None
+            return Answer(error=suite_closed() if is_closed else error)
+        except Exception as error:
+            return Answer(error=error)
