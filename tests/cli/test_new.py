@@ -29,6 +29,7 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("users",): "NAME is users, which is a part of the suite; choose another",
     ("coordinator",): "NAME is coordinator, which is a part of the suite; choose another",
     ("tests",): "NAME is tests, which is another folder of each service; choose another",
+    ("client",): "NAME is client, which credentials for development have another file of; choose another",
     ("json",): "NAME is json, and a Python module of this name is there already; choose another",
     ("grpc",): "NAME is grpc, and a Python module of this name is there already; choose another",
     ("library", "--resource", "my-book"): f"--resource {NAME_RULE.format('my-book')}",
@@ -130,6 +131,7 @@ def test_a_skeleton_stands_on_what_is_exported(tmp_path: Path) -> None:
     write("library", "book", tmp_path / "library")
     code = "".join(path.read_text() for path in (tmp_path / "library").rglob("*.py"))
     assert set(re.findall(r"^from (handfast\S*) import", code, re.MULTILINE)) == {
+        "handfast.chassis.v1.options_pb2",
         "handfast.client",
         "handfast.server.chassis",
         "handfast.server.testing",

@@ -60,13 +60,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert install.endswith("pip install '/path/to/handfast[server]'\n")
     assert "make install\n" in make
     printed = succeed(make.replace("make install", "make generate format"), folder)
-    assert re.search(r"\b6 passed\b", printed), printed
+    assert re.search(r"\b10 passed\b", printed), printed
     library = folder / "library"
     *changes, last = steps("Add a method")
     for step in changes:
         follow(step, library)
     printed = succeed(last["code"], library)
-    assert re.search(r"\b7 passed\b", printed), printed
+    assert re.search(r"\b12 passed\b", printed), printed
     assert "Success: no issues found" in printed
     return library
 

@@ -24,7 +24,8 @@ _SOON = datetime.timedelta(hours=12)
 CLIENT = "client"
 """Whose certificate callers show. It is granted nothing: what a caller may do is in its token."""
 SERVERS = tuple(DATABASES)
-_NAMES_OF_FILES = {"ca", CLIENT, "tokens"}
+NAMES_OF_FILES = {"ca", CLIENT, "tokens"}
+"""What no server is called, since files that are not a server's have these names."""
 
 _RESOLVES = ("transactions.run", "transactions.resolve")
 _DATA = ("users.read", "users.write", "preferences.read", "preferences.write")
@@ -112,7 +113,7 @@ class DevCredentials:
     def names(self) -> list[str]:
         """Whom the certificates are for, clients left out."""
         found = (file.stem.removeprefix("dev-") for file in sorted(self.folder.glob("dev-*.crt")))
-        return [name for name in found if name not in _NAMES_OF_FILES]
+        return [name for name in found if name not in NAMES_OF_FILES]
 
     @property
     def expires(self) -> datetime.datetime:
@@ -234,7 +235,7 @@ def renew(folder: Path, participants: Sequence[str] = (), subject: str = "") -> 
 
 def _check(participants: Sequence[str], subject: str) -> None:
     for name in participants:
-        if not NAME.fullmatch(name) or name in NAMES_IN_USE | _NAMES_OF_FILES:
+        if not NAME.fullmatch(name) or name in NAMES_IN_USE | NAMES_OF_FILES:
             raise Failure(
                 f"{name!r} cannot be the name of another server; it is in use, or has other characters than a-z"
             )

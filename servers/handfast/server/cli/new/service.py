@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
+from handfast.server.cli.dev.folder import NAMES_OF_FILES
 from handfast.server.process.command import Failure
 from handfast.server.suite import LONGEST_NAME, NAME, NAMES_IN_USE
 
@@ -29,6 +30,8 @@ def write(name: str, resource: str, folder: Path) -> None:
     _check("--resource", resource)
     if name in NAMES_IN_USE:
         raise Failure(f"NAME is {name}, which is a part of the suite; choose another")
+    if name in NAMES_OF_FILES:
+        raise Failure(f"NAME is {name}, which credentials for development have another file of; choose another")
     if name in _FOLDERS:
         raise Failure(f"NAME is {name}, which is another folder of each service; choose another")
     if importlib.util.find_spec(name):
