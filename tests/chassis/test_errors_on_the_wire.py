@@ -180,19 +180,19 @@ def test_only_what_our_channel_has_tried_again_is_not_to_be_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("refusal", "code"),
+    ("refusal", "reason", "code"),
     [
-        (Unauthenticated, grpc.StatusCode.UNAVAILABLE),
-        (PermissionDenied, grpc.StatusCode.INTERNAL),
+        (Unauthenticated, "UNAUTHENTICATED", grpc.StatusCode.UNAVAILABLE),
+        (PermissionDenied, "SCOPE_MISSING", grpc.StatusCode.INTERNAL),
+        (PermissionDenied, "NO_PERMISSION_DECLARED", grpc.StatusCode.INTERNAL),
     ],
 )
 def test_that_a_peer_did_not_let_this_server_in_is_not_blamed_on_its_caller(
-    running: Running, refusal: type[ServiceError], code: grpc.StatusCode
+    running: Running, refusal: type[ServiceError], reason: str, code: grpc.StatusCode
 ) -> None:
-    reason = error_details_pb2.ErrorInfo(reason="SCOPE_MISSING", domain="handfast.users")
-    status = _status(refusal.status, reason)
+    status = _status(refusal.status, error_details_pb2.ErrorInfo(reason=reason, domain="handfast.users"))
     failure = running.failure(raising(refusal(status.message, status_proto=status)))
-    assert (failure.code, "SCOPE_MISSING" in failure.everything) == (code, False)
+    assert (failure.code, reason in failure.everything) == (code, False)
 
 
 def test_the_details_of_several_peers_come_as_one_of_each_kind(running: Running) -> None:

@@ -26,10 +26,12 @@ from tests.security.issuer import BAD, Issuer, bearer
 
 
 class _Serving:
-    def __init__(self, server: Server, servicer: Users, log: io.BytesIO, writer: LogWriter) -> None:
+    def __init__(
+        self, server: Server, channel: grpc.Channel, servicer: Users, log: io.BytesIO, writer: LogWriter
+    ) -> None:
         self.server, self.servicer = server, servicer
         self._log, self._writer = log, writer
-        self._stub = users_pb2_grpc.UserServiceStub(grpc.insecure_channel(server.address))
+        self._stub = users_pb2_grpc.UserServiceStub(channel)
 
     def told(self, token: str, behavior: Callable[[Any, Any], Any]) -> str:
         """All that a caller and an operator can see of a call."""
@@ -64,7 +66,8 @@ def serving(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     add = users_pb2_grpc.add_UserServiceServicer_to_server
     server = Server(settings, domain="handfast.users", services=[Service(USERS, add, servicer, "handfast.users")])
     server.start()
-    yield _Serving(server, servicer, log, writer)
+    with grpc.insecure_channel(server.address) as channel:
+        yield _Serving(server, channel, servicer, log, writer)
     server.stop()
     logs.configure.cache_clear()
     structlog.reset_defaults()

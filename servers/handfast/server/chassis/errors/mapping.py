@@ -149,7 +149,8 @@ def cause_for_log(error: BaseException) -> dict[str, Any]:
 def _is_about_this_server(error: ServiceError) -> bool:
     """Whether a peer did not let this server in, whoever has called it. Its caller has nothing to prove anew, and no
     scope to ask for."""
-    return error.status is grpc.StatusCode.UNAUTHENTICATED or error.reason == errors.ScopeMissing.reason
+    may_not_call = (errors.ScopeMissing.reason, errors.NoPermissionDeclared.reason)
+    return error.status is grpc.StatusCode.UNAUTHENTICATED or error.reason in may_not_call
 
 
 def _translated(error: BaseException, call: Call) -> DomainError:
