@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from handfast.chassis.v1.options_pb2 import Permission
-from handfast.server.chassis import Server, ServerSettings, Service, current
+from handfast.server.chassis import PermissionDenied, Server, ServerSettings, Service, current, refuse
 from handfast.server.chassis.server import DeclarationError
 from handfast.users.v1 import users_pb2
 from tests.fuzz.calls import Call, send
@@ -37,6 +37,10 @@ def issuer() -> Issuer:
 @pytest.fixture
 def settings(issuer: Issuer, tmp_path: Path) -> dict[str, Any]:
     return issuer.settings(tmp_path)
+
+
+class Suspended(PermissionDenied):
+    reason = "SUSPENDED"
 
 
 def found(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
@@ -96,6 +100,24 @@ def test_a_server_that_observes_lets_all_pass_and_says_whom_it_would_refuse(
         line = running.call_log(id_)
         assert (line.get("would_refuse"), line["grpc.code"]) == (reason, "OK")
     assert (counted(running, "UNAUTHENTICATED", "false"), counted(running, "SCOPE_MISSING", "false")) == (1, 2)
+
+
+def test_a_server_that_observes_says_all_that_is_in_the_way_of_a_call(
+    start: StartServer, settings: dict[str, Any], issuer: Issuer
+) -> None:
+    running = start(**settings | {"authentication": "observe"})
+
+    def twice(_request: Any, _context: Any) -> users_pb2.GetUserResponse:
+        for _ in range(2):
+            refuse(Suspended("Your account is suspended."))
+        return FOUND
+
+    eve = (*bearer(issuer.token("eve")), ("x-request-id", "both"))
+    assert running.get_user(twice, metadata=eve) == FOUND
+    line = running.call_log("both")
+    assert line["would_refuse"] == "SCOPE_MISSING,SUSPENDED"
+    assert line["would_refuse.message"].endswith("caller's own. Your account is suspended.")
+    assert (counted(running, "SCOPE_MISSING", "false"), counted(running, "SUSPENDED", "false")) == (1, 1)
 
 
 @pytest.mark.parametrize("mode", ["enforce", "observe"])

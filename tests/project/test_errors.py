@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 
 from handfast.server.chassis import errors
-from handfast.server.chassis.errors import DomainError, reason_name
+from handfast.server.chassis.errors import DomainError, Problem, reason_name
 from handfast.server.chassis.errors.database import DATABASE_FAILURES
 from handfast.server.chassis.errors.mapping import CODES
 from handfast.server.transactions.coordinator import errors as coordinator_errors
 from handfast.server.transactions.participant import errors as participant_errors
 from handfast.transactions.v1.reasons_pb2 import Reason
+from tests.project.commands import ROOT
 from tests.project.readme import ERRORS, blocks, dangling_links, quoted, table
 
 
@@ -52,6 +53,12 @@ def test_the_reasons_of_transactions_are_those_of_the_contract_with_their_codes(
         if isinstance(error, type) and issubclass(error, DomainError) and getattr(error, "reason", None) in shown:
             again = ", again" if error.retry_after is not None else ""
             assert shown[error.reason] == f"`{_code(error).name}`{again}", error
+
+
+def test_the_contract_names_each_problem_with_who_calls_and_no_other() -> None:
+    contract = (ROOT / "protos/handfast/chassis/v1/reasons.proto").read_text().replace("\n  //", "")
+    _, _, listed = contract.partition("Metadata: `problem`, one of ")
+    assert quoted(listed.partition(".")[0]) == get_args(Problem)
 
 
 def test_an_error_is_raised_as_shown() -> None:

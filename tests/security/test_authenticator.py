@@ -58,6 +58,15 @@ def test_a_call_without_token_and_certificate_is_refused(authenticator: Authenti
     assert refusal(authenticator, certificate={"peer_common_name": [b"users"]}).values == {"problem": "missing"}
 
 
+def test_a_certificate_that_names_nobody_is_refused_by_what_is_wrong_with_it(authenticator: Authenticator) -> None:
+    shown = {"x509_pem_cert": [b"-----BEGIN CERTIFICATE-----"], "x509_common_name": [b"users"]}
+    error = refusal(authenticator, certificate=shown)
+    assert error.values == {"problem": "nameless_certificate"}
+    assert error.message == (
+        "The client certificate names nobody: it has neither a SPIFFE ID nor a DNS name (subjectAltName)."
+    )
+
+
 def test_two_authorizations_are_refused_even_if_both_are_good(authenticator: Authenticator, issuer: Issuer) -> None:
     token = issuer.token()
     authenticate(authenticator, token)

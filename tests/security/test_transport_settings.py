@@ -132,6 +132,16 @@ def test_a_chain_is_as_good_as_the_first_that_expires_in_it(authority: Authority
     assert "in which CN=past expired at" in refusal(tls_certificate=past.certificate, tls_key=past.key)
 
 
+def test_with_mutual_tls_connections_have_an_end(authority: Authority) -> None:
+    server = authority.server()
+    tls = {"tls_certificate": server.certificate, "tls_key": server.key, "max_connection_age": 0.0}
+    assert settings(**tls).max_connection_age == 0
+    assert refusal(**tls, tls_client_ca=authority.file) == (
+        "--max-connection-age (or HANDFAST_MAX_CONNECTION_AGE) is 0, so callers would stay connected whose "
+        "certificates have expired; with --tls-client-ca it must have an end"
+    )
+
+
 def test_an_old_ca_and_a_new_one_stand_side_by_side(authority: Authority, folder: Path) -> None:
     new = Authority(folder, "new", lasts=48 * HOUR)
     both = folder / "both.pem"

@@ -6,6 +6,7 @@ The methods come from the contracts, so that a new one is tried, too.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import itertools
 import ssl
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+from cryptography import x509
 
+from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests import http2
 from tests.fuzz.calls import REQUEST_ID, Call, Outcome, send
 from tests.fuzz.methods import Method
@@ -106,6 +109,15 @@ def test_nor_does_one_call_begin_that_is_sent_before_the_server_has_answered(
     sent = sent_at_once(servers, server, callers[kind], token)
     assert not any(sent.values())
     assert servers.seen.begun.isdisjoint(sent)
+
+
+def test_a_good_certificate_that_names_nobody_is_told_so(servers: Servers) -> None:
+    nameless = servers.authority.server("nameless", hosts=[x509.IPAddress(ipaddress.ip_address("10.0.0.1"))])
+    channel = servers.channel("users", credentials(servers.authority, nameless))
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        users_pb2_grpc.UserServiceStub(channel).GetUser(users_pb2.GetUserRequest(user_id="ada"))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "The client certificate names nobody: " in str(caught.value.details())
 
 
 @pytest.mark.parametrize("server", SERVICES)

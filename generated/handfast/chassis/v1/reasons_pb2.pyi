@@ -98,9 +98,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
     REASON_UNAUTHENTICATED: _Reason.ValueType  # 22
     """UNAUTHENTICATED. The server has to know who calls, and the call does not say so in a way that it can trust. Metadata:
-    `problem`, such as `missing`, `repeated`, `malformed`, `unknown_key`, `bad_signature`, `no_expiry`, `expired`,
-    `not_yet_valid`, `wrong_issuer`, `wrong_audience` or `revoked`. A new token helps, but for `repeated`: send one
-    `authorization` only.
+    `problem`, one of `missing`, `nameless_certificate`, `repeated`, `malformed`, `too_long`, `forbidden_algorithm`,
+    `unknown_key`, `bad_signature`, `no_expiry`, `expired`, `not_yet_valid`, `wrong_issuer`, `wrong_audience` and
+    `revoked`. A new token helps, but for `repeated`: send one `authorization` only.
     """
     REASON_SCOPE_MISSING: _Reason.ValueType  # 23
     """PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for
@@ -198,9 +198,9 @@ REASON_UNKNOWN_SERVICE: Reason.ValueType  # 21
 """NOT_FOUND. The server has no such service, so it cannot tell its health. Metadata: `service`."""
 REASON_UNAUTHENTICATED: Reason.ValueType  # 22
 """UNAUTHENTICATED. The server has to know who calls, and the call does not say so in a way that it can trust. Metadata:
-`problem`, such as `missing`, `repeated`, `malformed`, `unknown_key`, `bad_signature`, `no_expiry`, `expired`,
-`not_yet_valid`, `wrong_issuer`, `wrong_audience` or `revoked`. A new token helps, but for `repeated`: send one
-`authorization` only.
+`problem`, one of `missing`, `nameless_certificate`, `repeated`, `malformed`, `too_long`, `forbidden_algorithm`,
+`unknown_key`, `bad_signature`, `no_expiry`, `expired`, `not_yet_valid`, `wrong_issuer`, `wrong_audience` and
+`revoked`. A new token helps, but for `repeated`: send one `authorization` only.
 """
 REASON_SCOPE_MISSING: Reason.ValueType  # 23
 """PERMISSION_DENIED. The caller lacks a scope that the method needs. With the scope `self` alone, it may ask only for

@@ -95,7 +95,7 @@ class ServerSettings:
     )
     max_connection_age: float = setting(
         1800.0,
-        "seconds, give or take a tenth, after which a client is asked to connect anew; 0 for never",
+        "seconds, give or take a tenth, after which a client is asked to connect anew; without mutual TLS, 0 for never",
         bounds=(0, MAX_AGE),
     )
     max_connection_age_grace: float = setting(
@@ -256,6 +256,12 @@ class ServerSettings:
             object.__setattr__(self, "peer_key", self.tls_key)
         self.own_certificates()
         self.peer_certificates()
+        self.require(
+            "max_connection_age",
+            self.max_connection_age or not self.tls_client_ca,
+            f"is 0, so callers would stay connected whose certificates have expired; with {flag('tls_client_ca')} it "
+            "must have an end",
+        )
         if self.peer_token:
             self.check("peer_token", read_secret_line)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from handfast.chassis.v1.reasons_pb2 import Reason
 
@@ -272,12 +272,31 @@ class PeerUnavailable(Unavailable):
     retry_after = 1.0
 
 
+Problem = Literal[
+    "missing",
+    "nameless_certificate",
+    "repeated",
+    "malformed",
+    "too_long",
+    "forbidden_algorithm",
+    "unknown_key",
+    "bad_signature",
+    "no_expiry",
+    "expired",
+    "not_yet_valid",
+    "wrong_issuer",
+    "wrong_audience",
+    "revoked",
+]
+"""Why it is not known who calls. The contract of `UNAUTHENTICATED` lists them, too."""
+
+
 class NotAuthenticated(Unauthenticated):
-    """The call does not say who makes it in a way that the server can trust. `problem` is a word for what is wrong."""
+    """The call does not say who makes it in a way that the server can trust."""
 
     reason = reason_name(Reason, Reason.REASON_UNAUTHENTICATED)
 
-    def __init__(self, message: str, *, problem: str) -> None:
+    def __init__(self, message: str, *, problem: Problem) -> None:
         super().__init__(message, problem=problem)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grpc
@@ -104,9 +104,15 @@ class Authenticator(Collector):
         return identity
 
     def _of_certificate(self, context: grpc.ServicerContext) -> Identity:
-        name = certificate_name(context.auth_context())  # type: ignore[arg-type]  # its stubs say otherwise
+        proven: Mapping[str, Iterable[bytes]] = context.auth_context()  # type: ignore[assignment]  # its stubs are wrong
+        name = certificate_name(proven)
+        if name is None and "x509_pem_cert" in proven:
+            raise NotAuthenticated(
+                "The client certificate names nobody: it has neither a SPIFFE ID nor a DNS name (subjectAltName).",
+                problem="nameless_certificate",
+            )
         if name is None:
-            raise NotAuthenticated("The call has neither a token nor a client certificate's name.", problem="missing")
+            raise NotAuthenticated("The call has neither a token nor a client certificate.", problem="missing")
         grants: Grants = {} if self._grants is None else self._grants.value or {}
         return Identity.of_certificate(name, grants.get(name, ()))
 

@@ -72,14 +72,16 @@ class Guard:
             self.refuse(call, _scope_missing(call))
 
     def refuse(self, call: Call, error: DomainError) -> None:
-        """Raises the error where that is enforced; else logs and counts that it would have been raised, once a call."""
-        if not self._enforced and "would_refuse" in call.log:
+        """Raises the error where that is enforced. Else logs and counts that it would have been raised, once for each
+        reason: who has done something about the first one should not learn only then of the next."""
+        reasons, messages = call.log.get("would_refuse"), call.log.get("would_refuse.message")
+        if reasons is not None and error.reason in str(reasons).split(","):
             return
         self._refused.labels(call.method.service, call.method.name, error.reason, str(self._enforced).lower()).inc()
         if self._enforced:
             raise error
-        call.log["would_refuse"] = error.reason
-        call.log["would_refuse.message"] = error.message
+        call.log["would_refuse"] = error.reason if reasons is None else f"{reasons},{error.reason}"
+        call.log["would_refuse.message"] = error.message if messages is None else f"{messages} {error.message}"
 
 
 def refuse(error: DomainError) -> None:

@@ -8,20 +8,20 @@ from typing import Any, Final
 
 import jwt
 
-from handfast.server.chassis.errors import NotAuthenticated
+from handfast.server.chassis.errors import NotAuthenticated, Problem
 from handfast.server.chassis.security.keys import ALGORITHMS, Key
 
 MAX_CHARACTERS = 8 * 1024
 """Of a token."""
 
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
-_MISSING: Final = {
+_MISSING: Final[Mapping[str, tuple[Problem, str]]] = {
     "exp": ("no_expiry", "The token has no expiry (`exp`)."),
     "iss": ("wrong_issuer", "The token does not say who issued it (`iss`)."),
     "aud": ("wrong_audience", "The token does not say whom it is meant for (`aud`)."),
 }
 # The first that fits counts. What the library says may quote the token, so nothing of it is passed on.
-_PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], str, str], ...]] = (
+_PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], Problem, str], ...]] = (
     (jwt.ExpiredSignatureError, "expired", "The token has expired."),
     (jwt.ImmatureSignatureError, "not_yet_valid", "The token is not valid yet."),
     (jwt.InvalidIssuerError, "wrong_issuer", "The token comes from another issuer than this server trusts."),
@@ -79,7 +79,7 @@ class TokenCheck:
             if error.claim in _MISSING:
                 problem = _problem(*_MISSING[error.claim])
         except jwt.InvalidTokenError as error:
-            problem = next((_problem(*rest) for kind, *rest in _PROBLEMS if isinstance(error, kind)), problem)
+            problem = next((_problem(word, text) for kind, word, text in _PROBLEMS if isinstance(error, kind)), problem)
         raise problem
 
 
@@ -128,5 +128,5 @@ def _malformed(what: str) -> NotAuthenticated:
     return _problem("malformed", f"The token {what}.")
 
 
-def _problem(problem: str, message: str) -> NotAuthenticated:
+def _problem(problem: Problem, message: str) -> NotAuthenticated:
     return NotAuthenticated(message, problem=problem)
