@@ -102,7 +102,9 @@ class ServerTls:
 
     def credentials(self) -> grpc.ServerCredentials:
         first = self.watched.current().calls
-        # grpc keeps what it has where the function raises, or gives what does not fit.
+        # grpc calls the function for each connection, and keeps what it has where that raises or gives what does not
+        # fit. It is never told that nothing has changed: what it is given has no session of an earlier connection. One
+        # that is taken up again would pass though the caller's certificate has expired.
         return grpc.dynamic_ssl_server_credentials(first, lambda: self.watched.current().calls, self.mutual)
 
     def secure(self, connection: socket.socket) -> ssl.SSLSocket:
@@ -114,8 +116,7 @@ class ServerTls:
         pair = (certificates.key, certificates.certificate)
         calls = grpc.ssl_server_certificate_configuration([pair], certificates.ca or None)
         metrics = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # A session that is taken up again would pass though the caller's certificate has expired. grpc has none; ssl
-        # cannot do without in 1.2.
+        # Here, too, no session is taken up again. In 1.2, ssl cannot do without them.
         metrics.minimum_version = ssl.TLSVersion.TLSv1_3
         metrics.num_tickets = 0
         # ssl takes a key from a file only. If the files have changed meanwhile, they will be read once more.
