@@ -76,7 +76,7 @@ class Issuer:
         }
 
     def claims(self, subject: str = "ada", scopes: Iterable[str] = (), **claims: object) -> dict[str, object]:
-        """Those of a good token that is valid for five minutes. `claims` replace them; one that is None is left out."""
+        """Those of a good token that is valid for an hour. `claims` replace them; one that is None is left out."""
         now = int(time.time())
         all_claims: dict[str, object] = {
             "iss": self.url,
@@ -154,7 +154,7 @@ BAD: Mapping[str, tuple[str, Callable[[Issuer], str]]] = {
     "an expiry that is no number": ("malformed", lambda issuer: issuer.token(exp="tomorrow")),
     "scopes that are no text": ("malformed", lambda issuer: issuer.token(scope=7)),
     "forged": ("bad_signature", _with_another_payload),
-    "signed with another key": ("bad_signature", lambda issuer: _with_a_key_of_its_own(issuer)),
+    "signed with another key": ("bad_signature", _with_a_key_of_its_own),
     "no signature": ("bad_signature", lambda issuer: issuer.token().rpartition(".")[0] + "."),
     "a key that nobody knows": ("unknown_key", _of_another_kid),
     "alg none": (
