@@ -8,9 +8,10 @@ import pytest
 
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.process import processors
+from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import run
 from handfast.server.process.flags import read_settings, server_command
-from handfast.server.process.settings import SettingsError, join_address, split_address, without_password
+from handfast.server.process.settings import SettingsError, without_password
 from handfast.server.suite import SuiteSettings
 
 GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}

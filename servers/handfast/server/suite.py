@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handfast.server.process.settings import ParticipantLimits, check_peer_address, setting
+from handfast.server.process.addresses import check_peer_address
+from handfast.server.process.settings import ParticipantLimits, setting
 
 FIRST_PORT = 50051
 DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transactions"}

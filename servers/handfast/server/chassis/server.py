@@ -39,9 +39,10 @@ from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import EVERYBODY, Permission
 from handfast.server.chassis.security.rate import CallRate
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
+from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
-from handfast.server.process.settings import ServerSettings, join_address, split_address
+from handfast.server.process.settings import ServerSettings
 from handfast.server.process.supervision import READY, notify
 
 # Whoever asks for these sends little, and at once. Tools keep streams of reflection open, and do nothing with them.

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Sequence
 
 from handfast.server.cli.settings import SERVERS
-from handfast.server.process.settings import METRICS_PORT_OFFSET, split_address
+from handfast.server.process.addresses import split_address
+from handfast.server.process.settings import METRICS_PORT_OFFSET
 
 FIRST_PORTS: Sequence[int] = range(20000, 32000, 2 * len(SERVERS))
 """What is tried as a first port: below the range that systems hand out to outgoing connections."""

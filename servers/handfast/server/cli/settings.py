@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from handfast.server.process.addresses import MAX_PORT
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import Setting, read, settings_of, whole_number, yes_or_no
-from handfast.server.process.settings import MAX_PORT, METRICS_PORT_OFFSET, SettingsError, flag
+from handfast.server.process.settings import METRICS_PORT_OFFSET, SettingsError, flag
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings, parse_participants
 
 SERVERS = tuple(DATABASES)

@@ -1,6 +1,7 @@
 """A server as a process: its settings, its signals, and what it reports to the process that started it.
 
     settings.py     the settings that every server has
+    addresses.py    addresses and URLs in settings
     flags.py        settings read from flags and variables, and a server as a command that takes them
     command.py      how a command shows its help and its failures, and its exit status
     certificates.py PEM files of certificates and keys, checked together

@@ -6,15 +6,22 @@ variable, whose names follow from its own by one rule (`flag`, `ServerSettings.v
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
+from handfast.server.process.addresses import (
+    MAX_PORT,
+    check_file_or_url,
+    check_peer_address,
+    is_loopback,
+    join_address,
+    split_address,
+)
 from handfast.server.process.certificates import Certificates, NamedFile, UnusableFile, load
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import ANY, usable_processors
@@ -25,7 +32,6 @@ AUTHENTICATION = ("off", "observe", "enforce")
 SCOPE = re.compile(r"[!#-\[\]-~]+")
 """What a token can carry as a scope (https://www.rfc-editor.org/rfc/rfc6749#section-3.3)."""
 METRICS_PORT_OFFSET = 100
-MAX_PORT = 65535
 MAX_AGE = 2_000_000
 """Seconds; gRPC counts milliseconds in 31 bits."""
 MAX_LEEWAY = 300
@@ -38,10 +44,6 @@ _OF_ONE_SERVER = frozenset(
         *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
     }
 )
-_HOST_AND_PORT = "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
-_PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+")
-# https://grpc.github.io/grpc/core/md_doc_naming.html
-_GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 
@@ -401,66 +403,3 @@ def sqlite_file(url: str) -> Path:
     if len(path) > _LONGEST_SQLITE_PATH:
         raise ValueError(f"names a path of {len(path)} bytes, and SQLite takes up to {_LONGEST_SQLITE_PATH}")
     return Path(os.fsdecode(path))
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`[::1]:50051` as `("::1", 50051)`. Raises ValueError, worded to follow the setting's name."""
-    host, _, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    valid_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
-    if not host or not valid_port or (":" in host and _ip(host) and not bracketed):
-        raise ValueError(f"{_HOST_AND_PORT}, not {address!r}")
-    return (host[1:-1] if bracketed else host), int(port)
-
-
-def is_url(place: str) -> bool:
-    """Whether a setting that takes a file or a URL has a URL."""
-    return "://" in place
-
-
-def check_file_or_url(place: str) -> None:
-    """Raises ValueError, worded to follow the setting's name, for a URL from which somebody in between could answer."""
-    if not is_url(place):
-        return
-    try:
-        url = urlsplit(place)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        raise ValueError("must be a file or a URL") from None
-    if not host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(host))):
-        raise ValueError("must be a file or a URL that begins with https://; http:// is for loopback")
-    if url.username is not None:
-        raise ValueError("must be a URL without a user name and a password")
-
-
-def check_peer_address(address: str) -> None:
-    """Raises ValueError, worded to follow the setting's name, unless this is `HOST:PORT`, or another name that gRPC
-    resolves."""
-    if not address.startswith(_GRPC_NAMES_WITHOUT_PORT) and not split_address(address)[1]:
-        raise ValueError(f"must name a port, not {address!r}")
-    if not _PLAIN_ADDRESS.fullmatch(address):
-        from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
-
-        try:
-            check_address(address, setting="address")
-        except ValueError:
-            raise ValueError(f"{_HOST_AND_PORT}, not {address!r}") from None
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of `split_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`. A name other than `localhost` is not
-    looked up, since what it resolves to may change."""
-    ip = _ip(host)
-    return ip.is_loopback if ip else host == "localhost"
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

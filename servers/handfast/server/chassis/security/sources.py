@@ -20,7 +20,7 @@ import structlog
 
 from handfast.server.chassis.logs.tracebacks import in_one_line
 from handfast.server.chassis.security.fetching import fetch
-from handfast.server.process.settings import is_url
+from handfast.server.process.addresses import is_url
 
 FILE_INTERVAL = 1.0
 """Seconds between two looks at a file."""
