@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -270,9 +271,30 @@ def test_a_server_sends_no_token_in_plain_text_to_another_machine(tmp_path: Path
         peer_channel(settings, "users.example.com:1")
 
 
+def test_a_key_that_others_can_reach_is_refused_until_it_is_its_owners_alone(
+    backend: SecureBackend, files: TLS, first: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name_callers(backend)
+    key = tmp_path / "client.key"
+    says = f"tls.key: {key} can be reached by others than its owner (mode 0640); say chmod 600 {key}"
+    key.chmod(0o640)
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        channel("localhost:1", tls=files)
+    key.chmod(0o600)
+    with channel(backend.address, tls=files) as opened:
+        users = UserServiceStub(opened)
+        write(tmp_path, first, client_of(first, "two.client"))
+        key.chmod(0o640)
+        users.GetUser(ADA)
+        assert says in caplog.text
+        key.chmod(0o600)
+        users.GetUser(ADA)
+    assert [name for _, name in callers(backend)] == ["one.client", "two.client"]
+
+
 def test_files_that_cannot_be_used_are_named(files: TLS, first: Authority, tmp_path: Path) -> None:
     other = tmp_path / "other.key"
-    other.write_bytes(client_of(first, "other").key.read_bytes())
+    replace(other, client_of(first, "other").key.read_bytes())
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("nothing")
     for wrong, says in (

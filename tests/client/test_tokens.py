@@ -348,12 +348,31 @@ def test_the_environment_names_a_file_with_a_token_that_is_read_anew(
     monkeypatch.setenv("HANDFAST_TOKEN_FILE", str(file))
     with pytest.raises(ValueError, match=r"^HANDFAST_TOKEN_FILE: cannot read .*No such file"):
         connect()
+    file.touch(0o600)
     file.write_text("token-1\n")
     accept_only(backend, "token-2")
     with connect(users=backend.address) as suite:
         file.write_text("token-2\n")
         suite.users.GetUser(ADA)
     assert carried(backend)[-1] == "Bearer token-2"
+
+
+def test_a_file_with_a_token_that_others_can_reach_is_refused(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("token-1\n")
+    monkeypatch.setenv("HANDFAST_TOKEN_FILE", str(file))
+    says = rf"HANDFAST_TOKEN_FILE: {file} can be reached by others than its owner \(mode 0644\); say chmod 600 {file}$"
+    file.chmod(0o644)
+    with pytest.raises(ValueError, match=f"^{says}"):
+        connect()
+    file.chmod(0o600)
+    with connect(users=backend.address) as suite:
+        file.chmod(0o644)
+        with pytest.raises(Unavailable, match=says.rstrip("$")):
+            suite.users.GetUser(ADA)
+    assert backend.received == []
 
 
 def test_the_asyncio_call_is_over_when_its_last_copy_is(backend: Backend) -> None:

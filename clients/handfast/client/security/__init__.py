@@ -1,6 +1,7 @@
 """How a client proves who it is, and whom it talks to: TLS, and a token that its calls carry.
 
 tls.py           `TLS`: the files of certificates and keys, read again when they change
+secret_files.py  keys and tokens in files, which others than their owner must not reach
 tokens.py        where the token comes from, and when it is asked for again
 security.py      both together: what each call carries, and which calls are made once more
 repeated_call.py calls in flight that are made once more

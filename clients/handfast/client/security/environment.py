@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from handfast.client.security.secret_files import UnusableFile, read_secret
 from handfast.client.security.tls import TLS
 
 CA, CERTIFICATE, KEY, TOKEN_FILE = "HANDFAST_CA", "HANDFAST_CERTIFICATE", "HANDFAST_KEY", "HANDFAST_TOKEN_FILE"
@@ -21,18 +23,18 @@ def tls() -> TLS | None:
 
 
 def token() -> Callable[[], str] | None:
-    """None where no variable names a file. Raises ValueError where the file cannot be read."""
+    """A function that reads the token from a file, which who renews the token replaces; None where no variable names
+    one. Raises ValueError where it cannot be read now, or others can."""
     path = os.environ.get(TOKEN_FILE)
-    return token_in(path, TOKEN_FILE) if path else None
+    if not path:
+        return None
+    read = partial(_token_in, Path(path))
+    read()
+    return read
 
 
-def token_in(path: str | os.PathLike[str], setting: str) -> Callable[[], str]:
-    """A function that reads the token from a file; who renews the token replaces the file. Raises ValueError, naming
-    the setting, where it cannot be read now."""
-    file = Path(path)
+def _token_in(file: Path) -> str:
     try:
-        file.read_text()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ValueError(f"{setting}: cannot read {file}: {why}") from None
-    return lambda: file.read_text().strip()
+        return read_secret(file, TOKEN_FILE).decode().strip()
+    except UnicodeDecodeError:
+        raise UnusableFile(f"{TOKEN_FILE}: cannot read {file}: it is no text") from None

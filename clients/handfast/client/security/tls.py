@@ -12,11 +12,13 @@ from typing import TypeAlias
 
 import grpc
 
+from handfast.client.security.secret_files import read_secret
+
 CHECK_SECONDS = 1.0
 """How often the files are looked at, at the most. They are looked at when a call is made, and not without one."""
 
 _LOG = logging.getLogger("handfast.client")
-_Signature: TypeAlias = tuple[tuple[int, int, int], ...]
+_Signature: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class TLS:
 
     The files are read again when they change; calls then go by a new connection, and those in flight end on the old
     one. A set that does not fit together, such as a certificate without its new key, is left alone until it does.
-    Raises TypeError or ValueError, naming the argument, on what cannot be files.
+    A key that others than its owner can reach is refused. Raises TypeError or ValueError, naming the argument, on what
+    cannot be files.
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -79,9 +82,11 @@ class TLSFiles:
             self._checking.release()
 
     def _load(self) -> grpc.ChannelCredentials:
-        ca, certificate, key = (_read(path) for path in self._paths())
+        ca, certificate, key = self._paths()
+        ca_pem, certificate_pem = _read(ca), _read(certificate)
+        key_pem = None if key is None else read_secret(key, "tls.key")
         self._check_set()
-        return grpc.ssl_channel_credentials(ca, key, certificate)
+        return grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
 
     def _check_set(self) -> None:
         """gRPC would only have each connection fail."""
@@ -122,12 +127,13 @@ def _read(path: Path | None) -> bytes | None:
         raise ValueError(f"tls: cannot read {path}: {error.strerror}") from None
 
 
-def _signature(path: Path | None) -> tuple[int, int, int]:
+def _signature(path: Path | None) -> tuple[int, ...]:
+    """The time of a change tells a file that was made its owner's alone, too."""
     try:
         found = None if path is None else path.stat()
     except OSError:
-        return 0, 0, 0
-    return (0, 0, 0) if found is None else (found.st_mtime_ns, found.st_ino, found.st_size)
+        return ()
+    return () if found is None else (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
 
 
 def _why(error: OSError) -> str:

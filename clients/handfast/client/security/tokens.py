@@ -17,6 +17,8 @@ from typing import TypeAlias
 
 import grpc
 
+from handfast.client.security.secret_files import UnusableFile
+
 Token: TypeAlias = str | Callable[[], str]
 """A token, or a function that returns one each time it is called."""
 Entry: TypeAlias = tuple[str, str]
@@ -107,7 +109,8 @@ class TokenSource:
             token = Context().run(self._function)  # type: ignore[arg-type]  # a token that is given is always ready
             entry = _entry(token)
         except BaseException as error:
-            reason = str(error) if isinstance(error, _NotOne) else f"its function raised {type(error).__name__}"
+            is_told = isinstance(error, _NotOne | UnusableFile)
+            reason = str(error) if is_told else f"its function raised {type(error).__name__}"
             with self._lock:
                 self._asking = None
                 self._paused_until_s = time.monotonic() + PAUSE_SECONDS
