@@ -188,6 +188,59 @@ def test_an_asyncio_call_in_flight_ends_on_the_old_connection_which_is_closed_th
     asyncio.run(call())
 
 
+def test_who_watches_the_connectivity_moves_on_to_the_new_connection(
+    backend: SecureBackend, files: TLS, second: Authority, first: Authority, tmp_path: Path
+) -> None:
+    seen: list[grpc.ChannelConnectivity] = []
+    with channel(backend.address, tls=files) as opened:
+        opened.subscribe(seen.append, try_to_connect=True)
+        assert eventually(lambda: seen[-1:] == [grpc.ChannelConnectivity.READY])
+        write(tmp_path, first, client_of(second, "two.client"))
+        UserServiceStub(opened).GetUser(ADA)
+        assert eventually(lambda: connections(backend.port) == 1)
+        seen.clear()
+        backend.server.stop(0).wait()
+        assert eventually(lambda: len(seen) > 0)
+        opened.unsubscribe(seen.append)
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_who_waits_for_a_channel_to_be_ready_moves_on_to_the_new_connection(
+    backend: SecureBackend, files: TLS, second: Authority, first: Authority, tmp_path: Path
+) -> None:
+    write(tmp_path, second, client_of(first, "one.client"))  # which does not vouch for the server
+    with channel(backend.address, tls=files) as opened:
+        ready = grpc.channel_ready_future(opened)
+        with pytest.raises(Unavailable):
+            UserServiceStub(opened).GetUser(ADA)
+        write(tmp_path, first, client_of(first, "one.client"))
+        UserServiceStub(opened).GetUser(ADA)
+        ready.result(PATIENCE)
+
+
+def test_who_waits_for_an_asyncio_channel_to_be_ready_moves_on_to_the_new_connection(
+    backend: SecureBackend,
+    files: TLS,
+    second: Authority,
+    first: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tls_module, "CHECK_SECONDS", 0.01)
+    write(tmp_path, second, client_of(first, "one.client"))  # which does not vouch for the server
+
+    async def wait() -> None:
+        async with aio.channel(backend.address, tls=files) as opened:
+            ready = asyncio.ensure_future(opened.channel_ready())
+            while opened.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                await asyncio.sleep(0.01)
+            write(tmp_path, first, client_of(first, "one.client"))
+            await asyncio.wait_for(ready, PATIENCE)
+            assert opened.get_state() is grpc.ChannelConnectivity.READY
+
+    asyncio.run(wait())
+
+
 @pytest.mark.usefixtures("short_pauses")
 def test_a_server_of_another_authority_is_found_by_files_that_changed_since(
     backend: SecureBackend,

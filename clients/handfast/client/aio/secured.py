@@ -15,6 +15,7 @@ import grpc
 from grpc import aio
 
 from handfast.client.options import Options
+from handfast.client.security import tls
 from handfast.client.security.channel import Attempt, Generations
 from handfast.client.security.security import Security
 
@@ -54,10 +55,20 @@ class SecuredChannel(aio.Channel):
         return self.generations.present().channel.get_state(try_to_connect)  # type: ignore[no-any-return]
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self.generations.present().channel.wait_for_state_change(last_observed_state)
+        """Ends as well when files have changed, and with them the connection."""
+        generation = self.generations.present()
+        changing = asyncio.ensure_future(generation.channel.wait_for_state_change(last_observed_state))
+        try:
+            while not changing.done() and self.generations.present() is generation:
+                await asyncio.wait([changing], timeout=tls.CHECK_SECONDS)
+            if changing.done():
+                await changing
+        finally:
+            changing.cancel()
 
     async def channel_ready(self) -> None:
-        await self.generations.present().channel.channel_ready()
+        while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            await self.wait_for_state_change(state)
 
     async def close(self, grace: float | None = None) -> None:
         await asyncio.gather(*(each.close(grace) for each in self.generations.close()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 import grpc
@@ -20,6 +20,8 @@ from handfast.client.methods import Outgoing
 from handfast.client.options import Options
 from handfast.client.security.repeated_call import RepeatedBegunCall, RepeatedCall
 from handfast.client.security.security import Carried, Security
+
+Watcher: TypeAlias = Callable[[grpc.ChannelConnectivity], None]
 
 
 class Generation:
@@ -42,11 +44,13 @@ class Generations:
     def __init__(self, open_channel: Callable[[grpc.ChannelCredentials], Any], address: str, security: Security):
         self._open_channel = open_channel
         self._credentials = security.credentials_for(address)
-        self._renewing = threading.Lock()
+        self._renewing = threading.RLock()  # taken again where the end of an object unsubscribes what it has
         self._is_closed = False
         credentials = self._credentials()
         self._present = Generation(open_channel(credentials), credentials)
         self._alive = WeakSet({self._present})
+        self._watchers: list[tuple[Watcher, bool]] = []
+        """Of the connectivity, each with whether it has the channel connect. They move on to the next generation."""
 
     def present(self) -> Generation:
         present = self._present
@@ -55,9 +59,23 @@ class Generations:
         with self._renewing:
             credentials = self._credentials()
             if self._present.credentials is not credentials and not self._is_closed:
-                self._present = Generation(self._open_channel(credentials), credentials)
+                before, self._present = self._present, Generation(self._open_channel(credentials), credentials)
                 self._alive.add(self._present)
+                for watcher, try_to_connect in tuple(self._watchers):
+                    before.channel.unsubscribe(watcher)
+                    self._present.channel.subscribe(watcher, try_to_connect)
             return self._present
+
+    def watch(self, watcher: Watcher, try_to_connect: bool) -> None:
+        """For synchronous channels, as `unwatch` is."""
+        with self._renewing:
+            self.present().channel.subscribe(watcher, try_to_connect)
+            self._watchers.append((watcher, try_to_connect))
+
+    def unwatch(self, watcher: Watcher) -> None:
+        with self._renewing:
+            self._watchers = [each for each in self._watchers if each[0] != watcher]
+            self._present.channel.unsubscribe(watcher)
 
     def close(self) -> list[Any]:
         """Returns the channels that are to be closed; from now on there is no other."""
@@ -91,11 +109,12 @@ class SecuredChannel(grpc.Channel):
     def stream_stream(self, *arguments: Any, **named: Any) -> Any:
         return _StreamStream(self, self._guarded(lambda channel: channel.stream_stream(*arguments, **named)))
 
-    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
-        self.generations.present().channel.subscribe(callback, try_to_connect)
+    def subscribe(self, callback: Watcher, try_to_connect: bool = False) -> None:
+        """The callback moves on to a new connection when a call does."""
+        self.generations.watch(callback, try_to_connect)
 
-    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        self.generations.present().channel.unsubscribe(callback)
+    def unsubscribe(self, callback: Watcher) -> None:
+        self.generations.unwatch(callback)
 
     def close(self) -> None:
         self._gate.close()
