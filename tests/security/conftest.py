@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -8,9 +9,11 @@ import pytest
 
 from handfast.server.chassis.call import Call, Method, Pool
 from handfast.server.chassis.errors import NotAuthenticated
+from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
+from tests.eventually import eventually
 from tests.security.issuer import Issuer, bearer
 from tests.security.servers import Servers, started
 
@@ -62,3 +65,34 @@ def servers(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """One of each kind, shared by tests that only call them."""
     with started(tmp_path_factory.mktemp("servers"), issuer) as servers:
         yield servers
+
+
+class Lines:
+    """What is logged."""
+
+    def __init__(self) -> None:
+        self.all: list[bytes] = []
+        self.write = self.all.append
+
+    def of(self, request_id: str) -> dict[str, Any]:
+        """The audit line of a call, without what every line has. Its call line comes before it."""
+        found = eventually(lambda: [line for line in self._about(request_id) if line["event"] == "audit"])
+        assert found is not None
+        assert len(found) == 1
+        common = ("timestamp", "level", "event", "service", "peer", "grpc.service", "request_id")
+        return {name: value for name, value in found[0].items() if name not in common}
+
+    def none_of(self, request_id: str) -> bool:
+        """Whether a call has no audit line. To be asked when a later call has one."""
+        return [line["event"] for line in self._about(request_id)] == ["call"]
+
+    def _about(self, request_id: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in list(self.all)]
+        return [line for line in lines if line.get("request_id") == request_id]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
+    lines = Lines()
+    monkeypatch.setattr(CallLog, "writer", lines)
+    return lines

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from handfast.client.propagation import CALLER_KEY
-from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import build
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
-from tests.eventually import eventually
+from tests.security.conftest import Lines
 from tests.security.issuer import Issuer, bearer
-
-
-class Lines:
-    """What is logged."""
-
-    def __init__(self) -> None:
-        self.all: list[bytes] = []
-        self.write = self.all.append
-
-    def of(self, request_id: str) -> dict[str, Any]:
-        """The audit line of a call, without what every line has. Its call line comes before it."""
-        found = eventually(lambda: [line for line in self._about(request_id) if line["event"] == "audit"])
-        assert found is not None
-        assert len(found) == 1
-        common = ("timestamp", "level", "event", "service", "peer", "grpc.service", "request_id")
-        return {name: value for name, value in found[0].items() if name not in common}
-
-    def none_of(self, request_id: str) -> bool:
-        """Whether a call has no audit line. To be asked when a later call has one."""
-        return [line["event"] for line in self._about(request_id)] == ["call"]
-
-    def _about(self, request_id: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in list(self.all)]
-        return [line for line in lines if line.get("request_id") == request_id]
-
-
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    lines = Lines()
-    monkeypatch.setattr(CallLog, "writer", lines)
-    return lines
 
 
 @pytest.fixture(params=["enforce", "observe"])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from handfast.accounts.v1 import accounts_pb2
 from handfast.client import Suite, connect, transaction_metadata
-from handfast.client.errors import Aborted, AlreadyExists, NotFound, PermissionDenied, ServiceError
+from handfast.client.errors import Aborted, AlreadyExists, NotFound, PermissionDenied, ServiceError, service_error
 from handfast.client.propagation import CALLER_KEY
-from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.accounts import server as accounts
+from handfast.server.chassis.clock import now
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.security.callers import on_behalf_of
 from handfast.server.chassis.security.identity import Identity
+from handfast.server.chassis.server import Server
 from handfast.server.cli.ports import free_first_port
 from handfast.server.preferences import server as preferences
 from handfast.server.process.settings import sqlite_url
@@ -26,7 +29,9 @@ from handfast.server.users import server as users
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub, ParticipantServiceStub
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
+from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.people import new_email
+from tests.security.conftest import Lines
 from tests.security.issuer import Issuer, bearer
 
 Metadata = tuple[tuple[str, str], ...]
@@ -49,26 +54,34 @@ OPERATOR = as_caller("olga", "transactions.operate")
 SUITE = bearer(ISSUER.token("suite", OF_SERVERS))
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """A client without a token, of a suite that demands one."""
-    folder = tmp_path_factory.mktemp("strangers")
-    names, first_port = ("users", "preferences", "accounts"), free_first_port()
-    addresses = {name: f"127.0.0.1:{first_port + offset}" for offset, name in enumerate(names)}
+MODULES = {"users": users, "preferences": preferences, "accounts": accounts}
+
+
+@contextlib.contextmanager
+def suite(folder: Path, mode: str = "enforce") -> Iterator[tuple[Suite, dict[str, Server]]]:
+    """A client without a token, and the servers of a suite that demands one; or whose participants have this `mode`."""
+    first_port, servers = free_first_port(), dict[str, Server]()
+    addresses = {name: f"127.0.0.1:{first_port + offset}" for offset, name in enumerate(MODULES)}
     settings: dict[str, Any] = {f"{name}_address": address for name, address in addresses.items()}
     token = folder / "suite.token"
     token.touch(mode=0o600)
     token.write_text(ISSUER.token("suite", OF_SERVERS))
     settings |= ISSUER.settings(folder) | {"peer_token": str(token)}
     with contextlib.ExitStack() as stack:
-        for name, module in zip(names, (users, preferences, accounts), strict=True):
+        for name, module in MODULES.items():
+            own = settings if name == "accounts" else settings | {"authentication": mode}
             url = sqlite_url(folder / f"{name}.sqlite3")
-            server = module.build(
-                SuiteSettings(name=name, listen=addresses[name], database_url=url, grace=0.5, **settings)
-            )
+            server = module.build(SuiteSettings(name=name, listen=addresses[name], database_url=url, grace=0.5, **own))
             server.start()
             stack.callback(server.stop)
-        yield stack.enter_context(connect(*addresses.values()))
+            servers[name] = server
+        yield stack.enter_context(connect(*addresses.values())), servers
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    with suite(tmp_path_factory.mktemp("strangers")) as (client, _):
+        yield client
 
 
 class Victim:
@@ -127,6 +140,12 @@ class Victim:
         locks = self.client.stub(LockServiceStub, "users")
         request = pb.LockResourcesRequest(to_change=[f"users/{new_id()}"])
         return locks.LockResources(request, metadata=(*self.metadata(2), *caller))
+
+    def lock_preferences(self, caller: Metadata) -> object:
+        """The first operation at a second participant."""
+        locks = self.client.stub(LockServiceStub, "preferences")
+        request = pb.LockResourcesRequest(to_change=[f"preferences/{self.user.user_id}"])
+        return locks.LockResources(request, metadata=(*self.metadata(1), *caller))
 
     def branch(self, caller: Metadata, participant: str = "users") -> pb.Branch:
         stub = self.client.stub(ParticipantServiceStub, participant)
@@ -216,19 +235,88 @@ def test_an_operator_asks_and_rolls_back_but_does_not_commit(victim: Victim) -> 
     assert victim.roll_back(OPERATOR) == pb.TRANSACTION_STATE_ABORTED
 
 
-def test_what_a_stranger_has_staged_first_is_not_committed(victim: Victim, client: Suite) -> None:
-    squatted = GetPreferencesRequest(user_id=victim.user.user_id)
-    locks = client.stub(LockServiceStub, "preferences")
-    request = pb.LockResourcesRequest(to_change=[f"preferences/{victim.user.user_id}"])
-    locks.LockResources(request, metadata=(*victim.metadata(1), *EVE))
-    reading = (transaction_metadata.TRANSACTION_ID, victim.id)
+SQUATTERS = {
+    "a stranger": EVE,
+    "a stranger who names the owner as caller": (*EVE, (CALLER_KEY, digest("ada"))),
+    "a service that calls for the owner": (*SUITE, (CALLER_KEY, digest("ada"))),
+}
+
+
+@pytest.mark.parametrize("squatter", SQUATTERS)
+def test_a_stranger_does_not_stage_where_the_owner_has_staged_nothing_yet(victim: Victim, squatter: str) -> None:
     with pytest.raises(PermissionDenied) as refused:
-        client.preferences.GetPreferences(squatted, metadata=(reading, *ADA))
-    assert refused.value.reason == "NOT_OWNER"
-    with pytest.raises(PermissionDenied) as refused:
-        victim.commit(ADA, "preferences")
-    assert refused.value.reason == "NOT_OWNER"
+        victim.lock_preferences(SQUATTERS[squatter])
+    assert (refused.value.reason, refused.value.metadata) == ("NOT_OWNER", {"transaction_id": victim.id})
+    victim.lock_preferences(ADA)  # the owner comes second, and goes on
+    branches = [pb.TransactionBranch(participant=name, operation_count=1) for name in ("users", "preferences")]
+    request = pb.CommitTransactionRequest(transaction_id=victim.id, branches=branches)
+    committed = victim.client.transactions.CommitTransaction(request, metadata=ADA).transaction
+    assert committed.state == pb.TRANSACTION_STATE_COMMITTED
+    assert victim.shown() == "ada"
+
+
+def test_nobody_counts_as_old_as_anothers_transaction(victim: Victim, client: Suite) -> None:
+    begun = client.transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=EVE).transaction
+    again = client.transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=EVE).transaction
+
+    def stage(number: int, first_attempt: str) -> object:
+        deadline_us = again.deadline.ToMicroseconds()
+        metadata = wire.stage_metadata(again.transaction_id, number, deadline_us, first_attempt)
+        user = User(user_id=new_id(), email=new_email())
+        return client.users.CreateUser(CreateUserRequest(user=user), metadata=(*metadata, *EVE))
+
+    for number in (1, 2):
+        with pytest.raises(PermissionDenied) as refused:
+            stage(number, victim.id)
+        assert (refused.value.reason, refused.value.metadata) == ("NOT_OWNER", {"transaction_id": victim.id})
+        stage(number, begun.transaction_id)
     victim.assert_intact()
+
+
+def test_participants_that_observe_let_a_stranger_pass_and_say_so_but_what_is_staged_so_is_not_committed(
+    tmp_path: Path, lines: Lines
+) -> None:
+    with suite(tmp_path, "observe") as (client, servers):
+        victim = Victim(client)
+
+        def counted(server: str, method: str, **labels: str) -> float:
+            """How often the server would have refused the method, as the transaction is another's."""
+            labels |= {"grpc_method": method, "reason": "NOT_OWNER", "enforced": "false"}
+            registry = servers[server].metrics.registry
+            return registry.get_sample_value("handfast_calls_refused_total", labels) or 0
+
+        of_locks = {"grpc_service": "handfast.transactions.v1.LockService"}
+        victim.lock_preferences((*EVE, ("x-request-id", "squats")))
+        assert lines.of("squats")["would_refuse"] == "NOT_OWNER"
+        assert counted("preferences", "LockResources", **of_locks) == 1
+        victim.lock_preferences((*ADA, ("x-request-id", "comes-second")))
+        assert lines.of("comes-second")["would_refuse"] == "NOT_OWNER"
+        assert counted("preferences", "LockResources", **of_locks) == 2
+        assert victim.read((*EVE, ("x-request-id", "reads"))) == "ada"
+        assert counted("users", "GetUser", grpc_service="handfast.users.v1.UserService") == 1
+
+        with pytest.raises(PermissionDenied) as refused:
+            victim.commit(ADA, "preferences")
+        assert refused.value.reason == "NOT_OWNER"
+        victim.assert_intact()
+
+
+def test_while_the_coordinator_is_away_no_transaction_is_staged_as_nobody_knows_whose_it_is(tmp_path: Path) -> None:
+    settings: dict[str, Any] = ISSUER.settings(tmp_path) | {"accounts_address": f"127.0.0.1:{free_first_port()}"}
+    url = sqlite_url(tmp_path / "users.sqlite3")
+    server = users.build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, **settings))
+    server.start()
+    try:
+        with grpc.insecure_channel(server.address) as to_users:  # which repeats nothing
+            request = CreateUserRequest(user=User(user_id=new_id(), email=new_email()))
+            stage = wire.stage_metadata(new_id(), 1, now() + 10**7)
+            with pytest.raises(grpc.RpcError) as refused:
+                UserServiceStub(to_users).CreateUser(request, metadata=(*stage, *ADA))
+            error = service_error(refused.value, "")
+            assert (error.reason, error.retryable) == ("COORDINATOR_UNAVAILABLE", True)
+            UserServiceStub(to_users).CreateUser(request, metadata=ADA)  # what is in no transaction is as ever
+    finally:
+        server.stop()
 
 
 def test_a_caller_whom_a_stranger_names_does_not_count(client: Suite) -> None:

@@ -33,6 +33,9 @@ class Coordinator:
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
         return {id_: self.decisions[id_].of("users") if id_ in self.decisions else None for id_ in transaction_ids}
 
+    def owner_keys(self) -> list[bytes]:
+        return []
+
     def abort(self, transaction_id: str) -> Learnt:
         return self.decisions.setdefault(transaction_id, Decision(transaction_id, Outcome.ABORTED, {})).of("users")
 

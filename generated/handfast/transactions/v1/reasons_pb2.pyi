@@ -64,8 +64,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     RFC 3339).
     """
     REASON_COORDINATOR_UNAVAILABLE: _Reason.ValueType  # 11
-    """UNAVAILABLE, with RetryInfo. A pending change could not be resolved, as the coordinator did not answer.
-    Metadata: `transaction_id`.
+    """UNAVAILABLE, with RetryInfo. A pending change could not be resolved, or it could not be found out whose a transaction
+    is, as the coordinator did not answer. Metadata: `transaction_id`.
     """
     REASON_OUTCOME_UNKNOWN: _Reason.ValueType  # 12
     """UNKNOWN. Whether the transaction was committed could not be established. Ask GetTransaction, or repeat the
@@ -122,7 +122,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_NOT_OWNER: _Reason.ValueType  # 24
     """PERMISSION_DENIED. The transaction belongs to another caller: it was begun, or staged here, with another identity.
-    Only its owner stages, reads, commits and asks by it. Metadata: `transaction_id`.
+    Only its owner stages, reads, commits and asks by it, and names it as its first attempt. Metadata: `transaction_id`.
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -173,8 +173,8 @@ wrong, or no coordinator minted it. Metadata: `transaction_id`, `server_time` (w
 RFC 3339).
 """
 REASON_COORDINATOR_UNAVAILABLE: Reason.ValueType  # 11
-"""UNAVAILABLE, with RetryInfo. A pending change could not be resolved, as the coordinator did not answer.
-Metadata: `transaction_id`.
+"""UNAVAILABLE, with RetryInfo. A pending change could not be resolved, or it could not be found out whose a transaction
+is, as the coordinator did not answer. Metadata: `transaction_id`.
 """
 REASON_OUTCOME_UNKNOWN: Reason.ValueType  # 12
 """UNKNOWN. Whether the transaction was committed could not be established. Ask GetTransaction, or repeat the
@@ -231,6 +231,6 @@ operator has to correct the addresses, those that the coordinator has where it i
 """
 REASON_NOT_OWNER: Reason.ValueType  # 24
 """PERMISSION_DENIED. The transaction belongs to another caller: it was begun, or staged here, with another identity.
-Only its owner stages, reads, commits and asks by it. Metadata: `transaction_id`.
+Only its owner stages, reads, commits and asks by it, and names it as its first attempt. Metadata: `transaction_id`.
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

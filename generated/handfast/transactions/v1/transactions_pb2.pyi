@@ -754,6 +754,50 @@ class BatchGetTransactionsResponse(_message.Message):
 Global___BatchGetTransactionsResponse: _TypeAlias = BatchGetTransactionsResponse  # noqa: Y015
 
 @_typing.final
+class GetOwnerKeysRequest(_message.Message):
+    """Asks for the keys of owners."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnerKeysRequest: _TypeAlias = GetOwnerKeysRequest  # noqa: Y015
+
+@_typing.final
+class GetOwnerKeysResponse(_message.Message):
+    """Answers GetOwnerKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Any of these may have tagged an id: its last 8 digits are the first of HMAC-SHA-256 over the 28 characters before
+        them, a zero byte and the owner, which is a digest of an identity as in `Branch.owner`. Empty where the caller is not
+        known: a coordinator that does not find out who calls tags no ids.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnerKeysResponse: _TypeAlias = GetOwnerKeysResponse  # noqa: Y015
+
+@_typing.final
 class ListTransactionsRequest(_message.Message):
     """Asks for a page of transactions."""
 

@@ -36,8 +36,9 @@ class TransactionServiceStub(object):
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -79,6 +80,11 @@ class TransactionServiceStub(object):
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.SerializeToString,
                 response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.FromString,
                 _registered_method=True)
+        self.GetOwnerKeys = channel.unary_unary(
+                '/handfast.transactions.v1.TransactionService/GetOwnerKeys',
+                request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysRequest.SerializeToString,
+                response_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysResponse.FromString,
+                _registered_method=True)
         self.ListTransactions = channel.unary_unary(
                 '/handfast.transactions.v1.TransactionService/ListTransactions',
                 request_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListTransactionsRequest.SerializeToString,
@@ -97,8 +103,9 @@ class TransactionServiceServicer(object):
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -151,6 +158,14 @@ class TransactionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOwnerKeys(self, request, context):
+        """Tells the keys by which ids say whose they are, so that participants refuse operations of a transaction that is
+        another caller's. For participants, which keep them in memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTransactions(self, request, context):
         """Lists decided transactions: the newest first, or of those that are not finished the oldest first.
         """
@@ -191,6 +206,11 @@ def add_TransactionServiceServicer_to_server(servicer, server):
                     request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.FromString,
                     response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.SerializeToString,
             ),
+            'GetOwnerKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnerKeys,
+                    request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysRequest.FromString,
+                    response_serializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysResponse.SerializeToString,
+            ),
             'ListTransactions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransactions,
                     request_deserializer=handfast_dot_transactions_dot_v1_dot_transactions__pb2.ListTransactionsRequest.FromString,
@@ -215,8 +235,9 @@ class TransactionService(object):
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -374,6 +395,33 @@ class TransactionService(object):
             '/handfast.transactions.v1.TransactionService/AcceptLoss',
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossRequest.SerializeToString,
             handfast_dot_transactions_dot_v1_dot_transactions__pb2.AcceptLossResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnerKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.transactions.v1.TransactionService/GetOwnerKeys',
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysRequest.SerializeToString,
+            handfast_dot_transactions_dot_v1_dot_transactions__pb2.GetOwnerKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

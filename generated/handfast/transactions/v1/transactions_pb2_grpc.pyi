@@ -39,8 +39,9 @@ class TransactionServiceStub:
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -70,6 +71,10 @@ class TransactionServiceStub:
     what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
     come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
     """
+    GetOwnerKeys: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.GetOwnerKeysRequest, _transactions_pb2.GetOwnerKeysResponse]
+    """Tells the keys by which ids say whose they are, so that participants refuse operations of a transaction that is
+    another caller's. For participants, which keep them in memory.
+    """
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]
     """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
@@ -85,8 +90,9 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -113,6 +119,10 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
     come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
     """
+    GetOwnerKeys: _aio.UnaryUnaryMultiCallable[_transactions_pb2.GetOwnerKeysRequest, _transactions_pb2.GetOwnerKeysResponse]  # type: ignore[assignment]
+    """Tells the keys by which ids say whose they are, so that participants refuse operations of a transaction that is
+    another caller's. For participants, which keep them in memory.
+    """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_transactions_pb2.ListTransactionsRequest, _transactions_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     """Lists decided transactions: the newest first, or of those that are not finished the oldest first."""
 
@@ -127,8 +137,9 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
     sooner others make way for it. It counts as at most 300 seconds older than it is itself.
 
     Where calls carry identities, a transaction belongs to the one that began it: only that one stages, reads, commits and
-    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. Operators (scope
-    `transactions.operate`) and participants (`transactions.resolve`) may ask for any, and roll any back.
+    rolls back with its id, and asks for it; all others are refused with NOT_OWNER. `handfast-first-attempt` has to be a
+    transaction of the same caller. Operators (scope `transactions.operate`) and participants (`transactions.resolve`) may
+    ask for any, and roll any back.
 
     At one participant a transaction may have up to 1,000 operations, whose resources and replies together take up to
     16 MiB; what is beyond is refused with TRANSACTION_TOO_LARGE.
@@ -188,6 +199,16 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lets participants finish a transaction though they cannot follow its decision, by what they have lost: they apply
         what they hold of a commit, and what they do not hold is given up. For operators, once it is certain that it does not
         come back; a participant that has lost nothing loses nothing by it. FAILED_PRECONDITION unless it is decided.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnerKeys(
+        self,
+        request: _transactions_pb2.GetOwnerKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transactions_pb2.GetOwnerKeysResponse, _abc.Awaitable[_transactions_pb2.GetOwnerKeysResponse]]:
+        """Tells the keys by which ids say whose they are, so that participants refuse operations of a transaction that is
+        another caller's. For participants, which keep them in memory.
         """
 
     @_abc_1.abstractmethod

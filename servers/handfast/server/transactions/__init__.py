@@ -16,6 +16,8 @@ Behind it:
     participant/      the library of a service that owns data: stores, reads, writes, ParticipantService
     coordinator/      the service that decides: the decisions, TransactionService, the notifier
     wire.py           what transactions look like in metadata, shared by both sides
+    owner_tags.py     whose a transaction is, by its id
+    ownership.py      what others are told who use it
     horizon.py        up to where a database has pruned, shared by both sides
     clocks.py         what is refused where clocks are far apart
     crash_points.py   where tests make a server die

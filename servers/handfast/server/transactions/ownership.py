@@ -1,7 +1,7 @@
 """Whose a transaction is: only who has begun it works with it (docs/atomic-commit.md, "Who may").
 
-The coordinator knows by the id (`coordinator/owned_ids.py`), a participant by who has opened the branch. Where calls
-carry no identity, whoever knows a transaction's id may do everything.
+The id says it (`owner_tags.py`), and at a participant who has opened the branch, too. Where calls carry no identity,
+whoever knows a transaction's id may do everything.
 """
 
 from __future__ import annotations

@@ -20,12 +20,18 @@ _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 def caller_of(call: Call, identity: Identity) -> str:
-    """The name of who makes the call. Whom it is made for counts only where the identity may say so."""
-    forwarded = call.metadata.get(CALLER_KEY)
-    if forwarded is None or FORWARD not in identity.scopes or not is_caller(forwarded):
+    """The name of who makes the call."""
+    named = made_for(call, identity)
+    if named is None:
         return identity.digest
-    call.log["on_behalf_of"] = forwarded
-    return on_behalf_of(str(forwarded), identity.digest)
+    call.log["on_behalf_of"] = named
+    return on_behalf_of(named, identity.digest)
+
+
+def made_for(call: Call, identity: Identity) -> str | None:
+    """On whose behalf the call says that it is made, where the identity may say so."""
+    named = call.metadata.get(CALLER_KEY)
+    return str(named) if named is not None and FORWARD in identity.scopes and is_caller(named) else None
 
 
 def current_caller() -> str | None:

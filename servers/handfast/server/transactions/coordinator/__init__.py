@@ -1,6 +1,7 @@
 """The coordinator: decides transactions, and sees to it that they are finished.
 
 coordinator.py     a change across services from start to decision: what an account call runs
+owned_ids.py       mints ids, which say whose they are
 keyed_lock.py      lets changes of the same resource go one after the other
 staging.py         sends the staged calls side by side, and makes one error of the refusals
 holdings.py        asks participants whether they hold what is committed by hand

@@ -37,7 +37,9 @@ MAX_BRANCHES = 32
 MAX_FURTHER = 32
 MAX_ABORT_REASON = 100
 MAX_METHOD = 200
-OF_ANYBODY = frozenset({"transactions.operate", "transactions.resolve"})
+RESOLVE = "transactions.resolve"
+"""The scope of participants."""
+OF_ANYBODY = frozenset({"transactions.operate", RESOLVE})
 """The scopes of those who may use the transactions of anybody: operators, and participants that resolve."""
 LONG_OVER_US = wire.MAX_TIMEOUT_US + wire.MAX_CLOCK_SKEW_US
 """After which no caller can expect a transaction to be undecided."""
@@ -233,6 +235,10 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                 state = pb.TRANSACTION_STATE_FORGOTTEN if id_ < horizon else pb.TRANSACTION_STATE_UNDECIDED
                 transactions.append(pb.Transaction(transaction_id=id_, state=state))
         return transactions
+
+    def GetOwnerKeys(self, request: pb.GetOwnerKeysRequest, context: grpc.ServicerContext) -> pb.GetOwnerKeysResponse:
+        # Also where permissions are only observed, nobody else is told.
+        return pb.GetOwnerKeysResponse(keys=self._ids.keys if RESOLVE in current_scopes() else ())
 
     def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: grpc.ServicerContext

@@ -26,6 +26,7 @@
     migrations.py     steps that create the tables
 
     resolver.py       asks the coordinator what became of a transaction
+    id_owners.py      whose a transaction is, by its id
     circuit.py        keeps a coordinator that does not answer from taking all threads
     errors.py         why a call is refused for the sake of a transaction
 

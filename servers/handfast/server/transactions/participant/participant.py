@@ -39,6 +39,7 @@ from handfast.server.transactions.participant import read_set
 from handfast.server.transactions.participant.collection import Collection
 from handfast.server.transactions.participant.errors import PendingChange, TransactionTooLarge, refused
 from handfast.server.transactions.participant.finishing import BranchFinisher, owners_of
+from handfast.server.transactions.participant.id_owners import IdOwners
 from handfast.server.transactions.participant.open_branches import OpenBranches
 from handfast.server.transactions.participant.resolver import Resolver
 from handfast.server.transactions.participant.resource_type import M, ResourceType
@@ -88,6 +89,7 @@ class Participant:
     ) -> None:
         self.store, self.requests, self.resolver, self._clock = store, requests, resolver, clock
         self.finisher = BranchFinisher(store, requests, resolver, clock)
+        self._id_owners = IdOwners(resolver.owner_keys)
         self._open_branches = open_branches or OpenBranches()
         self._waiters = Waiters()
         self.finisher.on_finished = self._finished
@@ -109,8 +111,9 @@ class Participant:
         Raises what `work` raises, with nothing written; what `ResourceType.taken` returns, where another resource
         holds a unique value; PendingChange, where another transaction has an undecided change or a read lock;
         CommittedChangeLost; CoordinatorUnavailable; for a staged call what the rules refuse (`errors.py`),
-        ReadChanged where it meets another revision than the call has read before, and TooManyTransactions. RuntimeError
-        where the call has written already, for this request of its stream: as a repeat, it would get the first reply.
+        ReadChanged where it meets another revision than the call has read before, TooManyTransactions, and NotOwner.
+        RuntimeError where the call has written already, for this request of its stream: as a repeat, it would get the
+        first reply.
         """
         call = current()
         if call.state.get(WRITTEN, call) is call.request:  # nothing has the call itself for a request
@@ -121,6 +124,7 @@ class Participant:
             call.state[WRITTEN] = call.request
             return reply
         call.log["transaction_id"] = stage.transaction_id
+        self._id_owners.check(call)
         staged = self.stage(
             stage, request, work, reply_type, read_before=read_set.read_before(call) if tells_reads else None
         )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from threading import Event
 from typing import Any, Protocol
 
-from handfast.client.errors import FailedPrecondition
+from handfast.client.errors import FailedPrecondition, Unimplemented
 from handfast.client.propagation import CURRENT as PROPAGATED
 from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.cancellation import cancel_scope, check_active
@@ -19,6 +19,8 @@ from handfast.server.transactions.participant.errors import CoordinatorUnavailab
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub
 
+_ANSWERS = (FailedPrecondition, Unimplemented)
+
 
 class Resolver(Protocol):
     def ask(self, transaction_ids: Collection[str]) -> dict[str, Learnt]:
@@ -26,6 +28,11 @@ class Resolver(Protocol):
 
     def abort(self, transaction_id: str) -> Learnt:
         """Aborts a transaction unless it is decided. Returns how it is decided then. Raises CoordinatorUnavailable."""
+
+    def owner_keys(self) -> Sequence[bytes] | None:
+        """The keys by which ids say whose they are, of which there are none where ids do not; or None, where the
+        coordinator does not answer.
+        """
 
 
 class _Asker:
@@ -101,6 +108,23 @@ class CoordinatorResolver:
             asker.wait(seconds)
         return (self.ask([transaction_id]) if refused else asker.learnt())[transaction_id]
 
+    def owner_keys(self) -> Sequence[bytes] | None:
+        asker = _Asker(())
+        keys: Sequence[bytes] | None = None
+
+        def on_answer(reply: Any, error: BaseException | None) -> None:
+            nonlocal keys
+            if reply is not None:
+                keys = reply.keys
+            elif isinstance(error, Unimplemented):  # an earlier version
+                keys = ()
+            asker.tell({})
+
+        with suppress(CircuitOpen), self._circuit.waiting() as seconds:
+            self._send(self._stub.GetOwnerKeys, pb.GetOwnerKeysRequest(), asker.propagated, on_answer)
+            asker.wait(seconds)
+        return keys
+
     def _ask_next(self) -> None:
         """Sends the next question, for as many as go into one, unless one is under way."""
         askers: list[_Asker] = []
@@ -143,7 +167,7 @@ class CoordinatorResolver:
             except Exception as raised:
                 error = raised
             # That the coordinator refuses is an answer.
-            self._circuit.answered(failed=error is not None and not isinstance(error, FailedPrecondition))
+            self._circuit.answered(failed=error is not None and not isinstance(error, _ANSWERS))
             on_answer(reply, error)
 
         self._circuit.asked()
