@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from handfast.server.chassis.errors import TooManyCalls
 from handfast.server.chassis.security.identity import Identity
-from handfast.server.chassis.security.rate import MAX_CALLERS, CallRate
+from handfast.server.chassis.security.rate import MAX_IDENTITIES, CallRate
 from handfast.server.process.settings import ServerSettings, SettingsError
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
@@ -75,11 +75,11 @@ def test_servers_of_the_suite_are_not_counted_as_they_call_for_others() -> None:
 def test_so_many_callers_are_kept_and_those_who_were_not_here_for_longest_are_forgotten() -> None:
     rate = CallRate(1, 1, Clock())
     rate.check(ADA)
-    for number in range(MAX_CALLERS - 1):
+    for number in range(MAX_IDENTITIES - 1):
         rate.check(Identity.of_token("issuer", str(number), []))
     assert calls(rate, ADA) == 0
     rate.check(BOB)
-    assert len(rate._full_at_s) == MAX_CALLERS
+    assert len(rate._full_at_s) == MAX_IDENTITIES
     assert calls(rate, ADA) == 1
 
 

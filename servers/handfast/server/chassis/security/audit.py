@@ -1,5 +1,5 @@
 """Who has changed what, and who was refused: one line of the log for each write, and for each call that was refused
-since it is not known who calls, or since that caller may not make it.
+because it is not known who calls, or because that caller may not make it.
 
 The lines have `event: "audit"`. They are written where callers have identities, whatever `--log-level` says, and name
 no person but by ids.

@@ -1,7 +1,8 @@
-"""How many calls each caller may make in a time.
+"""How many calls each identity may make in a time.
 
 A token bucket for each identity, in the form of the generic cell rate algorithm (ITU-T I.371), which keeps one number
-of each: when its bucket will be full again. Who was not here for the longest time is forgotten where they are too many.
+for each: when its bucket will be full again. Where there are too many identities, the one whose last call is longest
+ago is forgotten.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from handfast.server.chassis.security.callers import FORWARD
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
 
-MAX_CALLERS = 10_000
-"""Of whom it is kept how many calls they have made."""
+MAX_IDENTITIES = 10_000
+"""How many of them are remembered."""
 
 OF_SERVERS = frozenset({FORWARD, "branches.write", "transactions.resolve"})
 """Who has one of these scopes is a server of the suite. It calls for others, whose calls were counted where they came
@@ -25,17 +26,18 @@ in."""
 
 
 class CallRate:
-    """Lets each caller make `per_second` calls a second in the long run, and `burst` at once. Of any thread."""
+    """Lets each identity make `per_second` calls a second in the long run, and `burst` at once. Usable from any
+    thread."""
 
     def __init__(self, per_second: int, burst: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._per_second, self._burst, self._monotonic = per_second, burst, monotonic
         self._interval_s = 1 / per_second
-        self._full_at_s: OrderedDict[str, float] = OrderedDict()  # by digest, who called last is the last
+        self._full_at_s: OrderedDict[str, float] = OrderedDict()  # by digest; the one that called last is at the end
         self._lock = threading.Lock()
 
     @classmethod
     def of(cls, settings: ServerSettings) -> CallRate | None:
-        """None where callers may make as many calls as they like."""
+        """None where the settings have no bound."""
         per_second = settings.calls_per_second_per_caller
         return cls(per_second, settings.calls_burst_per_caller) if per_second else None
 
@@ -48,11 +50,11 @@ class CallRate:
             now_s = self._monotonic()
             full_at_s = max(now_s, self._full_at_s.get(identity.digest, now_s)) + self._interval_s
             wait_s = full_at_s - self._burst * self._interval_s - now_s
-            # What is left of floating point is no reason to send a caller away.
+            # Rounding must not refuse a call that comes just when it was told to.
             if wait_s <= 1e-6:
                 self._full_at_s[identity.digest] = full_at_s
                 self._full_at_s.move_to_end(identity.digest)
-                if len(self._full_at_s) > MAX_CALLERS:
+                if len(self._full_at_s) > MAX_IDENTITIES:
                     self._full_at_s.popitem(last=False)
                 return
         raise TooManyCalls(
