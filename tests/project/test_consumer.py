@@ -119,6 +119,10 @@ MISTAKES = {
         "arg-type",
         "reportArgumentType",
     ),
+    "TLS": ('connect(tls="ca.pem")', "arg-type", "reportArgumentType"),
+    "TLS for asyncio": ('aio.connect(tls="ca.pem")', "arg-type", "reportArgumentType"),
+    "a token": ('connect(token=b"a-token")', "arg-type", "reportArgumentType"),
+    "a token for asyncio": ('aio.channel("localhost:1", token=b"a-token")', "arg-type", "reportArgumentType"),
     "what a transaction gives": ("suite.transact(lambda tx: tx.id).user", "attr-defined", "reportAttributeAccessIssue"),
 }
 
@@ -128,7 +132,7 @@ def test_strict_type_checkers_see_a_mistake(
     typed_consumer: Consumer, tmp_path: Path, call: str, of_mypy: str, of_pyright: str
 ) -> None:
     mistaken = f"""
-        from handfast.client import connect
+        from handfast.client import aio, connect
         from handfast.users.v1.users_pb2 import GetUserRequest
 
         with connect() as suite:
