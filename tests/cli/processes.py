@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from handfast.client import Suite, connect
@@ -27,11 +27,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Process:
-    """One `handfast` process that runs, with all that it and its children write to stderr in a file."""
+    """One `handfast` process that runs, with all that it and its children write to stderr in a file. `printed` is what one
+    of `suite_up` wrote to stdout until it was ready."""
 
     popen: subprocess.Popen[str]
     errors: Path
     first_port: int = 0
+    printed: str = ""
 
     @property
     def stderr(self) -> str:
@@ -111,8 +113,9 @@ def suite_up(folder: Path, environment: Mapping[str, str], *flags: str) -> Itera
     arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port), *flags)
     process = start_process(folder / "stderr", arguments, environment, first_port)
     try:
-        assert process.read_until("ready").endswith("ready\n"), process.stderr
-        yield process
+        printed = process.read_until("ready")
+        assert printed.endswith("\nready\n"), process.stderr
+        yield replace(process, printed=printed)
     finally:
         stop_process(process)
 

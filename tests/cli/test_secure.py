@@ -14,10 +14,9 @@ import pytest
 from handfast.client import TLS, PermissionDenied, Suite, Unauthenticated, Unavailable, connect
 from handfast.server.cli.dev import folder as dev
 from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials
-from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
-from tests.cli.processes import Process, Result, start_process, stop_process
+from tests.cli.processes import Process, Result, suite_up
 from tests.eventually import eventually
 from tests.grpcurl.conftest import grpcurl
 from tests.grpcurl.tool import Grpcurl
@@ -34,19 +33,10 @@ Up = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
-def printed_and_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
-    """A suite that tests share, and what it printed until it was ready."""
-    folder = tmp_path_factory.mktemp("secure")
-    first_port = free_first_port()
-    arguments = ("up", "--secure", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-    suite = start_process(folder / "stderr", arguments, {}, first_port)
-    yield suite.read_until("ready"), suite
-    stop_process(suite)
-
-
-@pytest.fixture(scope="module")
-def suite(printed_and_suite: tuple[str, Process]) -> Process:
-    return printed_and_suite[1]
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A suite that tests share."""
+    with suite_up(tmp_path_factory.mktemp("secure"), {}, "--secure") as suite:
+        yield suite
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +63,8 @@ def _new_user(admin: Suite, user_id: str) -> None:
     admin.users.CreateUser(CreateUserRequest(user=User(user_id=user_id, email=new_email())))
 
 
-def test_up_says_how_to_call_it(printed_and_suite: tuple[str, Process], credentials: DevCredentials) -> None:
-    printed, suite = printed_and_suite
-    assert printed.endswith("\nready\n"), suite.stderr
+def test_up_says_how_to_call_it(suite: Process, credentials: DevCredentials) -> None:
+    printed = suite.printed
     assert "for development and not for production" in printed
     assert f"\n  {credentials.folder}\n" in printed
     assert f"\n  . {credentials.client_variables}\n" in printed
@@ -92,8 +81,8 @@ def _tried(grpcurl: Grpcurl, printed: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_what_up_says_to_try_is_answered(printed_and_suite: tuple[str, Process], grpcurl: Grpcurl) -> None:
-    assert "ada@example.com" in _tried(grpcurl, printed_and_suite[0])
+def test_what_up_says_to_try_is_answered(suite: Process, grpcurl: Grpcurl) -> None:
+    assert "ada@example.com" in _tried(grpcurl, suite.printed)
 
 
 def test_what_up_says_to_try_is_answered_by_a_suite_with_settings_of_one_s_own(

@@ -23,7 +23,7 @@ from handfast.server.process.processors import usable_processors
 from handfast.server.process.settings import sqlite_url
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.users.v1.users_pb2 import ListUsersRequest
-from tests.cli.processes import Process, Result, is_running, start_process, stop_process, suite_up
+from tests.cli.processes import Process, Result, is_running, suite_up
 from tests.eventually import PATIENCE, eventually
 
 Up = Callable[..., Process]
@@ -35,19 +35,10 @@ PROCESSORS = {
 
 
 @pytest.fixture(scope="module")
-def printed_and_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
-    """A suite that tests share, which leave it as it is, and what it printed until it was ready."""
-    folder = tmp_path_factory.mktemp("suite")
-    first_port = free_first_port()
-    arguments = ("up", "--data-dir", str(folder / "data"), "--first-port", str(first_port))
-    suite = start_process(folder / "stderr", arguments, PROCESSORS, first_port)
-    yield suite.read_until("ready"), suite
-    stop_process(suite)
-
-
-@pytest.fixture(scope="module")
-def suite(printed_and_suite: tuple[str, Process]) -> Process:
-    return printed_and_suite[1]
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A suite that tests share, which leave it as it is."""
+    with suite_up(tmp_path_factory.mktemp("suite"), PROCESSORS) as suite:
+        yield suite
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +50,10 @@ def data_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(printed_and_suite: tuple[str, Process]) -> None:
-    printed, suite = printed_and_suite
-    assert printed.endswith("\nready\n"), suite.stderr
+def test_a_fresh_suite_says_where_it_is_and_serves_once_it_is_ready(suite: Process) -> None:
     for address in suite.addresses.values():
-        assert address in printed
-    assert f"{suite.addresses['accounts']} handfast.accounts.v1.AccountService/CreateAccount" in printed
+        assert address in suite.printed
+    assert f"{suite.addresses['accounts']} handfast.accounts.v1.AccountService/CreateAccount" in suite.printed
     assert _serves_users(suite)
     for database in DATABASES:
         assert (suite.errors.parent / "data" / f"{database}.sqlite3").exists()
