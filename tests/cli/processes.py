@@ -27,8 +27,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Process:
-    """One `handfast` process that runs, with all that it and its children write to stderr in a file. `printed` is what one
-    of `suite_up` wrote to stdout until it was ready."""
+    """One `handfast` process that runs, with all that it and its children write to stderr in a file. Where `suite_up`
+    started it, `printed` is what it wrote to stdout until it was ready."""
 
     popen: subprocess.Popen[str]
     errors: Path
