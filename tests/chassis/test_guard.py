@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from handfast.chassis.v1.options_pb2 import Permission
 from handfast.server.chassis import PermissionDenied, Server, ServerSettings, Service, current, refuse
@@ -67,6 +68,18 @@ def test_who_is_refused_is_told_what_the_method_needs_and_is_counted(
     assert dict(failure.info.metadata) == {"method": method, "scopes": "users.read"}
     assert (counted(running, "UNAUTHENTICATED", "true"), counted(running, "SCOPE_MISSING", "true")) == (1, 1)
     assert running.get_user(found, metadata=bearer(issuer.token("ada", ["users.read"]))) == FOUND
+
+
+@pytest.mark.parametrize(("mode", "told"), [("enforce", []), ("observe", []), ("off", [["--token-keys"]])])
+def test_settings_of_authentication_that_is_off_are_told(
+    settings: dict[str, Any], mode: str, told: list[list[str]]
+) -> None:
+    given = ServerSettings(name="users", listen="127.0.0.1:0", **settings | {"authentication": mode})
+    server = Server(given, domain="handfast.users", services=[])
+    with capture_logs() as logs:
+        server.start()
+    server.stop()
+    assert [line["without_effect"] for line in logs if "authentication is off" in line["event"]] == told
 
 
 def test_the_handler_of_a_refused_call_never_runs(start: StartServer, settings: dict[str, Any], issuer: Issuer) -> None:

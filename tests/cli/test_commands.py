@@ -157,7 +157,8 @@ def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
             {},
             "handfast: users: --listen (or HANDFAST_USERS_LISTEN) is 0.0.0.0:50051, which other machines may reach in "
             "plain text and without authentication; listen on loopback, or say --tls-certificate or "
-            "--allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+            "--allow-plaintext-beyond-loopback, and --authentication enforce, --tls-client-ca or "
+            "--allow-anonymous-beyond-loopback",
         ),
         (
             ("up", "--first-port", "65500"),

@@ -121,17 +121,20 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         (
             "listen",
             "0.0.0.0:50051",
-            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce, --tls-client-ca or "
+            "--allow-anonymous-beyond-loopback",
         ),
         (
             "listen",
             "[::]:50051",
-            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce, --tls-client-ca or "
+            "--allow-anonymous-beyond-loopback",
         ),
         (
             "listen",
             "db.example.com:50051",
-            "or --allow-plaintext-beyond-loopback, and --authentication enforce or --allow-anonymous-beyond-loopback",
+            "or --allow-plaintext-beyond-loopback, and --authentication enforce, --tls-client-ca or "
+            "--allow-anonymous-beyond-loopback",
         ),
         ("metrics_listen", "10.0.0.1:9090", "--metrics-listen (or HANDFAST_USERS_METRICS_LISTEN) is 10.0.0.1:9090"),
         ("database_url", "", "--database-url (or HANDFAST_USERS_DATABASE_URL) must be"),

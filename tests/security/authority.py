@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+CURVE = ec.SECP256R1()
 HOUR = datetime.timedelta(hours=1)
 LOOPBACK = (
     x509.DNSName("localhost"),
@@ -45,7 +46,7 @@ class Authority:
         self, folder: Path, name: str = "ca", signed_by: Authority | None = None, lasts: datetime.timedelta = 24 * HOUR
     ) -> None:
         self._folder, self._name = folder, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key = ec.generate_private_key(CURVE)
         self._subject = _name(name)
         builder = _builder(self._key, self._subject, -48 * HOUR, lasts)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -63,9 +64,10 @@ class Authority:
         hosts: Sequence[x509.GeneralName] = LOOPBACK,
         starts: datetime.timedelta = -HOUR,
         lasts: datetime.timedelta = HOUR,
+        curve: ec.EllipticCurve = CURVE,
     ) -> Files:
         """The certificate of a server on this machine, whose name is also that of its files."""
-        return self._issue(name, [*hosts, *_uris(spiffe)], starts, lasts)
+        return self._issue(name, [*hosts, *_uris(spiffe)], starts, lasts, curve)
 
     def client(
         self,
@@ -80,9 +82,14 @@ class Authority:
         return self._issue(name, names or [x509.DNSName(name), *_uris(spiffe)], starts, lasts)
 
     def _issue(
-        self, name: str, names: Sequence[x509.GeneralName], starts: datetime.timedelta, lasts: datetime.timedelta
+        self,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        starts: datetime.timedelta,
+        lasts: datetime.timedelta,
+        curve: ec.EllipticCurve = CURVE,
     ) -> Files:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(curve)
         builder = _builder(key, _name(name), starts, lasts).issuer_name(self._subject)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         pem = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)

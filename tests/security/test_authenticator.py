@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from handfast.server.chassis.security import authenticator as module
 from handfast.server.chassis.security.authenticator import Authenticator
+from handfast.server.chassis.security.grants import parse_grants
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import SettingsError
 from tests.project.readme import OBSERVABILITY, quoted, table
@@ -147,6 +150,35 @@ def test_no_more_tokens_are_remembered_than_fit(
     assert len(authenticator._checked) == 2
     monkeypatch.setattr(module, "key_id", _must_not_be_called)
     assert [authenticate(authenticator, token).subject for token in tokens[2:]] == ["user-2", "user-3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            b'[grants]\nreports.example.com = ["users.read"]',
+            'such as "reports" = ["users.read"], with the name in quotes',
+        ),
+        (b'[grants]\n"x" = ["users.read users.write"]', "have 'users.read users.write', which is no scope"),
+        (b'[grants]\n"x" = ["self"]', "have 'self', which is for tokens"),
+        (b'[grants\n"x" = []', "at line 1, column 8"),
+        (b"\xff", "it is not text in UTF-8"),
+    ],
+    ids=["no quotes", "two in one", "self", "no TOML", "no text"],
+)
+def test_grants_that_cannot_be_meant_are_refused(content: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        parse_grants(content)
+
+
+def test_a_grant_of_a_scope_that_looks_misspelt_is_logged_and_of_another_server_s_is_not() -> None:
+    known = ("users.read", "users.write", "branches.read", "callers.forward")
+    granted = (
+        b'\xef\xbb\xbf[grants]\n"x" = ["user.read", "users.write", "preferences.read", "orders.read", "self.service"]'
+    )
+    with capture_logs() as logs:
+        assert parse_grants(granted, known)["x"] > {"user.read", "users.write"}
+    assert [(line["certificate"], line["scope"], line["meant"]) for line in logs] == [("x", "user.read", "users.read")]
 
 
 @pytest.mark.parametrize(

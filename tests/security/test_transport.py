@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import itertools
 import os
+import shutil
 import socket
 import ssl
 import threading
@@ -44,11 +45,10 @@ class Place:
             ServerSettings(
                 name="users",
                 listen="127.0.0.1:0",
-                tls_certificate=os.fspath(self.files.certificate),
-                tls_key=os.fspath(self.files.key),
                 tls_client_ca=os.fspath(self.ca) if mutual else "",
                 grace=0.5,
-                **settings,
+                **{"tls_certificate": os.fspath(self.files.certificate), "tls_key": os.fspath(self.files.key)}
+                | settings,
             ),
             domain="handfast.users",
             services=[],
@@ -285,6 +285,34 @@ class TestRenewal:
         assert place.metric(FAILURES) == 1
         place.server._tls.watched._retry_at_monotonic_s = 0.0  # type: ignore[union-attr]  # as if it were long ago
         assert place.metric(FAILURES) == 2
+
+    def test_files_that_kubernetes_mounts_are_taken_when_it_swaps_them(self, tmp_path: Path) -> None:
+        """A secret there is a folder of links to files beneath `..data`, a link that is replaced in one step."""
+        authority, volume = Authority(tmp_path), tmp_path / "volume"
+        volume.mkdir()
+
+        def swap(version: str) -> Files:
+            files = authority.server(version)
+            (volume / version).mkdir()
+            shutil.copy(files.certificate, volume / version / "tls.crt")
+            shutil.copy(files.key, volume / version / "tls.key")
+            (volume / "..data_tmp").symlink_to(version)
+            (volume / "..data_tmp").rename(volume / "..data")
+            return files
+
+        swap("..2026_11_26")
+        for name in ("tls.crt", "tls.key"):
+            (volume / name).symlink_to(Path("..data", name))
+        mounted = {"tls_certificate": str(volume / "tls.crt"), "tls_key": str(volume / "tls.key")}
+        place = Place(tmp_path, mutual=False, **mounted)
+        try:
+            before = place.shown_certificate()
+            after = swap("..2026_11_27")
+            assert place.shown_certificate().strip() in after.certificate.read_bytes()
+            assert place.shown_certificate() != before
+            assert place.metric(FAILURES) == 0
+        finally:
+            place.server.stop()
 
     def test_a_file_of_cas_may_say_in_any_language_whose_they_are(self, place: Place, tmp_path: Path) -> None:
         new = Authority(tmp_path, "new")

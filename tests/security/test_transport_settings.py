@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from handfast.server.chassis.security.transport import ServerTls
+from handfast.server.process import secrets
 from handfast.server.process.settings import ServerSettings, SettingsError
 from tests.security.authority import HOUR, Authority, replace
 
@@ -72,13 +76,17 @@ def test_a_server_shows_its_own_certificate_to_peers_unless_it_has_another_for_t
         ({"peer_certificate"}, "--peer-certificate (or HANDFAST_USERS_PEER_CERTIFICATE) needs --peer-key, too"),
         ({"peer_key"}, "--peer-key (or HANDFAST_USERS_PEER_KEY) needs --peer-certificate, too"),
         ({"peer_certificate", "peer_key"}, "--peer-certificate (or HANDFAST_USERS_PEER_CERTIFICATE) needs --peer-ca"),
+        ({"revoked_tokens"}, "--revoked-tokens (or HANDFAST_REVOKED_TOKENS) needs --token-keys, too"),
+        ({"token_issuer"}, "--token-issuer (or HANDFAST_TOKEN_ISSUER) needs --token-keys, too"),
+        ({"token_audience"}, "--token-audience (or HANDFAST_TOKEN_AUDIENCE) needs --token-keys, too"),
+        ({"certificate_grants"}, "--certificate-grants (or HANDFAST_CERTIFICATE_GRANTS) needs --tls-client-ca, too"),
     ],
     ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else "",
 )
 def test_a_file_without_those_it_belongs_to_is_refused(given: set[str], complaint: str, authority: Authority) -> None:
     server = authority.server()
     of_setting = {"certificate": server.certificate, "key": server.key, "ca": authority.file}
-    assert complaint in refusal(**{each: of_setting[each.rpartition("_")[2]] for each in given})
+    assert complaint in refusal(**{each: of_setting.get(each.rpartition("_")[2], "any") for each in given})
 
 
 @pytest.mark.parametrize("prefix", ["tls", "peer"])
@@ -106,6 +114,11 @@ def test_certificates_that_cannot_be_used_are_refused_by_the_setting_that_names_
         assert "cannot be read: No such file or directory" in complaint(setting, absent)
         assert "must hold" in complaint(setting, written(b"no PEM"))
         assert "must hold" in complaint(setting, written(b""))
+        assert "cannot be read: Is a directory" in complaint(setting, folder)
+    cut = good.certificate.read_bytes() + good.certificate.read_bytes()[:200]
+    for setting in (certificate, ca):
+        assert "in which a certificate is damaged" in complaint(setting, written(cut))
+    assert "in which CN=server is no CA" in complaint(ca, good.certificate)
     broken = good.certificate.read_bytes().replace(b"M", b"N")
     assert "must hold certificates in PEM" in complaint(certificate, written(broken))
     assert f"is not the key of the certificate in {good.certificate}" in complaint(key, other.key)
@@ -142,6 +155,22 @@ def test_with_mutual_tls_connections_have_an_end(authority: Authority) -> None:
     )
 
 
+def test_files_with_the_line_ends_and_marks_of_windows_are_taken(authority: Authority, folder: Path) -> None:
+    server = authority.server()
+    written = {"tls_certificate": server.certificate, "tls_key": server.key, "tls_client_ca": authority.file}
+    for setting, file in written.items():
+        written[setting] = folder / f"windows-{file.name}"
+        replace(written[setting], b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert ServerTls(settings(**written)).mutual
+
+
+def test_a_certificate_that_openssl_does_not_take_is_refused(authority: Authority) -> None:
+    weak = authority.server("weak", curve=ec.SECP192R1())
+    complaint = f"names {weak.certificate}, which OpenSSL does not take: EE_KEY_TOO_SMALL"
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        ServerTls(settings(tls_certificate=weak.certificate, tls_key=weak.key))
+
+
 def test_an_old_ca_and_a_new_one_stand_side_by_side(authority: Authority, folder: Path) -> None:
     new = Authority(folder, "new", lasts=48 * HOUR)
     both = folder / "both.pem"
@@ -166,8 +195,30 @@ def test_a_secret_that_others_can_reach_is_refused(mode: int, authority: Authori
     assert settings(peer_token=token).peer_token == os.fspath(token)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"a\nb\n", b"\xff"], ids=repr)
-def test_a_file_of_a_token_holds_one_line(content: bytes, folder: Path) -> None:
+def test_a_key_that_kubernetes_mounts_for_the_group_of_a_server_is_taken(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = authority.server("mounted")
+    monkeypatch.setattr(secrets, "_ROOT", server.key.stat().st_uid)
+    for user, mode, is_taken in (
+        (1000, 0o440, True),
+        (1000, 0o400, True),
+        (1000, 0o640, True),
+        (1000, 0o644, False),
+        (1000, 0o460, False),
+        (secrets._ROOT, 0o440, False),
+        (secrets._ROOT, 0o400, True),
+    ):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        server.key.chmod(mode)
+        if is_taken:
+            assert settings(tls_certificate=server.certificate, tls_key=server.key).own_certificates() is not None
+        else:
+            assert f"can reach (mode {mode:04o})" in refusal(tls_certificate=server.certificate, tls_key=server.key)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a\nb\n", b"\xff", b"Bearer a.b.c\n", b" \n", "é".encode()], ids=repr)
+def test_a_file_of_a_token_holds_one_and_nothing_else(content: bytes, folder: Path) -> None:
     replace(folder / "token", content)
     assert "--peer-token" in refusal(peer_token=folder / "token")
 
@@ -176,7 +227,7 @@ class TestBeyondLoopback:
     """A server that other machines can reach says how they are kept out, or that they are not."""
 
     PLAIN = "--tls-certificate or --allow-plaintext-beyond-loopback"
-    ANYBODY = "--authentication enforce or --allow-anonymous-beyond-loopback"
+    ANYBODY = "--authentication enforce, --tls-client-ca or --allow-anonymous-beyond-loopback"
 
     def test_it_needs_both_tls_and_authentication(self) -> None:
         assert refusal(listen="0.0.0.0:50051") == (
@@ -200,3 +251,22 @@ class TestBeyondLoopback:
         assert refusal(metrics_listen="10.0.0.1:9090").endswith(f"or say {self.PLAIN}")
         settings(metrics_listen="10.0.0.1:9090", tls_certificate=server.certificate, tls_key=server.key)
         settings(metrics_listen="10.0.0.1:9090", allow_plaintext_beyond_loopback=True)
+
+    def test_what_is_loopback_and_what_is_not(self) -> None:
+        for listen in ("127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "localhost:1", "LocalHost:1"):
+            assert settings(listen=listen).listen == listen
+            assert settings(metrics_listen=listen).metrics_listen == listen
+        # What a name resolves to may change, and other ways to write a number are the resolver's.
+        for listen in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "127.1:1", "localhost.example.com:1", "*:1"):
+            assert "other machines may reach" in refusal(listen=listen)
+            assert "other machines may reach" in refusal(metrics_listen=listen)
+        for listen in ("unix:/run/users.sock", ":1", "::1:1"):
+            assert "must be HOST:PORT" in refusal(listen=listen)
+
+    def test_observing_is_no_authentication_and_mutual_tls_is(self, authority: Authority) -> None:
+        server = authority.server()
+        tls = {"tls_certificate": server.certificate, "tls_key": server.key}
+        observing = {"authentication": "observe", "token_keys": "https://keys.test", "token_issuer": "i"}
+        observing |= {"token_audience": "a"}
+        assert refusal(listen="0.0.0.0:1", **tls, **observing).endswith(f"or say {self.ANYBODY}")
+        settings(listen="0.0.0.0:1", **tls, **observing, tls_client_ca=authority.file)

@@ -8,7 +8,7 @@ import grpc
 
 from handfast.client import TLS, channel
 from handfast.server.chassis.server import StartError
-from handfast.server.process.secrets import read_secret_line
+from handfast.server.process.secrets import read_token
 from handfast.server.process.settings import ServerSettings, flag
 
 
@@ -18,7 +18,7 @@ def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     this machine in plain text.
     """
     tls = TLS(settings.peer_ca, settings.peer_certificate or None, settings.peer_key or None)
-    token = partial(read_secret_line, settings.peer_token) if settings.peer_token else None
+    token = partial(read_token, settings.peer_token) if settings.peer_token else None
     try:
         return channel(address, tls=tls if settings.peer_ca else None, token=token)
     except ValueError as error:

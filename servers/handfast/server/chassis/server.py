@@ -42,7 +42,7 @@ from handfast.server.chassis.security.transport import CertificateMetrics, Serve
 from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
-from handfast.server.process.settings import ServerSettings
+from handfast.server.process.settings import ServerSettings, flag
 from handfast.server.process.supervision import READY, notify
 
 # Whoever asks for these sends little, and at once. Tools keep streams of reflection open, and do nothing with them.
@@ -56,6 +56,7 @@ _ANY_NUMBER = 2**31 - 1
 # In a flood thousands of calls wait, and by default the collector looks at all of them again and again: with these
 # thresholds a server completes a tenth more then, and its slowest calls take a third of the time (measured).
 _GC_THRESHOLDS = (20_000, 20, 50)
+_OF_AUTHENTICATION = ("token_keys", "certificate_grants")
 _INTERRUPT_SECONDS = 1.0  # that handlers get to end once they are interrupted
 
 _log = structlog.get_logger()
@@ -128,8 +129,6 @@ class Server:
         self.settings = settings
         self.port = 0
         self.metrics_port = 0
-        authenticator = Authenticator.of(settings)
-        self._background = background if authenticator is None else (authenticator, *background)
         self._on_close = on_close
         self._started_background: list[Background] = []
         self._endpoint: Endpoint | None = None
@@ -148,6 +147,9 @@ class Server:
                 method = Method.of(descriptor, service.domain, service.pool or main_pool)
                 methods[method.path] = replace(method, refused_keys=frozenset(), permission=permission, writes=False)
         methods[WATCH] = replace(methods[WATCH], pushes=True)
+        scopes = {scope for method in methods.values() if method.permission for scope in method.permission.scopes}
+        authenticator = Authenticator.of(settings, scopes)
+        self._background = background if authenticator is None else (authenticator, *background)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
         self.canceller = Canceller()
@@ -226,6 +228,9 @@ class Server:
         self._grpc.start()
         self._readiness.start()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
+        idle = [flag(each) for each in _OF_AUTHENTICATION if getattr(self.settings, each)]
+        if idle and self.settings.authentication == "off":
+            _log.warning("nobody is asked who calls, as authentication is off", without_effect=idle)
 
     def stop(self) -> None:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""

@@ -33,7 +33,7 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that listens on `host`. A name other than `localhost` is not
     looked up, since what it resolves to may change."""
     ip = _ip(host)
-    return ip.is_loopback if ip else host == "localhost"
+    return ip.is_loopback if ip else host.lower() == "localhost"
 
 
 def check_peer_address(address: str) -> None:

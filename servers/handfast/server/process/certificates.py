@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # most commands do without, and it takes as long to import as
     from cryptography import x509
 
 
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+
+
 class UnusableFile(ValueError):
     """A file cannot be used. `setting` names it, and the message is worded to follow that name."""
 
@@ -50,8 +53,8 @@ def load(certificate: NamedFile, key: NamedFile, ca: NamedFile) -> Certificates:
     """Reads files that belong together, and checks them.
 
     Raises UnusableFile where a file cannot be read or is no PEM, others can read the key or it needs a password, it is
-    not that of the certificate, a certificate is not valid now or has not signed the one before it, or all CAs have
-    expired.
+    not that of the certificate, a certificate is not valid now or has not signed the one before it, or what is given
+    for a CA is none, or all CAs have expired.
     """
     now = datetime.datetime.now(datetime.UTC)
     expiry: dict[str, float] = {}
@@ -68,7 +71,11 @@ def load(certificate: NamedFile, key: NamedFile, ca: NamedFile) -> Certificates:
     if ca.path:
         with _naming(ca):
             ca_pem = read_public(ca.path)
-            last = max(each.not_valid_after_utc for each in _certificates(ca.path, ca_pem))
+            cas = _certificates(ca.path, ca_pem)
+            for each in cas:
+                if not _is_ca(each):
+                    raise ValueError(f"names {ca.path}, in which {_who(each)} is no CA")
+            last = max(each.not_valid_after_utc for each in cas)
             if last <= now:
                 raise ValueError(f"names {ca.path}, whose last CA expired at {_shown(last)}")
             expiry[ca.setting] = last.timestamp()
@@ -87,16 +94,34 @@ def _certificates(path: str, pem: bytes) -> Sequence[x509.Certificate]:
     from cryptography import x509
 
     try:
-        return x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ValueError(f"names {path}, which must hold certificates in PEM") from None
+    if len(found) < pem.count(_BEGIN):  # one that has no end, which the library passes over
+        raise ValueError(f"names {path}, in which a certificate is damaged")
+    return found
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    """Also one that stands for itself alone, as it has signed itself."""
+    from cryptography import x509
+
+    try:
+        says_so = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        says_so = False
+    return says_so or certificate.issuer == certificate.subject
+
+
+def _who(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or "a certificate"
 
 
 def _check_chain(path: str, chain: Sequence[x509.Certificate], now: datetime.datetime) -> None:
     from cryptography.exceptions import InvalidSignature
 
     for each in chain:
-        who = each.subject.rfc4514_string() or "a certificate"
+        who = _who(each)
         if each.not_valid_after_utc <= now:
             raise ValueError(f"names {path}, in which {who} expired at {_shown(each.not_valid_after_utc)}")
         if each.not_valid_before_utc > now:

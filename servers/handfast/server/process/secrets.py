@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 LARGEST = 1 << 20
@@ -11,6 +12,7 @@ OTHERS = 0o077
 """What group and others may do: the umask of processes that keep data."""
 _ROOT = 0
 _MORE_THAN_READ_BY_GROUP = 0o037
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 def read_secret(path: str) -> bytes:
@@ -37,6 +39,14 @@ def read_secret_line(path: str) -> str:
     if not text or "\n" in text:
         raise ValueError(f"names {path}, which must hold one line")
     return text
+
+
+def read_token(path: str) -> str:
+    """`read_secret_line` of a file with a token (https://www.rfc-editor.org/rfc/rfc6750#section-2.1)."""
+    token = read_secret_line(path)
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"names {path}, which must hold a token and nothing else, such as `Bearer` before it")
+    return token
 
 
 def _read(path: str, *, secret: bool) -> bytes:

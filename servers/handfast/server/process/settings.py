@@ -25,7 +25,7 @@ from handfast.server.process.addresses import (
 from handfast.server.process.certificates import Certificates, NamedFile, UnusableFile, load
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import ANY, usable_processors
-from handfast.server.process.secrets import read_secret_line
+from handfast.server.process.secrets import read_token
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 AUTHENTICATION = ("off", "observe", "enforce")
@@ -265,7 +265,7 @@ class ServerSettings:
             "must have an end",
         )
         if self.peer_token:
-            self.check("peer_token", read_secret_line)
+            self.check("peer_token", read_token)
 
     def _require_with(self, setting: str, other: str) -> None:
         self.require(setting, not getattr(self, setting) or getattr(self, other), f"needs {flag(other)}, too")
@@ -287,6 +287,8 @@ class ServerSettings:
             f"is {self.authentication}, but callers can have no identity: say {flag('token_keys')} or "
             f"{flag('tls_client_ca')}",
         )
+        for each in ("token_issuer", "token_audience", "revoked_tokens"):
+            self._require_with(each, "token_keys")
         self._require_with("certificate_grants", "tls_client_ca")
         self.require(
             "calls_per_second_per_caller",
@@ -308,8 +310,8 @@ class ServerSettings:
             faults["in plain text"] = f"{flag('tls_certificate')} or {flag('allow_plaintext_beyond_loopback')}"
         known = self.tls_client_ca or self.authentication == "enforce"
         if setting == "listen" and not (known or self.allow_anonymous_beyond_loopback):
-            ways = f"{flag('authentication')} enforce or {flag('allow_anonymous_beyond_loopback')}"
-            faults["without authentication"] = ways
+            ways = f"{flag('authentication')} enforce, {flag('tls_client_ca')}"
+            faults["without authentication"] = f"{ways} or {flag('allow_anonymous_beyond_loopback')}"
         self.require(
             setting,
             not faults,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 from handfast.server.chassis.call import Call
 from handfast.server.chassis.errors import NotAuthenticated, PeerUnavailable
 from handfast.server.chassis.operations.readiness import Check
+from handfast.server.chassis.security.callers import FORWARD
 from handfast.server.chassis.security.grants import Grants, parse_grants
 from handfast.server.chassis.security.identity import Identity, certificate_name
 from handfast.server.chassis.security.keys import Key, parse_keys
@@ -41,16 +43,19 @@ class Authenticator(Collector):
 
     checks    for readiness: raises while there are no keys
 
-    Raises SettingsError where a file that is to be trusted cannot be read.
+    `scopes` are those that the server's methods need, to find slips of the pen in grants. Raises SettingsError where a
+    file that is to be trusted cannot be read.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, scopes: Collection[str] = ()) -> None:
         self._check = TokenCheck(settings.token_issuer, settings.token_audience, settings.token_leeway)
         self._checked: _Checked = {}
         self._lock = threading.Lock()
         self._keys = _source(settings, "token_keys", parse_keys, self._forget)
         self._revoked = _source(settings, "revoked_tokens", parse_revoked, self._forget)
-        self._grants = _source(settings, "certificate_grants", parse_grants, lambda: None)
+        self._grants = _source(
+            settings, "certificate_grants", partial(parse_grants, known={*scopes, FORWARD}), lambda: None
+        )
         self._sources = [each for each in (self._keys, self._revoked, self._grants) if each is not None]
         self.checks: Sequence[Check] = () if self._keys is None else (self._check_keys,)
         self._results = Counter(
@@ -62,9 +67,9 @@ class Authenticator(Collector):
         self._ok = self._results.labels("ok")
 
     @classmethod
-    def of(cls, settings: ServerSettings) -> Authenticator | None:
+    def of(cls, settings: ServerSettings, scopes: Collection[str]) -> Authenticator | None:
         """None where the settings have authentication off. Raises SettingsError."""
-        return None if settings.authentication == "off" else cls(settings)
+        return None if settings.authentication == "off" else cls(settings, scopes)
 
     def register(self, registry: CollectorRegistry) -> None:
         """Shows its metrics there."""

@@ -103,7 +103,10 @@ def key_id(token: str) -> str | None:
 def parse_revoked(data: bytes) -> frozenset[str]:
     """The ids (`jti`) of tokens that count no more, from a file that has one on each line. Empty lines and those that
     begin with `#` are left out. Raises ValueError where it is no UTF-8."""
-    lines = (line.strip() for line in data.decode("utf-8-sig").splitlines())
+    try:
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 

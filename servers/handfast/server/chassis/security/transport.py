@@ -119,11 +119,17 @@ class ServerTls:
         # Here, too, no session is taken up again. In 1.2, ssl cannot do without them.
         metrics.minimum_version = ssl.TLSVersion.TLSv1_3
         metrics.num_tickets = 0
-        # ssl takes a key from a file only. If the files have changed meanwhile, they will be read once more.
-        metrics.load_cert_chain(self._settings.tls_certificate, self._settings.tls_key)
-        if self.mutual:
-            metrics.verify_mode = ssl.CERT_OPTIONAL
-            metrics.load_verify_locations(self._settings.tls_client_ca)
+        try:
+            # ssl takes a key from a file only. If the files have changed meanwhile, they will be read once more.
+            metrics.load_cert_chain(self._settings.tls_certificate, self._settings.tls_key)
+            if self.mutual:
+                metrics.verify_mode = ssl.CERT_OPTIONAL
+                metrics.load_verify_locations(self._settings.tls_client_ca)
+        except ssl.SSLError as error:
+            place = self._settings.tls_certificate
+            self._settings.require(
+                "tls_certificate", False, f"names {place}, which OpenSSL does not take: {error.reason}"
+            )
         return _Secured(calls, metrics)
 
 
