@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import select
+import ssl
 import statistics
 import time
 import urllib.request
@@ -37,11 +38,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Servers:
-    """The processes that the calls cost, where they serve metrics, and how many calls have left them work to do."""
+    """The processes that the calls cost, where they serve metrics, how many calls have left them work to do, and with
+    what metrics are asked for by TLS.
+    """
 
     pids: Sequence[int]
     metrics_urls: Sequence[str] = ()
     unfinished: Callable[[], int] = lambda: 0
+    tls: ssl.SSLContext | None = None
 
 
 class CallsFailed(Exception):
@@ -60,7 +64,7 @@ class Counted(ABC):
         """Has so many callers call until then, and gives how many seconds each call took."""
 
     def turn(self, callers: int, seconds: float) -> Turn:
-        counted_before = handled(self.servers.metrics_urls)
+        counted_before = handled(self.servers)
         cpu_before, began = cpu_seconds(self.servers.pids), time.perf_counter()
         times = list(self._call(callers, began + seconds))
         elapsed = time.perf_counter() - began
@@ -75,7 +79,7 @@ class Counted(ABC):
             return
 
         def all_counted() -> bool:
-            since = handled(self.servers.metrics_urls) - before
+            since = handled(self.servers) - before
             if failed := {key: count for key, count in since.items() if key[1] != "OK"}:
                 raise CallsFailed(f"by the servers' metrics: {failed}")
             return all(since[path, "OK"] == calls for path in self._paths)
@@ -90,39 +94,43 @@ class Calls(Counted):
         super().__init__([method.path for method in methods], servers)
         self.methods = methods
 
+    def turn(self, callers: int, seconds: float) -> Turn:
+        with ExitStack() as stack:  # what connections cost is not counted
+            self._wires = [stack.enter_context(closing(each.connect(callers))) for each in self.methods]
+            return super().turn(callers, seconds)
+
     def _call(self, callers: int, end: float) -> Iterator[float]:
-        with ExitStack() as stack:
-            wires = [stack.enter_context(closing(each.connect(callers))) for each in self.methods]
-            began, missing = [0.0] * callers, [0] * callers
+        wires = self._wires
+        began, missing = [0.0] * callers, [0] * callers
 
-            def begin(caller: int) -> None:
-                number = next(self._numbers)
-                began[caller], missing[caller] = time.perf_counter(), len(wires)
-                for wire, method in zip(wires, self.methods, strict=True):
-                    if not wire.call(method.request(number), caller):
-                        raise CallsFailed("there is no room for so many calls")
+        def begin(caller: int) -> None:
+            number = next(self._numbers)
+            began[caller], missing[caller] = time.perf_counter(), len(wires)
+            for wire, method in zip(wires, self.methods, strict=True):
+                if not wire.call(method.request(number), caller):
+                    raise CallsFailed("there is no room for so many calls")
 
-            for caller in range(callers):
-                begin(caller)
-            last = time.perf_counter()
-            while any(missing):
-                if time.perf_counter() > last + _PATIENCE_S:
-                    raise CallsFailed("calls are not answered")
+        for caller in range(callers):
+            begin(caller)
+        last = time.perf_counter()
+        while any(missing):
+            if time.perf_counter() > last + _PATIENCE_S:
+                raise CallsFailed("calls are not answered")
+            for wire in wires:
+                for ended in wire.ended(0 if len(wires) > 1 else 1):
+                    if ended.code != "OK":
+                        raise CallsFailed(ended.code)
+                    last = time.perf_counter()
+                    missing[ended.caller] -= 1
+                    if not missing[ended.caller]:
+                        now = time.perf_counter()
+                        yield now - began[ended.caller]
+                        if now < end:
+                            begin(ended.caller)
+            if len(wires) > 1:
                 for wire in wires:
-                    for ended in wire.ended(0 if len(wires) > 1 else 1):
-                        if ended.code != "OK":
-                            raise CallsFailed(ended.code)
-                        last = time.perf_counter()
-                        missing[ended.caller] -= 1
-                        if not missing[ended.caller]:
-                            now = time.perf_counter()
-                            yield now - began[ended.caller]
-                            if now < end:
-                                begin(ended.caller)
-                if len(wires) > 1:
-                    for wire in wires:
-                        wire.flush()
-                    select.select(wires, (), (), 1)
+                    wire.flush()
+                select.select(wires, (), (), 1)
 
 
 class Program(Counted):
@@ -152,11 +160,11 @@ def _until(done: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.02)
 
 
-def handled(metrics_urls: Iterable[str]) -> Counter[tuple[str, str]]:
+def handled(servers: Servers) -> Counter[tuple[str, str]]:
     """How many calls ended, by method and code, by what the servers count."""
     count: Counter[tuple[str, str]] = Counter()
-    for url in metrics_urls:
-        with urllib.request.urlopen(url) as response:
+    for url in servers.metrics_urls:
+        with urllib.request.urlopen(url, context=servers.tls) as response:
             families = text_string_to_metric_families(response.read().decode())
         for sample in (sample for family in families for sample in family.samples):
             labels = sample.labels

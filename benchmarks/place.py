@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,29 +20,41 @@ import sqlalchemy as sa
 
 from benchmarks import fill
 from benchmarks.harness import Side
+from benchmarks.wire import Credentials
 from handfast.client import Suite as Client
-from handfast.server.process.settings import sqlite_url
+from handfast.server.cli.dev.folder import CLIENT, SERVERS, DevCredentials, make
+from handfast.server.process.settings import ServerSettings, sqlite_url
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import DATABASES, PostgreSQL, postgresql
 
 USERS = 1000
 
 
+class Security(Enum):
+    """What a suite asks of those who call it, its own servers among them."""
+
+    OPEN = "nothing"
+    TLS = "a certificate"
+    TOKENS = "a certificate, and a token where that is granted nothing"
+
+
 @dataclass(frozen=True)
 class Suite:
-    """A suite that runs, with users `fill.user_id(0)` and on, the URLs of its databases by name, and a client of it."""
+    """A suite that runs, with users `fill.user_id(0)` and on, the URLs of its databases by name, and what callers show
+    it: None where everybody may call.
+    """
 
     process: Process
     database_urls: Mapping[str, str]
     users: int
-    client: Client
+    credentials: Credentials | None
 
     def address(self, server: str) -> str:
         return self.process.addresses[server]
 
     def metrics_url(self, server: str) -> str:
         host, port = self.address(server).split(":")
-        return f"http://{host}:{int(port) + 100}/metrics"
+        return f"{'https' if self.credentials else 'http'}://{host}:{int(port) + 100}/metrics"
 
     def user_id(self, number: int) -> str:
         """Of the nth call: all users in turn, so that no call meets what the one before it has not finished."""
@@ -77,7 +91,7 @@ class Place:
         self._folder, self._stack = folder, stack
         usable = sorted(os.sched_getaffinity(0))
         self._servers_on, self.callers_on = ([usable[0]], [usable[-1]]) if pinned else (usable, usable)
-        self._suites: dict[tuple[int, int], Suite] = {}
+        self._suites: dict[tuple[int, int, Security], Suite] = {}
         self._sides: dict[Callable[[Place], Side], Side] = {}
 
     def side(self, start: Callable[[Place], Side]) -> Side:
@@ -94,18 +108,36 @@ class Place:
             server.start()
             return server
 
-    def suite(self, users: int = USERS, finished: int = 0) -> Suite:
+    def suite(self, users: int = USERS, finished: int = 0, security: Security = Security.OPEN) -> Suite:
         """With so many users, and so many transactions that have finished."""
-        if (users, finished) not in self._suites:
+        wanted = users, finished, security
+        if wanted not in self._suites:
             folder = self.new_folder()
             urls = self.new_databases(folder)
+            settings, credentials = {}, None
+            if security is not Security.OPEN:
+                made, credentials = self.new_credentials(security)
+                settings = _settings(made, security)
             with running_on(self._servers_on):
-                process = self._stack.enter_context(suite_up(folder, variables(urls)))
+                process = self._stack.enter_context(suite_up(folder, variables(urls) | settings))
             fill.users(urls, users)
             fill.finished_transactions(urls, finished)
-            client = self._stack.enter_context(process.connect())
-            self._suites[users, finished] = Suite(process, urls, users, client)
-        return self._suites[users, finished]
+            self._suites[wanted] = Suite(process, urls, users, credentials)
+        return self._suites[wanted]
+
+    @cached_property
+    def client(self) -> Client:
+        """Of the suite that everybody may call."""
+        return self._stack.enter_context(self.suite().process.connect())
+
+    def new_credentials(self, security: Security) -> tuple[DevCredentials, Credentials]:
+        """A folder of certificates and tokens, and what callers show of it."""
+        made = make(self.new_folder() / "credentials")
+        tls = ssl.create_default_context(cafile=made.ca)
+        tls.load_cert_chain(made.certificate(CLIENT), made.key(CLIENT))
+        tls.set_alpn_protocols(["h2"])
+        token = made.token("admin").read_text().strip() if security is Security.TOKENS else ""
+        return made, Credentials(tls, token)
 
     def new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder))
@@ -144,6 +176,14 @@ def _stop(process: subprocess.Popen[Any]) -> None:
 def variables(database_urls: Mapping[str, str]) -> dict[str, str]:
     """As the suite's environment."""
     return {f"HANDFAST_{name.upper()}_DATABASE_URL": url for name, url in database_urls.items()}
+
+
+def _settings(made: DevCredentials, security: Security) -> dict[str, str]:
+    """As the suite's environment."""
+    settings = {name: value for server in SERVERS for name, value in made.of_server(server).items()}
+    if security is Security.TLS:
+        settings |= {ServerSettings.variable(server, "authentication"): "off" for server in SERVERS}
+    return settings
 
 
 @contextmanager

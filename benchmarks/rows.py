@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks import sides
 from benchmarks.harness import Figure, Goal, Side
-from benchmarks.place import Place
+from benchmarks.place import Place, Security
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 Start = Callable[[Place], Side]
@@ -99,6 +99,14 @@ def _with_finished(count: int) -> Start:
     return partial(sides.atomic_update, finished=count)
 
 
+_BY_TLS = partial(sides.get_user, security=Security.TLS)
+_BY_TLS_WITH_TOKEN = partial(sides.get_user, security=Security.TOKENS)
+
+
+def _secured(name: str, title: str, side: Start, beside_title: str, beside: Start, goal: Goal | None = None) -> Row:
+    return Row(name, title, beside_title, side, beside, Figure.RATE, goal, engines=(SQLITE,), quick=goal is not None)
+
+
 TABLES = {
     "cost": (
         _cost("get-user", "GetUser", sides.get_user, at_most(2.1)),
@@ -114,6 +122,32 @@ TABLES = {
             sides.update_user,
             Figure.CPU,
             None,
+        ),
+    ),
+    "security": (
+        _secured(
+            "get-user-secure",
+            "GetUser by mutual TLS, with a token",
+            _BY_TLS_WITH_TOKEN,
+            "GetUser",
+            sides.get_user,
+            at_least(0.8),
+        ),
+        _secured("get-user-tls", "GetUser by mutual TLS", _BY_TLS, "GetUser", sides.get_user),
+        _secured(
+            "get-user-token",
+            "GetUser by mutual TLS, with a token",
+            _BY_TLS_WITH_TOKEN,
+            "GetUser by mutual TLS",
+            _BY_TLS,
+        ),
+        _secured("echo-tls", "an echo by mutual TLS", sides.echo_by_tls, "an echo", sides.echo),
+        _secured(
+            "atomic-update-secure",
+            "UpdateUserAndPreferences by mutual TLS, with a token",
+            partial(sides.atomic_update, security=Security.TOKENS),
+            "UpdateUserAndPreferences",
+            sides.atomic_update,
         ),
     ),
     "guarantee": (

@@ -19,8 +19,8 @@ from benchmarks.calls import Calls, Method, Program, Servers, cpu_seconds
 from benchmarks.harness import Side, Turn
 from benchmarks.http1 import Http1
 from benchmarks.peers import database
-from benchmarks.place import USERS, Peer, Place, Suite, count, variables
-from benchmarks.wire import Wire
+from benchmarks.place import USERS, Peer, Place, Security, Suite, count, variables
+from benchmarks.wire import Credentials, Wire
 from handfast.accounts.v1.accounts_pb2 import UpdateUserAndPreferencesRequest
 from handfast.client import Suite as Client
 from handfast.client import Transaction
@@ -39,9 +39,9 @@ _UPDATE_BOTH = "/handfast.accounts.v1.AccountService/UpdateUserAndPreferences"
 # The suite
 
 
-def get_user(place: Place) -> Side:
-    """GetUser of the suite; counted is the users server."""
-    suite = place.suite()
+def get_user(place: Place, security: Security = Security.OPEN) -> Side:
+    """GetUser of the suite, which asks that of its callers; counted is the users server."""
+    suite = place.suite(security=security)
     return Calls([_method(suite, "users", _GET_USER, _get_user)], _servers(suite, "users"))
 
 
@@ -61,11 +61,11 @@ def two_updates(place: Place) -> Side:
     return Calls(methods, _servers(suite, "users", "preferences"))
 
 
-def atomic_update(place: Place, users: int = USERS, finished: int = 0) -> Side:
-    """UpdateUserAndPreferences of the suite, which has so many users and finished transactions; counted are all three
-    servers, until every transaction is finished.
+def atomic_update(place: Place, users: int = USERS, finished: int = 0, security: Security = Security.OPEN) -> Side:
+    """UpdateUserAndPreferences of the suite, which has so many users and finished transactions, and asks that of its
+    callers; counted are all three servers, until every transaction is finished.
     """
-    suite = place.suite(users, finished)
+    suite = place.suite(users, finished, security)
     return Calls([_method(suite, "accounts", _UPDATE_BOTH, _update_both)], _all_servers(suite))
 
 
@@ -149,6 +149,13 @@ def echo(place: Place) -> Side:
     return _constant(place.peer("bare", "echo"))
 
 
+def echo_by_tls(place: Place) -> Side:
+    """The same by mutual TLS."""
+    made, credentials = place.new_credentials(Security.TLS)
+    files = made.certificate("users"), made.key("users"), made.ca
+    return _constant(place.peer("bare", "echo-by-tls", *map(str, files)), credentials)
+
+
 def empty_bare(place: Place) -> Side:
     """Bare `grpc.server`, which answers with an empty message."""
     return _constant(place.peer("bare", "empty"))
@@ -164,8 +171,8 @@ def empty_kit(place: Place) -> Side:
     return _constant(place.peer("kit"))
 
 
-def _constant(peer: Peer) -> Side:
-    method = _rpc(peer.address, _GET_USER, lambda number: GetUserRequest(user_id=fill.user_id(0)))
+def _constant(peer: Peer, credentials: Credentials | None = None) -> Side:
+    method = _rpc(peer.address, _GET_USER, lambda number: GetUserRequest(user_id=fill.user_id(0)), credentials)
     return Calls([method], Servers([peer.pid], peer.metrics_urls))
 
 
@@ -324,16 +331,18 @@ class BareStart:
 
 
 def _method(suite: Suite, server: str, path: str, request: Callable[[str, int], Message]) -> Method:
-    return _rpc(suite.address(server), path, lambda number: request(suite.user_id(number), number))
+    return _rpc(suite.address(server), path, lambda number: request(suite.user_id(number), number), suite.credentials)
 
 
-def _rpc(address: str, path: str, request: Callable[[int], Message]) -> Method:
-    return Method(path, partial(Wire, address, path), lambda number: request(number).SerializeToString())
+def _rpc(address: str, path: str, request: Callable[[int], Message], credentials: Credentials | None = None) -> Method:
+    connect = partial(Wire, address, path, credentials=credentials)
+    return Method(path, connect, lambda number: request(number).SerializeToString())
 
 
 def _servers(suite: Suite, *names: str, unfinished: Callable[[], int] = lambda: 0) -> Servers:
     pids = suite.process.servers()
-    return Servers([pids[name] for name in names], [suite.metrics_url(name) for name in names], unfinished)
+    urls, tls = [suite.metrics_url(name) for name in names], suite.credentials.tls if suite.credentials else None
+    return Servers([pids[name] for name in names], urls, unfinished, tls)
 
 
 def _all_servers(suite: Suite) -> Servers:
@@ -344,7 +353,7 @@ def _all_servers(suite: Suite) -> Servers:
 def _program(place: Place, do: Callable[..., object], *paths: str) -> Side:
     """Does it with `handfast.client`, a user's id and the number of the call. Counted are all three servers."""
     suite = place.suite()
-    return Program(suite.client, lambda client, n: do(client, suite.user_id(n), n), paths, _all_servers(suite))
+    return Program(place.client, lambda client, n: do(client, suite.user_id(n), n), paths, _all_servers(suite))
 
 
 def _get_user(user_id: str, number: int) -> GetUserRequest:

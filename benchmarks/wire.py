@@ -8,6 +8,7 @@ block of them is made once, and a status can be read where it stands.
 from __future__ import annotations
 
 import selectors
+import ssl
 import struct
 import time
 from collections import deque
@@ -23,9 +24,10 @@ from tests import http2
 _ALLOW_TRUE_BINARY_METADATA = 0xFE03  # a setting that gRPC added
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
-_HEADERS = ((b"grpc-timeout", b"10S"),)
+_HEADERS: tuple[tuple[bytes, bytes], ...] = ((b"grpc-timeout", b"10S"),)
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _CHUNK = 1 << 18
+"""More bytes than a record of TLS has. Of one that was read in part, a selector would not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,20 @@ class Ended:
     caller: int = 0
 
 
-class Wire:
-    """Connections to one method of one server."""
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What calls show a server: certificates by TLS, and a token where there is one."""
 
-    def __init__(self, address: str, path: str, connections: int) -> None:
+    tls: ssl.SSLContext
+    token: str = ""
+
+
+class Wire:
+    """Connections to one method of one server, in plain text where no credentials are given."""
+
+    def __init__(self, address: str, path: str, connections: int, credentials: Credentials | None = None) -> None:
         self._selector = selectors.DefaultSelector()
-        self._connections = deque(_Connection(address, path) for _ in range(connections))
+        self._connections = deque(_Connection(address, path, credentials) for _ in range(connections))
         for connection in self._connections:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
@@ -78,9 +88,13 @@ class Wire:
 
 
 class _Connection:
-    def __init__(self, address: str, path: str) -> None:
-        self.socket = http2.connect(address)
-        self._headers = http2.header_block(address, path.encode(), _HEADERS)
+    def __init__(self, address: str, path: str, credentials: Credentials | None) -> None:
+        self.socket, headers = http2.connect(address), _HEADERS
+        if credentials is not None:
+            self.socket = credentials.tls.wrap_socket(self.socket, server_hostname=address.rpartition(":")[0])
+            if credentials.token:
+                headers += ((b"authorization", f"Bearer {credentials.token}".encode()),)
+        self._headers = http2.header_block(address, path.encode(), headers)
         settings = http2.settings(
             (http2.HEADER_TABLE_SIZE, 0),
             (http2.INITIAL_WINDOW_SIZE, _LARGEST_WINDOW),
@@ -95,6 +109,8 @@ class _Connection:
         self._begun: dict[int, tuple[float, int]] = {}
         self._next_stream, self._most_streams, self._window = 1, 100, _FIRST_WINDOW
         self._unread = b""
+        self.flush()
+        list(self.ended())  # waits for the server's settings: what it does for a new connection is done by then
 
     def call(self, request: bytes, caller: int) -> bool:
         size = http2.MESSAGE_HEAD + len(request)

@@ -1,5 +1,6 @@
-"""Bare `grpc.server`: `echo` answers GetUser with a constant message, `empty` with an empty one, and `get-user URL`
-reads the user as the suite does, with SQLAlchemy Core.
+"""Bare `grpc.server`: `echo` answers GetUser with a constant message, `echo-by-tls CERTIFICATE KEY CA` does so by
+mutual TLS, `empty` answers with an empty message, and `get-user URL` reads the user as the suite does, with SQLAlchemy
+Core.
 
     python -m benchmarks.peers.bare echo
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 
@@ -54,16 +56,22 @@ class Reading(UserServiceServicer):
 
 def main(kind: str, *arguments: str) -> None:
     servicer: UserServiceServicer
+    credentials = None
     match kind:
         case "echo":
             servicer = Constant(ECHO)  # type: ignore[abstract]  # other methods answer UNIMPLEMENTED
+        case "echo-by-tls":
+            servicer = Constant(ECHO)  # type: ignore[abstract]
+            certificate, key, ca = (Path(file).read_bytes() for file in arguments)
+            credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
         case "empty":
             servicer = Constant(GetUserResponse())  # type: ignore[abstract]
         case _:
             servicer = Reading(*arguments)  # type: ignore[abstract]
     server = grpc.server(ThreadPoolExecutor(THREADS))
     add_UserServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    at = "127.0.0.1:0"
+    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     server.wait_for_termination()

@@ -18,7 +18,7 @@ BRIEF = Effort(rounds=1, seconds=0.1)
 
 
 def test_rows_are_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("get-user", "atomic-update", "transaction-at-once")
+    names = ("get-user", "atomic-update", "get-user-secure", "transaction-at-once")
     main(["--only", *names, "--engine", "sqlite", "--rounds", "1", "--seconds", "0.1"])
     printed, progress = capsys.readouterr()
     assert "| GetUser | an echo | sqlite |" in printed
@@ -26,7 +26,8 @@ def test_rows_are_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None
     assert (
         "| UpdateUser and UpdatePreferences in a transaction, at the same time | UpdateUserAndPreferences |" in printed
     )
-    assert "row 2 of 3, after " in progress
+    assert "| GetUser by mutual TLS, with a token | GetUser |" in printed
+    assert "row 2 of 4, after " in progress
     assert " minutes: atomic-update on sqlite\n  round 1 of 1: " in progress
 
 
