@@ -5,20 +5,20 @@ The methods come from the contracts, so that a new one is tried, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.chassis.v1 import options_pb2
 from handfast.server.chassis.security.permission import Permission
+from handfast.transactions.v1.transactions_pb2 import CompareReadsRequest, LockResourcesRequest, Read
 from tests.fuzz.calls import Call, Metadata, Outcome, send
 from tests.fuzz.methods import Method
 from tests.security.issuer import BAD, Issuer, bearer
@@ -65,23 +65,30 @@ def permission_of(method: Method) -> Permission:
     return permission
 
 
+OWN_KINDS = {"credits": "accounts"}
+"""The kinds of resources that belong to subjects, where they are not called as their server."""
+
+
 def request_of(method: Method, *subjects: str) -> bytes:
     """A request that names one of these subjects in each field that says whose it is, all of them in lists."""
     message = GetMessageClass(method.request)()
     for path in method.descriptor.GetOptions().Extensions[options_pb2.permission].self:
-        parent, name = _parent(message, path)
-        if parent.DESCRIPTOR.fields_by_name[name].is_repeated:
-            getattr(parent, name).extend(subjects)
-        else:
-            setattr(parent, name, subjects[-1])
+        kind = f"{OWN_KINDS.get(method.server, method.server)}/" if path.endswith("/") else ""
+        _fill(message, path.rstrip("?/").split("."), [kind + subject for subject in subjects])
     return message.SerializeToString()
 
 
-def _parent(message: Message, path: str) -> tuple[Any, str]:
-    *parents, name = path.removesuffix("?").split(".")
-    for each in parents:
-        message = getattr(message, each)
-    return message, name
+def _fill(message: Any, names: Sequence[str], values: Sequence[str]) -> None:
+    (name, *inside), field = names, message.DESCRIPTOR.fields_by_name[names[0]]
+    if not field.is_repeated and not inside:
+        setattr(message, name, values[-1])
+    elif not inside:
+        getattr(message, name).extend(values)
+    elif not field.is_repeated:
+        _fill(getattr(message, name), inside, values)
+    else:
+        for value in values:
+            _fill(getattr(message, name).add(), inside, [value])
 
 
 def call(
@@ -186,7 +193,39 @@ def test_self_is_declared_where_one_id_is_read_or_changed_and_nowhere_else() -> 
         *("GetPreferences", "BatchGetPreferences", "UpdatePreferences"),
         *("GetAccount", "UpdateUserAndPreferences"),
         "GetBalance",
+        *("LockReads", "LockResources", "CompareReads"),
     }
+
+
+def test_only_what_belongs_to_subjects_by_its_contract_is_locked_by_self(servers: Servers, issuer: Issuer) -> None:
+    own = bearer(issuer.token("ada", ("self",)))
+    compare = method_of("CompareReads", "credits")
+    for name, let_in in (("accounts/ada", True), ("entries/ada", False), ("ada", False), ("accounts/ada/x", False)):
+        request = CompareReadsRequest(reads=[Read(resource=name)]).SerializeToString()
+        assert (call(servers, compare, own, request) == SCOPE_MISSING) is not let_in, name
+
+
+def test_who_only_reads_keeps_nobody_from_reading_and_locks_to_change_only_what_is_its_own(
+    servers: Servers, issuer: Issuer
+) -> None:
+    lock = method_of("LockResources", "users")
+
+    def is_refused(to_change: Sequence[str], *scopes: str) -> bool:
+        request = LockResourcesRequest(to_read=["users/bob"], to_change=to_change).SerializeToString()
+        return call(servers, lock, bearer(issuer.token("ada", scopes)), request) == SCOPE_MISSING
+
+    assert not is_refused([], "users.read")
+    assert is_refused(["users/ada"], "users.read")
+    assert not is_refused(["users/ada"], "users.read", "users.write")
+    assert not is_refused(["users/ada"], "users.read", "self")
+    assert is_refused(["users/ada", "users/eve"], "users.read", "self")
+    assert is_refused(["users/ada"], "self")  # as it reads another's
+    assert is_refused(["users/ada"], "users.write")
+
+
+def method_of(name: str, server: str) -> Method:
+    (found,) = (method for method in GUARDED if (method.name, method.server) == (name, server))
+    return found
 
 
 def test_of_an_account_both_ids_must_be_the_callers_own(servers: Servers, issuer: Issuer) -> None:

@@ -26,13 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handfast.chassis.v1 import options_pb2 as handfast_dot_chassis_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63redits/v1/credits.proto\x12\ncredits.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"C\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x03\"~\n\x05\x45ntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x0f\n\x07\x62\x61lance\x18\x03 \x01(\x03\x12\x11\n\x04note\x18\x04 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x0cGrantRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x11\n\x04note\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"1\n\rGrantResponse\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.credits.v1.Entry\"Y\n\x0cSpendRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x11\n\x04note\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"1\n\rSpendResponse\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.credits.v1.Entry\"\'\n\x11GetBalanceRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"%\n\x12GetBalanceResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"O\n\x12ListEntriesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.credits.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*A\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_INSUFFICIENT_CREDITS\x10\x01\x32\xc9\x03\n\x0e\x43reditsService\x12\x61\n\x05Grant\x12\x18.credits.v1.GrantRequest\x1a\x19.credits.v1.GrantResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\rcredits.write\x1a\naccount_id\x12\x61\n\x05Spend\x12\x18.credits.v1.SpendRequest\x1a\x19.credits.v1.SpendResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\rcredits.write\x1a\naccount_id\x12~\n\nGetBalance\x12\x1d.credits.v1.GetBalanceRequest\x1a\x1e.credits.v1.GetBalanceResponse\"1\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18&\n\x0c\x63redits.read\x12\naccount_id\x1a\naccount_id\x12q\n\x0bListEntries\x12\x1e.credits.v1.ListEntriesRequest\x1a\x1f.credits.v1.ListEntriesResponse\"!\x90\x02\x01\xda\xf3\x18\x1a\n\x0c\x63redits.read\x1a\naccount_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63redits/v1/credits.proto\x12\ncredits.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"I\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x02 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x03:\x04\xe0\xf3\x18\x01\"~\n\x05\x45ntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x0f\n\x07\x62\x61lance\x18\x03 \x01(\x03\x12\x11\n\x04note\x18\x04 \x01(\tB\x03\x80\x01\x01\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x0cGrantRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x11\n\x04note\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"1\n\rGrantResponse\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.credits.v1.Entry\"Y\n\x0cSpendRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x11\n\x04note\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"1\n\rSpendResponse\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.credits.v1.Entry\"\'\n\x11GetBalanceRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"%\n\x12GetBalanceResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"O\n\x12ListEntriesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.credits.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*A\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_INSUFFICIENT_CREDITS\x10\x01\x32\xc9\x03\n\x0e\x43reditsService\x12\x61\n\x05Grant\x12\x18.credits.v1.GrantRequest\x1a\x19.credits.v1.GrantResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\rcredits.write\x1a\naccount_id\x12\x61\n\x05Spend\x12\x18.credits.v1.SpendRequest\x1a\x19.credits.v1.SpendResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\rcredits.write\x1a\naccount_id\x12~\n\nGetBalance\x12\x1d.credits.v1.GetBalanceRequest\x1a\x1e.credits.v1.GetBalanceResponse\"1\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18&\n\x0c\x63redits.read\x12\naccount_id\x1a\naccount_id\x12q\n\x0bListEntries\x12\x1e.credits.v1.ListEntriesRequest\x1a\x1f.credits.v1.ListEntriesResponse\"!\x90\x02\x01\xda\xf3\x18\x1a\n\x0c\x63redits.read\x1a\naccount_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credits.v1.credits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACCOUNT']._loaded_options = None
+  _globals['_ACCOUNT']._serialized_options = b'\340\363\030\001'
   _globals['_ENTRY'].fields_by_name['note']._loaded_options = None
   _globals['_ENTRY'].fields_by_name['note']._serialized_options = b'\200\001\001'
   _globals['_GRANTREQUEST'].fields_by_name['note']._loaded_options = None
@@ -47,28 +49,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDITSSERVICE'].methods_by_name['GetBalance']._serialized_options = b'\220\002\001\320\363\030\001\332\363\030&\n\014credits.read\022\naccount_id\032\naccount_id'
   _globals['_CREDITSSERVICE'].methods_by_name['ListEntries']._loaded_options = None
   _globals['_CREDITSSERVICE'].methods_by_name['ListEntries']._serialized_options = b'\220\002\001\332\363\030\032\n\014credits.read\032\naccount_id'
-  _globals['_REASON']._serialized_start=834
-  _globals['_REASON']._serialized_end=899
+  _globals['_REASON']._serialized_start=840
+  _globals['_REASON']._serialized_end=905
   _globals['_ACCOUNT']._serialized_start=108
-  _globals['_ACCOUNT']._serialized_end=175
-  _globals['_ENTRY']._serialized_start=177
-  _globals['_ENTRY']._serialized_end=303
-  _globals['_GRANTREQUEST']._serialized_start=305
-  _globals['_GRANTREQUEST']._serialized_end=394
-  _globals['_GRANTRESPONSE']._serialized_start=396
-  _globals['_GRANTRESPONSE']._serialized_end=445
-  _globals['_SPENDREQUEST']._serialized_start=447
-  _globals['_SPENDREQUEST']._serialized_end=536
-  _globals['_SPENDRESPONSE']._serialized_start=538
-  _globals['_SPENDRESPONSE']._serialized_end=587
-  _globals['_GETBALANCEREQUEST']._serialized_start=589
-  _globals['_GETBALANCEREQUEST']._serialized_end=628
-  _globals['_GETBALANCERESPONSE']._serialized_start=630
-  _globals['_GETBALANCERESPONSE']._serialized_end=667
-  _globals['_LISTENTRIESREQUEST']._serialized_start=669
-  _globals['_LISTENTRIESREQUEST']._serialized_end=748
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=750
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=832
-  _globals['_CREDITSSERVICE']._serialized_start=902
-  _globals['_CREDITSSERVICE']._serialized_end=1359
+  _globals['_ACCOUNT']._serialized_end=181
+  _globals['_ENTRY']._serialized_start=183
+  _globals['_ENTRY']._serialized_end=309
+  _globals['_GRANTREQUEST']._serialized_start=311
+  _globals['_GRANTREQUEST']._serialized_end=400
+  _globals['_GRANTRESPONSE']._serialized_start=402
+  _globals['_GRANTRESPONSE']._serialized_end=451
+  _globals['_SPENDREQUEST']._serialized_start=453
+  _globals['_SPENDREQUEST']._serialized_end=542
+  _globals['_SPENDRESPONSE']._serialized_start=544
+  _globals['_SPENDRESPONSE']._serialized_end=593
+  _globals['_GETBALANCEREQUEST']._serialized_start=595
+  _globals['_GETBALANCEREQUEST']._serialized_end=634
+  _globals['_GETBALANCERESPONSE']._serialized_start=636
+  _globals['_GETBALANCERESPONSE']._serialized_end=673
+  _globals['_LISTENTRIESREQUEST']._serialized_start=675
+  _globals['_LISTENTRIESREQUEST']._serialized_end=754
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=756
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=838
+  _globals['_CREDITSSERVICE']._serialized_start=908
+  _globals['_CREDITSSERVICE']._serialized_end=1365
 # @@protoc_insertion_point(module_scope)

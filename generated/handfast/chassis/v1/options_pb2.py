@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/options.proto\x12\x13handfast.chassis.v1\x1a google/protobuf/descriptor.proto\"T\n\nPermission\x12\x16\n\x06scopes\x18\x01 \x03(\tR\x06scopes\x12\x12\n\x04self\x18\x02 \x03(\tR\x04self\x12\x1a\n\x08resource\x18\x03 \x03(\tR\x08resource:>\n\tstageable\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x08R\tstageable:<\n\x08lockable\x12\x1e.google.protobuf.MethodOptions\x18\xba\x8e\x03 \x01(\x08R\x08lockable:a\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xbb\x8e\x03 \x01(\x0b\x32\x1f.handfast.chassis.v1.PermissionR\npermissionB\x82\x01\n\x17\x63om.handfast.chassis.v1B\x0cOptionsProtoP\x01ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\xaa\x02\x13Handfast.Chassis.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!handfast/chassis/v1/options.proto\x12\x13handfast.chassis.v1\x1a google/protobuf/descriptor.proto\"\x92\x01\n\nPermission\x12\x16\n\x06scopes\x18\x01 \x03(\tR\x06scopes\x12\x12\n\x04self\x18\x02 \x03(\tR\x04self\x12\x1a\n\x08resource\x18\x03 \x03(\tR\x08resource\x12<\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.handfast.chassis.v1.FieldPermissionR\x06\x66ields\"?\n\x0f\x46ieldPermission\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x16\n\x06scopes\x18\x02 \x03(\tR\x06scopes:O\n\x12\x62\x65longs_to_subject\x12\x1f.google.protobuf.MessageOptions\x18\xbc\x8e\x03 \x01(\x08R\x10\x62\x65longsToSubject:>\n\tstageable\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x08R\tstageable:<\n\x08lockable\x12\x1e.google.protobuf.MethodOptions\x18\xba\x8e\x03 \x01(\x08R\x08lockable:a\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xbb\x8e\x03 \x01(\x0b\x32\x1f.handfast.chassis.v1.PermissionR\npermissionB\x82\x01\n\x17\x63om.handfast.chassis.v1B\x0cOptionsProtoP\x01ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\xaa\x02\x13Handfast.Chassis.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.chassis.v1.options
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027com.handfast.chassis.v1B\014OptionsProtoP\001ZAgithub.com/handfast/handfast/gen/go/handfast/chassis/v1;chassisv1\252\002\023Handfast.Chassis.V1'
-  _globals['_PERMISSION']._serialized_start=92
-  _globals['_PERMISSION']._serialized_end=176
+  _globals['_PERMISSION']._serialized_start=93
+  _globals['_PERMISSION']._serialized_end=239
+  _globals['_FIELDPERMISSION']._serialized_start=241
+  _globals['_FIELDPERMISSION']._serialized_end=304
 # @@protoc_insertion_point(module_scope)

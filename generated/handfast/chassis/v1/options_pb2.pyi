@@ -42,6 +42,7 @@ class Permission(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     SELF_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The scopes that a caller needs, all of them; at least one. `{server}` stands for the name of the server, as in
@@ -52,13 +53,18 @@ class Permission(_message.Message):
     def self(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the request, such as `user_id`, `user.user_id` or `user_ids`, that name whose data is asked for. Where all
         values of all of them are the subject of the caller's token, its scope `self` does in place of `scopes`. A field
-        without a value is nobody's; one that the method takes as empty for the same id as the others ends in `?`. Where
-        requests stream, this holds for each.
+        without a value is nobody's; one that the method takes as empty for the same id as the others ends in `?`. One that
+        ends in `/` has names of resources, such as `users/ada`: of a kind that `belongs_to_subject`, with the subject for
+        its key. Where requests stream, this holds for each.
         """
 
     @_builtins.property
     def resource(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields that name the resource, for the log: the first of them that has a value in the request, else in the reply."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPermission]:
+        """What single fields of the request need beside all that."""
 
     def __init__(
         self_,  # pyright: ignore[reportSelfClsParameterName]
@@ -66,18 +72,52 @@ class Permission(_message.Message):
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         self: _abc.Iterable[_builtins.str] | None = ...,
         resource: _abc.Iterable[_builtins.str] | None = ...,
+        fields: _abc.Iterable[Global___FieldPermission] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resource", b"resource", "scopes", b"scopes", "self", b"self"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "resource", b"resource", "scopes", b"scopes", "self", b"self"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
+@_typing.final
+class FieldPermission(_message.Message):
+    """What a caller needs where a field of the request has a value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field, as in `self`."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes, all of them. `self` does in place of them where all values of the field are the caller's own."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldPermission: _TypeAlias = FieldPermission  # noqa: Y015
+
+BELONGS_TO_SUBJECT_FIELD_NUMBER: _builtins.int
 STAGEABLE_FIELD_NUMBER: _builtins.int
 LOCKABLE_FIELD_NUMBER: _builtins.int
 PERMISSION_FIELD_NUMBER: _builtins.int
+belongs_to_subject: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _builtins.bool]
+"""Resources of this kind belong to the caller whose token has their key for its subject: `self` does for locking them,
+as it does for the methods that read and change them.
+"""
 stageable: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """The method can take part in a transaction that spans services. A call that carries
 `handfast-transaction-id`, `handfast-operation` and `handfast-transaction-deadline` is then staged

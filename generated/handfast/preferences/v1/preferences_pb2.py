@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handfast.chassis.v1 import options_pb2 as handfast_dot_chassis_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)handfast/preferences/v1/preferences.proto\x12\x17handfast.preferences.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"\xbe\x03\n\x0bPreferences\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12M\n\x06values\x18\x02 \x03(\x0b\x32\x30.handfast.preferences.v1.Preferences.ValuesEntryB\x03\x80\x01\x01R\x06values\x12;\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\x04 \x01(\tR\x04\x65tag\x12N\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32\x32.handfast.preferences.v1.Preferences.DefaultsEntryR\x08\x64\x65\x66\x61ults\x1aQ\n\x0bValuesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01\x1aS\n\rDefaultsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01\"\xc0\x02\n\x14PreferenceDefinition\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12;\n\x04type\x18\x02 \x01(\x0e\x32\'.handfast.preferences.v1.PreferenceTypeR\x04type\x12;\n\rdefault_value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueR\x0c\x64\x65\x66\x61ultValue\x12=\n\x0e\x61llowed_values\x18\x04 \x03(\x0b\x32\x16.google.protobuf.ValueR\rallowedValues\x12 \n\x0b\x64\x65scription\x18\x05 \x01(\tR\x0b\x64\x65scription\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"[\n\x15GetPreferencesRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"\x90\x01\n\x16GetPreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12.\n\x13last_transaction_id\x18\x02 \x01(\tR\x11lastTransactionId\"b\n\x1a\x42\x61tchGetPreferencesRequest\x12\x19\n\x08user_ids\x18\x01 \x03(\tR\x07userIds\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"e\n\x1b\x42\x61tchGetPreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x03(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\xbe\x01\n\x18UpdatePreferencesRequest\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"c\n\x19UpdatePreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\x91\x01\n!CreatePreferenceDefinitionRequest\x12M\n\ndefinition\x18\x01 \x01(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\ndefinition\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"s\n\"CreatePreferenceDefinitionResponse\x12M\n\ndefinition\x18\x01 \x01(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\ndefinition\"^\n ListPreferenceDefinitionsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x9c\x01\n!ListPreferenceDefinitionsResponse\x12O\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\x0b\x64\x65\x66initions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xa7\x01\n\x0ePreferenceType\x12\x1f\n\x1bPREFERENCE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PREFERENCE_TYPE_BOOLEAN\x10\x01\x12\x1a\n\x16PREFERENCE_TYPE_NUMBER\x10\x02\x12\x1a\n\x16PREFERENCE_TYPE_STRING\x10\x03\x12\x1f\n\x1bPREFERENCE_TYPE_STRING_LIST\x10\x04\x32\xa5\x07\n\x12PreferencesService\x12\xa2\x01\n\x0eGetPreferences\x12..handfast.preferences.v1.GetPreferencesRequest\x1a/.handfast.preferences.v1.GetPreferencesResponse\"/\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18$\n\x10preferences.read\x12\x07user_id\x1a\x07user_id\x12\xb3\x01\n\x13\x42\x61tchGetPreferences\x12\x33.handfast.preferences.v1.BatchGetPreferencesRequest\x1a\x34.handfast.preferences.v1.BatchGetPreferencesResponse\"1\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18&\n\x10preferences.read\x12\x08user_ids\x1a\x08user_ids\x12\xc1\x01\n\x11UpdatePreferences\x12\x31.handfast.preferences.v1.UpdatePreferencesRequest\x1a\x32.handfast.preferences.v1.UpdatePreferencesResponse\"E\xc8\xf3\x18\x01\xda\xf3\x18=\n\x11preferences.write\x12\x13preferences.user_id\x1a\x13preferences.user_id\x12\xbf\x01\n\x1a\x43reatePreferenceDefinition\x12:.handfast.preferences.v1.CreatePreferenceDefinitionRequest\x1a;.handfast.preferences.v1.CreatePreferenceDefinitionResponse\"(\xda\xf3\x18$\n\x12preferences.define\x1a\x0e\x64\x65\x66inition.key\x12\xad\x01\n\x19ListPreferenceDefinitions\x12\x39.handfast.preferences.v1.ListPreferenceDefinitionsRequest\x1a:.handfast.preferences.v1.ListPreferenceDefinitionsResponse\"\x19\x90\x02\x01\xda\xf3\x18\x12\n\x10preferences.readB\x96\x01\n\x1b\x63om.handfast.preferences.v1B\x10PreferencesProtoP\x01ZIgithub.com/handfast/handfast/gen/go/handfast/preferences/v1;preferencesv1\xaa\x02\x17Handfast.Preferences.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)handfast/preferences/v1/preferences.proto\x12\x17handfast.preferences.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"\xc4\x03\n\x0bPreferences\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12M\n\x06values\x18\x02 \x03(\x0b\x32\x30.handfast.preferences.v1.Preferences.ValuesEntryB\x03\x80\x01\x01R\x06values\x12;\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\x04 \x01(\tR\x04\x65tag\x12N\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32\x32.handfast.preferences.v1.Preferences.DefaultsEntryR\x08\x64\x65\x66\x61ults\x1aQ\n\x0bValuesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01\x1aS\n\rDefaultsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01:\x04\xe0\xf3\x18\x01\"\xc0\x02\n\x14PreferenceDefinition\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12;\n\x04type\x18\x02 \x01(\x0e\x32\'.handfast.preferences.v1.PreferenceTypeR\x04type\x12;\n\rdefault_value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueR\x0c\x64\x65\x66\x61ultValue\x12=\n\x0e\x61llowed_values\x18\x04 \x03(\x0b\x32\x16.google.protobuf.ValueR\rallowedValues\x12 \n\x0b\x64\x65scription\x18\x05 \x01(\tR\x0b\x64\x65scription\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"[\n\x15GetPreferencesRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"\x90\x01\n\x16GetPreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12.\n\x13last_transaction_id\x18\x02 \x01(\tR\x11lastTransactionId\"b\n\x1a\x42\x61tchGetPreferencesRequest\x12\x19\n\x08user_ids\x18\x01 \x03(\tR\x07userIds\x12)\n\x10include_defaults\x18\x02 \x01(\x08R\x0fincludeDefaults\"e\n\x1b\x42\x61tchGetPreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x03(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\xbe\x01\n\x18UpdatePreferencesRequest\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"c\n\x19UpdatePreferencesResponse\x12\x46\n\x0bpreferences\x18\x01 \x01(\x0b\x32$.handfast.preferences.v1.PreferencesR\x0bpreferences\"\x91\x01\n!CreatePreferenceDefinitionRequest\x12M\n\ndefinition\x18\x01 \x01(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\ndefinition\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"s\n\"CreatePreferenceDefinitionResponse\x12M\n\ndefinition\x18\x01 \x01(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\ndefinition\"^\n ListPreferenceDefinitionsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x9c\x01\n!ListPreferenceDefinitionsResponse\x12O\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32-.handfast.preferences.v1.PreferenceDefinitionR\x0b\x64\x65\x66initions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xa7\x01\n\x0ePreferenceType\x12\x1f\n\x1bPREFERENCE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PREFERENCE_TYPE_BOOLEAN\x10\x01\x12\x1a\n\x16PREFERENCE_TYPE_NUMBER\x10\x02\x12\x1a\n\x16PREFERENCE_TYPE_STRING\x10\x03\x12\x1f\n\x1bPREFERENCE_TYPE_STRING_LIST\x10\x04\x32\xa5\x07\n\x12PreferencesService\x12\xa2\x01\n\x0eGetPreferences\x12..handfast.preferences.v1.GetPreferencesRequest\x1a/.handfast.preferences.v1.GetPreferencesResponse\"/\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18$\n\x10preferences.read\x12\x07user_id\x1a\x07user_id\x12\xb3\x01\n\x13\x42\x61tchGetPreferences\x12\x33.handfast.preferences.v1.BatchGetPreferencesRequest\x1a\x34.handfast.preferences.v1.BatchGetPreferencesResponse\"1\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18&\n\x10preferences.read\x12\x08user_ids\x1a\x08user_ids\x12\xc1\x01\n\x11UpdatePreferences\x12\x31.handfast.preferences.v1.UpdatePreferencesRequest\x1a\x32.handfast.preferences.v1.UpdatePreferencesResponse\"E\xc8\xf3\x18\x01\xda\xf3\x18=\n\x11preferences.write\x12\x13preferences.user_id\x1a\x13preferences.user_id\x12\xbf\x01\n\x1a\x43reatePreferenceDefinition\x12:.handfast.preferences.v1.CreatePreferenceDefinitionRequest\x1a;.handfast.preferences.v1.CreatePreferenceDefinitionResponse\"(\xda\xf3\x18$\n\x12preferences.define\x1a\x0e\x64\x65\x66inition.key\x12\xad\x01\n\x19ListPreferenceDefinitions\x12\x39.handfast.preferences.v1.ListPreferenceDefinitionsRequest\x1a:.handfast.preferences.v1.ListPreferenceDefinitionsResponse\"\x19\x90\x02\x01\xda\xf3\x18\x12\n\x10preferences.readB\x96\x01\n\x1b\x63om.handfast.preferences.v1B\x10PreferencesProtoP\x01ZIgithub.com/handfast/handfast/gen/go/handfast/preferences/v1;preferencesv1\xaa\x02\x17Handfast.Preferences.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFERENCES_DEFAULTSENTRY']._serialized_options = b'8\001'
   _globals['_PREFERENCES'].fields_by_name['values']._loaded_options = None
   _globals['_PREFERENCES'].fields_by_name['values']._serialized_options = b'\200\001\001'
+  _globals['_PREFERENCES']._loaded_options = None
+  _globals['_PREFERENCES']._serialized_options = b'\340\363\030\001'
   _globals['_PREFERENCESSERVICE'].methods_by_name['GetPreferences']._loaded_options = None
   _globals['_PREFERENCESSERVICE'].methods_by_name['GetPreferences']._serialized_options = b'\220\002\001\320\363\030\001\332\363\030$\n\020preferences.read\022\007user_id\032\007user_id'
   _globals['_PREFERENCESSERVICE'].methods_by_name['BatchGetPreferences']._loaded_options = None
@@ -52,36 +54,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFERENCESSERVICE'].methods_by_name['CreatePreferenceDefinition']._serialized_options = b'\332\363\030$\n\022preferences.define\032\016definition.key'
   _globals['_PREFERENCESSERVICE'].methods_by_name['ListPreferenceDefinitions']._loaded_options = None
   _globals['_PREFERENCESSERVICE'].methods_by_name['ListPreferenceDefinitions']._serialized_options = b'\220\002\001\332\363\030\022\n\020preferences.read'
-  _globals['_PREFERENCETYPE']._serialized_start=2232
-  _globals['_PREFERENCETYPE']._serialized_end=2399
+  _globals['_PREFERENCETYPE']._serialized_start=2238
+  _globals['_PREFERENCETYPE']._serialized_end=2405
   _globals['_PREFERENCES']._serialized_start=203
-  _globals['_PREFERENCES']._serialized_end=649
+  _globals['_PREFERENCES']._serialized_end=655
   _globals['_PREFERENCES_VALUESENTRY']._serialized_start=483
   _globals['_PREFERENCES_VALUESENTRY']._serialized_end=564
   _globals['_PREFERENCES_DEFAULTSENTRY']._serialized_start=566
   _globals['_PREFERENCES_DEFAULTSENTRY']._serialized_end=649
-  _globals['_PREFERENCEDEFINITION']._serialized_start=652
-  _globals['_PREFERENCEDEFINITION']._serialized_end=972
-  _globals['_GETPREFERENCESREQUEST']._serialized_start=974
-  _globals['_GETPREFERENCESREQUEST']._serialized_end=1065
-  _globals['_GETPREFERENCESRESPONSE']._serialized_start=1068
-  _globals['_GETPREFERENCESRESPONSE']._serialized_end=1212
-  _globals['_BATCHGETPREFERENCESREQUEST']._serialized_start=1214
-  _globals['_BATCHGETPREFERENCESREQUEST']._serialized_end=1312
-  _globals['_BATCHGETPREFERENCESRESPONSE']._serialized_start=1314
-  _globals['_BATCHGETPREFERENCESRESPONSE']._serialized_end=1415
-  _globals['_UPDATEPREFERENCESREQUEST']._serialized_start=1418
-  _globals['_UPDATEPREFERENCESREQUEST']._serialized_end=1608
-  _globals['_UPDATEPREFERENCESRESPONSE']._serialized_start=1610
-  _globals['_UPDATEPREFERENCESRESPONSE']._serialized_end=1709
-  _globals['_CREATEPREFERENCEDEFINITIONREQUEST']._serialized_start=1712
-  _globals['_CREATEPREFERENCEDEFINITIONREQUEST']._serialized_end=1857
-  _globals['_CREATEPREFERENCEDEFINITIONRESPONSE']._serialized_start=1859
-  _globals['_CREATEPREFERENCEDEFINITIONRESPONSE']._serialized_end=1974
-  _globals['_LISTPREFERENCEDEFINITIONSREQUEST']._serialized_start=1976
-  _globals['_LISTPREFERENCEDEFINITIONSREQUEST']._serialized_end=2070
-  _globals['_LISTPREFERENCEDEFINITIONSRESPONSE']._serialized_start=2073
-  _globals['_LISTPREFERENCEDEFINITIONSRESPONSE']._serialized_end=2229
-  _globals['_PREFERENCESSERVICE']._serialized_start=2402
-  _globals['_PREFERENCESSERVICE']._serialized_end=3335
+  _globals['_PREFERENCEDEFINITION']._serialized_start=658
+  _globals['_PREFERENCEDEFINITION']._serialized_end=978
+  _globals['_GETPREFERENCESREQUEST']._serialized_start=980
+  _globals['_GETPREFERENCESREQUEST']._serialized_end=1071
+  _globals['_GETPREFERENCESRESPONSE']._serialized_start=1074
+  _globals['_GETPREFERENCESRESPONSE']._serialized_end=1218
+  _globals['_BATCHGETPREFERENCESREQUEST']._serialized_start=1220
+  _globals['_BATCHGETPREFERENCESREQUEST']._serialized_end=1318
+  _globals['_BATCHGETPREFERENCESRESPONSE']._serialized_start=1320
+  _globals['_BATCHGETPREFERENCESRESPONSE']._serialized_end=1421
+  _globals['_UPDATEPREFERENCESREQUEST']._serialized_start=1424
+  _globals['_UPDATEPREFERENCESREQUEST']._serialized_end=1614
+  _globals['_UPDATEPREFERENCESRESPONSE']._serialized_start=1616
+  _globals['_UPDATEPREFERENCESRESPONSE']._serialized_end=1715
+  _globals['_CREATEPREFERENCEDEFINITIONREQUEST']._serialized_start=1718
+  _globals['_CREATEPREFERENCEDEFINITIONREQUEST']._serialized_end=1863
+  _globals['_CREATEPREFERENCEDEFINITIONRESPONSE']._serialized_start=1865
+  _globals['_CREATEPREFERENCEDEFINITIONRESPONSE']._serialized_end=1980
+  _globals['_LISTPREFERENCEDEFINITIONSREQUEST']._serialized_start=1982
+  _globals['_LISTPREFERENCEDEFINITIONSREQUEST']._serialized_end=2076
+  _globals['_LISTPREFERENCEDEFINITIONSRESPONSE']._serialized_start=2079
+  _globals['_LISTPREFERENCEDEFINITIONSRESPONSE']._serialized_end=2235
+  _globals['_PREFERENCESSERVICE']._serialized_start=2408
+  _globals['_PREFERENCESSERVICE']._serialized_end=3341
 # @@protoc_insertion_point(module_scope)

@@ -516,6 +516,7 @@ class LockServiceServicer(object):
     def LockResources(self, request, context):
         """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
         rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+        What is locked to be changed needs the scope that writing needs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

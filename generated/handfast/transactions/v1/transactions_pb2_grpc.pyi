@@ -243,6 +243,7 @@ class LockServiceStub:
     LockResources: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.LockResourcesRequest, _transactions_pb2.LockResourcesResponse]
     """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
     rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+    What is locked to be changed needs the scope that writing needs.
     """
     CompareReads: _grpc.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]
     """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
@@ -267,6 +268,7 @@ class LockServiceAsyncStub(LockServiceStub):
     LockResources: _aio.UnaryUnaryMultiCallable[_transactions_pb2.LockResourcesRequest, _transactions_pb2.LockResourcesResponse]  # type: ignore[assignment]
     """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
     rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+    What is locked to be changed needs the scope that writing needs.
     """
     CompareReads: _aio.UnaryUnaryMultiCallable[_transactions_pb2.CompareReadsRequest, _transactions_pb2.CompareReadsResponse]  # type: ignore[assignment]
     """Tells which resources have changed since they were read. Sees what is committed, as any read does."""
@@ -300,6 +302,7 @@ class LockServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_transactions_pb2.LockResourcesResponse, _abc.Awaitable[_transactions_pb2.LockResourcesResponse]]:
         """Locks resources before the transaction reads them, as they are, until it is decided. For a transaction that was
         rolled back for the sake of another, and runs again: what it then reads stays so. Staged like any other operation.
+        What is locked to be changed needs the scope that writing needs.
         """
 
     @_abc_1.abstractmethod

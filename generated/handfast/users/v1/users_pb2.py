@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handfast.chassis.v1 import options_pb2 as handfast_dot_chassis_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhandfast/users/v1/users.proto\x12\x11handfast.users.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"\xac\x03\n\x04User\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x19\n\x05\x65mail\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x1b\n\x06locale\x18\x04 \x01(\tB\x03\x80\x01\x01R\x06locale\x12 \n\ttime_zone\x18\x05 \x01(\tB\x03\x80\x01\x01R\x08timeZone\x12@\n\x06labels\x18\x06 \x03(\x0b\x32#.handfast.users.v1.User.LabelsEntryB\x03\x80\x01\x01R\x06labels\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tag\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"_\n\x11\x43reateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"A\n\x12\x43reateUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\")\n\x0eGetUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"n\n\x0fGetUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12.\n\x13last_transaction_id\x18\x02 \x01(\tR\x11lastTransactionId\".\n\x11LookupUserRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\"A\n\x12LookupUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\"1\n\x14\x42\x61tchGetUsersRequest\x12\x19\n\x08user_ids\x18\x01 \x03(\tR\x07userIds\"p\n\x15\x42\x61tchGetUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x17.handfast.users.v1.UserR\x05users\x12(\n\x10missing_user_ids\x18\x02 \x03(\tR\x0emissingUserIds\"N\n\x10ListUsersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"j\n\x11ListUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x17.handfast.users.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa1\x01\n\x11UpdateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12@\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x03\x80\x01\x01R\nupdateMask\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x12UpdateUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\"_\n\x11\x44\x65leteUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x12\n\x04\x65tag\x18\x02 \x01(\tR\x04\x65tag\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x12\x44\x65leteUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user2\x91\x07\n\x0bUserService\x12~\n\nCreateUser\x12$.handfast.users.v1.CreateUserRequest\x1a%.handfast.users.v1.CreateUserResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\x0busers.write\x1a\x0cuser.user_id\x12{\n\x07GetUser\x12!.handfast.users.v1.GetUserRequest\x1a\".handfast.users.v1.GetUserResponse\")\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18\x1e\n\nusers.read\x12\x07user_id\x1a\x07user_id\x12|\n\nLookupUser\x12$.handfast.users.v1.LookupUserRequest\x1a%.handfast.users.v1.LookupUserResponse\"!\x90\x02\x01\xda\xf3\x18\x1a\n\nusers.read\x1a\x0cuser.user_id\x12\x8f\x01\n\rBatchGetUsers\x12\'.handfast.users.v1.BatchGetUsersRequest\x1a(.handfast.users.v1.BatchGetUsersResponse\"+\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18 \n\nusers.read\x12\x08user_ids\x1a\x08user_ids\x12k\n\tListUsers\x12#.handfast.users.v1.ListUsersRequest\x1a$.handfast.users.v1.ListUsersResponse\"\x13\x90\x02\x01\xda\xf3\x18\x0c\n\nusers.read\x12\x8c\x01\n\nUpdateUser\x12$.handfast.users.v1.UpdateUserRequest\x1a%.handfast.users.v1.UpdateUserResponse\"1\xc8\xf3\x18\x01\xda\xf3\x18)\n\x0busers.write\x12\x0cuser.user_id\x1a\x0cuser.user_id\x12y\n\nDeleteUser\x12$.handfast.users.v1.DeleteUserRequest\x1a%.handfast.users.v1.DeleteUserResponse\"\x1e\xc8\xf3\x18\x01\xda\xf3\x18\x16\n\x0busers.write\x1a\x07user_idBx\n\x15\x63om.handfast.users.v1B\nUsersProtoP\x01Z=github.com/handfast/handfast/gen/go/handfast/users/v1;usersv1\xaa\x02\x11Handfast.Users.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dhandfast/users/v1/users.proto\x12\x11handfast.users.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!handfast/chassis/v1/options.proto\"\xb2\x03\n\x04User\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x19\n\x05\x65mail\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x1b\n\x06locale\x18\x04 \x01(\tB\x03\x80\x01\x01R\x06locale\x12 \n\ttime_zone\x18\x05 \x01(\tB\x03\x80\x01\x01R\x08timeZone\x12@\n\x06labels\x18\x06 \x03(\x0b\x32#.handfast.users.v1.User.LabelsEntryB\x03\x80\x01\x01R\x06labels\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tag\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01:\x04\xe0\xf3\x18\x01\"_\n\x11\x43reateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"A\n\x12\x43reateUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\")\n\x0eGetUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"n\n\x0fGetUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12.\n\x13last_transaction_id\x18\x02 \x01(\tR\x11lastTransactionId\".\n\x11LookupUserRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\"A\n\x12LookupUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\"1\n\x14\x42\x61tchGetUsersRequest\x12\x19\n\x08user_ids\x18\x01 \x03(\tR\x07userIds\"p\n\x15\x42\x61tchGetUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x17.handfast.users.v1.UserR\x05users\x12(\n\x10missing_user_ids\x18\x02 \x03(\tR\x0emissingUserIds\"N\n\x10ListUsersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"j\n\x11ListUsersResponse\x12-\n\x05users\x18\x01 \x03(\x0b\x32\x17.handfast.users.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa1\x01\n\x11UpdateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\x12@\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x03\x80\x01\x01R\nupdateMask\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x12UpdateUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user\"_\n\x11\x44\x65leteUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x12\n\x04\x65tag\x18\x02 \x01(\tR\x04\x65tag\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x12\x44\x65leteUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.handfast.users.v1.UserR\x04user2\x91\x07\n\x0bUserService\x12~\n\nCreateUser\x12$.handfast.users.v1.CreateUserRequest\x1a%.handfast.users.v1.CreateUserResponse\"#\xc8\xf3\x18\x01\xda\xf3\x18\x1b\n\x0busers.write\x1a\x0cuser.user_id\x12{\n\x07GetUser\x12!.handfast.users.v1.GetUserRequest\x1a\".handfast.users.v1.GetUserResponse\")\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18\x1e\n\nusers.read\x12\x07user_id\x1a\x07user_id\x12|\n\nLookupUser\x12$.handfast.users.v1.LookupUserRequest\x1a%.handfast.users.v1.LookupUserResponse\"!\x90\x02\x01\xda\xf3\x18\x1a\n\nusers.read\x1a\x0cuser.user_id\x12\x8f\x01\n\rBatchGetUsers\x12\'.handfast.users.v1.BatchGetUsersRequest\x1a(.handfast.users.v1.BatchGetUsersResponse\"+\x90\x02\x01\xd0\xf3\x18\x01\xda\xf3\x18 \n\nusers.read\x12\x08user_ids\x1a\x08user_ids\x12k\n\tListUsers\x12#.handfast.users.v1.ListUsersRequest\x1a$.handfast.users.v1.ListUsersResponse\"\x13\x90\x02\x01\xda\xf3\x18\x0c\n\nusers.read\x12\x8c\x01\n\nUpdateUser\x12$.handfast.users.v1.UpdateUserRequest\x1a%.handfast.users.v1.UpdateUserResponse\"1\xc8\xf3\x18\x01\xda\xf3\x18)\n\x0busers.write\x12\x0cuser.user_id\x1a\x0cuser.user_id\x12y\n\nDeleteUser\x12$.handfast.users.v1.DeleteUserRequest\x1a%.handfast.users.v1.DeleteUserResponse\"\x1e\xc8\xf3\x18\x01\xda\xf3\x18\x16\n\x0busers.write\x1a\x07user_idBx\n\x15\x63om.handfast.users.v1B\nUsersProtoP\x01Z=github.com/handfast/handfast/gen/go/handfast/users/v1;usersv1\xaa\x02\x11Handfast.Users.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER'].fields_by_name['time_zone']._serialized_options = b'\200\001\001'
   _globals['_USER'].fields_by_name['labels']._loaded_options = None
   _globals['_USER'].fields_by_name['labels']._serialized_options = b'\200\001\001'
+  _globals['_USER']._loaded_options = None
+  _globals['_USER']._serialized_options = b'\340\363\030\001'
   _globals['_LOOKUPUSERREQUEST'].fields_by_name['email']._loaded_options = None
   _globals['_LOOKUPUSERREQUEST'].fields_by_name['email']._serialized_options = b'\200\001\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['update_mask']._loaded_options = None
@@ -66,37 +68,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\310\363\030\001\332\363\030\026\n\013users.write\032\007user_id'
   _globals['_USER']._serialized_start=155
-  _globals['_USER']._serialized_end=583
+  _globals['_USER']._serialized_end=589
   _globals['_USER_LABELSENTRY']._serialized_start=526
   _globals['_USER_LABELSENTRY']._serialized_end=583
-  _globals['_CREATEUSERREQUEST']._serialized_start=585
-  _globals['_CREATEUSERREQUEST']._serialized_end=680
-  _globals['_CREATEUSERRESPONSE']._serialized_start=682
-  _globals['_CREATEUSERRESPONSE']._serialized_end=747
-  _globals['_GETUSERREQUEST']._serialized_start=749
-  _globals['_GETUSERREQUEST']._serialized_end=790
-  _globals['_GETUSERRESPONSE']._serialized_start=792
-  _globals['_GETUSERRESPONSE']._serialized_end=902
-  _globals['_LOOKUPUSERREQUEST']._serialized_start=904
-  _globals['_LOOKUPUSERREQUEST']._serialized_end=950
-  _globals['_LOOKUPUSERRESPONSE']._serialized_start=952
-  _globals['_LOOKUPUSERRESPONSE']._serialized_end=1017
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1019
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1068
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1070
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1182
-  _globals['_LISTUSERSREQUEST']._serialized_start=1184
-  _globals['_LISTUSERSREQUEST']._serialized_end=1262
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1264
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1370
-  _globals['_UPDATEUSERREQUEST']._serialized_start=1373
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1534
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=1536
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1601
-  _globals['_DELETEUSERREQUEST']._serialized_start=1603
-  _globals['_DELETEUSERREQUEST']._serialized_end=1698
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1700
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1765
-  _globals['_USERSERVICE']._serialized_start=1768
-  _globals['_USERSERVICE']._serialized_end=2681
+  _globals['_CREATEUSERREQUEST']._serialized_start=591
+  _globals['_CREATEUSERREQUEST']._serialized_end=686
+  _globals['_CREATEUSERRESPONSE']._serialized_start=688
+  _globals['_CREATEUSERRESPONSE']._serialized_end=753
+  _globals['_GETUSERREQUEST']._serialized_start=755
+  _globals['_GETUSERREQUEST']._serialized_end=796
+  _globals['_GETUSERRESPONSE']._serialized_start=798
+  _globals['_GETUSERRESPONSE']._serialized_end=908
+  _globals['_LOOKUPUSERREQUEST']._serialized_start=910
+  _globals['_LOOKUPUSERREQUEST']._serialized_end=956
+  _globals['_LOOKUPUSERRESPONSE']._serialized_start=958
+  _globals['_LOOKUPUSERRESPONSE']._serialized_end=1023
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1025
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1074
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1076
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1188
+  _globals['_LISTUSERSREQUEST']._serialized_start=1190
+  _globals['_LISTUSERSREQUEST']._serialized_end=1268
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1270
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1376
+  _globals['_UPDATEUSERREQUEST']._serialized_start=1379
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1540
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1542
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1607
+  _globals['_DELETEUSERREQUEST']._serialized_start=1609
+  _globals['_DELETEUSERREQUEST']._serialized_end=1704
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1706
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1771
+  _globals['_USERSERVICE']._serialized_start=1774
+  _globals['_USERSERVICE']._serialized_end=2687
 # @@protoc_insertion_point(module_scope)

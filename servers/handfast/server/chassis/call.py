@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,8 +121,11 @@ class Method:
         return self.pushes or self.type in ("client_stream", "bidi_stream")
 
     @classmethod
-    def of(cls, descriptor: MethodDescriptor, domain: str, pool: Pool, server: str = "") -> Method:
-        """As its contract has it, on the server of that name. Raises ValueError where its permission cannot be."""
+    def of(
+        cls, descriptor: MethodDescriptor, domain: str, pool: Pool, server: str = "", own_kinds: Set[str] = frozenset()
+    ) -> Method:
+        """As its contract has it, on the server of that name, with these kinds of resources that belong to subjects.
+        Raises ValueError where its permission cannot be."""
         service = descriptor.containing_service.full_name
         return cls(
             path=f"/{service}/{descriptor.name}",
@@ -132,7 +135,7 @@ class Method:
             domain=domain,
             pool=pool,
             refused_keys=_refused_keys(descriptor),
-            permission=Permission.of(descriptor, server),
+            permission=Permission.of(descriptor, server, own_kinds),
             writes=descriptor.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS,
         )
 
@@ -172,7 +175,7 @@ class Call(Propagated):
     identity               who calls; None where the server does not ask, or only observes and could not find out
     caller                 the name under which to keep what is the caller's (`security/callers.py`); None as `identity`
     guard                  refuses it for who calls; None where the server does not ask
-    must_be_own            the caller may ask only for what is its own
+    is_to_be_checked       it depends on the request whether the caller may make it
     request                the message that was read last; None before the first
     reply                  the message that a write has answered last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
@@ -208,7 +211,7 @@ class Call(Propagated):
     repeated: frozenset[str] = frozenset()
     identity: Identity | None = None
     guard: Refuses | None = None
-    must_be_own = False
+    is_to_be_checked = False
     request: Message | None = None
     reply: Message | None = None
     context: grpc.ServicerContext | None = None

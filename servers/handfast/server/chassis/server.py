@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -75,7 +75,8 @@ class Service:
     """A gRPC service to serve: its descriptor, its generated `add_…_to_server`, and who answers.
 
     `domain` names it in errors, such as `handfast.users`. Services that name no pool share the server's `threads`; one
-    that others wait for while they serve a call needs a pool of its own.
+    that others wait for while they serve a call needs a pool of its own. `own_kinds` are the kinds of resources that
+    belong to subjects, for a service whose requests name resources by their kinds.
     """
 
     descriptor: ServiceDescriptor
@@ -83,6 +84,7 @@ class Service:
     servicer: object
     domain: str
     pool: Pool | None = None
+    own_kinds: Set[str] = frozenset()
 
 
 class Background(Protocol):
@@ -140,7 +142,7 @@ class Server:
         methods: dict[str, Method] = {}
         for service in services:
             for descriptor in service.descriptor.methods:
-                method = _method(descriptor, service.domain, service.pool or main_pool, settings.name)
+                method = _method(descriptor, service, service.pool or main_pool, settings.name)
                 methods[method.path] = method
         for service, permission in operations.items():
             for descriptor in service.descriptor.methods:
@@ -315,9 +317,9 @@ class Server:
         self.metrics_port = self._endpoint.port
 
 
-def _method(descriptor: MethodDescriptor, domain: str, pool: Pool, server: str) -> Method:
+def _method(descriptor: MethodDescriptor, service: Service, pool: Pool, server: str) -> Method:
     try:
-        return Method.of(descriptor, domain, pool, server)
+        return Method.of(descriptor, service.domain, pool, server, service.own_kinds)
     except ValueError as error:
         raise DeclarationError(str(error)) from None
 

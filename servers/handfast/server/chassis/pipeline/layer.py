@@ -115,8 +115,8 @@ class CallLayer(grpc.ServerInterceptor):
         """A handler of the arity of `inner` that takes and returns bytes."""
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
         read: Read = partial(_one, inner.request_deserializer or bytes)
-        if self._guard is not None and method.permission is not None and method.permission.own:
-            read = partial(_one_of_its_own, self._guard, read)
+        if self._guard is not None and method.permission is not None and method.permission.looks_at_requests:
+            read = partial(_checked, self._guard, read)
         if inner.request_streaming:
             read = partial(_each, self._guard, read)
         serialize = partial(_serialize, inner.response_serializer or bytes)
@@ -232,23 +232,23 @@ def _one(deserialize: Callable[[bytes], Any], call: Call, request: bytes) -> Any
     return message
 
 
-def _one_of_its_own(guard: Guard, read: Read, call: Call, request: bytes) -> Any:
-    """A message, which has to be about what is the caller's own where the caller may ask for nothing else."""
+def _checked(guard: Guard, read: Read, call: Call, request: bytes) -> Any:
+    """A message that the caller may send."""
     message = read(call, request)
-    if call.must_be_own:
-        guard.check_own(call, message)
+    if call.is_to_be_checked:
+        guard.check_request(call, message)
     return message
 
 
 def _each(guard: Guard | None, read: Read, call: Call, requests: Iterable[bytes]) -> Iterator[Any]:
     """The messages of a caller that streams them."""
     messages = _as_they_come(read, call, requests)
-    if guard is None or not call.must_be_own:
+    if guard is None or not call.is_to_be_checked:
         return messages
     # The handler does nothing before it is certain that the caller asks for its own. Without a message it does not.
     first = [*islice(messages, 1)]
     if not first:
-        guard.check_own(call, None)
+        guard.check_request(call, None)
     return chain(first, messages)
 
 

@@ -58,18 +58,20 @@ class Guard:
             self.refuse(call, NoPermissionDeclared(f"The contract of {name} lets nobody call it.", method=name))
         elif not permission.scopes <= identity.scopes:
             if permission.own and SELF in identity.scopes:
-                call.must_be_own = True
+                call.is_to_be_checked = True
             else:
-                self.refuse(call, _scope_missing(call))
+                self.refuse(call, _scope_missing(call, permission.scopes))
+        elif permission.fields:
+            call.is_to_be_checked = True
 
-    def check_own(self, call: Call, request: Message | None) -> None:
-        """Looks at a request of a caller who may ask only for what is its own. Refuses one that asks for anything else,
-        and a call without a request."""
+    def check_request(self, call: Call, request: Message | None) -> None:
+        """Looks at a request of a caller who may not ask for everything, as for what is its own only. Refuses one that
+        asks for anything else; `request` is None for a call without one."""
         permission, identity = call.method.permission, call.identity
         assert permission is not None
         assert identity is not None
-        if request is None or not permission.is_own(request, identity.subject):
-            self.refuse(call, _scope_missing(call))
+        if lacking := permission.lacking(request, identity.scopes, identity.subject):
+            self.refuse(call, _scope_missing(call, lacking))
 
     def refuse(self, call: Call, error: DomainError) -> None:
         """Raises the error where that is enforced. Else logs and counts that it would have been raised, once for each
@@ -94,9 +96,9 @@ def refuse(error: DomainError) -> None:
     call.guard.refuse(call, error)
 
 
-def _scope_missing(call: Call) -> ScopeMissing:
+def _scope_missing(call: Call, needed: frozenset[str]) -> ScopeMissing:
     method, permission = call.path.removeprefix("/"), call.method.permission
     assert permission is not None
-    scopes = " ".join(sorted(permission.scopes))
+    scopes = " ".join(sorted(needed))
     own = f", or the scope {SELF} and an id of the caller's own" if permission.own else ""
     return ScopeMissing(f"{method} needs {scopes}{own}.", method=method, scopes=scopes)

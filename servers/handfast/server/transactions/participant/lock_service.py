@@ -126,4 +126,5 @@ def lock_service(participant: Participant, domain: str) -> Service:
         pb_grpc.add_LockServiceServicer_to_server,
         LockServicer(participant),
         domain,
+        own_kinds={kind for kind, type_ in participant.store.types.items() if type_.belongs_to_subject},
     )

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
+from handfast.chassis.v1 import options_pb2
 from handfast.server.chassis.server import DeclarationError
 from handfast.server.transactions.participant.columns import ColumnMapping
 from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, StorableColumns, cannot_store
@@ -92,6 +93,12 @@ class ResourceType(Generic[M]):
         none by default.
         """
         return frozenset()
+
+    @property
+    def belongs_to_subject(self) -> bool:
+        """Whether its contract says that a resource belongs to the caller who has its key for a subject."""
+        belongs: bool = self.message_type.DESCRIPTOR.GetOptions().Extensions[options_pb2.belongs_to_subject]
+        return belongs
 
     @property
     def has_unique_values(self) -> bool:

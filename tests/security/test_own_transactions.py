@@ -1,0 +1,103 @@
+"""A user whose token has the scope `self` runs whole transactions on what is its own, by each client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from handfast.client import PermissionDenied, Suite, Transaction, aio, connect
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
+from handfast.server.chassis.ids import new_id
+from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
+from tests.people import new_email
+from tests.security.enforced import ISSUER, as_caller, suite
+
+WRITER = as_caller("writer")
+Place = tuple[Suite, Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A client without a token, and where the servers are."""
+    with suite(tmp_path_factory.mktemp("own")) as (client, servers):
+        yield client, {name: server.address for name, server in servers.items()}
+
+
+@pytest.fixture
+def user_id(place: Place) -> str:
+    """Of a user."""
+    created = place[0].users.CreateUser(CreateUserRequest(user=User(email=new_email())), metadata=WRITER)
+    return created.user.user_id
+
+
+def renaming(user_id: str, name: str) -> UpdateUserRequest:
+    request = UpdateUserRequest(user=User(user_id=user_id, display_name=name))
+    request.update_mask.paths.append("display_name")
+    return request
+
+
+def token_of(user_id: str) -> str:
+    """As `dev-user.token` has it."""
+    return ISSUER.token(user_id, ("self", "transactions.run"))
+
+
+def shown(place: Place, user_id: str) -> str:
+    return place[0].users.GetUser(GetUserRequest(user_id=user_id), metadata=WRITER).user.display_name
+
+
+def test_one_that_reads_and_writes_is_run_again_where_another_was_faster(place: Place, user_id: str) -> None:
+    client, addresses = place
+    attempts = 0
+
+    def work(tx: Transaction) -> None:
+        nonlocal attempts
+        attempts += 1
+        before = tx.users.GetUser(GetUserRequest(user_id=user_id)).user.display_name
+        tx.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id))  # to be locked
+        if attempts == 1:
+            client.users.UpdateUser(renaming(user_id, "first"), metadata=WRITER)
+        tx.users.UpdateUser(renaming(user_id, f"{before} and second"))
+
+    with connect(**addresses, token=token_of(user_id)) as own:
+        own.transact(work)
+        seen = own.transact(lambda tx: tx.users.GetUser(GetUserRequest(user_id=user_id)).user.display_name)
+    assert (attempts, seen) == (2, "first and second")
+
+
+def test_the_same_by_the_client_for_asyncio(place: Place, user_id: str) -> None:
+    client, addresses = place
+    attempts = 0
+
+    async def work(tx: aio.Transaction) -> None:
+        nonlocal attempts
+        attempts += 1
+        before = (await tx.users.GetUser(GetUserRequest(user_id=user_id))).user.display_name
+        await tx.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id))
+        if attempts == 1:
+            client.users.UpdateUser(renaming(user_id, "first"), metadata=WRITER)
+        await tx.users.UpdateUser(renaming(user_id, f"{before} and second"))
+
+    async def read(tx: aio.Transaction) -> Any:
+        return (await tx.users.GetUser(GetUserRequest(user_id=user_id))).user.display_name
+
+    async def main() -> Any:
+        async with aio.connect(**addresses, token=token_of(user_id)) as own:
+            await own.transact(work)
+            return await own.transact(read)
+
+    assert asyncio.run(main()) == "first and second"
+    assert attempts == 2
+
+
+def test_nothing_of_anothers_is_read_or_written_in_one(place: Place, user_id: str) -> None:
+    with connect(**place[1], token=token_of(new_id())) as other:
+        for call in (
+            lambda tx: tx.users.GetUser(GetUserRequest(user_id=user_id)),
+            lambda tx: tx.users.UpdateUser(renaming(user_id, "stranger")),
+        ):
+            with pytest.raises(PermissionDenied):
+                other.transact(call)
+    assert shown(place, user_id) == ""
