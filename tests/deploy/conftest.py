@@ -20,6 +20,7 @@ from tests.deploy.files import targets
 from tests.deploy.promql import Series
 from tests.eventually import eventually
 from tests.people import create_user
+from tests.project.readme import OBSERVABILITY, quoted, table
 from tests.security.authority import Authority
 from tests.transactions.calls import Transaction
 
@@ -40,6 +41,20 @@ def exported(running: Process, client: Suite, of_certificates: Series) -> Series
     series = _stored(running)
     of_servers = {label: series["up"][label] for label in ("job", "instance")}
     return {**series, **{name: {**labels, **of_servers} for name, labels in of_certificates.items()}}
+
+
+@pytest.fixture(scope="session")
+def exported_with_authentication(exported: Series) -> Series:
+    """With what servers have to say of who calls, which those of the suite do not ask."""
+    of_callers = {}
+    values = {"enforced": {"true", "false"}, "grpc_service": exported["grpc_server_handled_total"]["grpc_service"]}
+    for name, _type, labels, _says in table(
+        OBSERVABILITY, "metric", "type", "labels", "says where authentication is on"
+    ):
+        of_callers[quoted(name)[0]] = dict(exported["up"]) | {
+            label: values.get(label, set()) for label in quoted(labels)
+        }
+    return {**exported, **of_callers}
 
 
 @pytest.fixture(scope="session")

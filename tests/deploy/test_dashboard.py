@@ -50,8 +50,8 @@ def test_each_panel_has_queries() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=[target["expr"] for target in TARGETS])
-def test_a_query_reads_what_is_there(exported: Series, target: Json) -> None:
-    labels = labels_of(filled(target["expr"]), exported)
+def test_a_query_reads_what_is_there(exported_with_authentication: Series, target: Json) -> None:
+    labels = labels_of(filled(target["expr"]), exported_with_authentication)
     assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) == labels - {"le"}
 
 

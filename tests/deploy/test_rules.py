@@ -13,20 +13,15 @@ import pytest
 from tests.deploy.files import ALERTS, RECORDED, RULES, RUNBOOK, prometheus
 from tests.deploy.promql import Series, labels_of
 from tests.project.commands import ROOT, find_tool, run
-from tests.project.readme import OBSERVABILITY, quoted, table
 
 CHECK = Path("tools/check-alerts.sh")
 
 
 @pytest.fixture(scope="session")
-def known(exported: Series) -> Series:
-    """What is exported, with authentication as well, and what rules record of it."""
-    values = {label: values for labels in exported.values() for label, values in labels.items()}
-    known = dict(exported)
-    for name, _type, labels, _says in table(
-        OBSERVABILITY, "metric", "type", "labels", "says where authentication is on"
-    ):
-        known[quoted(name)[0]] = dict(exported["up"]) | {label: set() for label in quoted(labels)}
+def known(exported_with_authentication: Series) -> Series:
+    """What is exported, and what rules record of it."""
+    known = dict(exported_with_authentication)
+    values = {label: values for labels in known.values() for label, values in labels.items()}
     for name, rule in RECORDED.items():
         known[name] = {label: values[label] for label in labels_of(rule["expr"], known)}
     return known
