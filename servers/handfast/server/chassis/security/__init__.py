@@ -1,9 +1,9 @@
 """Who calls, and what they may do.
 
 Each call meets `Guard.admit` (guard.py) before its request is read. The guard has the `Authenticator` find the identity
-of the caller, and compares its scopes with the permission that the contract of the method declares. Where the contract
-lets callers have what is their own, `Guard.check_own` then looks at the request, before an interceptor or the handler
-gets it. Without `--authentication` there is no guard, and no call has an identity.
+of the caller, and compares its scopes with the permission that the contract of the method declares. Where it depends on
+the request whether the caller may make it, `Guard.check_request` looks at that next, before an interceptor or the
+handler gets it. Without `--authentication` there is no guard, and no call has an identity.
 
     guard.py          lets a call pass, or refuses it
 

@@ -1,7 +1,8 @@
 """Lets a call pass, or refuses it: who calls, and whether that may be.
 
-First comes who calls, then the scopes, and only then is the request read; where it has to be the caller's own, that is
-looked at next, before the handler or an interceptor has it. So whoever may not call a method learns nothing of it.
+First comes who calls, then the scopes, and only then is the request read; where it depends on the request who may make
+it, that is looked at next, before the handler or an interceptor has it. So whoever may not call a method learns nothing
+of it.
 """
 
 from __future__ import annotations
