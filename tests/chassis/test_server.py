@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from handfast.server.chassis import Periodic, Pool
+from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.server import Server, Service, StartError
 from handfast.server.process.settings import ServerSettings
@@ -45,6 +46,21 @@ def own(log: Any, writer: Any) -> Iterator[Running]:
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         yield holder.getsockname()[1]
+
+
+@pytest.mark.parametrize("setting", ["listen", "metrics_listen"])
+def test_a_host_that_does_not_resolve_is_told_in_the_words_of_the_resolver(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_arguments: object, **_more: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    given: dict[str, Any] = {"listen": "127.0.0.1:0", setting: "nowhere.test:50051"}
+    given |= {"allow_plaintext_beyond_loopback": True, "allow_anonymous_beyond_loopback": True}
+    server = Server(ServerSettings(name="users", **given), domain="handfast.users", services=[])
+    monkeypatch.setattr(*((socket, "create_server") if setting == "listen" else (server_module, "Endpoint")), unknown)
+    with pytest.raises(StartError, match=r"^cannot .* on nowhere\.test:50051: Name or service not known$"):
+        server.start()
 
 
 @pytest.mark.parametrize("setting", ["listen", "metrics_listen"])

@@ -343,5 +343,7 @@ def _flood_limits(pool: Pool) -> tuple[tuple[str, int], ...]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):  # whose numbers are not those of other errors
+        return str(error.strerror)
     # Python repeats the address in the text of the error.
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

@@ -365,7 +365,9 @@ class ParticipantLimits(DatabaseSettings):
         10_000, "transactions that may be open at a server; those beyond are refused", bounds=(1, 1_000_000)
     )
     max_open_transactions_per_caller: int = setting(
-        2_500, "transactions of one connection that may be open at a server", bounds=(1, 1_000_000)
+        2_500,
+        "transactions of one identity, or connection where callers have none, that may be open at a server",
+        bounds=(1, 1_000_000),
     )
 
 
