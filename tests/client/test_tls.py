@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from handfast.client import TLS, Unavailable, aio, channel, connect
+from handfast.client.security import secret_files
 from handfast.client.security import tls as tls_module
 from handfast.server.chassis.peers import peer_channel
 from handfast.server.chassis.server import StartError
@@ -277,6 +278,31 @@ def test_files_that_do_not_fit_together_are_left_alone_until_they_do(
         (tmp_path / "client.key").write_bytes(two.key.read_bytes())
         users.GetUser(ADA)
     assert [name for _, name in callers(backend)] == ["one.client", "one.client", "two.client"]
+
+
+def test_files_that_change_while_they_are_read_are_read_again(
+    backend: SecureBackend, files: TLS, first: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_key, two = (tmp_path / "client.key").read_bytes(), client_of(first, "two.client")
+    replace(tmp_path / "client.pem", two.certificate.read_bytes())
+    read, given = secret_files.read_secret, list[tuple[bytes | None, ...]]()
+
+    def replaced_when_read(path: Path, setting: str) -> bytes:
+        content = read(path, setting)
+        replace(path, two.key.read_bytes())
+        monkeypatch.setattr(tls_module, "read_secret", read)
+        return content
+
+    def keep(*pem: bytes | None) -> grpc.ChannelCredentials:
+        given.append(pem)
+        return grpc.local_channel_credentials()
+
+    monkeypatch.setattr(tls_module, "read_secret", replaced_when_read)
+    monkeypatch.setattr(grpc, "ssl_channel_credentials", keep)
+    with channel(backend.address, tls=files):
+        ((_, key, certificate),) = given
+    assert key != one_key
+    assert (key, certificate) == (two.key.read_bytes(), two.certificate.read_bytes())
 
 
 def test_a_token_goes_with_it(backend: SecureBackend, files: TLS) -> None:

@@ -55,7 +55,7 @@ class TLSFiles:
         self._tls = tls
         self._checking = threading.Lock()
         self._next_check_s = time.monotonic() + CHECK_SECONDS
-        self._seen = self._signature()
+        self._seen: _Signature = ()
         """Of the files that were last read, whether or not they could be used."""
         self._credentials = self._load()
 
@@ -70,9 +70,7 @@ class TLSFiles:
         if not self._checking.acquire(blocking=False):
             return
         try:
-            seen = self._signature()
-            if seen != self._seen:
-                self._seen = seen  # what changes while they are read is seen at the next check
+            if self._signature() != self._seen:
                 self._credentials = self._load()
                 _LOG.info("The certificates of %s are in use now.", self._tls)
         except ValueError as error:
@@ -83,9 +81,11 @@ class TLSFiles:
 
     def _load(self) -> grpc.ChannelCredentials:
         ca, certificate, key = self._paths()
-        ca_pem, certificate_pem = _read(ca), _read(certificate)
-        key_pem = None if key is None else read_secret(key, "tls.key")
-        self._check_set()
+        while self._seen != (seen := self._signature()):  # until they have not changed between being read and checked
+            self._seen = seen
+            ca_pem, certificate_pem = _read(ca), _read(certificate)
+            key_pem = None if key is None else read_secret(key, "tls.key")
+            self._check_set()
         return grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
 
     def _check_set(self) -> None:
