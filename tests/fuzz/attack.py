@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from handfast.client import ServiceError
 from tests import http2
-from tests.fuzz import readback, refusals, wire
+from tests.fuzz import callers, readback, refusals, wire
+from tests.fuzz.callers import ADMIN, Caller
 from tests.fuzz.calls import REQUEST_ID, Call, Metadata, Outcome
 from tests.fuzz.messages import messages, new
 from tests.fuzz.metadata import metadata, paths
@@ -40,29 +41,13 @@ def _settings(examples: int) -> settings:
 
 
 def request(target: Target, method: Method, examples: int, seed_: str) -> None:
-    """Calls a method with all kinds of requests, and looks at what comes back."""
-    how_many = st.sampled_from((*[1] * 14, 0, 2)) if not method.descriptor.client_streaming else st.integers(0, 4)
+    """Calls a method with all kinds of requests, as those who may call it, and looks at what comes back."""
 
     @seed(f"{seed_}/{method}")
     @_settings(examples)
-    @given(
-        sent=how_many.flatmap(
-            lambda count: st.lists(
-                st.tuples(messages(method.request, plausible), wire.damages(method.request)),
-                min_size=count,
-                max_size=count,
-            )
-        ),
-        metadata=metadata,
-    )
-    def attacked(sent: list[tuple[Message, wire.Damage]], metadata: Metadata) -> None:
-        requests = [damage.do(target.world.filled_in(message).SerializeToString()) for message, damage in sent]
-        if any(len(request) > LIMIT for request in requests):
-            return
-        call = Call(method.path, requests, target.world.metadata(metadata), method.held)
-        outcome = target.send(method.server, call)
-        with _explained(method.server, call, outcome):
-            _check(target, method, call, outcome)
+    @given(caller=callers.permitted(method), sent=_sent(method), metadata=metadata)
+    def attacked(caller: Caller, sent: Sent, metadata: Metadata) -> None:
+        _call(target, method, caller, sent, metadata)
 
     target.world.restore()
     attacked()
@@ -70,21 +55,58 @@ def request(target: Target, method: Method, examples: int, seed_: str) -> None:
     target.check_health()
 
 
+def intruders(target: Target, method: Method, examples: int, seed_: str) -> None:
+    """Calls a method as those who may not. All of them are refused for that, and nothing changes."""
+
+    @seed(f"{seed_}/{method}/intruders")
+    @_settings(examples)
+    @given(caller=callers.intruders(method), sent=_sent(method), metadata=metadata)
+    def attacked(caller: Caller, sent: Sent, metadata: Metadata) -> None:
+        _call(target, method, caller, sent, metadata)
+
+    target.world.restore()
+    target.world.release()
+    with target.world.unchanged():
+        attacked()
+
+
+Sent = list[tuple[Message, wire.Damage]]
+
+
+def _sent(method: Method) -> st.SearchStrategy[Sent]:
+    """What is sent in a call: mostly one request."""
+    how_many = st.sampled_from((*[1] * 14, 0, 2)) if not method.descriptor.client_streaming else st.integers(0, 4)
+    one = st.tuples(messages(method.request, plausible), wire.damages(method.request))
+    return how_many.flatmap(lambda count: st.lists(one, min_size=count, max_size=count))
+
+
+def _call(target: Target, method: Method, caller: Caller, sent: Sent, metadata: Metadata) -> None:
+    requests = [damage.do(target.world.filled_in(message, caller).SerializeToString()) for message, damage in sent]
+    if any(len(request) > LIMIT for request in requests):
+        return
+    call = Call(method.path, requests, target.world.metadata(metadata, caller), method.held)
+    outcome = target.send(method.server, call)
+    with _explained(method.server, caller, call, outcome):
+        _check(target, method, caller, call, outcome)
+
+
 @contextlib.contextmanager
-def _explained(server: str, call: Call, outcome: Outcome) -> Iterator[None]:
+def _explained(server: str, caller: Caller, call: Call, outcome: Outcome) -> Iterator[None]:
     """Says what was sent and what came back, if that is wrong."""
     try:
         yield
     except (AssertionError, ServiceError) as error:
-        error.add_note(f"{server}: {call}\n{outcome}")
+        error.add_note(f"{server}: {caller.name}: {call}\n{outcome}")
         raise
 
 
-def _check(target: Target, method: Method, call: Call, outcome: Outcome) -> None:
+def _check(target: Target, method: Method, caller: Caller, call: Call, outcome: Outcome) -> None:
     request = _parsed(method, call.requests[0]) if call.requests else None
+    refused = callers.refused_with(caller, method, call, request)
     if outcome.code is grpc.StatusCode.CANCELLED and method.held and outcome.replies:
         return
-    if outcome.code is grpc.StatusCode.OK:
+    if outcome.code is grpc.StatusCode.OK and not refused:
+        callers.check_owner(caller, target.world.owners, method, call, request)
         for reply in outcome.replies:
             _response(method, reply)
         if request is not None and "handfast-staged" not in dict(outcome.trailers) and not _was_repeated(request):
@@ -96,6 +118,7 @@ def _check(target: Target, method: Method, call: Call, outcome: Outcome) -> None
         assert outcome.code is grpc.StatusCode.UNIMPLEMENTED, outcome.code
     else:
         refusals.check(call, request, outcome)
+        callers.check_refused(caller, refused, outcome)
 
 
 def _parsed(method: Method, request: bytes) -> Message | None:
@@ -123,12 +146,14 @@ def path(target: Target, server: str, examples: int, seed_: str) -> None:
 
     @seed(f"{seed_}/{server}/paths")
     @_settings(examples)
-    @given(path=paths, requests=st.lists(st.binary(max_size=40), max_size=2), metadata=metadata)
-    def attacked(path: str, requests: list[bytes], metadata: Metadata) -> None:
-        call = Call(path, requests, target.world.metadata(metadata))
+    @given(caller=callers.anybody, path=paths, requests=st.lists(st.binary(max_size=40), max_size=2), metadata=metadata)
+    def attacked(caller: Caller, path: str, requests: list[bytes], metadata: Metadata) -> None:
+        call = Call(path, requests, target.world.metadata(metadata, caller))
         outcome = target.send(server, call)
-        with _explained(server, call, outcome):
-            assert outcome.code is grpc.StatusCode.UNIMPLEMENTED, outcome.code
+        with _explained(server, caller, call, outcome):
+            refused = callers.refused_with(caller, None, call, None)
+            assert refused or outcome.code is grpc.StatusCode.UNIMPLEMENTED, outcome.code
+            callers.check_refused(caller, refused, outcome)
             refusals.check(call, None, outcome)
 
     attacked()
@@ -141,27 +166,38 @@ def headers(target: Target, server: str, examples: int, seed_: str) -> None:
     names = st.sampled_from(
         (*[b"traceparent", b"tracestate", b"handfast-first-attempt", b"x-other"] * 3, b"x-other-bin")
     )
-    sent: dict[tuple[str, str, str], list[tuple[bytes, bytes]]] = {}
+    sent: dict[tuple[str, str, str], tuple[list[bytes], list[tuple[bytes, bytes]]]] = {}
     earlier = target.process.errors.stat().st_size
     values = st.binary(max_size=20) | st.sampled_from((b"\0", b"\r\n", "é".encode(), b"\xff", b" a ", b"a\tb"))
+    good = str(ADMIN.metadata[0][1]).encode()
+    bad = st.lists(values | values.map(lambda junk: good + junk) | values.map(lambda junk: junk + good), max_size=2)
 
     @seed(f"{seed_}/{server}/headers")
     @_settings(examples)
     @given(
         method=st.sampled_from([each.name for each in service.methods]),
+        authorizations=st.sampled_from((True, True, False)).flatmap(
+            lambda is_good: st.just([good]) if is_good else bad
+        ),
         headers=st.lists(st.tuples(names, values), max_size=3),
     )
-    def attacked(method: str, headers: list[tuple[bytes, bytes]]) -> None:
+    def attacked(method: str, authorizations: list[bytes], headers: list[tuple[bytes, bytes]]) -> None:
         request_id = str(uuid.uuid4())
         called = f"/{service.full_name}/{method}"
-        all_headers = [*headers, (REQUEST_ID.encode(), request_id.encode())]
-        sent[server, request_id, called] = headers
-        http2.send(target.addresses[server], called.encode(), b"\x0a\x03ada", all_headers)
+        sent[server, request_id, called] = authorizations, headers
+        headers = [*headers, *((b"authorization", each) for each in authorizations)]
+        headers.append((REQUEST_ID.encode(), request_id.encode()))
+        http2.send(target.addresses[server], called.encode(), b"\x0a\x03ada", headers)
 
     attacked()
     target.check_health()
     ended = target.logged(since=earlier)
     assert sent.keys() & ended.keys(), "no call came through"  # what grpcio refuses by itself leaves no line
-    for call, headers in sent.items():
-        codes = ended.get(call, [])
-        assert not {"Internal", "Unknown"}.intersection(codes), f"{call} with {headers}: {codes}"
+    for call, (authorizations, headers) in sent.items():
+        codes = set(ended.get(call, []))
+        what = f"{call} with {authorizations} and {headers}: {codes}"
+        assert not {"Internal", "Unknown"} & codes, what
+        if authorizations == [good]:
+            assert "Unauthenticated" not in codes, what
+        elif [each.strip(b" ") for each in authorizations] != [good]:
+            assert codes <= {"Unauthenticated", "Canceled"}, what

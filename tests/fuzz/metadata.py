@@ -1,9 +1,10 @@
-"""Metadata that a gRPC client lets pass, however odd; `tests/http2.py` sends what none does."""
+"""Metadata that a gRPC client lets pass, however odd, but for who calls; `tests/http2.py` sends what none does."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from tests.fuzz.callers import ADMIN, USER
 from tests.fuzz.calls import Metadata
 from tests.fuzz.plausible import BEGUN, SOON, metadata_of_a_staged_call
 
@@ -22,7 +23,7 @@ _keys = st.sampled_from(
         "handfast-first-attempt",
         "handfast-follows",
         "handfast-staged",
-        "authorization",
+        "handfast-caller",
         "x.y_z-0",
     )
 )
@@ -32,6 +33,7 @@ _known_values = {
     "handfast-transaction-id": st.sampled_from(
         (BEGUN, "", "x", "00000000-0000-7000-8000-000000000000", "ffffffff-ffff-7fff-bfff-ffffffffffff")
     ),
+    "handfast-caller": st.sampled_from((ADMIN.digest, USER.digest, ADMIN.digest.upper(), "0" * 32, "")),
     "handfast-operation": st.sampled_from(("0", "-1", "+1", "1.0", "01", "10000", "10001", "1e3", "9" * 400)),
     "handfast-transaction-deadline": st.sampled_from(
         (

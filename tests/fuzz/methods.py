@@ -70,3 +70,5 @@ def methods_of(services: Mapping[str, Iterable[ServiceDescriptor]]) -> tuple[Met
 
 
 METHODS = methods_of(SERVICES)
+GUARDED = tuple(method for method in METHODS if not method.service.startswith("grpc."))
+"""Those for which a caller needs a permission; health and reflection are for everybody."""

@@ -30,9 +30,12 @@ _CODES = frozenset(
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
     }
 )
-"""With which a suite that is well refuses. However bad the request, it is neither the server's fault nor too late."""
+"""With which a suite that is well refuses. However bad the request, it is neither the server's fault nor too late. Who
+is refused for who it is, `callers.py` says."""
 _OWN_REASONS = {
     "handfast.users": users,
     "handfast.preferences": preferences,
@@ -68,6 +71,11 @@ def check(call: Call, request: Message | None, outcome: Outcome) -> None:
     if request is not None:
         for violation in _one(status, error_details_pb2.BadRequest).field_violations:
             _check_violation(violation, request)
+
+
+def reason_of(outcome: Outcome) -> str:
+    """Empty where it has none."""
+    return "" if outcome.status is None else _one(outcome.status, error_details_pb2.ErrorInfo).reason
 
 
 def _check_details(status: Status, outcome: Outcome) -> None:

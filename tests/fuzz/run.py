@@ -6,7 +6,8 @@ methods.py      every method that it serves
 messages.py     random messages of any type, from descriptors; odd.py has the scalars
 plausible.py    what fields hold in requests that pass validation; world.py what of that only a running suite knows
 wire.py         bytes that are no valid message, or one that nobody would send
-metadata.py     metadata and paths; tests/http2.py sends the bytes that gRPC clients refuse to
+metadata.py     other metadata, and paths; tests/http2.py sends the bytes that gRPC clients refuse to
+callers.py      who calls: those who may, those who may not, and what each is to get
 calls.py        calls as bytes, and all that comes back
 attack.py       one method, or one server, under fire
 refusals.py     what must hold of every error
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz import attack
-from tests.fuzz.methods import METHODS, SERVICES
+from tests.fuzz.methods import GUARDED, METHODS, SERVICES
 from tests.fuzz.target import DATABASES, Target, target
 
 
@@ -36,6 +37,7 @@ def steps(only: str) -> list[tuple[str, Callable[[Target, Any, int, str], None],
     """All attacks that have `only` in their name: each with what is attacked."""
     found: list[tuple[str, Callable[[Target, Any, int, str], None], Any]] = []
     found += [(str(method), attack.request, method) for method in METHODS]
+    found += [(f"{method}:intruders", attack.intruders, method) for method in GUARDED]
     found += [(f"{server}:path", attack.path, server) for server in SERVICES]
     found += [(f"{server}:headers", attack.headers, server) for server in SERVICES]
     return [step for step in found if only in step[0]]

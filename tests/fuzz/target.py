@@ -1,4 +1,4 @@
-"""The suite under fire: real servers on loopback, and whether they are still well."""
+"""The suite under fire: real servers on loopback, which ask who calls; and whether they are still well."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from handfast.client import Suite, connect
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, ListPreferenceDefinitionsRequest
 from handfast.server.process.settings import METRICS_PORT_OFFSET
 from handfast.transactions.v1.transactions_pb2 import ListBranchesRequest, ListTransactionsRequest
-from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub
+from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 from handfast.users.v1.users_pb2 import BatchGetUsersRequest, ListUsersRequest
 from tests.cli.processes import Process, suite_up
 from tests.databases.postgresql import postgresql
 from tests.eventually import eventually
-from tests.fuzz import records
+from tests.fuzz import callers, records
+from tests.fuzz.callers import ADMIN
 from tests.fuzz.calls import Call, Outcome, send
 from tests.fuzz.methods import SERVICES
-from tests.fuzz.world import World
+from tests.fuzz.world import World, batches, everything
 
 DATABASES = ("sqlite", "postgresql")
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -36,7 +37,7 @@ class Target:
         self.addresses = process.addresses
         self.channels = {name: grpc.insecure_channel(at, _OPTIONS) for name, at in self.addresses.items()}
         self.seen = records.Seen()
-        self.world = World(suite)
+        self.world = World(suite, TransactionServiceStub(self.channels["accounts"]))
         self._pids = process.servers()
         self._threads = {name: _lasting_threads(pid) for name, pid in self._pids.items()}
 
@@ -59,22 +60,17 @@ class Target:
 
     def check_data(self) -> None:
         """All that is there can be read. Raises ServiceError."""
-        suite, token = self.suite, ""
-        while True:
-            page = suite.users.ListUsers(ListUsersRequest(page_size=100, page_token=token))
-            ids = [user.user_id for user in page.users]
-            if ids:
-                again = suite.users.BatchGetUsers(BatchGetUsersRequest(user_ids=ids))
-                assert [user.user_id for user in again.users] == ids
-            for user_id in ids:
-                suite.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id, include_defaults=True))
-            token = page.next_page_token
-            if not token:
-                break
+        suite = self.suite
+        ids = [user.user_id for user in everything(suite.users.ListUsers, ListUsersRequest(), "users")]
+        for some in batches(ids):
+            again = suite.users.BatchGetUsers(BatchGetUsersRequest(user_ids=some))
+            assert [user.user_id for user in again.users] == some
+        for user_id in ids:
+            suite.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id, include_defaults=True))
         suite.preferences.ListPreferenceDefinitions(ListPreferenceDefinitionsRequest(page_size=10))
         suite.transactions.ListTransactions(ListTransactionsRequest(page_size=1000))
         for name in ("users", "preferences"):
-            ParticipantServiceStub(self.channels[name]).ListBranches(ListBranchesRequest(page_size=1000))
+            suite.stub(ParticipantServiceStub, name).ListBranches(ListBranchesRequest(page_size=1000))
 
     def check_records(self) -> None:
         """What callers saw, the log and the counters agree, and the log tells of nothing unforeseen. Raises
@@ -149,14 +145,15 @@ def _lasting_threads(pid: int) -> Counter[str]:
 
 @contextlib.contextmanager
 def target(database: str, folder: Path) -> Iterator[Target]:
-    """A suite of its own, as what is done to it could confuse other tests."""
+    """A suite of its own, as what is done to it could confuse other tests. It enforces permissions."""
     with contextlib.ExitStack() as stack:
         urls = {}
         if database == "postgresql":
             urls = stack.enter_context(postgresql()).create_databases()
-        process = stack.enter_context(suite_up(folder, urls))
+        process = stack.enter_context(suite_up(folder, urls | callers.settings(folder)))
         at = process.addresses
-        suite = stack.enter_context(connect(at["users"], at["preferences"], at["accounts"]))
+        token = callers.token(ADMIN.subject, ADMIN.scopes)
+        suite = stack.enter_context(connect(at["users"], at["preferences"], at["accounts"], token=token))
         made = Target(process, suite)
         stack.callback(made.close)
         yield made

@@ -14,12 +14,13 @@ from grpc_reflection.v1alpha import reflection_pb2
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, UpdateUserResponse, User
 from tests import http2
 from tests.fuzz import attack, readback, refusals
+from tests.fuzz.callers import ADMIN
 from tests.fuzz.calls import Call
-from tests.fuzz.methods import METHODS, SERVICES, Method
+from tests.fuzz.methods import GUARDED, METHODS, SERVICES, Method
 from tests.fuzz.run import command
 from tests.fuzz.target import Target, target
 
-EXAMPLES = 15
+EXAMPLES, INTRUSIONS = 13, 4
 SEED = str(random.SystemRandom().randrange(10**6))
 
 pytestmark = pytest.mark.timeout(600)  # to make a failing example small takes its time
@@ -46,6 +47,12 @@ def test_a_method_answers_whatever_is_sent_as_its_contract_says(at: Target, meth
     attack.request(at, method, EXAMPLES, SEED)
 
 
+@pytest.mark.parametrize("method", GUARDED, ids=str)
+def test_whoever_may_not_call_a_method_is_refused_and_changes_nothing(at: Target, method: Method) -> None:
+    print(command("sqlite", INTRUSIONS, SEED, f"{method}:intruders"))
+    attack.intruders(at, method, INTRUSIONS, SEED)
+
+
 @pytest.mark.parametrize("server", SERVICES)
 def test_methods_that_are_not_there_are_refused_by_any_name(at: Target, server: str) -> None:
     print(command("sqlite", EXAMPLES, SEED, f"{server}:path"))
@@ -68,7 +75,7 @@ def test_callers_the_log_and_the_counters_agree_afterwards(at: Target) -> None:
 
 def test_the_checks_notice_what_they_are_there_for(at: Target) -> None:
     request = UpdateUserRequest(user=User(user_id="fuzz-0", email="x"))
-    call = Call("/handfast.users.v1.UserService/UpdateUser", [request.SerializeToString()])
+    call = Call("/handfast.users.v1.UserService/UpdateUser", [request.SerializeToString()], ADMIN.metadata)
     outcome = at.send("users", call)
     refusals.check(call, request, outcome)
     assert outcome.status is not None
@@ -93,7 +100,8 @@ def test_the_checks_notice_what_they_are_there_for(at: Target) -> None:
 
 def test_a_traceparent_can_have_any_bytes(at: Target) -> None:
     earlier = at.process.errors.stat().st_size
-    headers = [(b"x-request-id", b"traced"), (b"traceparent", b"\xff")]
+    authorization = str(ADMIN.metadata[0][1]).encode()
+    headers = [(b"x-request-id", b"traced"), (b"traceparent", b"\xff"), (b"authorization", authorization)]
     path = "/handfast.accounts.v1.AccountService/GetAccount"
     http2.send(at.addresses["accounts"], path.encode(), b"\x0a\x03ada", headers)
     assert at.logged(since=earlier)["accounts", "traced", path] == ["NotFound"]

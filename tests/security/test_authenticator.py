@@ -152,6 +152,19 @@ def test_no_more_tokens_are_remembered_than_fit(
     assert [authenticate(authenticator, token).subject for token in tokens[2:]] == ["user-2", "user-3"]
 
 
+def test_a_token_is_remembered_once_however_it_is_written(authenticator: Authenticator, issuer: Issuer) -> None:
+    token, before = issuer.token("ada"), len(authenticator._checked)
+    for written in (f"Bearer {token}", f"bearer {token}", f"BEARER    {token}", f"Bearer {token}   "):
+        assert authenticate(authenticator, metadata=[("authorization", written)]).subject == "ada"
+    assert len(authenticator._checked) == before + 1
+
+
+@pytest.mark.parametrize("more", ["=", "==", "====", "!!!!", "\n", " x"])
+def test_more_than_the_token_is_no_token(authenticator: Authenticator, issuer: Issuer, more: str) -> None:
+    for token in (issuer.token("ada") + more, issuer.token("ada").replace(".", f"{more}.")):
+        assert refusal(authenticator, token).values == {"problem": "malformed"}
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

@@ -132,7 +132,10 @@ class Authenticator(Collector):
         scheme, _, token = str(authorization).partition(" ")
         if scheme.lower() != "bearer":  # RFC 6750, 2.1; schemes have no case (RFC 9110, 11.1)
             raise NotAuthenticated("The authorization is not of the form 'Bearer TOKEN'.", problem="malformed")
-        identity, expires_epoch_s = self._of_token(token.strip(" "))
+        plain = f"Bearer {token.strip(' ')}"
+        if authorization != plain:  # or the same token could be remembered any number of times
+            return self._of_authorization(plain)
+        identity, expires_epoch_s = self._of_token(token)
         with self._lock:
             while len(checked) >= MAX_CHECKED:
                 del checked[next(iter(checked))]

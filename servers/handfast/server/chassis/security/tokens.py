@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,9 @@ from handfast.server.chassis.security.keys import ALGORITHMS, Key
 
 MAX_CHARACTERS = 8 * 1024
 """Of a token."""
+# Three parts in base64url (RFC 7515, 7.1). The library passes over other characters and padding, so that who has one
+# good token could make any number of it.
+_COMPACT: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _MISSING: Final[Mapping[str, tuple[Problem, str]]] = {
@@ -89,6 +93,8 @@ def key_id(token: str) -> str | None:
     if len(token) > MAX_CHARACTERS:
         raise _problem("too_long", f"The token has {len(token)} characters; up to {MAX_CHARACTERS} are taken.")
     problem = _malformed("is no JSON Web Token")
+    if not _COMPACT.fullmatch(token):
+        raise problem
     try:
         header = jwt.get_unverified_header(token)
         if header.get("alg") in ALGORITHMS:
