@@ -6,10 +6,13 @@ import contextlib
 import resource
 
 import pytest
+from grpc_health.v1 import health_pb2
 
+from handfast.server.chassis import connections
 from handfast.users.v1.users_pb2 import GetUserResponse, User
 from tests import http2
 from tests.chassis.conftest import Running, StartServer
+from tests.eventually import PATIENCE
 
 GET_USER = b"/handfast.users.v1.UserService/GetUser"
 CONNECTIONS = 2_000
@@ -37,6 +40,23 @@ def test_others_are_served_beside_thousands_of_connections_that_say_nothing(atta
                 connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
         assert_serves(attacked)
     assert_serves(attacked)
+
+
+def test_who_does_not_finish_a_handshake_is_let_go_and_others_are_served_meanwhile(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 1.0)
+    attacked = start()
+    with contextlib.ExitStack() as stack:
+        pending = [stack.enter_context(http2.connect(attacked.server.address)) for _ in range(200)]
+        for connection in pending[::2]:
+            connection.sendall(http2.PREFACE)
+        # On a machine that pauses, its own handshake may take too long, and it tries again.
+        attacked.health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE, wait_for_ready=True)
+        for connection in pending:
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(1024):  # what the server says first; it times out where the server does not end
+                    pass
 
 
 def test_others_are_served_beside_a_flood_of_pings(attacked: Running) -> None:

@@ -72,6 +72,7 @@ def test_clients_connect_anew_when_their_connection_is_old_and_lose_no_call(
 def test_a_server_asks_for_signs_of_life_and_lets_clients_ask_as_often_as_the_docs_say(start: StartServer) -> None:
     settings = start(max_connection_age=1.5, max_connection_age_grace=2.5).server.settings
     assert dict(connections.connection_options(settings)) == {
+        "grpc.server_handshake_timeout_ms": 10_000,
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.http2.ping_timeout_ms": 10_000,

@@ -16,6 +16,9 @@ KEEPALIVE_TIMEOUT = 10.0
 """Seconds that its answer may take."""
 MIN_PING_INTERVAL = 5.0
 """Seconds that clients have to leave between two PINGs. No client of gRPC sends them more often than every ten."""
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds in which a client has to say who it is, by TLS where the server has it, and what it speaks (HTTP/2's preface
+and SETTINGS). gRPC gives it 120, for each of which it could hold another connection."""
 _NEVER = 2**31 - 1
 
 
@@ -23,6 +26,7 @@ def connection_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
     """The options of a gRPC server for its connections."""
     timeout_ms = _ms(KEEPALIVE_TIMEOUT)
     return (
+        ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_TIMEOUT)),
         ("grpc.keepalive_time_ms", _ms(KEEPALIVE_TIME)),
         # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
         ("grpc.keepalive_timeout_ms", timeout_ms),
