@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.chassis.ids import new_id
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.people import new_email
-from tests.security.enforced import ISSUER, as_caller, suite
+from tests.security.enforced import ISSUER, OF_CALLERS, as_caller, suite
 
 WRITER = as_caller("writer")
 Place = tuple[Suite, Mapping[str, Any]]
@@ -101,3 +102,40 @@ def test_nothing_of_anothers_is_read_or_written_in_one(place: Place, user_id: st
             with pytest.raises(PermissionDenied):
                 other.transact(call)
     assert shown(place, user_id) == ""
+
+
+@pytest.mark.parametrize("is_asyncio", [False, True], ids=["synchronous", "asyncio"])
+def test_who_may_write_but_not_lock_is_run_again_without_locking_first(
+    place: Place, user_id: str, is_asyncio: bool
+) -> None:
+    _, addresses = place
+    attempts = 0
+    token = ISSUER.token("writes-only", ("users.write", "transactions.run"))
+    with connect(**addresses, token=ISSUER.token("other", OF_CALLERS)) as other, ExitStack() as held:
+        held.enter_context(other.transaction()).users.UpdateUser(renaming(user_id, "first"))
+
+        def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 2:
+                held.close()
+
+        def work(tx: Transaction) -> None:
+            attempt()
+            tx.users.UpdateUser(renaming(user_id, "second"))
+
+        async def async_work(tx: aio.Transaction) -> None:
+            attempt()
+            await tx.users.UpdateUser(renaming(user_id, "second"))
+
+        async def main() -> None:
+            async with aio.connect(**addresses, token=token) as own:
+                await own.transact(async_work)
+
+        if is_asyncio:
+            asyncio.run(main())
+        else:
+            with connect(**addresses, token=token) as own:
+                own.transact(work)
+    assert attempts == 2
+    assert shown(place, user_id) == "second"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 import grpc
 
 from handfast.client.arguments import check_call_timeout, check_timeout
-from handfast.client.errors import ServiceError, service_error
+from handfast.client.errors import PermissionDenied, ServiceError, service_error
 from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
 from handfast.client.transaction_metadata import TRANSACTION_ID as ID
@@ -82,6 +82,8 @@ class Journal:
         self._contention = Contention()
         """Of this attempt and those before it."""
         self._to_lock_first: dict[str, LockResourcesRequest] = {}
+        self._locking_first = set[str]()
+        """Where that was sent, and is not answered."""
 
     def again(self) -> Journal:
         """For another attempt, which is as old and has the same deadline."""
@@ -189,6 +191,12 @@ class Journal:
 
         A write that is not acknowledged leaves nothing but to roll back.
         """
+        if part is Part.WRITE and participant in self._locking_first:
+            self._locking_first.remove(participant)
+            if isinstance(answer.error, PermissionDenied):
+                # It would only help. Those who may write, but not lock, go on without it.
+                self.state.not_let_in(participant)
+                return None
         trailers = dict(iter(answer.trailers))  # pairs, though early grpc.aio.Metadata looks like a mapping
         reads = _reads(trailers.get(READS))
         try:
@@ -211,7 +219,10 @@ class Journal:
 
     def to_lock_first(self, participant: str) -> LockResourcesRequest | None:
         """What is to be locked there before anything else is called. It is told once."""
-        return self._to_lock_first.pop(participant, None)
+        request = self._to_lock_first.pop(participant, None)
+        if request is not None:
+            self._locking_first.add(participant)
+        return request
 
     def to_lock_at_once(self, participant: str) -> Mapping[str, str]:
         """What a caller is about to see that was read there, where it is to be locked before."""

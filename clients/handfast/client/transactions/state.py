@@ -100,12 +100,16 @@ class TransactionState:
 
     def operation(self, participant: str) -> int:
         """The number of the next staged call at the participant. One call at a time: the next begins when this one was
-        told to `staged`, or the transaction is doomed.
+        told to `staged` or `not_let_in`, or the transaction is doomed.
         """
         branch = self._branch(participant)
         assert branch.begun == branch.staged, "the operation before is not acknowledged"
         branch.begun += 1
         return branch.begun
+
+    def not_let_in(self, participant: str) -> None:
+        """A staged call was refused before it was looked at, and nothing rests on it: the next one has its number."""
+        self._branch(participant).begun -= 1
 
     def staged(self, participant: str, confirmed: str | None, reads: Iterable[Read] | None) -> None:
         """A staged call was answered: by the participant that its reply names in the trailer `handfast-staged`, if any,
