@@ -141,6 +141,8 @@ class _UnaryUnary(_Secured):
 class _RepeatedCall(aio.UnaryUnaryCall[Any, Any]):
     """As the call of gRPC that it stands for; it is made once more where it is refused for what has changed since."""
 
+    _channel = None  # early versions of grpcio look for it in each call whose task runs as a channel is closed
+
     def __init__(self, send: Callable[[], tuple[Any, Callable[[grpc.StatusCode], bool]]]) -> None:
         self._send = send
         self._call, self._has_changed = send()

@@ -100,6 +100,8 @@ class Calls:
 class TransactionCall(aio.UnaryUnaryCall[Any, Any]):
     """What `tx.users.UpdateUser(...)` gives: a task that sends the call when its turn comes."""
 
+    _channel = None  # early versions of grpcio look for it in each call whose task runs as a channel is closed
+
     def __init__(
         self,
         calls: Calls,
