@@ -14,6 +14,7 @@ NOT_PERSONAL = {
     "accounts.v1.DeleteAccountRequest": "user_id user_etag preferences_etag request_id",
     "accounts.v1.DeleteAccountResponse": "transaction_id",
     "chassis.v1.Permission": "scopes self resource",
+    "chassis.v1.FieldPermission": "field scopes",
     "preferences.v1.Preferences": "user_id update_time etag defaults",
     "preferences.v1.PreferenceDefinition": "key type default_value allowed_values description create_time",
     "preferences.v1.GetPreferencesRequest": "user_id include_defaults",
