@@ -15,6 +15,8 @@ from structlog.testing import capture_logs
 
 from handfast.chassis.v1.options_pb2 import Permission
 from handfast.server.chassis import PermissionDenied, Server, ServerSettings, Service, current, refuse
+from handfast.server.chassis.security.authenticator import Authenticator
+from handfast.server.chassis.security.permission import Permission as Declared
 from handfast.server.chassis.server import DeclarationError
 from handfast.users.v1 import users_pb2
 from tests.fuzz.calls import Call, send
@@ -131,6 +133,30 @@ def test_a_server_that_observes_says_all_that_is_in_the_way_of_a_call(
     assert line["would_refuse"] == "SCOPE_MISSING,SUSPENDED"
     assert line["would_refuse.message"].endswith("caller's own. Your account is suspended.")
     assert (counted(running, "SCOPE_MISSING", "false"), counted(running, "SUSPENDED", "false")) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize("fails", [(Authenticator, "authenticate"), (Declared, "lacking")], ids=["who", "what"])
+def test_where_the_guard_itself_fails_nobody_is_let_in_but_by_a_server_that_observes(
+    start: StartServer,
+    settings: dict[str, Any],
+    issuer: Issuer,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: tuple[type, str],
+    mode: str,
+) -> None:
+    running = start(**settings | {"authentication": mode})
+    id_ = f"{fails[1]}-{mode}"
+    metadata = (*bearer(issuer.token("ada", ["self"])), ("x-request-id", id_))
+    with monkeypatch.context() as patched:
+        patched.setattr(*fails, lambda *_: 1 / 0)
+        if mode == "enforce":
+            assert running.failure(found, metadata=metadata).code is StatusCode.INTERNAL
+        else:
+            assert running.get_user(found, metadata=metadata) == FOUND
+            assert counted(running, "INTERNAL", "false") == 1
+            assert running.call_log(id_)["would_refuse"] == "INTERNAL"
+    assert "ZeroDivisionError" in running.call_log(id_)["exception"]
 
 
 @pytest.mark.parametrize("mode", ["enforce", "observe"])

@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
 
 from handfast.server.chassis.call import Call, current
-from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing, TooManyCalls
+from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing, TooManyCalls, Unforeseen
+from handfast.server.chassis.logs.tracebacks import described
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.callers import caller_of
 from handfast.server.chassis.security.permission import EVERYBODY, SELF
@@ -38,6 +39,14 @@ class Guard:
         """Sets the identity of the call, before anything of its request is read. Raises DomainError where the call is
         refused."""
         call.guard = self
+        try:
+            self._admit(call, context)
+        except DomainError:
+            raise
+        except Exception as error:
+            self._fail(call, error)
+
+    def _admit(self, call: Call, context: grpc.ServicerContext) -> None:
         method, permission = call.method, call.method.permission
         if permission is EVERYBODY:
             return
@@ -71,8 +80,20 @@ class Guard:
         permission, identity = call.method.permission, call.identity
         assert permission is not None
         assert identity is not None
-        if lacking := permission.lacking(request, identity.scopes, identity.subject):
+        try:
+            lacking = permission.lacking(request, identity.scopes, identity.subject)
+        except Exception as error:
+            self._fail(call, error)
+            return
+        if lacking:
             self.refuse(call, _scope_missing(call, lacking))
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        """Ends the call, which the guard itself has failed for. Where it only observes, no call fails for it."""
+        if self._enforced:
+            raise error
+        call.log["exception"] = described(error, call.personal_data())
+        self.refuse(call, Unforeseen())
 
     def refuse(self, call: Call, error: DomainError) -> None:
         """Raises the error where that is enforced. Else logs and counts that it would have been raised, once for each
@@ -102,4 +123,7 @@ def _scope_missing(call: Call, needed: frozenset[str]) -> ScopeMissing:
     assert permission is not None
     scopes = " ".join(sorted(needed))
     own = f", or the scope {SELF} and an id of the caller's own" if permission.own else ""
-    return ScopeMissing(f"{method} needs {scopes}{own}.", method=method, scopes=scopes)
+    # Who has forgotten the token, and has a certificate to connect with, should not look for a scope.
+    by_certificate = call.identity is not None and call.identity.name
+    without = " The call has no token, and the client's certificate is not granted that." if by_certificate else ""
+    return ScopeMissing(f"{method} needs {scopes}{own}.{without}", method=method, scopes=scopes)
