@@ -193,6 +193,7 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("token_keys", "http://localhost.evil.example/keys", "http:// is for loopback"),
         ("token_keys", "http://127.0.0.1@evil.example/keys", "http:// is for loopback"),
         ("token_keys", "https://user:hunter2@issuer.example/keys", "must be a URL without a user name and a password"),
+        ("token_keys", "\r\nhttps://issuer.example/keys", "must be a URL without spaces and line breaks"),
         ("token_keys", "https://[::1/keys", "must be a file or a URL"),
         ("token_keys", "https:///keys", "must be a file or a URL"),
         ("token_keys", "ftp://issuer.example/keys", "must be a file or a URL"),

@@ -14,6 +14,7 @@ from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
 from tests.eventually import eventually
+from tests.security.authority import Authority
 from tests.security.issuer import Issuer, bearer
 from tests.security.servers import Servers, started
 
@@ -23,13 +24,14 @@ METHOD = Method(
 
 
 class Connection:
-    """What an authenticator asks of a call's context: the names in the certificate of the client."""
+    """What an authenticator asks of a call's context: the certificate of the client, in PEM."""
 
-    def __init__(self, names: Mapping[str, Sequence[bytes]] | None = None) -> None:
-        self._names = names or {}
+    def __init__(self, certificate: bytes | None) -> None:
+        self._certificate = certificate
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
-        return self._names
+        known: dict[str, Sequence[bytes]] = {"transport_security_type": [b"ssl"]}
+        return known if self._certificate is None else known | {"x509_pem_cert": [self._certificate]}
 
 
 def server_settings(**settings: Any) -> ServerSettings:
@@ -41,9 +43,9 @@ def authenticate(
     token: str | None = None,
     *,
     metadata: Sequence[tuple[str, str | bytes]] = (),
-    certificate: Mapping[str, Sequence[bytes]] | None = None,
+    certificate: bytes | None = None,
 ) -> Identity:
-    """Whom the authenticator takes a caller with this token, metadata and names in its certificate for."""
+    """Whom the authenticator takes a caller with this token, metadata and certificate for."""
     entries = (*metadata, *(() if token is None else bearer(token)))
     call = Call(METHOD, METHOD.path, entries)
     return authenticator.authenticate(call, cast(grpc.ServicerContext, Connection(certificate)))
@@ -58,6 +60,11 @@ def refusal(authenticator: Authenticator, token: str | None = None, **more: Any)
 @pytest.fixture(scope="session")
 def issuer() -> Issuer:
     return Issuer()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")

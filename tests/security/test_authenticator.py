@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from handfast.server.chassis.logs.redaction import without_tokens
 from handfast.server.chassis.security import authenticator as module
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.grants import parse_grants
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import SettingsError
 from tests.project.readme import OBSERVABILITY, quoted, table
+from tests.security.authority import Authority
 from tests.security.conftest import authenticate, refusal, server_settings
 from tests.security.issuer import BAD, LEEWAY, Issuer, Key
 
-CERTIFICATE = {"peer_spiffe_id": [b"spiffe://handfast.test/users"]}
+Names = Sequence[x509.GeneralName]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +46,19 @@ def test_tokens_may_be_signed_by_any_asymmetric_algorithm(algorithm: str, tmp_pa
     assert authenticate(authenticator, issuer.token("ada")).subject == "ada"
 
 
+@pytest.fixture(scope="module")
+def certificate(authority: Authority) -> bytes:
+    return authority.client().certificate.read_bytes()
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_token_is_refused_with_its_problem_and_never_quoted(
-    kind: str, authenticator: Authenticator, issuer: Issuer
+    kind: str, authenticator: Authenticator, issuer: Issuer, certificate: bytes
 ) -> None:
     problem, make = BAD[kind]
     token = make(issuer)
     for _ in range(2):  # bad ones are not remembered as good
-        error = refusal(authenticator, token, certificate=CERTIFICATE)  # which is no way out
+        error = refusal(authenticator, token, certificate=certificate)  # which is no way out
         assert (error.reason, error.values) == ("UNAUTHENTICATED", {"problem": problem})
         assert error.message.endswith(".")
         for part in filter(None, token.split(".")):
@@ -58,16 +67,51 @@ def test_a_bad_token_is_refused_with_its_problem_and_never_quoted(
 
 def test_a_call_without_token_and_certificate_is_refused(authenticator: Authenticator) -> None:
     assert refusal(authenticator).values == {"problem": "missing"}
-    assert refusal(authenticator, certificate={"peer_common_name": [b"users"]}).values == {"problem": "missing"}
 
 
-def test_a_certificate_that_names_nobody_is_refused_by_what_is_wrong_with_it(authenticator: Authenticator) -> None:
-    shown = {"x509_pem_cert": [b"-----BEGIN CERTIFICATE-----"], "x509_common_name": [b"users"]}
-    error = refusal(authenticator, certificate=shown)
+_NEITHER = "it has neither a SPIFFE ID nor a DNS name (subjectAltName)"
+_NO_DNS_NAME = "its first DNS name is a wildcard, or no such name"
+_NO_SPIFFE_ID = "its SPIFFE ID breaks a rule; such as spiffe://example.org/users is right"
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([x509.RFC822Name("ada@example.com")], _NEITHER),
+        ([x509.UniformResourceIdentifier("https://users.test")], _NEITHER),
+        ([x509.DNSName("users.test\0.example.com")], _NO_DNS_NAME),
+        ([x509.DNSName("users.test\n")], _NO_DNS_NAME),
+        ([x509.DNSName("")], _NO_DNS_NAME),
+        ([x509.DNSName("*.test"), x509.DNSName("users.test")], _NO_DNS_NAME),
+        ([x509.UniformResourceIdentifier("spiffe://handfast.test/users\0x")], _NO_SPIFFE_ID),
+        ([x509.UniformResourceIdentifier("SPIFFE://handfast.test/users"), x509.DNSName("users.test")], _NO_SPIFFE_ID),
+        ([x509.UniformResourceIdentifier("spiffe://handfast.test/x/../users")], _NO_SPIFFE_ID),
+        ([x509.UniformResourceIdentifier("spiffe://handfast.test/users/")], _NO_SPIFFE_ID),
+        (
+            [
+                x509.UniformResourceIdentifier("https://users.test"),
+                x509.UniformResourceIdentifier("spiffe://handfast.test/users"),
+                x509.DNSName("users.test"),
+            ],
+            "beside a SPIFFE ID it has other URIs, and may have none",
+        ),
+    ],
+    ids=[
+        *("mail address", "other URI", "NUL in a DNS name", "line break", "empty", "wildcard"),
+        *("NUL in a SPIFFE ID", "upper case", "dots", "slash", "several URIs"),
+    ],
+)
+def test_a_certificate_that_names_nobody_for_certain_is_refused_by_what_is_wrong_with_it(
+    names: Names, why: str, authenticator: Authenticator, authority: Authority
+) -> None:
+    error = refusal(authenticator, certificate=authority.client(names=names).certificate.read_bytes())
     assert error.values == {"problem": "nameless_certificate"}
-    assert error.message == (
-        "The client certificate names nobody: it has neither a SPIFFE ID nor a DNS name (subjectAltName)."
-    )
+    assert error.message == f"The client certificate names nobody: {why}."
+
+
+def test_a_certificate_that_cannot_be_read_is_refused(authenticator: Authenticator) -> None:
+    error = refusal(authenticator, certificate=b"-----BEGIN CERTIFICATE-----")
+    assert error.message == "The client certificate names nobody: it cannot be read."
 
 
 def test_two_authorizations_are_refused_even_if_both_are_good(authenticator: Authenticator, issuer: Issuer) -> None:
@@ -77,12 +121,31 @@ def test_two_authorizations_are_refused_even_if_both_are_good(authenticator: Aut
     assert error.values == {"problem": "repeated"}
 
 
+@pytest.mark.parametrize(
+    ("authorization", "message"),
+    [
+        ("Basic YWRhOmh1bnRlcjI=", "The authorization is not of the scheme Bearer."),
+        ("Bearer ", "The token is empty."),
+        (
+            "Bearer ${TOKEN}",
+            "The token is the name of a variable, not its value; grpcurl needs -expand-headers for that.",
+        ),
+    ],
+)
+def test_who_calls_wrongly_is_told_how_it_looks_from_here(
+    authorization: str, message: str, authenticator: Authenticator
+) -> None:
+    error = refusal(authenticator, metadata=[("authorization", authorization)])
+    assert (error.values, error.message) == ({"problem": "malformed"}, message)
+    assert without_tokens(message) == message
+
+
 @pytest.mark.parametrize("authorization", ["Basic YWRhOmh1bnRlcjI=", "", "Bearer", b"Bearer \xff", "token"])
 def test_an_authorization_that_is_no_bearer_token_is_malformed(
-    authorization: str | bytes, authenticator: Authenticator
+    authorization: str | bytes, authenticator: Authenticator, certificate: bytes
 ) -> None:
     metadata = [("authorization", authorization)]
-    assert refusal(authenticator, metadata=metadata, certificate=CERTIFICATE).values == {"problem": "malformed"}
+    assert refusal(authenticator, metadata=metadata, certificate=certificate).values == {"problem": "malformed"}
 
 
 def test_the_scheme_has_no_case(authenticator: Authenticator, issuer: Issuer) -> None:
@@ -98,8 +161,9 @@ def test_the_scheme_has_no_case(authenticator: Authenticator, issuer: Issuer) ->
         ({"scope": None, "scp": "users.read self"}, {"users.read", "self"}),
         ({"scope": None}, set()),
         ({"scope": "users.read", "scp": ["users.write"]}, {"users.read"}),
+        ({"scope": " users.read\u00a0self\tself\nself "}, {"users.read\u00a0self\tself\nself"}),
     ],
-    ids=["a text", "a list", "a text by another name", "none", "both"],
+    ids=["a text", "a list", "a text by another name", "none", "both", "what is no space"],
 )
 def test_scopes_come_from_scope_or_scp(
     claims: dict[str, object], scopes: set[str], authenticator: Authenticator, issuer: Issuer
@@ -115,6 +179,11 @@ def test_the_clocks_of_issuer_and_server_may_differ_by_the_leeway(authenticator:
     now = int(time.time())
     authenticate(authenticator, issuer.token(exp=now - int(LEEWAY) + 20))
     authenticate(authenticator, issuer.token(nbf=now + int(LEEWAY) - 5, iat=now + int(LEEWAY) - 5))
+
+
+@pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/AT+JWT"])
+def test_an_access_token_may_say_that_it_is_one(typ: str, authenticator: Authenticator, issuer: Issuer) -> None:
+    assert authenticate(authenticator, issuer.signed(issuer.claims("ada"), typ=typ)).subject == "ada"
 
 
 def test_a_token_without_kid_is_signed_with_the_only_key(tmp_path: Path) -> None:
@@ -173,11 +242,13 @@ def test_more_than_the_token_is_no_token(authenticator: Authenticator, issuer: I
             'such as "reports" = ["users.read"], with the name in quotes',
         ),
         (b'[grants]\n"x" = ["users.read users.write"]', "have 'users.read users.write', which is no scope"),
+        (b'[grants]\n"x" = ["{server}.read"]', "have '{server}.read'; say the name of a server in place of {server}"),
+        (b'[grants]\n"*.test" = []', "it grants to '*.test', which is neither a SPIFFE ID nor a DNS name without"),
         (b'[grants]\n"x" = ["self"]', "have 'self', which is for tokens"),
         (b'[grants\n"x" = []', "at line 1, column 8"),
         (b"\xff", "it is not text in UTF-8"),
     ],
-    ids=["no quotes", "two in one", "self", "no TOML", "no text"],
+    ids=["no quotes", "two in one", "the word for servers", "wildcard", "self", "no TOML", "no text"],
 )
 def test_grants_that_cannot_be_meant_are_refused(content: bytes, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)):
@@ -197,22 +268,28 @@ def test_a_grant_of_a_scope_that_looks_misspelt_is_logged_and_of_another_server_
 @pytest.mark.parametrize(
     ("names", "name"),
     [
-        (CERTIFICATE, "spiffe://handfast.test/users"),
-        (CERTIFICATE | {"peer_dns": [b"users.test"]}, "spiffe://handfast.test/users"),
-        ({"peer_dns": [b"users.test", b"other.test"]}, "users.test"),
+        ([x509.UniformResourceIdentifier("spiffe://handfast.test/users")], "spiffe://handfast.test/users"),
+        (
+            [x509.DNSName("users.test"), x509.UniformResourceIdentifier("spiffe://handfast.test/users")],
+            "spiffe://handfast.test/users",
+        ),
+        ([x509.DNSName("users.test"), x509.DNSName("*.test")], "users.test"),
+        ([x509.UniformResourceIdentifier("https://handfast.test"), x509.DNSName("users.test")], "users.test"),
     ],
-    ids=["SPIFFE ID", "SPIFFE ID and DNS name", "DNS names"],
+    ids=["SPIFFE ID", "SPIFFE ID and DNS name", "DNS names", "other URI and DNS name"],
 )
 def test_a_certificate_has_the_scopes_that_its_name_was_granted(
-    names: dict[str, list[bytes]], name: str, issuer: Issuer, tmp_path: Path
+    names: Names, name: str, issuer: Issuer, authority: Authority, tmp_path: Path
 ) -> None:
     grants = tmp_path / "grants.toml"
     grants.write_text('[grants]\n"spiffe://handfast.test/users" = ["transactions.run"]\n"users.test" = []\n')
     settings = server_settings(**issuer.settings(tmp_path))
     object.__setattr__(settings, "certificate_grants", str(grants))  # which for a server needs mutual TLS
-    identity = authenticate(Authenticator(settings), certificate=names)
-    assert identity == Identity.of_certificate(name, ["transactions.run"] if name.startswith("spiffe") else [])
-    assert identity.subject == ""
+    certificate = authority.client(names=names).certificate.read_bytes()
+    for _ in range(2):  # the second time as it is remembered
+        identity = authenticate(Authenticator(settings), certificate=certificate)
+        assert identity == Identity.of_certificate(name, ["transactions.run"] if name.startswith("spiffe") else [])
+        assert identity.subject == ""
 
 
 def test_a_certificate_is_nobody_elses_token() -> None:

@@ -22,7 +22,7 @@ from tests.fuzz.calls import REQUEST_ID, Call, Outcome, send
 from tests.fuzz.methods import Method
 from tests.security.authority import HOUR, Authority, Files
 from tests.security.issuer import Issuer, bearer
-from tests.security.servers import EVERY_SCOPE, METHODS, SERVICES, Servers, credentials
+from tests.security.servers import EVERY_SCOPE, GRANTED, METHODS, SERVICES, Servers, credentials
 
 KINDS = ("plain text", "no certificate", "another CA", "expired", "not yet valid")
 _numbers = itertools.count()
@@ -111,13 +111,29 @@ def test_nor_does_one_call_begin_that_is_sent_before_the_server_has_answered(
     assert servers.seen.begun.isdisjoint(sent)
 
 
-def test_a_good_certificate_that_names_nobody_is_told_so(servers: Servers) -> None:
-    nameless = servers.authority.server("nameless", hosts=[x509.IPAddress(ipaddress.ip_address("10.0.0.1"))])
-    channel = servers.channel("users", credentials(servers.authority, nameless))
+@pytest.mark.parametrize(
+    "name",
+    [x509.IPAddress(ipaddress.ip_address("10.0.0.1")), x509.UniformResourceIdentifier(f"{GRANTED}\0.example.org")],
+    ids=["no name", "a name that goes on where another ends"],
+)
+def test_a_good_certificate_that_names_nobody_is_told_so(servers: Servers, name: x509.GeneralName) -> None:
+    refused = refusal(servers, servers.authority.client("nameless", names=[name]))
+    assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "The client certificate names nobody: " in str(refused.details())
+
+
+def test_who_has_a_certificate_and_forgot_the_token_is_told_so(servers: Servers) -> None:
+    refused = refusal(servers, servers.client)
+    assert refused.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert str(refused.details()).endswith(" The call has no token, and the client's certificate is not granted that.")
+
+
+def refusal(servers: Servers, client: Files) -> grpc.Call:
+    channel = servers.channel("users", credentials(servers.authority, client))
     with channel, pytest.raises(grpc.RpcError) as caught:
         users_pb2_grpc.UserServiceStub(channel).GetUser(users_pb2.GetUserRequest(user_id="ada"))
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert "The client certificate names nobody: " in str(caught.value.details())
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
 
 
 @pytest.mark.parametrize("server", SERVICES)

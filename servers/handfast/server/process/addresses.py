@@ -59,6 +59,8 @@ def check_file_or_url(place: str) -> None:
     """Raises ValueError, worded to follow the setting's name, for a URL from which somebody in between could answer."""
     if not is_url(place):
         return
+    if not place.isprintable() or " " in place:  # which urlsplit takes out, and what asks for the keys does not
+        raise ValueError("must be a URL without spaces and line breaks")
     try:
         url = urlsplit(place)
         host, _ = url.hostname, url.port

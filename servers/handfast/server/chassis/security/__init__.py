@@ -12,7 +12,8 @@ who calls
     authenticator.py  finds it out for a call, and remembers good tokens
     tokens.py         what a token must say, how it must be signed, and which are revoked
     keys.py           the public keys that tokens are signed with
-    grants.py         the scopes of those who have a client certificate
+    holder.py         the name of who holds a client certificate
+    grants.py         the scopes of those names
     sources.py        reads keys, revoked tokens and grants again while the server runs
     fetching.py       one bounded request of a URL
     callers.py        the name of a caller, under which a server keeps what belongs to it

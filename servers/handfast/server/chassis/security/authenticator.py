@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +19,8 @@ from handfast.server.chassis.errors import NotAuthenticated, PeerUnavailable
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.security.callers import FORWARD
 from handfast.server.chassis.security.grants import Grants, parse_grants
-from handfast.server.chassis.security.identity import Identity, certificate_name
+from handfast.server.chassis.security.holder import certificate_name
+from handfast.server.chassis.security.identity import Identity
 from handfast.server.chassis.security.keys import Key, parse_keys
 from handfast.server.chassis.security.sources import Source
 from handfast.server.chassis.security.tokens import TokenCheck, key_id, parse_revoked
@@ -109,32 +110,26 @@ class Authenticator(Collector):
         return identity
 
     def _of_certificate(self, context: grpc.ServicerContext) -> Identity:
-        proven: Mapping[str, Iterable[bytes]] = context.auth_context()  # type: ignore[assignment]  # its stubs are wrong
-        name = certificate_name(proven)
-        if name is None and "x509_pem_cert" in proven:
-            raise NotAuthenticated(
-                "The client certificate names nobody: it has neither a SPIFFE ID nor a DNS name (subjectAltName).",
-                problem="nameless_certificate",
-            )
-        if name is None:
+        proven: Mapping[str, Sequence[bytes]] = context.auth_context()  # type: ignore[assignment]  # its stubs are wrong
+        certificates = proven.get("x509_pem_cert")
+        if not certificates:
             raise NotAuthenticated("The call has neither a token nor a client certificate.", problem="missing")
+        name = certificate_name(certificates[0])
         grants: Grants = {} if self._grants is None else self._grants.value or {}
         return Identity.of_certificate(name, grants.get(name, ()))
 
     def _of_authorization(self, authorization: str | bytes) -> Identity:
+        scheme, _, token = str(authorization).partition(" ")
+        if scheme.lower() != "bearer":  # RFC 6750, 2.1; schemes have no case (RFC 9110, 11.1)
+            raise NotAuthenticated("The authorization is not of the scheme Bearer.", problem="malformed")
+        token = token.strip(" ")
         # Taken before keys and revoked tokens are: what is found out by old ones goes into a dict that is forgotten.
         checked = self._checked
-        data = authorization.encode(errors="replace") if isinstance(authorization, str) else authorization
-        digest = hashlib.sha256(data).digest()
+        # Of the token alone: one that comes in many forms is remembered once.
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
         known = checked.get(digest)
         if known is not None and time.time() < known[1]:
             return known[0]
-        scheme, _, token = str(authorization).partition(" ")
-        if scheme.lower() != "bearer":  # RFC 6750, 2.1; schemes have no case (RFC 9110, 11.1)
-            raise NotAuthenticated("The authorization is not of the form 'Bearer TOKEN'.", problem="malformed")
-        plain = f"Bearer {token.strip(' ')}"
-        if authorization != plain:  # or the same token could be remembered any number of times
-            return self._of_authorization(plain)
         identity, expires_epoch_s = self._of_token(token)
         with self._lock:
             while len(checked) >= MAX_CHECKED:

@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 
 import structlog
 
-from handfast.server.chassis.security.permission import SELF
+from handfast.server.chassis.security.holder import is_certificate_name
+from handfast.server.chassis.security.permission import SELF, SERVER
 from handfast.server.process.settings import SCOPE
 
 _ALMOST = 0.88
@@ -39,12 +40,16 @@ def parse_grants(data: bytes, known: Collection[str] = ()) -> Grants:
     if not isinstance(grants, dict) or table:
         raise ValueError("it must have one table, [grants]")
     for name, scopes in grants.items():
+        if not is_certificate_name(name):
+            raise ValueError(f"it grants to {name!r}, which is neither a SPIFFE ID nor a DNS name without a wildcard")
         if not isinstance(scopes, list) or not all(isinstance(scope, str) and scope for scope in scopes):
             rule = f'"{name}" = ["users.read"], with the name in quotes'
             raise ValueError(f"the grants of {name} must be a list of scopes, such as {rule}")
         for scope in scopes:
             if not SCOPE.fullmatch(scope):
                 raise ValueError(f"the grants of {name} have {scope!r}, which is no scope; each is a text of its own")
+            if SERVER in scope:
+                raise ValueError(f"the grants of {name} have {scope!r}; say the name of a server in place of {SERVER}")
             if scope == SELF:
                 raise ValueError(f"the grants of {name} have {SELF!r}, which is for tokens: a certificate owns nothing")
             if scope not in known and (meant := difflib.get_close_matches(scope, known, 1, _ALMOST)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -32,18 +32,6 @@ class Identity:
     def of_certificate(cls, name: str, scopes: Iterable[str]) -> Identity:
         """That of a client certificate with this name: a SPIFFE ID, or a DNS name."""
         return cls(_digest("certificate", name), "", frozenset(scopes), name)
-
-
-def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
-    """The name in the client's certificate, which gRPC has verified: its SPIFFE ID, else its first DNS name. None where
-    there is no certificate, or it has no such name. `auth_context` is that of grpcio's ServicerContext.
-
-    A SPIFFE ID is a certificate's only URI (https://spiffe.io/docs/latest/spiffe-specs/x509-svid/), and so gRPC has it.
-    """
-    for kind in ("peer_spiffe_id", "peer_dns"):
-        for name in auth_context.get(kind, ()):
-            return name.decode(errors="replace")
-    return None
 
 
 def _digest(kind: str, *parts: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks a JSON Web Token (RFC 7519) as RFC 8725 and RFC 9068 have it."""
+"""Checks a JSON Web Token (RFC 7519) as RFC 8725 has it, and RFC 9068 where all issuers of access tokens keep to it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ MAX_CHARACTERS = 8 * 1024
 # good token could make any number of it.
 _COMPACT: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
+LAST_EXPIRY_EPOCH_S = 253_402_300_799
+"""The end of the year 9999. A number beyond it is not in seconds, such as one in milliseconds."""
+
+_TYPES: Final = ("jwt", "at+jwt", "application/at+jwt")
+"""What may be in `typ`, for tokens that say it (RFC 9068, 4). Others are signed with the same keys for other uses."""
 _REQUIRED: Final = ("exp", "iss", "aud", "sub")
 _MISSING: Final[Mapping[str, tuple[Problem, str]]] = {
     "exp": ("no_expiry", "The token has no expiry (`exp`)."),
@@ -62,7 +67,7 @@ class TokenCheck:
     def claims(self, token: str, key: Key) -> Claims:
         """What `token` says, if it is signed with `key`. Raises NotAuthenticated, which quotes nothing of it."""
         problem = _malformed("is no JSON Web Token with the claims that are required")
-        try:
+        try:  # the library may let through what Python raises for values that it has not foreseen
             claims: Mapping[str, Any] = jwt.decode(
                 token,
                 key.key,
@@ -77,12 +82,12 @@ class TokenCheck:
                 subject=_subject(claims),
                 scopes=_scopes(claims),
                 id=claims.get("jti"),
-                expires_epoch_s=int(claims["exp"]) + self.leeway_s,
+                expires_epoch_s=_expiry(claims) + self.leeway_s,
             )
         except jwt.MissingRequiredClaimError as error:
             if error.claim in _MISSING:
                 problem = _problem(*_MISSING[error.claim])
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, ArithmeticError, TypeError, ValueError) as error:
             problem = next((_problem(word, text) for kind, word, text in _PROBLEMS if isinstance(error, kind)), problem)
         raise problem
 
@@ -93,14 +98,23 @@ def key_id(token: str) -> str | None:
     if len(token) > MAX_CHARACTERS:
         raise _problem("too_long", f"The token has {len(token)} characters; up to {MAX_CHARACTERS} are taken.")
     problem = _malformed("is no JSON Web Token")
+    if not token:
+        problem = _malformed("is empty")
+    if token.startswith("$"):
+        problem = _malformed("is the name of a variable, not its value; grpcurl needs -expand-headers for that")
     if not _COMPACT.fullmatch(token):
         raise problem
     try:
         header = jwt.get_unverified_header(token)
-        if header.get("alg") in ALGORITHMS:
+        if header.get("alg") not in ALGORITHMS:
+            problem = _problem(
+                "forbidden_algorithm", "The token is signed by an algorithm that this server does not take."
+            )
+        elif str(header.get("typ", _TYPES[0])).lower() not in _TYPES:
+            problem = _malformed("is no access token, but of another kind (`typ`)")
+        else:
             kid: str | None = header.get("kid")
             return kid
-        problem = _problem("forbidden_algorithm", "The token is signed by an algorithm that this server does not take.")
     except (jwt.InvalidTokenError, TypeError, UnicodeError):
         pass
     raise problem
@@ -120,17 +134,25 @@ def _subject(claims: Mapping[str, Any]) -> str:
     subject: str = claims["sub"]  # a text, as the library has checked
     if not subject:
         raise _malformed("has an empty subject (`sub`)")
+    subject.encode()  # raises UnicodeError, a ValueError, for half of a character
     return subject
+
+
+def _expiry(claims: Mapping[str, Any]) -> float:
+    expiry = claims["exp"]
+    if not isinstance(expiry, int | float) or not 0 <= expiry <= LAST_EXPIRY_EPOCH_S:
+        raise _malformed("has an expiry (`exp`) that is no number of seconds")
+    return expiry
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     """Those of `scope` (RFC 8693, 4.2), or where that is not there of `scp`, as some issuers call it: each a text with
-    spaces between the scopes, or a list."""
+    spaces, and nothing else, between the scopes (RFC 6749, 3.3), or a list."""
     scopes = claims.get("scope", claims.get("scp", ""))
-    listed = scopes.split() if isinstance(scopes, str) else scopes
+    listed = scopes.split(" ") if isinstance(scopes, str) else scopes
     if not isinstance(listed, list) or not all(isinstance(scope, str) for scope in listed):
         raise _malformed("has scopes that are neither a text nor a list of texts")
-    return frozenset(listed)
+    return frozenset(listed) - {""}
 
 
 def _malformed(what: str) -> NotAuthenticated:
