@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_nothing_stays(tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["users", "ca", "client", "tokens", "Credits", "../credits", ""])
+@pytest.mark.parametrize("name", ["users", "branches", "ca", "client", "tokens", "Credits", "../credits", ""])
 def test_a_server_s_name_is_its_own_and_no_other_file_s(tmp_path: Path, name: str) -> None:
     with pytest.raises(Failure, match="cannot be the name of another server"):
         make(tmp_path / "new", [name])

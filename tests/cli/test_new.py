@@ -26,8 +26,11 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("../up",): f"NAME {NAME_RULE.format('../up')}",
     ("x" * 33,): f"NAME {NAME_RULE.format('x' * 33)}",
     ("lambda",): "NAME is lambda, which is a keyword of Python; choose another",
-    ("users",): "NAME is users, which is a part of the suite; choose another",
-    ("coordinator",): "NAME is coordinator, which is a part of the suite; choose another",
+    ("users",): "NAME is users, which the suite has another use for; choose another",
+    **{
+        (name,): f"NAME is {name}, which the suite has another use for; choose another"
+        for name in ("coordinator", "branches", "callers", "self")
+    },
     ("tests",): "NAME is tests, which is another folder of each service; choose another",
     ("client",): "NAME is client, which credentials for development have another file of; choose another",
     ("json",): "NAME is json, and a Python module of this name is there already; choose another",

@@ -170,8 +170,21 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("participant", ("a=127.0.0.1:1", "a=127.0.0.1:2"), "must name each participant once, not a twice"),
         ("participant", ("users=127.0.0.1:1",), "must name no server of the suite, not users"),
         ("participant", ("accounts=127.0.0.1:1",), "must name no server of the suite, not accounts"),
-        ("participant", ("transactions=127.0.0.1:1",), "must name no part of the suite, not transactions"),
-        ("participant", ("coordinator=127.0.0.1:1",), "must name no part of the suite, not coordinator"),
+        (
+            "participant",
+            ("transactions=127.0.0.1:1",),
+            "must give no name that the suite has another use for, not transactions",
+        ),
+        (
+            "participant",
+            ("coordinator=127.0.0.1:1",),
+            "must give no name that the suite has another use for, not coordinator",
+        ),
+        (
+            "participant",
+            ("branches=127.0.0.1:1",),
+            "must give no name that the suite has another use for, not branches",
+        ),
         ("threads", 0, "--threads (or HANDFAST_THREADS) must be from 1 to 1000, not 0"),
         ("threads", 1001, "must be from 1 to 1000"),
         ("grace", -1.0, "--grace (or HANDFAST_GRACE) must be from 0 to 3600 seconds, not -1"),

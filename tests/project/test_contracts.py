@@ -79,6 +79,36 @@ def test_a_permission_that_cannot_be_is_named(released: Path, declared: str, wro
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        ("library.read", []),
+        ("users.read", []),
+        ("self", []),
+        ("branches.write", ["has the scope 'branches.write', which is the suite's"]),
+        ("transactions.operate", ["has the scope 'transactions.operate', which is the suite's"]),
+        ("callers.forward", ["has the scope 'callers.forward', which is the suite's"]),
+        ("admin", ["has the scope 'admin', which is of no service; such as 'orders.read' is right"]),
+    ],
+)
+def test_a_service_beside_the_suite_that_asks_for_scopes_which_are_not_its_own_is_named(
+    scope: str, said: list[str], tmp_path: Path
+) -> None:
+    contract = """syntax = "proto3";
+    package library.v1;
+    import "handfast/chassis/v1/options.proto";
+    message Book { string book_id = 1; }
+    service LibraryService {
+      rpc GetBook(Book) returns (Book) { option (handfast.chassis.v1.permission) = {scopes: "SCOPE"}; }
+    }"""
+    shutil.copytree(ROOT / "protos" / "handfast" / "chassis", tmp_path / "handfast" / "chassis")
+    (tmp_path / "library.proto").write_text(contract.replace("SCOPE", scope))
+    succeed((BIN / "buf", "build", "--output", "image.binpb"), cwd=tmp_path)
+    found = [*problems(FileDescriptorSet.FromString((tmp_path / "image.binpb").read_bytes()))]
+    begins = "library.proto: library.v1.LibraryService.GetBook: its permission "
+    assert found == [f"{begins}{problem}" for problem in said]
+
+
 def check_breaking(project: Path) -> subprocess.CompletedProcess[str]:
     return run(ROOT / "tools" / "check-breaking.sh", project)
 

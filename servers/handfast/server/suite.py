@@ -16,7 +16,9 @@ DATABASES = {"users": "users", "preferences": "preferences", "accounts": "transa
 
 PARTICIPANTS = ("users", "preferences")
 """The suite's own servers that take part in transactions."""
-NAMES_IN_USE = {*DATABASES, *DATABASES.values(), "coordinator"}
+_IN_SCOPES = {"branches", "callers", "self"}
+"""What scopes of the suite are about or called beside that: those of a service begin with its name."""
+NAMES_IN_USE = {*DATABASES, *DATABASES.values(), "coordinator", *_IN_SCOPES}
 """What no other service is called."""
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST_NAME = 32
@@ -82,7 +84,7 @@ def parse_participants(values: Iterable[str]) -> dict[str, str]:
         if name in DATABASES:
             raise ValueError(f"must name no server of the suite, not {name}: its address is a setting of its own")
         if name in NAMES_IN_USE:
-            raise ValueError(f"must name no part of the suite, not {name}")
+            raise ValueError(f"must give no name that the suite has another use for, not {name}")
         if _SEPARATOR.search(address):
             raise ValueError(f"must be NAME=ADDRESS with commas between several, not {value!r}")
         if name in addresses:

@@ -1,4 +1,4 @@
-"""Names the methods whose contracts do not say who may call them, or say what cannot be.
+"""Names the methods whose contracts do not say who may call them, or say what cannot or must not be.
 
     buf build -o - | python -m handfast.server.chassis.security.check
 
@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from handfast.server.chassis.security.permission import Permission
+from handfast.server.chassis.security.permission import SELF, Permission
+
+SUITE = "handfast"
+"""What the packages of its contracts begin with."""
+_OF_THE_SUITE = ("branches.", "callers.", "transactions.")
+"""How the scopes begin that servers know each other by, and those of transactions."""
 
 
 def problems(image: FileDescriptorSet) -> Iterator[str]:
@@ -25,10 +30,24 @@ def problems(image: FileDescriptorSet) -> Iterator[str]:
         for service in pool.FindFileByName(file.name).services_by_name.values():
             for method in service.methods:
                 try:
-                    if Permission.of(method, "server") is None:
-                        yield f"{file.name}: {method.full_name} declares no permission"
+                    permission = Permission.of(method, "server")
                 except ValueError as error:
                     yield f"{file.name}: {error}"
+                    continue
+                if permission is None:
+                    yield f"{file.name}: {method.full_name} declares no permission"
+                elif file.package.split(".")[0] != SUITE:
+                    for problem in _not_its_own(permission):
+                        yield f"{file.name}: {method.full_name}: its permission {problem}"
+
+
+def _not_its_own(permission: Permission) -> Iterator[str]:
+    """What a service beside the suite must not ask for: who may give out its scopes would give out those of others."""
+    for scope in sorted(permission.scopes.union(*(scopes for _, scopes in permission.fields))):
+        if scope.startswith(_OF_THE_SUITE):
+            yield f"has the scope {scope!r}, which is the suite's"
+        elif "." not in scope and scope != SELF:
+            yield f"has the scope {scope!r}, which is of no service; such as 'orders.read' is right"
 
 
 def main() -> int:

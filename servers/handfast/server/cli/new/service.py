@@ -29,7 +29,7 @@ def write(name: str, resource: str, folder: Path) -> None:
     _check("NAME", name)
     _check("--resource", resource)
     if name in NAMES_IN_USE:
-        raise Failure(f"NAME is {name}, which is a part of the suite; choose another")
+        raise Failure(f"NAME is {name}, which the suite has another use for; choose another")
     if name in NAMES_OF_FILES:
         raise Failure(f"NAME is {name}, which credentials for development have another file of; choose another")
     if name in _FOLDERS:
