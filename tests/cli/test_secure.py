@@ -22,7 +22,7 @@ from tests.grpcurl.conftest import grpcurl
 from tests.grpcurl.tool import Grpcurl
 from tests.people import new_email
 from tests.project.commands import ROOT, run
-from tests.project.readme import blocks, shows_the_same
+from tests.project.readme import SECURITY, blocks, quoted, shows_the_same, table
 from tests.security.authority import Authority
 from tests.security.issuer import Issuer
 
@@ -92,6 +92,41 @@ def test_what_up_says_to_try_is_answered_by_a_suite_with_settings_of_one_s_own(
     printed = up(**variables).read_until("ready")
     assert printed.endswith("\nready\n")
     assert "ada@example.com" in _tried(grpcurl, printed, **client)
+
+
+def test_who_does_not_get_in_sees_what_the_table_shows(
+    suite: Process, credentials: DevCredentials, grpcurl: Grpcurl, tmp_path: Path
+) -> None:
+    stranger = dev.make(tmp_path / "stranger")
+    get_user = (suite.addresses["users"].replace("127.0.0.1", "localhost"), "handfast.users.v1.UserService/GetUser")
+    ca = ("-cacert", str(credentials.ca))
+    pair = ("-cert", str(credentials.certificate(CLIENT)), "-key", str(credentials.key(CLIENT)))
+    token = ("-H", "authorization: Bearer ${TOKEN}")
+    expand = ("-expand-headers", *token)
+    own, others = (each.issue("grace", [], 600) for each in (credentials, stranger))
+    expired = credentials.issue("grace", ["users.read"], -600)
+
+    def seen(*flags: str, token: str = "") -> str:
+        request = ("-connect-timeout", "5", "-d", '{"user_id": "ada"}')
+        done = run(grpcurl.path, *flags, *request, *get_user, TOKEN=token)
+        assert done.returncode != 0
+        return done.stdout.replace(get_user[0], "localhost:50053")
+
+    found = [
+        seen("-plaintext"),
+        seen(*ca, token=own),
+        seen(*pair, token=own),
+        seen(*ca, *pair),
+        seen(*ca, *pair, *token, token=own),
+        seen(*ca, *pair, *expand),
+        seen(*ca, *pair, *expand, token=expired),
+        seen(*ca, *pair, *expand, token=others),
+        seen(*ca, *pair, *expand, token=own),
+    ]
+    shown = [quoted(sees)[0] for sees, _ in table(SECURITY, "grpcurl says", "since")]
+    eof, unknown_ca, _other_name, _nobody, *of_the_server = shown
+    for expected, said in zip([eof, eof, unknown_ca, *of_the_server], found, strict=True):
+        assert expected in said
 
 
 def _own_settings(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
