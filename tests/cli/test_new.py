@@ -15,6 +15,7 @@ from handfast.server.cli.new.service import write
 from handfast.server.process.command import Failure
 from tests.cli.processes import Result
 from tests.project.commands import BIN, ROOT, run
+from tests.project.readme import blocks
 
 NAME_RULE = (
     "must be up to 32 lower-case letters and digits, with single underscores between them and a letter first, such as "
@@ -127,7 +128,16 @@ def test_every_template_is_filled(tmp_path: Path) -> None:
     assert (
         "message GiftCard {" in texts[tmp_path / "points" / "protos" / "loyalty_points" / "v1" / "loyalty_points.proto"]
     )
-    assert (tmp_path / "points" / ".gitignore").exists()
+    assert "/handfast-data/\n" in texts[tmp_path / "points" / ".gitignore"]  # with the keys of `handfast up --secure`
+
+
+def test_the_readme_shows_how_the_service_runs_where_callers_are_known_as_the_guide_does(tmp_path: Path) -> None:
+    write("library", "book", tmp_path / "library")
+    shown = [block.code for block in blocks("sh", tmp_path / "library" / "README.md")]
+    secure = [code for code in shown if "secure" in code or "dev-" in code]
+    assert len(secure) == 2
+    # Those of the guide are run by tests/examples/test_participants.py.
+    assert set(secure) <= {block.code for block in blocks("sh", ROOT / "docs" / "participants.md")}
 
 
 def test_a_skeleton_stands_on_what_is_exported(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from handfast.server.chassis.security.grants import parse_grants
+from handfast.server.cli.dev.folder import CREDENTIALS
 from handfast.server.cli.ports import free_first_port
 from tests.cli.processes import CLEAN
 from tests.eventually import PATIENCE, eventually
@@ -71,27 +73,61 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def test_the_service_that_the_guide_makes_takes_part_beside_a_suite(library: Path, tmp_path: Path) -> None:
-    run_it, up, consumer, consume = steps("Run it beside a suite")
-    first_port = free_first_port()
-    address = f"127.0.0.1:{first_port + 3}"
-    environment = {
-        "HANDFAST_LIBRARY_LISTEN": address,
-        "HANDFAST_FIRST_PORT": str(first_port),
-        "HANDFAST_DATA_DIR": str(tmp_path / "data"),
-    }
+def environment_beside(first_port: int) -> dict[str, str]:
+    """Where the suite and the service are, as other ports than those of the guide have to be used."""
+    environment = {"HANDFAST_LIBRARY_LISTEN": f"127.0.0.1:{first_port + 3}", "HANDFAST_FIRST_PORT": str(first_port)}
     for number, server in enumerate(("users", "preferences", "accounts")):
         environment[f"HANDFAST_{server.upper()}_ADDRESS"] = f"127.0.0.1:{first_port + number}"
-    follow(consumer, library)
-    (library / consumer["file"]).write_text(consumer["code"].replace(ADDRESS, address))
-    (shown,) = (block.output for block in blocks("sh", GUIDE) if block.code == consume["code"])
+    return environment
+
+
+def consume(step: re.Match[str], library: Path, address: str, environment: dict[str, str]) -> None:
+    """Runs the consumer, on this address of the service, which prints what the guide shows."""
+    (library / "lend.py").write_text((library / "lend.py").read_text().replace(ADDRESS, address))
+    (shown,) = (block.output for block in blocks("sh", GUIDE) if block.code == step["code"])
     assert shown is not None
+    done = run("sh", "-e", "-c", step["code"], cwd=library, **ENVIRONMENT, **environment)
+    assert shows_the_same(shown, done.stdout), done.stdout
+
+
+def test_the_service_that_the_guide_makes_takes_part_beside_a_suite(library: Path, tmp_path: Path) -> None:
+    run_it, up, consumer, last = steps("Run it beside a suite")
+    first_port = free_first_port()
+    address, environment = f"127.0.0.1:{first_port + 3}", environment_beside(first_port)
+    follow(consumer, library)
     with (
         started(run_it["code"], library, tmp_path / "service", environment, until='"event": "serving"'),
         started(up["code"].replace(ADDRESS, address), library, tmp_path / "suite", environment, until="ready\n"),
     ):
-        done = run("sh", "-e", "-c", consume["code"], cwd=library, **ENVIRONMENT, **environment)
-    assert shows_the_same(shown, done.stdout), done.stdout
+        consume(last, library, address, environment)
+
+
+def test_the_service_takes_part_beside_a_suite_that_asks_who_calls(library: Path, tmp_path: Path) -> None:
+    consumer = [*steps("Run it beside a suite")][2]
+    up, run_it, last, others, grants = steps("Run it where callers are known")
+    first_port = free_first_port()
+    address, environment = f"127.0.0.1:{first_port + 3}", environment_beside(first_port)
+    (library / "lend.py").write_text(consumer["code"])
+    with (
+        started(up["code"].replace(ADDRESS, address), library, tmp_path / "suite", environment, until="ready\n"),
+        started(run_it["code"], library, tmp_path / "service", environment, until='"event": "serving"'),
+    ):
+        consume(last, library, address, environment)
+        done = run("sh", "-e", "-c", others["code"], cwd=library, **ENVIRONMENT, **environment)
+        assert done.stdout.startswith("paul\ncommitted\n"), done.stdout
+        assert done.returncode == 0, done.stdout
+    made = parse_grants((library / "handfast-data" / CREDENTIALS / "dev-grants.toml").read_bytes())
+    ((name, scopes),) = parse_grants(grants["code"].encode()).items()
+    assert made[name.replace("example.org", "handfast.test")] == scopes
+
+
+def test_a_rule_of_its_own_refuses_by_who_calls(library: Path) -> None:
+    *changes, last = steps("Add a rule of your own")
+    for step in changes:
+        follow(step, library)
+    printed = succeed(last["code"], library)
+    assert re.search(r"\b13 passed\b", printed), printed
+    assert "Success: no issues found" in printed
 
 
 @contextlib.contextmanager
@@ -99,7 +135,7 @@ def started(commands: str, folder: Path, log: Path, environment: dict[str, str],
     """Runs commands that go on, until the block ends; begins the block when they have written `until`."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["sh", "-c", commands],
+            ["sh", "-c", f"trap : TERM\n{commands}"],  # so that it waits for what it runs
             cwd=folder,
             env={**ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,

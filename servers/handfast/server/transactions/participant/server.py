@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grpc
+
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.data.metrics import export_writes
@@ -33,12 +35,14 @@ def participant_server(
     tables: ParticipantTables,
     types: Sequence[ResourceType[Any]],
     service: Callable[[Participant], Service],
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
 ) -> Server:
     """A server with one service of its own, ParticipantService and LockService. `types` has all kinds of resources that
     it owns. `service` makes the service of the participant that it is given; transactions know the participant by the
     owner of the `schema`. The server opens its database, asks the coordinator at `coordinator_address`, sweeps in the
-    background, exports the metrics of its branches, and at the end closes what it has opened. Raises StartError where
-    the database cannot be used.
+    background, exports the metrics of its branches, and at the end closes what it has opened. `interceptors` are those
+    of `Server`: they stand around ParticipantService and LockService, too. Raises StartError where the database cannot
+    be used.
     """
     database = open_database(settings, schema)
     _check_tables(database, tables, types)
@@ -58,6 +62,7 @@ def participant_server(
         checks=(database_check(database, schema),),
         background=(participant.sweeper,),
         on_close=(coordinator.close, database.close),
+        interceptors=interceptors,
     )
     export_participant(server.metrics.registry, participant)
     export_writes(server.metrics.registry, database)
