@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -127,6 +128,18 @@ def test_who_does_not_get_in_sees_what_the_table_shows(
     eof, unknown_ca, _other_name, _nobody, *of_the_server = shown
     for expected, said in zip([eof, eof, unknown_ca, *of_the_server], found, strict=True):
         assert expected in said
+
+
+def test_who_cannot_shake_hands_leaves_no_line_in_the_log(suite: Process) -> None:
+    before = suite.errors.stat().st_size
+    for address in suite.addresses.values():
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert connection.recv(1) == b""  # the server has seen it, and would have written its line
+    with suite.errors.open() as log:
+        log.seek(before)
+        assert "Handshake" not in log.read()
 
 
 def _own_settings(folder: Path) -> tuple[dict[str, str], dict[str, str]]:

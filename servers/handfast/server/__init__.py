@@ -8,3 +8,8 @@ process/                          a server as a process: settings, signals, read
 cli/                              the `handfast` command
 testing.py                        a suite around a service of one's own, for its tests
 """
+
+import os
+
+# Read by grpcio as it is imported. Without it, each client that cannot shake hands leaves a line on stderr, in the log.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
