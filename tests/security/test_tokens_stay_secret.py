@@ -61,6 +61,7 @@ def serving(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     log = io.BytesIO()
     logs.configure.cache_clear()
     writer = logs.configure("test", "debug", log)
+    structlog.configure(cache_logger_on_first_use=False)  # or tests that come later could not capture what is logged
     servicer = Users()  # type: ignore[abstract]  # leaves methods out
     settings = server_settings(**issuer.settings(tmp_path_factory.mktemp("keys")), log_level="debug")
     add = users_pb2_grpc.add_UserServiceServicer_to_server
