@@ -18,6 +18,8 @@ from handfast.server.chassis.errors import NotAuthenticated, PeerUnavailable
 from handfast.server.chassis.security import fetching, sources
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.fetching import fetch
+from handfast.server.chassis.security.sources import Source
+from handfast.server.chassis.security.tokens import parse_revoked
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
 from tests.eventually import eventually
@@ -135,6 +137,19 @@ def test_a_token_that_is_revoked_later_is_refused_though_it_is_remembered(
     revoked.write_text("stolen\n")
     assert eventually(lambda: not _accepts(authenticator, token))
     assert refusal(authenticator, token).values == {"problem": "revoked"}
+
+
+def test_a_file_that_is_being_written_is_read_when_it_stays_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "revoked"
+    file.write_text("one\n")
+    source = Source("revoked_tokens", str(file), parse_revoked, lambda: None)
+    source.read()
+    for part in ("", "one\n", "one\ntwo\n"):
+        file.write_text(part)
+        source.read()
+        assert source.value == {"one"}
+    source.read()
+    assert source.value == {"one", "two"}
 
 
 def test_keys_come_from_a_url(started: Start, issuer: Issuer, publisher: Publisher) -> None:

@@ -1,6 +1,7 @@
 """What a server trusts, read again while it runs: keys, revoked tokens, grants.
 
-Each comes from a file, or keys from a URL. Where it cannot be read, or breaks a rule, what was read before stays in
+Each comes from a file, or keys from a URL. A file that changes is read when it has not changed again from one look to
+the next: one that is still being written may be empty, and would for a moment revoke nothing. Where it cannot be read, or breaks a rule, what was read before stays in
 force. The log says so once for each cause, and the metrics for as long as it lasts.
 """
 
@@ -55,7 +56,8 @@ class Source(Generic[T]):
         self.is_remote = is_url(place)
         self._place, self._parse, self._on_change = place, parse, on_change
         self._data: bytes | None = None
-        self._version: object = None
+        self._version: object = None  # of the file, as it was read
+        self._seen: object = None  # … as the last look has found it
         self._read_at_monotonic_s = -math.inf
         self._asked_at_monotonic_s = -math.inf
         self._is_awaited = False
@@ -93,9 +95,12 @@ class Source(Generic[T]):
             return self._is_awaited
 
     def read(self) -> None:
-        """Reads it, unless it is a file that has not changed. Raises OSError or ValueError."""
+        """Reads it, unless it is a file that has not changed, or has just now. Raises OSError or ValueError."""
         version = None if self.is_remote else file_version(self._place)
         if version is None or version != self._version:
+            if version != self._seen and self.value is not None:
+                self._seen = version
+                return
             data = fetch(self._place) if self.is_remote else Path(self._place).read_bytes()
             if data != self._data:
                 self.value = self._parse(data)
