@@ -1,8 +1,9 @@
 """What a server trusts, read again while it runs: keys, revoked tokens, grants.
 
 Each comes from a file, or keys from a URL. A file that changes is read when it has not changed again from one look to
-the next: one that is still being written may be empty, and would for a moment revoke nothing. Where it cannot be read, or breaks a rule, what was read before stays in
-force. The log says so once for each cause, and the metrics for as long as it lasts.
+the next: one that is still being written may be empty, and would for a moment revoke nothing. Where it cannot be read,
+or breaks a rule, what was read before stays in force. The log says so once for each cause, and the metrics for as long
+as it lasts.
 """
 
 from __future__ import annotations
