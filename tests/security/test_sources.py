@@ -147,9 +147,9 @@ def test_a_file_that_is_being_written_is_read_when_it_stays_the_same(tmp_path: P
     for part in ("", "one\n", "one\ntwo\n"):
         file.write_text(part)
         source.read()
-        assert source.value == {"one"}
+        assert source.value == frozenset({"one"})
     source.read()
-    assert source.value == {"one", "two"}
+    assert source.value == frozenset({"one", "two"})
 
 
 def test_keys_come_from_a_url(started: Start, issuer: Issuer, publisher: Publisher) -> None:
