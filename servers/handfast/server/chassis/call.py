@@ -177,6 +177,7 @@ class Call(Propagated):
     guard                  refuses it for who calls; None where the server does not ask
     is_to_be_checked       it depends on the request whether the caller may make it
     request                the message that was read last; None before the first
+    resources              ids that requests of a stream were about, with commas between them, for the audit
     reply                  the message that a write has answered last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
     trailers               what the chassis and transactions send after the last reply, or with the error
@@ -213,6 +214,7 @@ class Call(Propagated):
     guard: Refuses | None = None
     is_to_be_checked = False
     request: Message | None = None
+    resources = ""
     reply: Message | None = None
     context: grpc.ServicerContext | None = None
     trailers: Metadata = ()

@@ -35,7 +35,9 @@ from handfast.server.chassis.errors.mapping import end_with, shortened_message, 
 from handfast.server.chassis.metadata import ENTRY_BYTES, check_metadata
 from handfast.server.chassis.pipeline.pools import Limiter
 from handfast.server.chassis.pipeline.refusal import refusal
+from handfast.server.chassis.security.audit import MAX_RESOURCE
 from handfast.server.chassis.security.guard import Guard
+from handfast.server.chassis.security.permission import Permission
 
 DEFAULT_MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes that one request or reply may have: what gRPC clients take by default."""
@@ -115,8 +117,11 @@ class CallLayer(grpc.ServerInterceptor):
         """A handler of the arity of `inner` that takes and returns bytes."""
         behavior = inner.unary_unary or inner.unary_stream or inner.stream_unary or inner.stream_stream
         read: Read = partial(_one, inner.request_deserializer or bytes)
-        if self._guard is not None and method.permission is not None and method.permission.looks_at_requests:
-            read = partial(_checked, self._guard, read)
+        if self._guard is not None and method.permission is not None:
+            if inner.request_streaming:
+                read = partial(_noted, method.permission, read)
+            if method.permission.looks_at_requests:
+                read = partial(_checked, self._guard, read)
         if inner.request_streaming:
             read = partial(_each, self._guard, read)
         serialize = partial(_serialize, inner.response_serializer or bytes)
@@ -229,6 +234,15 @@ def _one(deserialize: Callable[[bytes], Any], call: Call, request: bytes) -> Any
     except Exception as error:
         raise UnparsableRequest("The bytes are not a message of the method's request type.") from error
     call.request = message if isinstance(message, Message) else None
+    return message
+
+
+def _noted(permission: Permission, read: Read, call: Call, request: bytes) -> Any:
+    """A message of a stream. For the audit: the next one takes its place, and may be about something else."""
+    message = read(call, request)
+    if len(call.resources) < MAX_RESOURCE and (ids := permission.resource(call.request)):
+        distinct = dict.fromkeys((*filter(None, call.resources.split(",")), ids))
+        call.resources = ",".join(distinct)[:MAX_RESOURCE]
     return message
 
 

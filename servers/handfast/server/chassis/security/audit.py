@@ -63,5 +63,4 @@ def _resource(call: Call) -> str:
     permission = call.method.permission
     if permission is None:
         return ""
-    # Of a stream only the last request and reply are at hand.
-    return permission.resource(call.request, call.reply)[:MAX_RESOURCE]
+    return call.resources or permission.resource(call.request, call.reply)[:MAX_RESOURCE]
