@@ -5,7 +5,6 @@ one of each that runs.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +109,17 @@ def credentials(authority: Authority, client: Files | None) -> grpc.ChannelCrede
     return grpc.ssl_channel_credentials(authority.pem, *pair)
 
 
+def _watched(begin: Callable[..., None], seen: Seen) -> Callable[..., None]:
+    """`begin` of a server, with `seen` before the interceptors that it has."""
+
+    def begin_watched(
+        server: Server, *args: Any, interceptors: Sequence[grpc.ServerInterceptor] = (), **more: Any
+    ) -> None:
+        begin(server, *args, interceptors=[seen, *interceptors], **more)
+
+    return begin_watched
+
+
 @contextlib.contextmanager
 def started(folder: Path, issuer: Issuer) -> Iterator[Servers]:
     authority, seen = Authority(folder), Seen()
@@ -127,7 +137,7 @@ def started(folder: Path, issuer: Issuer) -> Iterator[Servers]:
     running: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
         watching = stack.enter_context(pytest.MonkeyPatch.context())
-        watching.setattr(Server, "__init__", functools.partialmethod(Server.__init__, interceptors=[seen]))
+        watching.setattr(Server, "__init__", _watched(Server.__init__, seen))
         for name, (build, settings) in BUILD.items():
             places: dict[str, Any] = {f"{other}_address": server.address for other, server in running.items()}
             places["database_url"] = sqlite_url(folder / f"{name}.sqlite3")
