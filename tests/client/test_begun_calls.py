@@ -26,7 +26,10 @@ REQUEST = GetUserRequest(user_id="ada")
 @pytest.fixture(params=[None, lambda: "abc"], ids=["", "with a token"])
 def users(backend: Backend, request: pytest.FixtureRequest) -> Iterator[UserServiceStub]:
     with channel(backend.address, token=request.param) as opened:
-        yield UserServiceStub(opened)
+        users = UserServiceStub(opened)
+        users.GetUser(REQUEST)  # so that the token is there
+        backend.received.clear()
+        yield users
 
 
 @pytest.fixture

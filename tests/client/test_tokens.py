@@ -8,82 +8,23 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from handfast.client import PermissionDenied, Unauthenticated, Unavailable, aio, channel, connect
+from handfast.client import PermissionDenied, Unauthenticated, aio, channel, connect
 from handfast.client.security import tokens
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import PATIENCE, eventually
 
 from .backend import WITHOUT_CONTRACT, Backend, serve
+from .caller import Opener
 
 ADA = GetUserRequest(user_id="ada")
-
-
-class Caller:
-    """Calls by one channel, in one of the ways that a stub has."""
-
-    def __init__(self, way: str, address: str, **options: Any) -> None:
-        self._way = way
-        self._loop = asyncio.new_event_loop() if way == "asyncio" else None
-        if self._loop is None:
-            self.channel: Any = channel(address, **options)
-        else:
-            self.channel = self._run(self._open(address, options))
-
-    def __call__(self, method: str, request: Any, **named: Any) -> Any:
-        stub: Any = UserServiceStub(self.channel)
-        found = getattr(stub, method, None) or self.channel.unary_unary(f"{WITHOUT_CONTRACT}/{method}")
-        match self._way:
-            case "blocking":
-                return found(request, **named)
-            case "with_call":
-                return found.with_call(request, **named)[0]
-            case "future":
-                return found.future(request, **named).result()
-            case "begun":
-                return found.begin(request, **named).result()
-            case _:
-                return self._run(self._await(found, request, named))
-
-    async def _open(self, address: str, options: dict[str, Any]) -> Any:
-        return aio.channel(address, **options)
-
-    async def _await(self, method: Any, request: Any, named: dict[str, Any]) -> Any:
-        return await method(request, **named)
-
-    def _run(self, coroutine: Any) -> Any:
-        assert self._loop is not None
-        return self._loop.run_until_complete(coroutine)
-
-    def close(self) -> None:
-        if self._loop is None:
-            self.channel.close()
-        else:
-            self._run(self.channel.close())
-            self._loop.close()
-
-
-Opener = Callable[..., Caller]
-
-
-@pytest.fixture(params=["blocking", "with_call", "future", "begun", "asyncio"])
-def caller(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    opened: list[Caller] = []
-
-    def open_caller(address: str, **options: Any) -> Caller:
-        opened.append(Caller(request.param, address, **options))
-        return opened[-1]
-
-    yield open_caller
-    for each in opened:
-        each.close()
 
 
 class Numbered:
@@ -253,33 +194,38 @@ def test_a_token_that_is_a_str_is_not_repeated(backend: Backend, caller: Opener)
     assert len(backend.received) == 1
 
 
-@pytest.mark.usefixtures("short_pauses")
-def test_a_function_that_fails_fails_the_call_without_its_words(
-    backend: Backend, caller: Opener, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("method", ["GetUser", "Spend"])
+def test_a_function_that_fails_fails_the_call_at_once_without_its_words(
+    backend: Backend, caller: Opener, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
+    asked = []
+
     def fails() -> str:
+        asked.append(1)
         raise KeyError("s3cret")
 
-    with caplog.at_level(logging.DEBUG), pytest.raises(Unavailable) as caught:
-        caller(backend.address, token=fails)("GetUser", ADA)
-    assert "token: its function raised KeyError" in caught.value.message
+    request: Any = ADA if method == "GetUser" else b"1"
+    with caplog.at_level(logging.DEBUG), pytest.raises(Unauthenticated) as caught:
+        caller(backend.address, token=fails)(method, request)
+    assert caught.value.message == "token: its function raised KeyError"
     assert "s3cret" not in repr(caught.value) + str(caught.value) + caught.value.debug_error_string() + caplog.text
-    assert backend.received == []
+    assert caught.value.__cause__ is not None
+    assert isinstance(caught.value.__cause__.__cause__, KeyError)
+    assert (len(asked), backend.received) == (1, [])
 
 
-@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("token", ["Bearer s3cret", "s3cret\n", "", "zoë-s3cret"])
 def test_what_is_no_token_is_refused_and_not_shown(backend: Backend, token: str) -> None:
     with pytest.raises(ValueError, match=r"^token: must be of letters, digits and ") as refused:
         channel(backend.address, token=token)
-    with channel(backend.address, token=lambda: token) as opened, pytest.raises(Unavailable) as caught:
+    with channel(backend.address, token=lambda: token) as opened, pytest.raises(Unauthenticated) as caught:
         UserServiceStub(opened).GetUser(ADA)
     assert "token: must be of letters, digits and" in caught.value.message
     assert "s3cret" not in f"{refused.value}{caught.value!r}{caught.value}{caught.value.debug_error_string()}"
 
 
 def test_a_token_does_not_show_in_what_prints_a_call(backend: Backend) -> None:
-    entry = tokens.TokenSource("s3cret").ready()
+    entry = tokens.TokenSource("s3cret").get()
     assert entry == ("authorization", "Bearer s3cret")
     assert "s3cret" not in repr(entry)
 
@@ -328,17 +274,26 @@ def test_interceptors_do_not_see_the_token(backend: Backend) -> None:
             seen.extend(details.metadata)
             return await continuation(details, request)
 
+    class AsyncStream(grpc.aio.UnaryStreamClientInterceptor):
+        async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+            seen.extend(details.metadata)
+            return await asyncio.create_task(continuation(details, request))
+
     with channel(backend.address, token="abc", interceptors=[Sync()]) as opened:
         UserServiceStub(opened).GetUser(ADA)
 
     async def call() -> None:
-        async with aio.channel(backend.address, token="abc", interceptors=[Async()]) as opened:
+        async with aio.channel(backend.address, token="abc", interceptors=[Async(), AsyncStream()]) as opened:
             users: Any = UserServiceStub(opened)
             await users.GetUser(ADA)
+            count: Any = opened.unary_stream(f"{WITHOUT_CONTRACT}/Count")
+            assert [number async for number in count(b"")] == [b"1", b"2"]
+            echo: Any = opened.stream_stream(f"{WITHOUT_CONTRACT}/Echo")  # which nobody looks at
+            assert [each async for each in echo(iter([b"a"]))] == [b"a"]
 
     asyncio.run(call())
-    assert carried(backend) == ["Bearer abc"] * 2
-    assert [key for key, _ in seen] == ["x-request-id"] * 2
+    assert carried(backend) == ["Bearer abc"] * 4
+    assert [key for key, _ in seen] == ["x-request-id"] * 3
 
 
 def test_the_environment_names_a_file_with_a_token_that_is_read_anew(
@@ -370,7 +325,7 @@ def test_a_file_with_a_token_that_others_can_reach_is_refused(
     file.chmod(0o600)
     with connect(users=backend.address) as suite:
         file.chmod(0o644)
-        with pytest.raises(Unavailable, match=says.rstrip("$")):
+        with pytest.raises(Unauthenticated, match=says.rstrip("$")):
             suite.users.GetUser(ADA)
     assert backend.received == []
 

@@ -29,7 +29,7 @@ class BegunCall:
 
     _ended = True  # until there is a call
 
-    def __init__(self, method: Any, outgoing: Outgoing, credentials: grpc.CallCredentials | None = None) -> None:
+    def __init__(self, method: Any, outgoing: Outgoing) -> None:
         inside = _grpc._channel
         self._request_id = outgoing.request_id
         self._cancelled = False
@@ -50,7 +50,7 @@ class BegunCall:
             None,
             inside._determine_deadline(deadline),
             outgoing.metadata,
-            None if credentials is None else credentials._credentials,  # type: ignore[attr-defined]
+            None,
             ((operations, None),),
             method._context,
             method._registered_call_handle,

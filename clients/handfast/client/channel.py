@@ -49,7 +49,8 @@ def channel(
     It speaks plain text, or TLS by the files of `tls`, or whatever `credentials` of gRPC say in their place. `token` is
     a bearer token that all calls carry, or a function that returns one. The function is called in another thread, again
     before the token expires (the `exp` of a JWT), and where a server refuses it as UNAUTHENTICATED; the call that met
-    that is made once more where it may be. In plain text a token is sent to this machine only.
+    that is made once more where it may be. Where the function fails, calls raise Unauthenticated, and are not sent. In
+    plain text a token is sent to this machine only.
 
     `interceptors`, the first outermost, see each call once, as it goes out: with its deadline, its request id and the
     rest of its metadata, and with the errors of gRPC. Those that want to see what callers see go around the channel:

@@ -51,3 +51,35 @@ class FailedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         fn(self)
+
+
+class NotSent(FailedCall):
+    """A call that ended before it was sent, as `status`; where it `was_cancelled`, by its caller."""
+
+    def __init__(self, status: grpc.StatusCode, details: str, was_cancelled: bool = False) -> None:
+        super().__init__(details)
+        self._status, self._details, self._was_cancelled = status, details, was_cancelled
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return self._details
+
+    def initial_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return ()
+
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]
+        return ()
+
+    def debug_error_string(self) -> str:
+        return ""
+
+    def cancelled(self) -> bool:
+        return self._was_cancelled
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        raise grpc.FutureCancelledError if self._was_cancelled else self
+
+    def exception(self, timeout: float | None = None) -> FailedCall:
+        return self.result() if self._was_cancelled else self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,11 +19,13 @@ from handfast.client import (
     OutcomeUnknown,
     PermissionDenied,
     ServiceError,
+    Unauthenticated,
     options,
 )
 from handfast.client.transactions import ending
 from handfast.users.v1.users_pb2 import GetUserRequest
 
+from ..test_tokens import jwt
 from .faces import Asyncio, Face
 from .participants import Fakes, refuse
 from .test_calls import ADA, ADAS, BOB
@@ -447,6 +450,26 @@ def test_a_repeated_commit_whose_caller_is_refused_by_then_is_no_proof(
         assert tx.outcome is Outcome.UNKNOWN
 
     face.run(scenario, **suite.addresses(), token=lambda: "abc")
+
+
+def test_a_commit_that_was_not_sent_for_want_of_a_token_is_none(
+    face: Face, suite: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.time()
+    answers = iter([jwt("one", exp=now_s + 3600)])
+
+    async def body(tx: Any) -> None:
+        await both(tx)
+        monkeypatch.setattr(time, "time", lambda: now_s + 3601)
+
+    async def scenario(client: Any) -> None:
+        tx, error = await leave(client, body)
+        assert isinstance(error, Unauthenticated)
+        assert error.message == "token: its function raised StopIteration"
+        assert tx.outcome is Outcome.ABORTED
+        assert suite.coordinator.decisions == {}
+
+    face.run(scenario, **suite.addresses(), token=lambda: next(answers))
 
 
 def test_rolling_back_does_not_depend_on_the_coordinator(

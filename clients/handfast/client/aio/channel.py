@@ -17,7 +17,7 @@ from handfast.client.channel import DEFAULT_TIMEOUT
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.security.security import Security, security_of
 from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import Token
+from handfast.client.security.tokens import AsyncToken
 
 
 def channel(
@@ -25,13 +25,16 @@ def channel(
     *,
     credentials: grpc.ChannelCredentials | None = None,
     tls: TLS | None = None,
-    token: Token | None = None,
+    token: AsyncToken | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> aio.Channel:
-    """As `handfast.client.channel`. Belongs to the event loop that it is made in."""
+    """As `handfast.client.channel`; the function that gives tokens can be async. Belongs to the event loop that it is
+    made in."""
     check_address(address, setting="address")
-    return WellBehaved(address, security_of(credentials, tls, token), check_timeout(timeout), interceptors)
+    return WellBehaved(
+        address, security_of(credentials, tls, token, may_be_async=True), check_timeout(timeout), interceptors
+    )
 
 
 class WellBehaved(aio.Channel):

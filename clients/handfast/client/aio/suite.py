@@ -15,7 +15,7 @@ from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT
 from handfast.client.security.security import security_of_suite
 from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import Token
+from handfast.client.security.tokens import AsyncToken
 
 if TYPE_CHECKING:  # one class makes both kinds of stub; the names for the asyncio kind are there for type checkers
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceAsyncStub
@@ -110,7 +110,7 @@ def connect(
     participants: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     tls: TLS | None = None,
-    token: Token | None = None,
+    token: AsyncToken | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
 ) -> Suite:
@@ -122,7 +122,7 @@ def connect(
     )
     others = check_participants(participants)
 
-    security = security_of_suite(credentials, tls, token)
+    security = security_of_suite(credentials, tls, token, may_be_async=True)
     check_timeout(timeout)
 
     def open_channel(address: str) -> aio.Channel:

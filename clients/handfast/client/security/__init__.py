@@ -4,7 +4,7 @@ tls.py           `TLS`: the files of certificates and keys, read again when they
 secret_files.py  keys and tokens in files, which others than their owner must not reach
 tokens.py        where the token comes from, and when it is asked for again
 security.py      both together: what each call carries, and which calls are made once more
-repeated_call.py calls in flight that are made once more
+secured_call.py  calls that go out when there is a token for them, and are made once more where that helps
 environment.py   both from variables such as HANDFAST_CA
 channel.py       the synchronous gRPC channel that has them; `handfast.client.aio.secured` is that for asyncio
 

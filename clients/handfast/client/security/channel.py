@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -16,10 +17,12 @@ import grpc
 
 from handfast.client.begun_call import BegunCall
 from handfast.client.closing import Gate
+from handfast.client.failed_call import NotSent
 from handfast.client.methods import Outgoing
 from handfast.client.options import Options
-from handfast.client.security.repeated_call import RepeatedBegunCall, RepeatedCall
-from handfast.client.security.security import Carried, Security
+from handfast.client.security.secured_call import Copy, SecuredBegunCall, SecuredCall
+from handfast.client.security.security import Metadata, Security, answer
+from handfast.client.security.tokens import Entry
 
 Watcher: TypeAlias = Callable[[grpc.ChannelConnectivity], None]
 
@@ -87,12 +90,11 @@ class Generations:
 class SecuredChannel(grpc.Channel):
     """`repeats` says whether its calls may be made again, as UNAVAILABLE is tried again on it."""
 
-    is_shown = False
-    """Whether interceptors see the metadata of its calls."""
-
     def __init__(self, address: str, chosen: Options, security: Security, repeats: bool) -> None:
         self.security, self.repeats = security, repeats and security.can_change()
         self._gate = Gate()
+        self.closed: Future[None] = Future()
+        """For who waits for a token meanwhile."""
         self.generations = Generations(
             lambda credentials: grpc.secure_channel(address, credentials, chosen), address, security
         )
@@ -118,6 +120,8 @@ class SecuredChannel(grpc.Channel):
 
     def close(self) -> None:
         self._gate.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
         for each in self.generations.close():
             each.close()
 
@@ -140,32 +144,78 @@ class SecuredChannel(grpc.Channel):
 class Attempt:
     """One copy of a call, which holds what it goes out on. `channel` is a SecuredChannel, or that of asyncio."""
 
-    def __init__(self, channel: Any, secured: Any, metadata: Any, credentials: Any) -> None:
+    def __init__(self, channel: Any, secured: Any, metadata: Metadata, token: Entry | None) -> None:
         self._security: Security = channel.security
-        self.carried: Carried = self._security.carried(metadata, credentials, channel.is_shown)
+        self._token = token
+        self.metadata = metadata if token is None else (*metadata, token)
         self._generation: Generation = channel.generations.present()
         self.method = self._generation.method(secured)
 
     def has_changed(self, status: grpc.StatusCode) -> bool:
-        return self._security.has_changed(status, self.carried, self._generation.credentials)
+        return self._security.has_changed(status, self._token, self._generation.credentials)
 
 
-class _Attempt(Attempt):
-    def send(self, how: str, request: Any, timeout: float | None, more: dict[str, Any]) -> Any:
-        """`more` are `wait_for_ready` and `compression`."""
-        carried = self.carried
-        return getattr(self.method, how)(request, timeout, carried.metadata, carried.credentials, **more)
+class _Copies:
+    """Of one call, each made by `send` on an attempt, with the seconds that it has."""
 
-    def ended(self, call: Any) -> None:
-        """For calls that are not made again."""
-        self.has_changed(call.code())
+    def __init__(
+        self,
+        secured: _Secured,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        send: Callable[[Attempt, float | None], Any],
+    ) -> None:
+        self._secured, self._channel = secured, secured.channel
+        self._metadata = self._channel.security.given(metadata, credentials)
+        self._until_s = None if timeout is None else time.monotonic() + timeout
+        self._send = send
+
+    def token(self) -> Entry | Future[Entry] | None:
+        if self._channel.closed.done():
+            raise ValueError("Cannot invoke RPC on closed channel!")  # as gRPC says
+        return self._channel.security.token()
+
+    def wait(self, asking: Future[Entry], given_up: Future[None] | None = None) -> Entry:
+        closed: Future[Any] = self._channel.closed
+        wait({asking, closed, given_up or closed}, self.seconds_left(), FIRST_COMPLETED)
+        if given_up is not None and given_up.done():
+            raise NotSent(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", was_cancelled=True)
+        if not asking.done() and closed.done():
+            raise NotSent(grpc.StatusCode.CANCELLED, "Channel closed!")
+        return answer(asking)
+
+    def attempt(self, token: Entry | Future[Entry] | None) -> Attempt:
+        if isinstance(token, Future):
+            token = self.wait(token)
+        return Attempt(self._channel, self._secured, self._metadata, token)
+
+    def send(self, token: Entry | None) -> Copy:
+        attempt = self.attempt(token)
+        return self._send(attempt, self.seconds_left()), attempt.has_changed
+
+    def send_and_wait(self) -> Any:
+        attempt = self.attempt(self.token())
+        try:
+            return self._send(attempt, self.seconds_left())
+        except grpc.RpcError as error:
+            if not attempt.has_changed(error.code()) or not self._channel.repeats:
+                raise
+            try:
+                attempt = self.attempt(self.token())
+            except NotSent as not_sent:
+                raise error from not_sent
+        return self._send(attempt, self.seconds_left())
+
+    def seconds_left(self) -> float | None:
+        return None if self._until_s is None else max(0.0, self._until_s - time.monotonic())
 
 
 class _Secured:
     def __init__(self, channel: SecuredChannel, make: Callable[[grpc.Channel], Any]) -> None:
-        self._channel, self.make = channel, make
+        self.channel, self.make = channel, make
 
-    def _blocking(
+    def _copies(
         self,
         how: str,
         request: Any,
@@ -173,90 +223,49 @@ class _Secured:
         metadata: Any = None,
         credentials: grpc.CallCredentials | None = None,
         **more: Any,
-    ) -> Any:
-        began_s = time.monotonic()
-        attempt = _Attempt(self._channel, self, metadata, credentials)
-        try:
-            return attempt.send(how, request, timeout, more)
-        except grpc.RpcError as error:
-            if not attempt.has_changed(error.code()) or not self._channel.repeats:
-                raise
-            if timeout is not None:
-                timeout -= time.monotonic() - began_s
-                if timeout <= 0:
-                    raise
-        return _Attempt(self._channel, self, metadata, credentials).send(how, request, timeout, more)
+    ) -> _Copies:
+        """`more` are `wait_for_ready` and `compression`."""
 
-    def _begun(
-        self,
-        how: str,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        **more: Any,
-    ) -> Any:
-        """A call that is not made again."""
-        attempt = _Attempt(self._channel, self, metadata, credentials)
-        call = attempt.send(how, request, timeout, more)
-        call.add_done_callback(attempt.ended)
-        return call
+        def send(attempt: Attempt, seconds: float | None) -> Any:
+            return getattr(attempt.method, how)(request, seconds, attempt.metadata, credentials, **more)
+
+        return _Copies(self, timeout, metadata, credentials, send)
 
 
 class _UnaryResponse(_Secured):
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self._blocking("__call__", *arguments, **named)
+        return self._copies("__call__", *arguments, **named).send_and_wait()
 
     def with_call(self, *arguments: Any, **named: Any) -> Any:
-        return self._blocking("with_call", *arguments, **named)
+        return self._copies("with_call", *arguments, **named).send_and_wait()
 
-    def future(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        **more: Any,
-    ) -> Any:
-        if not self._channel.repeats:
-            return self._begun("future", request, timeout, metadata, credentials, **more)
-        until_s = None if timeout is None else time.monotonic() + timeout
-
-        def send() -> tuple[Any, Callable[[grpc.StatusCode], bool]]:
-            left = None if until_s is None else until_s - time.monotonic()
-            attempt = _Attempt(self._channel, self, metadata, credentials)
-            return attempt.send("future", request, left, more), attempt.has_changed
-
-        return RepeatedCall(send)
+    def future(self, *arguments: Any, **named: Any) -> SecuredCall:
+        return SecuredCall(self._copies("future", *arguments, **named), self.channel.repeats)
 
 
 class _StreamResponse(_Secured):
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self._begun("__call__", *arguments, **named)
+    def __call__(self, *arguments: Any, **named: Any) -> SecuredCall:
+        return SecuredCall(self._copies("__call__", *arguments, **named), repeats=False)
 
 
 class _UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg, misc]
-    def begin(self, outgoing: Outgoing) -> RepeatedBegunCall:
+    def begin(self, outgoing: Outgoing) -> SecuredBegunCall:
         """As a BegunCall, and raises as it does."""
-        until_s = None if outgoing.timeout is None else time.monotonic() + outgoing.timeout
 
-        def send() -> tuple[BegunCall, Callable[[grpc.StatusCode], bool]]:
-            left = None if until_s is None else until_s - time.monotonic()
-            attempt = _Attempt(self._channel, self, outgoing.metadata, None)
-            carried = attempt.carried
-            out = outgoing._replace(timeout=left, metadata=carried.metadata)
-            return BegunCall(attempt.method, out, carried.credentials), attempt.has_changed
+        def send(attempt: Attempt, seconds: float | None) -> BegunCall:
+            return BegunCall(attempt.method, outgoing._replace(timeout=seconds, metadata=attempt.metadata))
 
-        return RepeatedBegunCall(send, self._channel.repeats)
+        copies = _Copies(self, outgoing.timeout, outgoing.metadata, None, send)
+        return SecuredBegunCall(copies, outgoing.request_id, self.channel.repeats)
 
 
 class _StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg, misc]
     pass
 
 
-class _UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class _UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg, misc]
     pass
 
 
-class _StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class _StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg, misc]
     pass

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import inspect
 import json
 import logging
 import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
-from typing import TypeAlias
-
-import grpc
+from typing import Any, NamedTuple, TypeAlias
 
 from handfast.client.security.secret_files import UnusableFile
 
 Token: TypeAlias = str | Callable[[], str]
 """A token, or a function that returns one each time it is called."""
+AsyncToken: TypeAlias = str | Callable[[], str | Awaitable[str]]
+"""For asyncio, where the function can be an async one."""
 Entry: TypeAlias = tuple[str, str]
 """Of a call's metadata."""
 
@@ -36,25 +38,36 @@ _FORM = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class NoToken(Exception):
-    """None could be had. Its text, which errors of calls quote, has nothing that the function said."""
+    """None could be had. Its text, which errors of calls quote, has nothing that the function said; its cause is what
+    the function raised."""
+
+
+class _Held(NamedTuple):
+    entry: Entry
+    renew_s: float = math.inf
+    """When the next one is asked for, in seconds of `time.time()`, as when this one expires."""
+    expires_s: float = math.inf
 
 
 class TokenSource:
-    """Has the token ready for each call. Raises TypeError or ValueError on what cannot be one. Usable from any thread.
+    """Has the token ready for each call. Raises TypeError or ValueError on what cannot be one. Usable from any thread;
+    where its function `may_be_async`, from those with a running event loop.
 
-    A function is called in a thread of gRPC, which waits for it. While it runs, calls that need its answer share it,
-    and those for which the present token is good enough go on with that.
+    A function is called in a thread of its own. While it runs, calls that need its answer share it, and those for which
+    the present token is good enough go on with that.
     """
 
-    def __init__(self, token: Token) -> None:
+    def __init__(self, token: AsyncToken, may_be_async: bool = False) -> None:
         self._function = None if isinstance(token, str) else token
         if not isinstance(token, str) and not callable(token):
             raise TypeError(f"token: must be a str, or a function that returns one, not {type(token).__name__}")
+        if not may_be_async and _is_async(token):
+            raise TypeError("token: must be no async function; handfast.client.aio takes those")
         try:
-            self._entry = _entry(token) if isinstance(token, str) else None
+            self._held = _Held(_entry(token)) if isinstance(token, str) else None
         except _NotOne as error:
             raise ValueError(f"token: {error}") from None
-        self._renew_s = self._expires_s = math.inf  # seconds of time.time()
+        self._may_be_async = may_be_async
         self._lock = threading.Lock()
         self._asking: Future[Entry] | None = None
         self._paused_until_s = -math.inf  # seconds of time.monotonic()
@@ -63,86 +76,97 @@ class TokenSource:
     def can_change(self) -> bool:
         return self._function is not None
 
-    def ready(self) -> Entry | None:
-        """The entry for a call that goes out now; None where the token is to be asked for, as `Asking` does."""
-        return self._entry if time.time() < self._renew_s else None
-
-    def usable(self) -> Entry:
-        """The present token until it expires, then the next one, which may have to be waited for. Raises NoToken."""
-        entry = self._entry
-        return entry if entry is not None and time.time() < self._expires_s else self._ask()
-
-    def renew(self) -> None:
-        """Asks for the next one, where it is time to."""
-        if self.ready() is None and time.monotonic() >= self._paused_until_s:
-            try:
-                self._ask()
-            except NoToken as error:
-                _LOG.warning("The token is not renewed yet, and used until it expires. %s", error)
+    def get(self) -> Entry | Future[Entry]:
+        """The entry for a call that goes out now; or where there is none, the next one, to be waited for, which may be
+        NoToken. Asks for it when it is time to."""
+        held = self._held
+        if held is not None and time.time() < held.renew_s:
+            return held.entry
+        with self._lock:
+            held, now_s = self._held, time.time()
+            if held is not None and now_s < held.expires_s:
+                if now_s >= held.renew_s and time.monotonic() >= self._paused_until_s:
+                    self._ask()
+                return held.entry
+            return self._ask()
 
     def refused(self, entry: Entry | None) -> bool:
         """A server did not take the token of this entry. Returns whether a call with another one makes sense."""
         if self._function is None:
             return False
         with self._lock:
-            if entry is not self._entry:
+            if self._held is None or entry is not self._held.entry:
                 return True  # another one is there already, or is being asked for
             now_s = time.monotonic()
             if now_s < self._paused_until_s:
                 return False
             self._paused_until_s = now_s + PAUSE_SECONDS
-            self._entry = None
+            self._held = None
             return True
 
-    def _ask(self) -> Entry:
-        with self._lock:
-            asking, others_ask = self._asking, self._asking is not None
-            if asking is None:
-                asking = self._asking = Future()
-        if not others_ask:
-            self._answer(asking)
-        return asking.result()
+    def _ask(self) -> Future[Entry]:
+        """Unless it is asked for already. With the lock held."""
+        if self._asking is None:
+            asking: Future[Entry] = Future()
+            asking.set_running_or_notify_cancel()  # so that no call that is cancelled takes it from the others
+            loop = asyncio.get_running_loop() if self._may_be_async else None
+            threading.Thread(target=self._call, args=(asking, loop), name="handfast-token", daemon=True).start()
+            self._asking = asking
+        return self._asking
 
-    def _answer(self, asking: Future[Entry]) -> None:
+    def _call(self, asking: Future[Entry], loop: asyncio.AbstractEventLoop | None) -> None:
         try:
             # Without the deadline of the call that is served here: the token is for others, too.
-            token = Context().run(self._function)  # type: ignore[arg-type]  # a token that is given is always ready
-            entry = _entry(token)
+            token = Context().run(self._function)  # type: ignore[arg-type]  # a token that is given is always held
+            if loop is not None and inspect.isawaitable(token):
+                loop.call_soon_threadsafe(self._await, asking, token)
+                return
         except BaseException as error:
-            is_told = isinstance(error, _NotOne | UnusableFile)
-            reason = str(error) if is_told else f"its function raised {type(error).__name__}"
-            with self._lock:
-                self._asking = None
-                self._paused_until_s = time.monotonic() + PAUSE_SECONDS
-            asking.set_exception(NoToken(f"token: {reason}"))
+            self._failed(asking, error)
+        else:
+            self._answered(asking, token)
+
+    def _await(self, asking: Future[Entry], token: Awaitable[str]) -> None:
+        """In the event loop."""
+
+        async def answer() -> None:
+            try:
+                answer = await token
+            except BaseException as error:
+                self._failed(asking, error)
+            else:
+                self._answered(asking, answer)
+
+        self._task = asyncio.get_running_loop().create_task(answer(), context=Context())
+
+    def _answered(self, asking: Future[Entry], token: Any) -> None:
+        try:
+            entry = _entry(token)
+        except _NotOne as error:
+            self._failed(asking, error)
             return
         now_s = time.time()
         left = _expiry(token) - now_s
         with self._lock:
             self._asking = None
-            self._entry = entry
             # The server's clock counts: what has expired by this one's is used until it is refused.
-            self._expires_s = now_s + left if left > 0 else math.inf
-            self._renew_s = self._expires_s - min(MARGIN_SECONDS, left / 5) if left > 0 else math.inf
+            if left > 0:
+                self._held = _Held(entry, now_s + left - min(MARGIN_SECONDS, left / 5), now_s + left)
+            else:
+                self._held = _Held(entry)
         asking.set_result(entry)
 
-
-class Asking(grpc.AuthMetadataPlugin):
-    """The credentials of one call whose token has to be asked for."""
-
-    def __init__(self, source: TokenSource) -> None:
-        self._source = source
-        self.entry: Entry | None = None
-        """What the call has carried."""
-
-    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
-        try:
-            self.entry = self._source.usable()
-        except NoToken as error:
-            callback((), error)
-            return
-        callback((self.entry,), None)
-        self._source.renew()
+    def _failed(self, asking: Future[Entry], error: BaseException) -> None:
+        is_told = isinstance(error, _NotOne | UnusableFile)
+        no_token = NoToken(f"token: {error if is_told else f'its function raised {type(error).__name__}'}")
+        no_token.__cause__ = error
+        with self._lock:
+            self._asking = None
+            self._paused_until_s = time.monotonic() + PAUSE_SECONDS
+            is_held = self._held is not None and time.time() < self._held.expires_s
+        if is_held:
+            _LOG.warning("The token is not renewed yet, and used until it expires. %s", no_token)
+        asking.set_exception(no_token)
 
 
 class _NotOne(ValueError):
@@ -156,8 +180,14 @@ class _Secret(str):
         return "<a token>"
 
 
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 def _entry(token: object) -> Entry:
     """Raises TypeError or ValueError, without showing the token."""
+    if inspect.iscoroutine(token):
+        token.close()  # or Python warns that it was not awaited
     if not isinstance(token, str):
         raise _NotOne(f"its function must return a str, not {type(token).__name__}")
     if not _FORM.fullmatch(token):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import grpc
 
 from handfast.client.errors import ServiceError
+from handfast.client.failed_call import NotSent
 from handfast.client.transactions import errors
 from handfast.client.transactions.errors import TransactionMisuse
 from handfast.client.transactions.journal import Answer, Journal, Metadata, Outcome
@@ -132,6 +133,7 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
     branches = [TransactionBranch(participant=name, operation_count=count) for name, count in operations.items()]
     request = CommitTransactionRequest(transaction_id=journal.id, branches=branches)
     give_up_s = max(time.monotonic(), journal.deadline_s) + LOOK_UP_SECONDS
+    was_sent = False
     try:
         for attempt in itertools.count():
             journal.outcome = Outcome.UNKNOWN
@@ -141,20 +143,22 @@ def _decide(journal: Journal, operations: Mapping[str, int]) -> Ending:
             if error is None:
                 journal.outcome = Outcome.COMMITTED
                 return
-            never_sent = attempt == 0 and isinstance(error, TransactionMisuse)
-            if never_sent or _reason(error) == "TRANSACTION_ABORTED":
+            was_sent |= not isinstance(error, TransactionMisuse) and not isinstance(error.__cause__, NotSent)
+            if _reason(error) == "TRANSACTION_ABORTED":
                 journal.outcome = Outcome.ABORTED
                 raise error
             pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
             has_no_answer = isinstance(error, grpc.RpcError) and error.code() in _NO_ANSWER
             can_succeed = has_no_answer or getattr(error, "retryable", False)
             if not can_succeed or pause >= left:
+                if not was_sent:
+                    journal.outcome = Outcome.UNDECIDED
                 raise error
             yield pause
     except GeneratorExit:
         raise
     except BaseException as error:
-        if journal.outcome is not Outcome.ABORTED:
+        if journal.outcome is Outcome.UNKNOWN:
             yield from _settle(journal)
         if isinstance(error, Exception):
             if journal.outcome is Outcome.COMMITTED:
