@@ -394,34 +394,37 @@ class SimulatedRegister(SimulatedPrunable, DecisionStore):
         self._delete_finished: Any = Statement(delete)
 
 
-class SimulatedAnswers(ReplyStore):
-    def __init__(self, engine: Engine, clock: Clock) -> None:
-        engine.tables.setdefault("answers", {})
-        self._database, self._clock = SimulatedDatabase(engine), clock
-        columns = ("method", "request_id", "fingerprint", "transaction_id", "reply", "failure")
+class SimulatedAnswerRows:
+    """Stands for `Answers`: the rows of a table of answers, all of which are anybody's."""
 
-        def select(c: Connection, p: Columns) -> Result:
-            row = c.get("answers", (p["method"], p["request_id"]))
-            return Result() if row is None else Result([{name: row[name] for name in columns}])
+    def __init__(self, engine: Engine, table: str) -> None:
+        engine.tables.setdefault(table, {})
 
         def insert(c: Connection, p: Columns) -> Result:
-            if not c.insert("answers", (p["method"], p["request_id"]), dict(p)):
+            if not c.insert(table, (p["method"], p["request_id"]), dict(p)):
                 raise IntegrityError("the request id has an answer", None, DriverError("", UNIQUE_VIOLATION))
             return Result(rowcount=1)
 
-        self._insert: Any = Statement(insert)
-        self._select: Any = Statement(select)
+        self._insert = Statement(insert)
+        self._find = Statement(lambda c, p: _one(c.get(table, (p["method"], p["request_id"]))))
+
+    def insert(self, connection: Connection, **values: Any) -> None:
+        self._insert.send(connection, **values)
+
+    def find(self, connection: Connection, method: str, request_id: str) -> Any:
+        return self._find.first(connection, method=method, request_id=request_id)
+
+
+class SimulatedAnswers(ReplyStore):
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._database, self._clock = SimulatedDatabase(engine), clock
+        self._answers: Any = SimulatedAnswerRows(engine, "answers")
 
 
 class SimulatedRequests(IdempotencyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
-        engine.tables.setdefault("requests", {})
         self._database, self._clock = SimulatedDatabase(engine), clock
-
-        def insert(c: Connection, p: Columns) -> Result:
-            if not c.insert("requests", (p["method"], p["request_id"]), {**p, "is_erased": False}):
-                raise failure("the request has a reply", UNIQUE_VIOLATION)
-            return Result(rowcount=1)
+        self._answers: Any = SimulatedAnswerRows(engine, "requests")
 
         def erase(c: Connection, p: Columns) -> Result:
             about = [row for row in c.scan("requests") if row["about"] == p["about_"]]
@@ -429,7 +432,5 @@ class SimulatedRequests(IdempotencyStore):
                 c.update("requests", (row["method"], row["request_id"]), {"reply": b"", "is_erased": True})
             return Result(rowcount=len(about))
 
-        self._insert: Any = Statement(insert)
         self._erase: Any = Statement(erase)
-        self._find: Any = Statement(lambda c, p: _one(c.get("requests", (p["method"], p["request_id"]))))
         self._delete: Any = Statement(lambda c, p: Result())  # no simulation lasts as long as they are kept

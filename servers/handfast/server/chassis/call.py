@@ -157,6 +157,8 @@ class Callbacks:
 
 
 class Refuses(Protocol):
+    enforced: bool
+
     def refuse(self, call: Call, error: DomainError) -> None:
         """Raises the error, or notes that it would be raised (`security/guard.py`)."""
 
@@ -275,6 +277,11 @@ class Call(Propagated):
         self.code = _OK if code is None else code if isinstance(code, grpc.StatusCode) else _UNKNOWN
         of_handler = context.trailing_metadata() or ()
         context.set_trailing_metadata((*of_handler, *self.trailers, (REQUEST_ID_KEY, self.request_id)))
+
+    @property
+    def enforced(self) -> bool:
+        """Whether it would have been refused, had it been somebody's who may not make it."""
+        return self.guard is not None and self.guard.enforced
 
     @property
     def peer(self) -> str:

@@ -15,4 +15,5 @@ metrics.py               how many writes are committed together, and how long th
 schema.py                whose a database is, and which version of which schema it has
 migrations.py            brings a database to the schema that the code expects
 idempotency.py           makes the repeat of a write harmless
+answers.py               whose the answers are that repeats get
 """

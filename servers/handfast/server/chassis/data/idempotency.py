@@ -1,9 +1,9 @@
 """Makes a repeat of a write harmless (AIP-155): the reply to a `request_id` is stored in the local transaction of the
 write.
 
-Request ids are kept apart by caller and method. Only successes are stored, so that a write that was refused can be
-sent again. Where a resource goes for good, the replies about it are erased in the same local transaction; of each is
-left that the call was carried out, so that a repeat does nothing.
+Request ids are kept apart by method, and by caller as `answers.py` says. Only successes are stored, so that a write
+that was refused can be sent again. Where a resource goes for good, the replies about it are erased in the same local
+transaction; of each is left that the call was carried out, so that a repeat does nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from google.protobuf.message import Message
 
 from handfast.server.chassis.cancellation import shield
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
+from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import AnswerErased, RequestIdReused
-from handfast.server.chassis.security.callers import current_caller
 
 Reply = TypeVar("Reply", bound=Message)
 
 KEPT_US = 24 * 3600 * MICROSECONDS_PER_SECOND
 """How long a reply is kept."""
-ANYBODY = ""  # the caller, where calls carry no identity
 ABOUT_LENGTH = 200
 
 
@@ -86,15 +85,7 @@ class IdempotencyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         columns = table.c
-        self._insert = Statement(database, sa.insert(table))
-        self._find = Statement(
-            database,
-            sa.select(columns.fingerprint, columns.reply, columns.is_erased).where(
-                columns.caller == sa.bindparam("caller"),
-                columns.method == sa.bindparam("method"),
-                columns.request_id == sa.bindparam("request_id"),
-            ),
-        )
+        self._answers = Answers(database, table)
         self._erase = Statement(
             database, sa.update(table).where(columns.about == sa.bindparam("about_")).values(is_erased=True, reply=b"")
         )
@@ -110,15 +101,15 @@ class IdempotencyStore:
         request_id = request_id_of(request)
         if not request_id:
             return self._database.write(partial(self._work, work)).reply
-        identity = {"caller": current_caller() or ANYBODY, "method": method, "request_id": request_id}
         digest = fingerprint(method, request)
+        identity = {"method": method, "request_id": request_id, "fingerprint": digest}
         try:
-            return self._database.write(partial(self._work_and_insert, work, {**identity, "fingerprint": digest}))
+            return self._database.write(partial(self._work_and_insert, work, identity))
         except Exception:
             # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
             # the first call made, so that call's reply comes before it.
             with shield(), self._database.read() as connection:
-                stored = self._find.first(connection, **identity)
+                stored = self._answers.find(connection, method, request_id)
             if stored is None:
                 raise
             if stored.fingerprint != digest:
@@ -147,5 +138,5 @@ class IdempotencyStore:
         """Fails where another call with the same request id was first: then this one is rolled back."""
         reply, about, erases = self._work(work, connection)
         stored = (without_personal_data(reply) if erases else reply).SerializeToString()
-        self._insert.send(connection, **row, reply=stored, create_time=self._clock(), about=about)
+        self._answers.insert(connection, **row, reply=stored, create_time=self._clock(), about=about, is_erased=False)
         return reply

@@ -27,7 +27,7 @@ class Guard:
     def __init__(
         self, authenticator: Authenticator, rate: CallRate | None, *, enforced: bool, registry: CollectorRegistry
     ) -> None:
-        self._authenticator, self._rate, self._enforced = authenticator, rate, enforced
+        self._authenticator, self._rate, self.enforced = authenticator, rate, enforced
         self._refused = Counter(
             "handfast_calls_refused",
             "Calls of those who may not make them; they were refused where that is enforced.",
@@ -90,7 +90,7 @@ class Guard:
 
     def _fail(self, call: Call, error: Exception) -> None:
         """Ends the call, which the guard itself has failed for. Where it only observes, no call fails for it."""
-        if self._enforced:
+        if self.enforced:
             raise error
         call.log["exception"] = described(error, call.personal_data())
         self.refuse(call, Unforeseen())
@@ -101,8 +101,8 @@ class Guard:
         reasons, messages = call.log.get("would_refuse"), call.log.get("would_refuse.message")
         if reasons is not None and error.reason in str(reasons).split(","):
             return
-        self._refused.labels(call.method.service, call.method.name, error.reason, str(self._enforced).lower()).inc()
-        if self._enforced:
+        self._refused.labels(call.method.service, call.method.name, error.reason, str(self.enforced).lower()).inc()
+        if self.enforced:
             raise error
         call.log["would_refuse"] = error.reason if reasons is None else f"{reasons},{error.reason}"
         call.log["would_refuse.message"] = error.message if messages is None else f"{messages} {error.message}"

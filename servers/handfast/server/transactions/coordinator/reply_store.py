@@ -13,10 +13,10 @@ from functools import partial
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
+from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.idempotency import ANYBODY, KEPT_US
+from handfast.server.chassis.data.idempotency import KEPT_US
 from handfast.server.chassis.data.statements import Statement
-from handfast.server.chassis.security.callers import current_caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +36,22 @@ class StoredReply:
 class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
-        t = table.c
-        self._insert = Statement(database, sa.insert(table))
-        identity = (t.caller, t.method, t.request_id)
-        columns = (t.method, t.request_id, t.fingerprint, t.transaction_id, t.reply, t.failure)
-        find = sa.select(*columns).where(*(column == sa.bindparam(column.name) for column in identity))
-        self._select = Statement(database, find)
-        self._delete = Statement(database, sa.delete(table).where(t.create_time < sa.bindparam("before")))
+        self._answers = Answers(database, table)
+        self._delete = Statement(database, sa.delete(table).where(table.c.create_time < sa.bindparam("before")))
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
-        """What the caller of the call being served was answered."""
+        """What the call was answered that the call being served repeats, or asks for."""
         with self._database.read() as connection:
-            row = self._select.first(
-                connection, caller=current_caller() or ANYBODY, method=method, request_id=request_id
-            )
-            return None if row is None else StoredReply(*row)
+            row = self._answers.find(connection, method, request_id)
+        if row is None:
+            return None
+        return StoredReply(method, request_id, row.fingerprint, row.transaction_id, row.reply, row.failure)
 
     def insert(self, connection: sa.Connection, answer: StoredReply) -> None:
         """Inserts an answer, in the round trip of the next statement. From there comes an IntegrityError, where the
         request id has an answer of an earlier call."""
-        self._insert.send(
+        self._answers.insert(
             connection,
-            caller=current_caller() or ANYBODY,
             method=answer.method,
             request_id=answer.request_id,
             fingerprint=answer.fingerprint,
