@@ -84,6 +84,15 @@ def test_pools_that_differ_have_different_names() -> None:
         Server(settings, domain="handfast.users", services=[service])
 
 
+def test_a_pool_is_for_methods_that_exist() -> None:
+    add = users_pb2_grpc.add_UserServiceServicer_to_server
+    service = Service(USERS, add, new_users(), "handfast.users", pool_of={"GetUsr": Pool("lookups", 1)})
+    settings = ServerSettings(name="users", listen="127.0.0.1:0")
+    message = r"^services: handfast\.users\.v1\.UserService has no method GetUsr to give a pool$"
+    with pytest.raises(StartError, match=message):
+        Server(settings, domain="handfast.users", services=[service])
+
+
 def test_two_servers_never_share_a_port(running: Running) -> None:
     with pytest.raises(StartError, match="Address already in use"):
         new_server(new_users(), listen=f"127.0.0.1:{running.server.port}").start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from handfast.accounts.v1 import accounts_pb2
 from handfast.client import Suite, transaction_metadata
 from handfast.client.errors import Aborted, AlreadyExists, NotFound, PermissionDenied, ServiceError, service_error
 from handfast.client.propagation import CALLER_KEY
+from handfast.server.accounts import server as accounts
 from handfast.server.chassis.clock import now
 from handfast.server.chassis.ids import new_id
 from handfast.server.chassis.security.callers import on_behalf_of
@@ -22,7 +24,11 @@ from handfast.server.suite import SuiteSettings
 from handfast.server.transactions import wire
 from handfast.server.users import server as users
 from handfast.transactions.v1 import transactions_pb2 as pb
-from handfast.transactions.v1.transactions_pb2_grpc import LockServiceStub, ParticipantServiceStub
+from handfast.transactions.v1.transactions_pb2_grpc import (
+    LockServiceStub,
+    ParticipantServiceStub,
+    TransactionServiceStub,
+)
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.people import new_email
@@ -283,6 +289,75 @@ def test_a_caller_whom_a_stranger_names_does_not_count(client: Suite) -> None:
     query = pb.QueryBranchRequest(transaction_id=begun.transaction_id)
     branch = client.stub(ParticipantServiceStub, "users").QueryBranch(query, metadata=SUITE).branch
     assert branch.owner == digest("eve")
+
+
+def test_nobody_commits_what_was_never_staged_however_many_are_at_it(client: Suite) -> None:
+    request = pb.BeginTransactionRequest(further=32)
+    begun = client.transactions.BeginTransaction(request, metadata=EVE)
+    ids = [each.transaction_id for each in (begun.transaction, *begun.further)]
+    branches = [pb.TransactionBranch(participant=name, operation_count=1) for name in ("users", "preferences")]
+
+    def commit(transaction_id: str) -> str:
+        request = pb.CommitTransactionRequest(transaction_id=transaction_id, branches=branches)
+        try:
+            return pb.TransactionState.Name(
+                client.transactions.CommitTransaction(request, metadata=EVE).transaction.state
+            )
+        except ServiceError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = set(threads.map(commit, ids))
+    # On a busy machine, a participant may not answer in time.
+    assert answers <= {"OPERATIONS_MISSING", "PEER_UNAVAILABLE"}
+    found = client.transactions.BatchGetTransactions(pb.BatchGetTransactionsRequest(transaction_ids=ids), metadata=EVE)
+    assert {each.state for each in found.transactions} == {pb.TRANSACTION_STATE_UNDECIDED}
+
+
+def test_nobodys_word_is_taken_for_what_a_participant_that_is_away_holds(tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_first_port()}"
+    settings: dict[str, Any] = ISSUER.settings(tmp_path) | {"users_address": nobody, "preferences_address": nobody}
+    url = sqlite_url(tmp_path / "accounts.sqlite3")
+    server = accounts.build(SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, **settings))
+    server.start()
+    try:
+        with grpc.insecure_channel(server.address) as to_coordinator:  # which repeats nothing
+            transactions = TransactionServiceStub(to_coordinator)
+            begun = transactions.BeginTransaction(pb.BeginTransactionRequest(), metadata=EVE).transaction
+            branches = [pb.TransactionBranch(participant="users", operation_count=1)]
+            commit = pb.CommitTransactionRequest(transaction_id=begun.transaction_id, branches=branches)
+            with pytest.raises(grpc.RpcError) as refused:
+                transactions.CommitTransaction(commit, metadata=EVE)
+            error = service_error(refused.value, "")
+            assert (error.reason, error.retryable) == ("PEER_UNAVAILABLE", True)
+            get = pb.GetTransactionRequest(transaction_id=begun.transaction_id)
+            found = transactions.GetTransaction(get, metadata=EVE).transaction
+            assert found.state == pb.TRANSACTION_STATE_UNDECIDED
+    finally:
+        server.stop()
+
+
+UNFOUNDED: dict[str, Callable[[Victim, Any], object]] = {
+    "commit": lambda victim, them: them.CommitTransaction(
+        pb.CommitTransactionRequest(transaction_id=victim.id), metadata=EVE
+    ),
+    "roll back": lambda victim, them: them.RollbackTransaction(
+        pb.RollbackTransactionRequest(transaction_id=victim.id, abort_reason="no reason"), metadata=EVE
+    ),
+    "get": lambda victim, them: them.GetTransaction(
+        pb.GetTransactionRequest(transaction_id=victim.id, request_id="x", method="y"), metadata=EVE
+    ),
+    "get several": lambda victim, them: them.BatchGetTransactions(
+        pb.BatchGetTransactionsRequest(transaction_ids=[victim.id, "x"]), metadata=EVE
+    ),
+}
+
+
+@pytest.mark.parametrize("method", UNFOUNDED)
+def test_a_stranger_is_not_told_what_else_is_wrong_with_a_request(victim: Victim, method: str) -> None:
+    with pytest.raises(ServiceError) as refused:
+        UNFOUNDED[method](victim, victim.client.transactions)
+    assert refused.value.reason == "NOT_OWNER"
 
 
 def test_an_id_that_a_caller_makes_up_belongs_to_nobody(client: Suite) -> None:

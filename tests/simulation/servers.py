@@ -192,7 +192,7 @@ class CoordinatorServer(Server):
         self.serve("AccountService", AccountServicer(suite, coordinator))
         self.serve(
             "TransactionService",
-            TransactionServicer(decisions, replies, notifier, Holdings(stubs, room=4), ids, self.clock),
+            TransactionServicer(decisions, replies, notifier, Holdings(stubs), ids, self.clock),
         )
         self._decisions, self._notifiers = decisions, list(notifier.by_participant.values())
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from handfast.client import FailedPrecondition, InvalidArgument, NotFound, Suite, channel
-from handfast.client.errors import service_error
-from handfast.server.accounts import tables
+from handfast.client.errors import Unavailable, service_error
+from handfast.client.propagation import Propagated, propagating
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
-from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.errors import PeerUnavailable
-from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.chassis.ids import new_id
 from handfast.server.transactions.coordinator.holdings import Holdings
-from handfast.server.transactions.coordinator.notifier import DecisionNotifier
-from handfast.server.transactions.coordinator.owned_ids import OwnedIds
-from handfast.server.transactions.coordinator.reply_store import ReplyStore
-from handfast.server.transactions.coordinator.service import TransactionServicer
+from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.server.transactions.horizon import id_at
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
@@ -102,28 +101,64 @@ class TestAParticipantThatDoesNotAnswer:
             assert found.state == pb.TRANSACTION_STATE_UNDECIDED
         server.stop()
 
-    def test_is_waited_for_also_where_too_many_calls_ask_at_once(
-        self, accounts: Database, addresses: dict[str, str]
-    ) -> None:
-        context: Any = None
-        decisions = DecisionStore(accounts, tables.coordinator)
-        replies = ReplyStore(accounts, tables.coordinator.answers)
-        with channel(addresses["users"]) as to_users:
-            stubs = {"users": ParticipantServiceStub(to_users)}
-            holdings = Holdings(stubs, room=0)
-            transactions = TransactionServicer(
-                decisions, replies, DecisionNotifier(decisions, stubs), holdings, OwnedIds(b"")
-            )
+    def test_is_asked_by_one_call_at_a_time_until_it_answers(self) -> None:
+        silence = Silence()
+        holdings = Holdings(silence.stubs)
+        commit = Decision(new_id(), Outcome.COMMITTED, {"users": 1})
+        silence.ends.set()
+        assert holdings.of(commit).counts == {"users": None}
+        silence.ends.clear()
+        with ThreadPoolExecutor() as threads:
+            asking = threads.submit(holdings.of, commit)
+            assert eventually(lambda: len(silence.questions) == 2)
+            assert holdings.of(commit).counts == {"users": None}
+            assert len(silence.questions) == 2
+            silence.answer = pb.QueryBranchResponse(branch=pb.Branch(operation_count=1))
+            silence.ends.set()
+            assert asking.result().counts == {"users": 1}
+        silence.ends.clear()
+        with ThreadPoolExecutor() as threads:
+            several = [threads.submit(holdings.of, commit) for _ in range(2)]
+            assert eventually(lambda: len(silence.questions) == 4)
+            silence.ends.set()
+            assert [each.result().counts for each in several] == 2 * [{"users": 1}]
 
-            def commit(age_seconds: int) -> pb.Transaction:
-                id_ = id_at(now() - age_seconds * MICROSECONDS_PER_SECOND)
-                branches = [pb.TransactionBranch(participant="users", operation_count=1)]
-                request = pb.CommitTransactionRequest(transaction_id=id_, branches=branches)
-                return transactions.CommitTransaction(request, context).transaction
+    def test_is_not_taken_for_silent_because_a_caller_gave_it_no_time(self) -> None:
+        silence = Silence()
+        silence.ends.set()
+        holdings = Holdings(silence.stubs)
+        commit = Decision(new_id(), Outcome.COMMITTED, {"users": 1})
+        with propagating(Propagated(deadline_monotonic_s=time.monotonic() + 0.9)):
+            assert holdings.of(commit).counts == {"users": None}
+        silence.ends.clear()
+        with ThreadPoolExecutor() as threads:
+            several = [threads.submit(holdings.of, commit) for _ in range(2)]
+            assert eventually(lambda: len(silence.questions) == 3)
+            silence.ends.set()
+            assert [each.result().counts for each in several] == 2 * [{"users": None}]
 
-            assert commit(age_seconds=0).state == pb.TRANSACTION_STATE_COMMITTED
-            with pytest.raises(PeerUnavailable):
-                commit(age_seconds=600)
+
+class Silence:
+    """A participant that says nothing until the silence ends, and then its `answer`; it is away where that is None."""
+
+    def __init__(self) -> None:
+        self.ends = threading.Event()
+        self.answer: pb.QueryBranchResponse | None = None
+        self.questions: list[pb.QueryBranchRequest] = []
+        self.stubs: Any = {"users": SimpleNamespace(QueryBranch=self)}
+
+    def future(self, request: pb.QueryBranchRequest, timeout: float) -> Silence:
+        self.questions.append(request)
+        return self
+
+    def cancel(self) -> None:
+        self.ends.set()
+
+    def result(self) -> pb.QueryBranchResponse:
+        self.ends.wait()
+        if self.answer is None:
+            raise Unavailable("it is away")
+        return self.answer
 
 
 class TestAcceptingALoss:

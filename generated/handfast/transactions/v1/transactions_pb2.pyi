@@ -493,8 +493,9 @@ class CommitTransactionRequest(_message.Message):
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionBranch]:
         """Every participant with the number of operations that it acknowledged: 1 to 32, each once. One that is not
         configured at the coordinator is refused, with the names of those that are. What was acknowledged and is not named
-        is dropped. More than a participant holds is refused; but a participant that does not answer in time
-        is not waited for, and then the numbers are the caller's word.
+        is dropped. More than a participant holds is refused. Where one does not answer in time, UNAVAILABLE: nothing is
+        decided, and the call can be repeated. Only where the server does not enforce authentication, that one is not waited
+        for, and the numbers are the caller's word.
         """
 
     def __init__(

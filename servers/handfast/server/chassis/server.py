@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -75,8 +75,9 @@ class Service:
     """A gRPC service to serve: its descriptor, its generated `add_…_to_server`, and who answers.
 
     `domain` names it in errors, such as `handfast.users`. Services that name no pool share the server's `threads`; one
-    that others wait for while they serve a call needs a pool of its own. `own_kinds` are the kinds of resources that
-    belong to subjects, for a service whose requests name resources by their kinds.
+    that others wait for while they serve a call needs a pool of its own. `pool_of` has those of single methods, by
+    their names. `own_kinds` are the kinds of resources that belong to subjects, for a service whose requests name
+    resources by their kinds.
     """
 
     descriptor: ServiceDescriptor
@@ -84,6 +85,7 @@ class Service:
     servicer: object
     domain: str
     pool: Pool | None = None
+    pool_of: Mapping[str, Pool] = field(default_factory=dict, hash=False)
     own_kinds: Set[str] = frozenset()
 
 
@@ -110,8 +112,8 @@ class Server:
                    and may raise what a handler may
 
     Raises SettingsError where a file that says whom to trust cannot be read; DeclarationError where two pools that
-    differ have the same name, or a contract declares a permission that cannot be; and TypeError where an interceptor is
-    something else, such as a class or one for asyncio.
+    differ have the same name, a method that is given one does not exist, or a contract declares a permission that
+    cannot be; and TypeError where an interceptor is something else, such as a class or one for asyncio.
     """
 
     def __init__(
@@ -141,9 +143,14 @@ class Server:
         main_pool = Pool("calls", settings.threads, settings.queue, settings.stream_idle_timeout)
         methods: dict[str, Method] = {}
         for service in services:
+            if unknown_names := sorted(service.pool_of.keys() - service.descriptor.methods_by_name.keys()):
+                name = service.descriptor.full_name
+                raise DeclarationError(f"services: {name} has no method {', '.join(unknown_names)} to give a pool")
             for descriptor in service.descriptor.methods:
-                method = _method(descriptor, service, service.pool or main_pool, settings.name)
+                pool = service.pool_of.get(descriptor.name) or service.pool or main_pool
+                method = _method(descriptor, service, pool, settings.name)
                 methods[method.path] = method
+        own_pools = {method.pool for method in methods.values()} - {main_pool}
         for service, permission in operations.items():
             for descriptor in service.descriptor.methods:
                 method = Method.of(descriptor, service.domain, service.pool or main_pool)
@@ -155,7 +162,6 @@ class Server:
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
         self.canceller = Canceller()
-        own_pools = [service.pool for service in services if service.pool is not None]
         self._draining = ([main_pool], own_pools, [REFUSALS])
         pools = {main_pool, *(method.pool for method in (*methods.values(), unknown))}
         for name, count in Counter(pool.name for pool in (*pools, REFUSALS)).items():

@@ -287,6 +287,7 @@ def _check(call: Call, method: Method, context: grpc.ServicerContext, guard: Gua
     """Raises where the call must not be begun, whatever its request is."""
     if method.path:
         check_active()  # what came too late is not begun
+        # Before it is asked who calls, since that reads metadata. It tells callers only what they have sent themselves.
         size = metadata_size(context.invocation_metadata())
         if size > METADATA_LIMIT:
             raise RequestTooLarge(

@@ -2,12 +2,12 @@
 
 A decision that names what is not there could never be carried out. What was acknowledged is there, and stays until the
 transaction is decided; so once a participant says that it is not there, and nothing is decided afterwards either, the
-caller has counted wrong. A participant that does not say in time is not waited for: that must not keep anybody from
-committing what was acknowledged. (An account call knows by the replies to its stages.)
+caller has counted wrong, or lies. (An account call knows by the replies to its stages.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ from typing import Any
 
 from handfast.client.begun_call import begin
 from handfast.client.errors import ServiceError
-from handfast.server.chassis.cancellation import wait_for
+from handfast.client.propagation import CURRENT
+from handfast.server.chassis.cancellation import check_active, wait_for
 from handfast.server.transactions.coordinator.errors import WrongParticipant
 from handfast.server.transactions.core.model import Decision
 from handfast.transactions.v1 import transactions_pb2 as pb
@@ -35,40 +36,55 @@ class Held:
     owners: dict[str, str] = field(default_factory=dict)
 
 
-class Holdings:
-    """`room` is how many calls may wait for participants at once; further ones do not ask, as if nobody said."""
+class _Participant:
+    """One that is asked. It `is_silent` where it did not answer in time when it was asked last."""
 
-    def __init__(self, participants: Mapping[str, ParticipantServiceStub], room: int) -> None:
-        self._participants = participants
-        self._room = threading.BoundedSemaphore(room)
+    def __init__(self, name: str, stub: ParticipantServiceStub) -> None:
+        self.name, self._stub = name, stub
+        self.is_silent = False
+        self.asked_by_one = threading.Lock()
+
+    def ask(self, transaction_id: str) -> Any:
+        request = pb.QueryBranchRequest(transaction_id=transaction_id, participant=self.name)
+        return begin(self._stub.QueryBranch, request, timeout=TIMEOUT_SECONDS)
+
+
+class Holdings:
+    """A participant that is silent is asked by one call at a time until it answers. Others would wait for it as well,
+    and take all threads from the commits that do not name it.
+    """
+
+    def __init__(self, participants: Mapping[str, ParticipantServiceStub]) -> None:
+        self._participants = {name: _Participant(name, stub) for name, stub in participants.items()}
 
     def of(self, commit: Decision) -> Held:
+        """Raises as `check_active` does."""
         held = Held(dict.fromkeys(commit.branches))
-        if self._room.acquire(blocking=False):
-            try:
-                self._ask(commit.transaction_id, held)
-            finally:
-                self._room.release()
+        named = [self._participants[name] for name in commit.branches if name in self._participants]
+        remaining = CURRENT.get().remaining()
+        in_full = remaining is None or remaining > TIMEOUT_SECONDS
+        with contextlib.ExitStack() as until_answered:
+            asked = []
+            for each in named:
+                if each.is_silent:
+                    if not (in_full and each.asked_by_one.acquire(blocking=False)):
+                        continue
+                    until_answered.callback(each.asked_by_one.release)
+                asked.append((each, each.ask(commit.transaction_id)))
+            for each, begun in asked:
+                try:
+                    branch = wait_for(begun).branch
+                except ServiceError as error:
+                    check_active()
+                    if error.reason == WrongParticipant.reason:
+                        held.answered_by[each.name] = error.metadata["participant"]
+                    elif in_full:  # else it may only have had too little time
+                        each.is_silent = True
+                        continue
+                else:
+                    is_aborted = branch.outcome == pb.TRANSACTION_STATE_ABORTED
+                    held.counts[each.name] = 0 if is_aborted else branch.operation_count
+                    if branch.owner:
+                        held.owners[each.name] = branch.owner
+                each.is_silent = False
         return held
-
-    def _ask(self, transaction_id: str, held: Held) -> None:
-        configured = [name for name in held.counts if name in self._participants]
-        try:
-            asked = {name: self._begin(name, transaction_id) for name in configured}
-        except ServiceError:  # no time is left
-            return
-        for name, begun in asked.items():
-            try:
-                branch = wait_for(begun).branch
-            except ServiceError as error:
-                if error.reason == WrongParticipant.reason:
-                    held.answered_by[name] = error.metadata["participant"]
-            else:
-                is_aborted = branch.outcome == pb.TRANSACTION_STATE_ABORTED
-                held.counts[name] = 0 if is_aborted else branch.operation_count
-                if branch.owner:
-                    held.owners[name] = branch.owner
-
-    def _begin(self, participant: str, transaction_id: str) -> Any:
-        request = pb.QueryBranchRequest(transaction_id=transaction_id, participant=participant)
-        return begin(self._participants[participant].QueryBranch, request, timeout=TIMEOUT_SECONDS)
