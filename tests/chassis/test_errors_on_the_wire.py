@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -26,6 +27,7 @@ from handfast.server.chassis.errors import Violation
 from handfast.server.chassis.errors.mapping import CODES
 from handfast.server.chassis.logs.redaction import REDACTED
 from handfast.users.v1 import users_pb2
+from tests.eventually import eventually
 
 from .conftest import Running
 
@@ -46,6 +48,34 @@ class UserChanged(errors.Aborted):
 
 class Unknown(errors.OutcomeUnknown):
     reason = "OUTCOME_UNKNOWN"
+
+
+class Kept(errors.FailedPrecondition):
+    reason = "KEPT"
+
+
+def keeps_its_error(_request: Any, _context: Any) -> None:
+    error = Kept("It is in a variable of a function that is in its traceback.")
+    raise error
+
+
+def and_what_led_to_it(request: Any, context: Any) -> None:
+    try:
+        keeps_its_error(request, context)
+    except Kept as first:
+        again = first
+        raise ValueError("for which no reason was given") from again
+
+
+@pytest.mark.parametrize("behavior", [keeps_its_error, and_what_led_to_it])
+def test_nothing_of_a_refused_call_waits_for_the_garbage_collector(running: Running, behavior: Any) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        running.failure(behavior)
+        assert eventually(lambda: not any(isinstance(each, Kept) for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def raising(error: BaseException) -> Any:
