@@ -7,12 +7,14 @@ import resource
 
 import pytest
 from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
 
 from handfast.server.chassis import connections
+from handfast.server.process import open_files
 from handfast.users.v1.users_pb2 import GetUserResponse, User
 from tests import http2
 from tests.chassis.conftest import Running, StartServer
-from tests.eventually import PATIENCE
+from tests.eventually import PATIENCE, eventually
 
 GET_USER = b"/handfast.users.v1.UserService/GetUser"
 CONNECTIONS = 2_000
@@ -57,6 +59,34 @@ def test_who_does_not_finish_a_handshake_is_let_go_and_others_are_served_meanwhi
             with contextlib.suppress(ConnectionError):
                 while connection.recv(1024):  # what the server says first; it times out where the server does not end
                     pass
+
+
+def test_connections_beyond_the_bound_are_closed_and_those_before_are_served(start: StartServer) -> None:
+    attacked = start(max_connections=10)
+    assert_serves(attacked)
+    with contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(http2.connect(attacked.server.address)) for _ in range(20)]
+        for stranger in strangers[9:]:
+            with contextlib.suppress(ConnectionError):
+                assert stranger.recv(1) == b""
+        assert_serves(attacked)
+
+    def is_let_in() -> bool:
+        with http2.connect(attacked.server.address) as later, contextlib.suppress(ConnectionError):
+            later.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
+            return later.recv(1) != b""
+        return False
+
+    assert eventually(is_let_in), "there is room again"
+
+
+def test_connections_leave_files_for_all_else(start: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_files, "limit", lambda: 1_000)
+    with capture_logs() as logs:
+        settings = start(threads=10, max_connections=900).server.settings
+    assert connections.max_connections(settings) == 1_000 - 256 - 4 * 10
+    (line,) = (line for line in logs if "too few files" in line["event"])
+    assert (line["files"], line["connections"]) == (1_000, 704)
 
 
 def test_others_are_served_beside_a_flood_of_pings(attacked: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import sqlite_url
 from handfast.server.process.supervision import SUPERVISED
 from tests.cli.processes import Process, Result
-from tests.eventually import PATIENCE
+from tests.eventually import PATIENCE, eventually
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -28,6 +29,22 @@ def test_a_server_tells_systemd_that_it_is_ready_and_ends_on_a_signal(
         assert manager.recv(100) == b"READY=1"
     assert server.end(number) == 0
     assert "Traceback" not in server.stderr
+
+
+def test_a_server_may_open_as_many_files_as_it_is_allowed(start: Callable[..., Process], tmp_path: Path) -> None:
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, few), most))
+    try:
+        server = start("serve", "users", *_own_place(tmp_path), HANDFAST_MIGRATE="true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    limits = Path(f"/proc/{server.popen.pid}/limits")
+
+    def are_raised() -> bool:
+        (line,) = (line for line in limits.read_text().splitlines() if line.startswith("Max open files"))
+        return line.split()[3] == line.split()[4]
+
+    assert eventually(are_raised), server.stderr
 
 
 def test_a_database_that_cannot_be_opened_is_told_in_one_line(handfast: Callable[..., Result], tmp_path: Path) -> None:

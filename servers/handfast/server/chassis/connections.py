@@ -8,6 +8,7 @@ abuse (https://github.com/grpc/grpc/blob/master/doc/keepalive.md).
 
 from __future__ import annotations
 
+from handfast.server.process import open_files
 from handfast.server.process.settings import ServerSettings
 
 KEEPALIVE_TIME = 30.0
@@ -20,6 +21,14 @@ HANDSHAKE_TIMEOUT = 10.0
 """Seconds in which a client has to say who it is, by TLS where the server has it, and what it speaks (HTTP/2's preface
 and SETTINGS). gRPC gives it 120, for each of which it could hold another connection."""
 _NEVER = 2**31 - 1
+_OTHER_FILES = 256
+_FILES_OF_A_THREAD = 4  # a connection to SQLite has three
+
+
+def max_connections(settings: ServerSettings) -> int:
+    """As many as the settings say, where this process may open the files for them and for all else that it has to."""
+    others = _OTHER_FILES + _FILES_OF_A_THREAD * settings.threads
+    return max(1, min(settings.max_connections, open_files.limit() - others))
 
 
 def connection_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
@@ -33,6 +42,7 @@ def connection_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),  # to both ends
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL)),
+        ("grpc.max_allowed_incoming_connections", max_connections(settings)),
         # So that clients behind a balancer of connections find new servers, too (proposal A9 of gRPC).
         ("grpc.max_connection_age_ms", _ms(settings.max_connection_age) or _NEVER),
         ("grpc.max_connection_age_grace_ms", _ms(settings.max_connection_age_grace)),

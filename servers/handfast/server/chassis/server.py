@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from handfast.server.chassis.call import Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller
-from handfast.server.chassis.connections import connection_options
+from handfast.server.chassis.connections import connection_options, max_connections
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.logs.writer import CallLog
 from handfast.server.chassis.operations import reflection
@@ -39,6 +39,7 @@ from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import EVERYBODY, Permission
 from handfast.server.chassis.security.rate import CallRate
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
+from handfast.server.process import open_files
 from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
@@ -236,6 +237,9 @@ class Server:
         self._grpc.start()
         self._readiness.start()
         _log.info("serving", address=self.address, metrics=self.metrics_url)
+        if (possible := max_connections(self.settings)) < self.settings.max_connections:
+            files = open_files.limit()
+            _log.warning("this process may open too few files for its connections", files=files, connections=possible)
         idle = [flag(each) for each in _OF_AUTHENTICATION if getattr(self.settings, each)]
         if idle and self.settings.authentication == "off":
             _log.warning("nobody is asked who calls, as authentication is off", without_effect=idle)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
+from handfast.server.process import open_files
 from handfast.server.process.command import run
 from handfast.server.process.flags import Settings, server_command
 from handfast.server.process.secrets import OTHERS
@@ -48,6 +49,7 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     of SQLite, is for its user alone.
     """
     os.umask(OTHERS)
+    open_files.raise_limit()
     log.configure(settings.name, settings.log_level)
     build(settings).run(stop)
 

@@ -95,6 +95,9 @@ class ServerSettings:
         "seconds that a call may keep the server waiting for a request, or until it takes a reply",
         bounds=(0, MAX_AGE),
     )
+    max_connections: int = setting(
+        10_000, "connections that callers may have at a time; further ones are closed at once", bounds=(1, 1_000_000)
+    )
     max_connection_age: float = setting(
         1800.0,
         "seconds, give or take a tenth, after which a client is asked to connect anew; without mutual TLS, 0 for never",
