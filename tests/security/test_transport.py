@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -195,18 +196,45 @@ class TestWhoGetsIn:
                 with mutual.connected(context, port=number) as connection:
                     assert connection.version() == version.replace("_", ".")
 
-    @pytest.mark.parametrize(("port", "version"), [("calls", "TLSv1_2"), ("calls", "TLSv1_3"), ("metrics", "TLSv1_3")])
-    def test_each_connection_proves_itself_anew(self, port: str, version: str, mutual: Place) -> None:
-        """An earlier session that is taken up again would pass though its certificate has expired meanwhile."""
-        number = mutual.server.port if port == "calls" else mutual.server.metrics_port
-        context = mutual.context(mutual.client)
-        context.maximum_version = ssl.TLSVersion[version]
-        with mutual.connected(context, port=number) as connection:
-            if port == "metrics":
+    def session(self, context: ssl.SSLContext, place: Place, port: int) -> ssl.SSLSession | None:
+        with place.connected(context, port=port) as connection:
+            if port == place.server.metrics_port:
                 connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
             connection.recv(1)  # what the server tells of the session comes before that
+            return connection.session
+
+    @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+    def test_a_caller_proves_itself_anew_after_some_minutes(
+        self, version: str, mutual: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An earlier session that is taken up again passes though its certificate has expired meanwhile."""
+        context = mutual.context(mutual.client)
+        context.maximum_version = ssl.TLSVersion[version]
+        session = self.session(context, mutual, mutual.server.port)
+        with mutual.connected(context, session) as connection:
+            connection.recv(1)
+            assert connection.session_reused
             session = connection.session
-        with mutual.connected(context, session, port=number) as connection:
+        monkeypatch.setattr(transport, "SESSION_LIFETIME", 0.0)  # as if as long had passed
+        with mutual.connected(context, session) as connection:
+            assert not connection.session_reused
+
+    def test_nobody_takes_up_a_session_of_a_ca_that_counts_no_more(self, place: Place, tmp_path: Path) -> None:
+        context = place.context(place.client)
+        session = self.session(context, place, place.server.port)
+        replace(place.ca, Authority(tmp_path, "new").pem)
+        answer = b""
+        with (
+            contextlib.suppress(ssl.SSLError, ConnectionError),
+            place.connected(context, session) as connection,
+        ):
+            answer = connection.recv(1)
+        assert answer == b""
+
+    def test_for_metrics_each_connection_proves_itself_anew(self, mutual: Place) -> None:
+        context = mutual.context(mutual.client)
+        session = self.session(context, mutual, mutual.server.metrics_port)
+        with mutual.connected(context, session, mutual.server.metrics_port) as connection:
             assert not connection.session_reused
 
 
@@ -238,6 +266,20 @@ class TestMetrics:
 
 
 class TestRenewal:
+    def test_certificates_wait_for_the_connections_that_have_asked_before(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without that the process crashes, at one change in some hundred while connections come and go."""
+        paused: list[float] = []
+        monkeypatch.setattr(time, "sleep", paused.append)
+        tls = transport.ServerTls(place.server.settings)
+        handover = transport._Handover(lambda: tls.watched.current().calls, mutual=True)
+        assert handover._ask() is None
+        place.authority.server("next").replace(place.files)
+        assert handover._ask() is tls.watched.current().calls
+        assert paused == [transport.SETTLING]
+        assert handover._ask() is None
+
     def test_the_next_connection_gets_the_new_certificate(self, place: Place) -> None:
         before = place.shown_certificate()
         place.authority.server("next", lasts=2 * HOUR).replace(place.files)

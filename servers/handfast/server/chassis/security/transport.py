@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 import structlog
@@ -29,6 +29,12 @@ from handfast.server.process.settings import ServerSettings, SettingsError
 
 RETRY_INTERVAL = 10.0
 """Seconds after which files that could not be used are tried again though they have not changed."""
+SESSION_LIFETIME = 600.0
+"""Seconds in which a caller that connects again may take up its earlier session of TLS, which does not show its
+certificate again."""
+SETTLING = 0.5
+"""Seconds after which a connection that has asked for certificates is certain to hold them. It takes some microseconds,
+and as long as its thread has to wait for a processor meanwhile."""
 _OWN = ("tls_certificate", "tls_key", "tls_client_ca")
 _OF_PEERS = ("peer_certificate", "peer_key", "peer_ca")
 
@@ -89,6 +95,43 @@ class _Secured:
     metrics: ssl.SSLContext
 
 
+class _Handover:
+    """Tells gRPC which certificates the connections to come have, where these are not those that it has.
+
+    gRPC asks for each connection, one at a time, and goes by what it has where the answer is None. When it gets others
+    it destroys that, though a connection that asked just before may not hold it yet, and the process would crash
+    (https://github.com/grpc/grpc/issues/36693). So others are given only when all connections that have asked hold
+    theirs; those that come meanwhile wait.
+
+    gRPC takes up earlier sessions of TLS, although the certificate of the caller may have expired. Their keys go with
+    what gRPC has, so with mutual TLS it is told the same anew every `SESSION_LIFETIME`.
+    """
+
+    def __init__(self, current: Callable[[], grpc.ServerCertificateConfiguration], mutual: bool) -> None:
+        self._current, self._mutual = current, mutual
+        self._told = current()
+        self._told_monotonic_s = self._asked_monotonic_s = time.monotonic()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        # gRPC keeps what it has, too, where the function raises or gives what does not fit.
+        ask: Any = self._ask  # the stubs leave out that the answer may be None
+        return grpc.dynamic_ssl_server_credentials(self._told, ask, self._mutual)
+
+    def _ask(self) -> grpc.ServerCertificateConfiguration | None:
+        asked = time.monotonic()
+        try:
+            current = self._current()
+            sessions_end = self._mutual and asked >= self._told_monotonic_s + SESSION_LIFETIME
+            if current is self._told and not sessions_end:
+                return None
+            if asked < self._asked_monotonic_s + 10 * SETTLING:  # else those that asked before hold theirs long since
+                time.sleep(SETTLING)
+            self._told, self._told_monotonic_s = current, asked
+            return current
+        finally:
+            self._asked_monotonic_s = time.monotonic()
+
+
 class ServerTls:
     """TLS on the ports of a server, by the settings `tls_…`: 1.2 at least for calls, and 1.3 for metrics. Raises
     SettingsError."""
@@ -101,11 +144,7 @@ class ServerTls:
         self.watched = _Watched(paths, settings.own_certificates, self._secured)
 
     def credentials(self) -> grpc.ServerCredentials:
-        first = self.watched.current().calls
-        # grpc calls the function for each connection, and keeps what it has where that raises or gives what does not
-        # fit. It is never told that nothing has changed: what it is given has no session of an earlier connection. One
-        # that is taken up again would pass though the caller's certificate has expired.
-        return grpc.dynamic_ssl_server_credentials(first, lambda: self.watched.current().calls, self.mutual)
+        return _Handover(lambda: self.watched.current().calls, self.mutual).credentials()
 
     def secure(self, connection: socket.socket) -> ssl.SSLSocket:
         """Shakes hands on a connection to the port of metrics. A caller without a certificate is let in, so that it can
@@ -116,7 +155,7 @@ class ServerTls:
         pair = (certificates.key, certificates.certificate)
         calls = grpc.ssl_server_certificate_configuration([pair], certificates.ca or None)
         metrics = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # Here, too, no session is taken up again. In 1.2, ssl cannot do without them.
+        # No session is taken up again. In 1.2, ssl cannot do without them.
         metrics.minimum_version = ssl.TLSVersion.TLSv1_3
         metrics.num_tickets = 0
         try:
