@@ -21,6 +21,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from handfast.server.chassis.operations import endpoint
 from handfast.server.chassis.security import transport
 from handfast.server.chassis.server import Server
 from handfast.server.process.settings import ServerSettings
@@ -256,6 +257,36 @@ class TestMetrics:
     def test_who_connects_and_says_nothing_keeps_nobody_waiting(self, mutual: Place) -> None:
         with socket.create_connection(("127.0.0.1", mutual.server.metrics_port), PATIENCE):
             assert mutual.get("/livez")[0] == 200
+
+    def test_probes_are_answered_beside_many_who_are_slow(self, mutual: Place) -> None:
+        before = threading.active_count()
+        address = ("127.0.0.1", mutual.server.metrics_port)
+        with contextlib.ExitStack() as stack:
+            for _ in range(5 * endpoint.MAX_CONNECTIONS):
+                slow = stack.enter_context(socket.create_connection(address, PATIENCE))
+                with contextlib.suppress(ConnectionError):
+                    slow.sendall(b"\x16")  # where a handshake begins
+            assert mutual.get("/livez")[0] == 200
+            assert threading.active_count() <= before + endpoint.MAX_CONNECTIONS
+
+    def test_a_connection_has_an_end_though_bytes_keep_coming(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(endpoint, "TIMEOUT", 0.3)
+        place = Place(tmp_path, mutual=False, tls_certificate="", tls_key="")
+        try:
+            with socket.create_connection(("127.0.0.1", place.server.metrics_port), PATIENCE) as slow:
+
+                def has_ended() -> bool:
+                    try:
+                        slow.sendall(b"G")
+                    except ConnectionError:
+                        return True
+                    return False
+
+                assert eventually(has_ended)
+        finally:
+            place.server.stop()
 
     def test_they_tell_when_certificates_expire(self, mutual: Place) -> None:
         own = mutual.server.settings.own_certificates()

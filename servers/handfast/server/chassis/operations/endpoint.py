@@ -9,8 +9,9 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -21,7 +22,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from handfast.server.chassis.security.transport import ServerTls
 
 TIMEOUT = 10.0
-"""Seconds that a connection may keep its thread waiting."""
+"""Seconds that a connection may last, from its beginning to the end of the answer."""
+MAX_CONNECTIONS = 64
+"""Connections at a time; beyond that each new one ends the oldest."""
 _HAS_CERTIFICATE = "handfast.has_certificate"
 
 
@@ -69,7 +72,7 @@ class Endpoint:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = TIMEOUT  # ends a connection that sends no request, or does not read the answer
+    timeout = TIMEOUT
 
     def handle(self) -> None:
         with suppress(OSError):  # the timeout, and callers who leave
@@ -84,20 +87,58 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Each connection has a thread of its own, on which it shakes hands, too."""
+    """Each connection has a thread of its own, on which it shakes hands, too.
+
+    Whoever can reach the port may open connections and be slow, so they are bounded in number and in time. Beyond the
+    number the oldest goes: a probe takes milliseconds, so it is answered also while others open hundreds a second.
+    """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, tls: ServerTls | None) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._tls = tls
+        self._lock = threading.Lock()
+        self._ends_monotonic_s: dict[socket.socket, float] = {}  # the oldest connection first
+        self._free = threading.Semaphore(MAX_CONNECTIONS)
         super().__init__((host, port), _Handler)
 
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        return (connection if self._tls is None else self._tls.secure(connection)), address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._ends_monotonic_s) >= MAX_CONNECTIONS:
+                self._end_oldest()
+        self._free.acquire()  # until the thread of one that ends is done
+        with self._lock:
+            self._ends_monotonic_s[request] = time.monotonic() + TIMEOUT
+        super().process_request(request, client_address)
+
     def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._tls is None:
-            super().finish_request(request, client_address)
-            return
         with suppress(OSError):  # of who does not get in
-            request.settimeout(TIMEOUT)
-            with closing(self._tls.secure(request)) as secured:
-                super().finish_request(secured, client_address)
+            if isinstance(request, ssl.SSLSocket):
+                request.settimeout(TIMEOUT)
+                request.do_handshake()
+            super().finish_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        with self._lock:  # it must not be ended any more once its descriptor may be another's
+            self._ends_monotonic_s.pop(request, None)
+        super().close_request(request)
+        self._free.release()
+
+    def service_actions(self) -> None:
+        """Called after each connection, and twice a second."""
+        with self._lock:
+            while self._ends_monotonic_s and next(iter(self._ends_monotonic_s.values())) <= time.monotonic():
+                self._end_oldest()
+
+    def _end_oldest(self) -> None:
+        connection = next(iter(self._ends_monotonic_s))
+        del self._ends_monotonic_s[connection]
+        with suppress(OSError):  # which has ended by itself
+            # Wakes its thread. Where that speaks TLS, what it still writes must not go out in plain text.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -147,9 +147,10 @@ class ServerTls:
         return _Handover(lambda: self.watched.current().calls, self.mutual).credentials()
 
     def secure(self, connection: socket.socket) -> ssl.SSLSocket:
-        """Shakes hands on a connection to the port of metrics. A caller without a certificate is let in, so that it can
-        ask for health; one whose certificate is not good is not. Raises OSError."""
-        return self.watched.current().metrics.wrap_socket(connection, server_side=True)
+        """A connection to the port of metrics, which has yet to shake hands. A caller without a certificate is let in,
+        so that it can ask for health; one whose certificate is not good is not. Raises OSError."""
+        context = self.watched.current().metrics
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def _secured(self, certificates: Certificates) -> _Secured:
         pair = (certificates.key, certificates.certificate)
