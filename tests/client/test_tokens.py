@@ -155,6 +155,29 @@ def test_a_call_is_made_once_more_at_the_most(backend: Backend, caller: Opener) 
     assert (token.asked, carried(backend)) == (2, ["Bearer token-1", "Bearer token-2"])
 
 
+def test_futures_that_are_refused_together_are_all_made_once_more(backend: Backend) -> None:
+    accept_only(backend, "token-2")
+    token = Numbered()
+    with channel(backend.address, token=token) as opened:
+        get = UserServiceStub(opened).GetUser
+        pending = [get.future(ADA, timeout=PATIENCE) for _ in range(100)]
+        assert {each.result().user.user_id for each in pending} == {"ada"}
+    assert token.asked == 2
+
+
+def test_who_learns_late_that_a_copy_was_refused_is_given_the_next_one(backend: Backend) -> None:
+    with channel(backend.address, token=Numbered()) as opened:
+        get = UserServiceStub(opened).GetUser
+        get(ADA)  # so that the token is there
+        accept_only(backend, "token-2")
+        pending: Any = get.future(ADA)
+        secured = pending._call
+        refused = secured._call
+        assert eventually(pending.done)
+        assert not secured._is_last(refused)
+        assert pending.result().user.user_id == "ada"
+
+
 def test_what_may_not_be_repeated_is_not_but_the_next_call_has_another_token(backend: Backend, caller: Opener) -> None:
     accept_only(backend, "token-2")
     call = caller(backend.address, token=Numbered())

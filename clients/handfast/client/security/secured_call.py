@@ -101,16 +101,17 @@ class SecuredCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic 
     def _is_last(self, call: Any) -> bool:
         """Whether with this copy, which has ended, all is over. Else there is another one by now, or will be."""
         with self._lock:
-            if self._is_over or self._call is not call or self._waiting is not None:
-                return self._is_over
-            self._is_over = not (self._has_changed(call.code()) and self._repeats)
-            self._repeats = False
+            if self._call is not call or self._waiting is not None:
+                return False
             if not self._is_over:
-                try:
-                    self._begin()
-                except ValueError:  # the channel is closed
-                    self._is_over = True
-            return self._is_over
+                is_sent_again = self._has_changed(call.code()) and self._repeats
+                self._repeats = False
+                if is_sent_again:
+                    with contextlib.suppress(ValueError):  # the channel is closed
+                        self._begin()
+                        return False
+                self._is_over = True
+            return True
 
     def _tell(self) -> None:
         with self._lock:
