@@ -108,6 +108,7 @@ def accounts_server_with(addresses: dict[str, str], tmp_path: Path) -> StartServ
             name="accounts",
             listen="127.0.0.1:0",
             database_url=sqlite_url(tmp_path / "transactions.sqlite3"),
+            migrate=True,
             users_address=addresses["users"],
             preferences_address=preferences,
             grace=0.5,

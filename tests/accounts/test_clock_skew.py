@@ -49,6 +49,7 @@ def suite(addresses: dict[str, str], skew: Skew, tmp_path: Path) -> Iterator[Sui
         name="accounts",
         listen="127.0.0.1:0",
         database_url=sqlite_url(tmp_path / "transactions.sqlite3"),
+        migrate=True,
         users_address=addresses["users"],
         preferences_address=addresses["preferences"],
         grace=0.5,

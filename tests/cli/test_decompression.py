@@ -29,7 +29,8 @@ def test_a_request_that_is_huge_when_decompressed_costs_no_memory(
     start: Callable[..., Process], tmp_path: Path, compression: grpc.Compression
 ) -> None:
     address = f"127.0.0.1:{free_first_port()}"
-    server = start("serve", "users", "--database-url", sqlite_url(tmp_path / "users.sqlite3"), "--listen", address)
+    database = ("--migrate", "--database-url", sqlite_url(tmp_path / "users.sqlite3"))
+    server = start("serve", "users", *database, "--listen", address)
     with grpc.insecure_channel(address) as channel:
         call: Any = channel.unary_unary(GET_USER)
         with pytest.raises(grpc.RpcError) as small:

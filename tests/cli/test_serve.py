@@ -79,4 +79,4 @@ def test_a_server_that_is_not_supervised_does_not_mind_its_stdin(start: Callable
 
 def _own_place(folder: Path, port: int = 0) -> tuple[str, ...]:
     listen = f"127.0.0.1:{port or free_first_port()}"
-    return ("--listen", listen, "--database-url", sqlite_url(folder / "users.sqlite3"))
+    return ("--migrate", "--listen", listen, "--database-url", sqlite_url(folder / "users.sqlite3"))

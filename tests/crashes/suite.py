@@ -52,6 +52,7 @@ class Suite:
         environment = {
             "HANDFAST_CREDITS_LISTEN": self._credits_address,
             "HANDFAST_CREDITS_DATABASE_URL": url,
+            "HANDFAST_MIGRATE": "true",
             "HANDFAST_ACCOUNTS_ADDRESS": f"127.0.0.1:{self._first_port + SERVERS.index('accounts')}",
             "HANDFAST_LOG_LEVEL": "warning",
         }

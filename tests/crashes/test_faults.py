@@ -169,6 +169,7 @@ def faces(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
                 name=name,
                 listen=addresses[name],
                 database_url=sqlite_url(tmp_path / f"{name}.sqlite3"),
+                migrate=True,
                 grace=0.5,
                 log_level="error",
                 users_address=addresses["users"],

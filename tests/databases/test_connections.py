@@ -24,7 +24,7 @@ def test_all_threads_at_their_reads_leave_a_connection_to_metrics_and_background
     database_urls: dict[str, str], tmp_path: Path
 ) -> None:
     url = database_urls.get("HANDFAST_USERS_DATABASE_URL", sqlite_url(tmp_path / "users.sqlite3"))
-    settings = DatabaseSettings(name="users", listen="127.0.0.1:0", database_url=url, threads=3)
+    settings = DatabaseSettings(name="users", listen="127.0.0.1:0", database_url=url, migrate=True, threads=3)
     database = open_database(settings, SCHEMA)
     with ExitStack() as stack:
         stack.callback(database.close)

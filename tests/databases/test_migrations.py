@@ -32,11 +32,7 @@ def test_a_new_database_gets_the_tables_that_the_code_expects(schema: Schema, ne
     with closing(Database(new_url)) as database:
         upgrade(database, schema)
         upgrade(database, schema)  # a second time changes nothing
-        metadata = importlib.import_module(f"handfast.server.{schema.owner}.tables").metadata
-        with database.read() as connection:
-            compared = {"version_table": schema.version_table, "include_name": lambda name, *_: name != MARK.name}
-            context = MigrationContext.configure(connection, opts=compared)
-            assert compare_metadata(context, metadata) == []
+        assert differences(database, schema) == []
 
 
 @each_server
@@ -103,6 +99,14 @@ def test_code_does_not_run_on_an_older_schema(new_url: str, tmp_path: Path) -> N
         upgrade(database, USERS)  # such as from a backup, restored while the server runs
         with pytest.raises(DatabaseError, match=f"its schema is {newest_of(USERS)}, and 9999 is needed"):
             database_check(database, newer)()
+
+
+def differences(database: Database, schema: Schema) -> list[object]:
+    """What the tables have and the code does not expect, or the other way round."""
+    metadata = importlib.import_module(f"handfast.server.{schema.owner}.tables").metadata
+    with database.read() as connection:
+        compared = {"version_table": schema.version_table, "include_name": lambda name, *_: name != MARK.name}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=compared), metadata))
 
 
 def newest_of(schema: Schema) -> str:

@@ -17,7 +17,7 @@ from tests.eventually import eventually
 def test_a_database_that_is_away_and_comes_back() -> None:
     with postgresql() as database:
         url = database.create_databases()["HANDFAST_USERS_DATABASE_URL"]
-        server = build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, grace=0.1))
+        server = build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, migrate=True, grace=0.1))
         server.start()
         with grpc.insecure_channel(server.address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)

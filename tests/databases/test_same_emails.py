@@ -102,7 +102,7 @@ def staged(transaction: str, number: int) -> tuple[tuple[str, str], ...]:
 @contextmanager
 def serving(url: str, coordinator: str = NOBODY) -> Iterator[Users]:
     settings = SuiteSettings(
-        name="users", listen="127.0.0.1:0", database_url=url, accounts_address=coordinator, grace=0.5
+        name="users", listen="127.0.0.1:0", database_url=url, migrate=True, accounts_address=coordinator, grace=0.5
     )
     server = build(settings)
     server.start()
@@ -117,7 +117,9 @@ def serving(url: str, coordinator: str = NOBODY) -> Iterator[Users]:
 def coordinator(tmp_path: Path) -> Iterator[str]:
     """The address of one to whom all transactions are undecided."""
     url = sqlite_url(tmp_path / "transactions.sqlite3")
-    server = accounts.build(SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, grace=0.5))
+    server = accounts.build(
+        SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, migrate=True, grace=0.5)
+    )
     server.start()
     yield server.address
     server.stop()
@@ -243,7 +245,7 @@ def test_the_operator_finds_them_in_the_log(by_the_old_rule: Write, new_url: str
         users.create("bob", "ada@xn--bcher-kva.example.com")
 
     by_the_old_rule(create)
-    arguments = ("serve", "users", "--listen", "127.0.0.1:0", "--database-url", new_url)
+    arguments = ("serve", "users", "--migrate", "--listen", "127.0.0.1:0", "--database-url", new_url)
     process = start_process(tmp_path / "stderr", arguments, {}, first_port=0)
     try:
         eventually(lambda: '"event": "serving"' in process.stderr)

@@ -76,7 +76,9 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Users]:
     file = tmp_path / "data" / "users.sqlite3"
     file.parent.mkdir()
     server: Server = build(
-        SuiteSettings(name="users", listen="127.0.0.1:0", database_url=sqlite_url(file), grace=0.1, threads=2)
+        SuiteSettings(
+            name="users", listen="127.0.0.1:0", database_url=sqlite_url(file), migrate=True, grace=0.1, threads=2
+        )
     )
     server.start()
     # Without the client, which tries again what is UNAVAILABLE.

@@ -54,6 +54,7 @@ def credits(new_url: str) -> Iterator[CreditsServiceStub]:
         name="credits",
         listen="127.0.0.1:0",
         database_url=new_url,
+        migrate=True,
         accounts_address="127.0.0.1:1",
         log_level="warning",
     )

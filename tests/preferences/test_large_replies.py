@@ -40,7 +40,7 @@ def preferences(
     """Of a server of its own, as what is defined stays."""
     folder: Path = tmp_path_factory.mktemp("large")
     url = fresh_database(database_urls, folder)
-    server = build(SuiteSettings(name="preferences", listen="127.0.0.1:0", database_url=url, grace=0.5))
+    server = build(SuiteSettings(name="preferences", listen="127.0.0.1:0", database_url=url, migrate=True, grace=0.5))
     server.start()
     with channel(server.address) as connected:
         yield PreferencesServiceStub(connected)

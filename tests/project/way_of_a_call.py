@@ -46,7 +46,11 @@ def files_of_a_call() -> list[str]:
     writer = log.configure("users", "info", lines)
     with TemporaryDirectory() as folder:
         settings = SuiteSettings(
-            name="users", listen="127.0.0.1:0", database_url=sqlite_url(Path(folder) / "users.sqlite3"), threads=1
+            name="users",
+            listen="127.0.0.1:0",
+            database_url=sqlite_url(Path(folder) / "users.sqlite3"),
+            migrate=True,
+            threads=1,
         )
         server = build(settings)
         server.start()

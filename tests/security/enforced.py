@@ -53,7 +53,9 @@ def suite(folder: Path, mode: str = "enforce") -> Iterator[tuple[Suite, dict[str
         for name, module in MODULES.items():
             own = settings if name == "accounts" else settings | {"authentication": mode}
             url = sqlite_url(folder / f"{name}.sqlite3")
-            server = module.build(SuiteSettings(name=name, listen=addresses[name], database_url=url, grace=0.5, **own))
+            server = module.build(
+                SuiteSettings(name=name, listen=addresses[name], database_url=url, migrate=True, grace=0.5, **own)
+            )
             server.start()
             stack.callback(server.stop)
             servers[name] = server

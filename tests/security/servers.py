@@ -140,7 +140,7 @@ def started(folder: Path, issuer: Issuer) -> Iterator[Servers]:
         watching.setattr(Server, "__init__", _watched(Server.__init__, seen))
         for name, (build, settings) in BUILD.items():
             places: dict[str, Any] = {f"{other}_address": server.address for other, server in running.items()}
-            places["database_url"] = sqlite_url(folder / f"{name}.sqlite3")
+            places |= {"database_url": sqlite_url(folder / f"{name}.sqlite3"), "migrate": True}
             fields = settings.__dataclass_fields__
             own_places = {key: value for key, value in places.items() if key in fields}
             server = build(settings(name=name, listen="127.0.0.1:0", grace=0.5, **common, **own_places))

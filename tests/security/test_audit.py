@@ -30,7 +30,11 @@ def users(issuer: Issuer, mode: str, lines: Lines, tmp_path: Path) -> Iterator[U
     settings = issuer.settings(tmp_path) | {"authentication": mode, "log_level": "info"}
     server = build(
         SuiteSettings(
-            name="users", listen="127.0.0.1:0", database_url=sqlite_url(tmp_path / "users.sqlite3"), **settings
+            name="users",
+            listen="127.0.0.1:0",
+            database_url=sqlite_url(tmp_path / "users.sqlite3"),
+            migrate=True,
+            **settings,
         )
     )
     server.start()

@@ -265,7 +265,7 @@ def test_participants_that_observe_let_a_stranger_pass_and_say_so_but_what_is_st
 def test_while_the_coordinator_is_away_no_transaction_is_staged_as_nobody_knows_whose_it_is(tmp_path: Path) -> None:
     settings: dict[str, Any] = ISSUER.settings(tmp_path) | {"accounts_address": f"127.0.0.1:{free_first_port()}"}
     url = sqlite_url(tmp_path / "users.sqlite3")
-    server = users.build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, **settings))
+    server = users.build(SuiteSettings(name="users", listen="127.0.0.1:0", database_url=url, migrate=True, **settings))
     server.start()
     try:
         with grpc.insecure_channel(server.address) as to_users:  # which repeats nothing
@@ -318,7 +318,9 @@ def test_nobodys_word_is_taken_for_what_a_participant_that_is_away_holds(tmp_pat
     nobody = f"127.0.0.1:{free_first_port()}"
     settings: dict[str, Any] = ISSUER.settings(tmp_path) | {"users_address": nobody, "preferences_address": nobody}
     url = sqlite_url(tmp_path / "accounts.sqlite3")
-    server = accounts.build(SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, **settings))
+    server = accounts.build(
+        SuiteSettings(name="accounts", listen="127.0.0.1:0", database_url=url, migrate=True, **settings)
+    )
     server.start()
     try:
         with grpc.insecure_channel(server.address) as to_coordinator:  # which repeats nothing

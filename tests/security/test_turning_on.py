@@ -61,6 +61,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
         def start(module: Any, mode: str, listen: str = "127.0.0.1:0") -> str:
             name = module.__name__.split(".")[-2]
             given = settings | {"authentication": mode, "database_url": sqlite_url(folder / f"{name}.sqlite3")}
+            given["migrate"] = True
             server = module.build(SuiteSettings(name=name, listen=listen, grace=0.5, **given))
             server.start()
             stack.callback(server.stop)

@@ -71,6 +71,7 @@ class Servers:
             "name": name,
             "listen": self.address(name),
             "database_url": self.url(name),
+            "migrate": True,
             "users_address": self.address("users"),
             "preferences_address": NOBODY,
             "accounts_address": self.address("accounts"),

@@ -123,7 +123,7 @@ def test_the_migration_keeps_the_answers_that_are_there(users: Users) -> None:
 
 def test_a_server_without_the_migration_names_its_step(users: Users, database_url: str) -> None:
     run(users.database, STEP.downgrade)
-    settings = SuiteSettings(name="users", listen="127.0.0.1:0", database_url=database_url)
+    settings = SuiteSettings(name="users", listen="127.0.0.1:0", database_url=database_url, migrate=True)
     with pytest.raises(
         StartError, match="its table requests lacks about, is_erased: add a migration that calls add_erasure"
     ):

@@ -112,6 +112,7 @@ def _server(name: str, module: str, folder: Path, accounts: str, credentials: De
     environment = environment_of_its_own() | {
         variable(name, "listen"): "127.0.0.1:0",
         variable(name, "database_url"): sqlite_url(folder / f"{name}.sqlite3"),
+        variable(name, "migrate"): "true",
         variable(name, "accounts_address"): accounts,
         **(credentials.of_server(name) if credentials else {}),
     }

@@ -64,6 +64,28 @@ for _server, _address in on_this_machine().items():
     serve.add_command(server_command(SuiteSettings, _server, _address, _run_server, who=f"handfast: {_server}"))
 
 
+@handfast.command()
+@click.argument("servers", metavar="[SERVER]...", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="say what would be done, and change nothing")
+@click.option("--to", metavar="REVISION", help="go to this one, which may be an earlier one  [default: the newest]")
+@click.option("--database-url", metavar="URL", help="the database of the one server that is named")
+@failing_as("handfast: migrate")
+def migrate(servers: Sequence[str], dry_run: bool, to: str | None, database_url: str | None) -> None:
+    """Set databases up, or upgrade them, while servers run or not.
+
+    SERVER is users, preferences or accounts, by default all of them, or NAME=PACKAGE:FOLDER for another service: its
+    name, and where its migrations are, such as library=library:migrations. Each database is the one that the server
+    has: HANDFAST_USERS_DATABASE_URL and so on.
+    """
+    from handfast.server.cli.installed import missing, why_missing
+
+    if lacking := missing():
+        raise Failure(why_missing(lacking))
+    from handfast.server.cli.migrate import run
+
+    run(servers, to, dry_run, database_url)
+
+
 @handfast.command(params=[*ADDRESS_SETTINGS])
 @click.option("--secure", is_flag=True, help="on a suite of its own, which takes TLS and tokens as `up --secure` does")
 @failing_as("handfast: demo")

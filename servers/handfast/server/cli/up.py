@@ -26,6 +26,7 @@ from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
 NEEDS = {"accounts": ("users", "preferences")}
+MIGRATE = {SuiteSettings.variable("up", "migrate"): "true"}
 AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
 
@@ -47,7 +48,7 @@ def run(flags: Mapping[str, Any]) -> int:
         except ValueError as error:
             raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
 
-    environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls}
+    environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls, **MIGRATE}
     secure = values.pop("secure", False)
     environment |= {SuiteSettings.variable("up", name): shown(value) for name, value in values.items()}
     credentials = None

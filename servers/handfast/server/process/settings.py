@@ -327,8 +327,9 @@ class ServerSettings:
 class DatabaseSettings(ServerSettings):
     """The settings of a server with a database of its own.
 
-    `database_url` is `sqlite:///FILE`, percent-encoded, or a URL of PostgreSQL. With `database_must_exist` a server
-    refuses to start on a database that is absent or empty.
+    `database_url` is `sqlite:///FILE`, percent-encoded, or a URL of PostgreSQL. A server does not
+    start on one that is absent, empty or behind its code. With `migrate` it sets that up or upgrades it first, but for
+    `database_must_exist`: then it refuses one that is absent or empty.
     """
 
     database_url: str = field(
@@ -343,6 +344,7 @@ class DatabaseSettings(ServerSettings):
     database_must_exist: bool = setting(
         False, "refuse a database that is not there or is empty, instead of setting it up"
     )
+    migrate: bool = setting(False, "set the database up or upgrade it before serving, as `handfast migrate` does")
 
     def __post_init__(self) -> None:
         super().__post_init__()

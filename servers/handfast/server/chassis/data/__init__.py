@@ -13,6 +13,7 @@ postgresql.py            PostgreSQL: how it is reached, directly or by a pooler;
 postgresql_session.py    its sessions: few round trips; cancelling
 metrics.py               how many writes are committed together, and how long that takes
 schema.py                whose a database is, and which version of which schema it has
+revisions.py             the revisions that the code knows, and on which of them it runs
 migrations.py            brings a database to the schema that the code expects
 idempotency.py           makes the repeat of a write harmless
 answers.py               whose the answers are that repeats get

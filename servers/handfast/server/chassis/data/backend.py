@@ -71,6 +71,10 @@ class Backend:
     def check_durable(self, connection: sa.Connection) -> None:
         """Raises DatabaseError where what is committed might not survive a power cut."""
 
+    def is_there(self) -> bool:
+        """False where it is known, without asking the database, that it is absent."""
+        return True
+
     def check_read(self) -> None:
         """Raises DBAPIError where what was read may be of another database."""
 

@@ -1,80 +1,115 @@
 """Brings a service's database to the schema that its code expects, by Alembic.
 
 A service keeps `migrations/` beside its code, with the usual `env.py` and `versions/`. Its `env.py` is one call of
-`run`. A revision may say from which revision on code may run on the schema that it makes:
+`run`. `revisions.py` says what a revision declares.
 
-    oldest_code = "0003"  # the columns that it adds have defaults
-
-Where it says nothing, code of earlier revisions may not: it neither starts nor stays ready.
+Calls go on meanwhile. So each revision is a transaction of its own, and gives up its turn for a lock that it does not
+get at once: whoever waits for a lock on a table holds up all that come after
+(https://www.postgresql.org/docs/current/explicit-locking.html).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from handfast.server.chassis.data import schema as stored
 from handfast.server.chassis.data.backend import DatabaseError, one_line
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.revisions import Plan, Revisions, config_of
 from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.errors.database import is_conflict
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import StartError
 from handfast.server.process.settings import DatabaseSettings
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-
 BESIDE_CALLS = 12
 """Connections beyond one for each thread that serves calls: for pools of their own, background work and metrics."""
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
+LOCK_TIMEOUT = "500ms"
+"""How long a revision waits for a lock, before it lets those pass that wait behind it. Servers wait longer
+(`postgresql.TIMEOUTS`), and PostgreSQL looks for deadlocks after a second, so it is not calls that fail."""
+PATIENCE_S = 300.0
+"""Seconds for which a revision tries again to get its locks."""
+
+_log = structlog.get_logger()
 
 
 def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
-    """The server's database, checked and upgraded. Raises StartError."""
+    """The server's database, checked, and with `settings.migrate` upgraded first. Raises StartError."""
+    must_exist = settings.database_must_exist
     try:
         database = Database(
             settings.database_url,
             connections=settings.threads + BESIDE_CALLS,
-            must_exist=settings.database_must_exist,
+            must_exist=must_exist or not settings.migrate,
         )
+        if not must_exist and not settings.migrate and not database.backend.is_there():
+            raise DatabaseError(f"cannot use {database.name}: {_not_set_up(schema)}")
         database.check()
-        upgrade(database, schema, must_exist=settings.database_must_exist)
+        if settings.migrate:
+            upgrade(database, schema, must_exist=must_exist)
+        else:
+            _check(database, schema, must_exist)
     except DatabaseError as error:
         raise StartError(str(error)) from error
-    except DBAPIError as error:
-        raise StartError(f"cannot upgrade {database.name}: {one_line(error.orig)}") from error
     return database
 
 
 def upgrade(database: Database, schema: Schema, *, must_exist: bool = False) -> None:
-    """Upgrades to the newest revision, and leaves a schema that is newer still as it is. Replicas that start together
-    wait for each other. Raises DatabaseError where the database is another server's, where this code may not run on it,
-    or where it is empty though it must exist.
-    """
-    from alembic import command
-    from alembic.util import CommandError
+    """Upgrades to the newest revision, and leaves a schema that is newer still as it is. Raises what `migrate` does."""
+    migrate(database, schema, must_exist=must_exist)
 
-    config, code = _config(schema), _Code.of(schema)
-    with database.engine.begin() as connection:
-        if database.dialect == "postgresql":
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica may take its time
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        try:
-            if must_exist and stored.is_new(connection, schema):
-                raise DatabaseError("it is empty, and it must exist: was it replaced?")
-            if stored.is_marked(connection, schema):
-                version, oldest_code = connection.execute(schema.version()).one()
-                if version not in code.known:
-                    code.check(version, oldest_code)
-                    return
-            config.attributes.update(connection=connection, schema=schema)
-            command.upgrade(config, "head")
-            stored.mark(connection, schema, code.oldest)
-        except (DatabaseError, CommandError) as error:
-            raise DatabaseError(f"cannot use {database.name}: {error}") from error
+
+def migrate(database: Database, schema: Schema, to: str | None = None, *, must_exist: bool = False) -> Plan:
+    """Upgrades or downgrades to a revision, by default to the newest, and returns what it did. A schema that is newer
+    than this code knows stays as it is. What is done stays done where a later revision fails. Of several processes that
+    do this at once, one works and the others wait.
+
+    Raises DatabaseError where the database is another server's, where this code may not run on it, where it is empty
+    though it must exist, where a revision fails, or where others keep its tables locked.
+    """
+    revisions = Revisions.of(schema)
+    done: Plan | None = None
+    until = time.monotonic() + PATIENCE_S
+    with _in_words(database):
+        while True:
+            try:
+                with _alone(database) as connection:
+                    version = _version(connection, schema, revisions, must_exist)
+                    rest = revisions.plan(version, to)
+                    done = done or rest
+                    if version in revisions or version is None:
+                        # Where nobody uses it yet, all can be one transaction.
+                        step = rest.target if version is None else revisions.next(version, rest.target)
+                        _run(connection, schema, step, revisions, back=rest.goes_back)
+                        rest = revisions.plan(step, to)
+            except DBAPIError as error:
+                if not _is_locked(error) or time.monotonic() >= until:
+                    raise
+                _log.warning("a revision waits for locks that others hold", **{"error.cause": one_line(error.orig)})
+                time.sleep(random.uniform(0.5, 1.5))  # for those who waited behind it
+            else:
+                if not rest.revisions:
+                    return done
+                until = time.monotonic() + PATIENCE_S
+
+
+def plan(database: Database, schema: Schema, to: str | None = None, *, must_exist: bool = False) -> Plan:
+    """What `migrate` would do. Changes nothing, and takes no lock. Raises DatabaseError as it does."""
+    revisions = Revisions.of(schema)
+    with _in_words(database):
+        if not must_exist and not database.backend.is_there():
+            return revisions.plan(None, to)
+        with database.read() as connection:
+            return revisions.plan(_version(connection, schema, revisions, must_exist), to)
 
 
 def database_check(database: Database, schema: Schema) -> Check:
@@ -82,12 +117,12 @@ def database_check(database: Database, schema: Schema) -> Check:
     must still be there. Its schema must not be behind what the code expects, as that of a restored backup may be, and
     this code may run on it, where a newer replica has upgraded it.
     """
-    code = _Code.of(schema)
+    revisions = Revisions.of(schema)
 
     def check() -> None:
         try:
             version, oldest_code = database.probe(schema.version())
-            code.check(version, oldest_code)
+            revisions.check(version, oldest_code)
             if database.writing_failed:
                 stored.try_writing(database)
         except SQLAlchemyError as error:
@@ -100,7 +135,7 @@ def database_check(database: Database, schema: Schema) -> Check:
 
 
 def run(metadata: sa.MetaData) -> None:
-    """What a service's `migrations/env.py` calls: on the connection that `upgrade` holds, in its transaction."""
+    """What a service's `migrations/env.py` calls: on the connection that `migrate` holds, in its transaction."""
     from alembic import context
 
     connection: sa.Connection = context.config.attributes["connection"]
@@ -120,7 +155,7 @@ def run(metadata: sa.MetaData) -> None:
         if found and schema.version_table not in found:
             raise _lacks(set(metadata.tables) - found) from error
         raise
-    if missing := set(metadata.tables) - stored.tables(connection):
+    if context.config.attributes["is_newest"] and (missing := set(metadata.tables) - stored.tables(connection)):
         raise _lacks(missing)
 
 
@@ -128,38 +163,70 @@ def _lacks(missing: set[str]) -> DatabaseError:
     return DatabaseError(f"it lacks the tables {', '.join(sorted(missing))}; whose is it?")
 
 
-@dataclass(frozen=True, slots=True)
-class _Code:
-    """What this code knows of its schema: the newest revision, all of them, and the oldest whose code may run on what
-    the newest makes."""
-
-    head: str
-    known: frozenset[str]
-    oldest: str
-
-    @classmethod
-    def of(cls, schema: Schema) -> _Code:
-        from alembic.script import ScriptDirectory
-
-        revisions = list(ScriptDirectory.from_config(_config(schema)).walk_revisions())  # the newest first
-        head = revisions[0].revision
-        oldest = getattr(revisions[0].module, "oldest_code", head)
-        return cls(head, frozenset(each.revision for each in revisions), oldest)
-
-    def check(self, version: str, oldest_code: str) -> None:
-        """Raises DatabaseError unless this code may run on a schema of that version."""
-        if version != self.head and version in self.known:
-            raise DatabaseError(f"its schema is {version}, and {self.head} is needed")
-        if oldest_code not in self.known:
-            raise DatabaseError(
-                f"its schema is {version}, which needs code of revision {oldest_code} or later; this is {self.head}"
-            )
+def _check(database: Database, schema: Schema, must_exist: bool) -> None:
+    """Raises DatabaseError unless this code may run on it as it is."""
+    revisions = Revisions.of(schema)
+    with _in_words(database), database.read() as connection:
+        version = _version(connection, schema, revisions, must_exist)
+        if version is None:
+            raise DatabaseError(_not_set_up(schema))
+        if version in revisions and version != revisions.head:
+            how = f"run `{schema.migrate_command}`, or start with --migrate"
+            raise DatabaseError(f"its schema is {version}, and {revisions.head} is needed: {how}")
 
 
-def _config(schema: Schema) -> Config:
-    from alembic.config import Config
+def _not_set_up(schema: Schema) -> str:
+    return f"it is not set up: run `{schema.migrate_command}`, or start with --migrate"
 
-    config = Config()
-    config.set_main_option("script_location", schema.migrations)
-    config.set_main_option("path_separator", "os")
-    return config
+
+def _version(connection: sa.Connection, schema: Schema, revisions: Revisions, must_exist: bool) -> str | None:
+    """None where nothing is set up. Raises DatabaseError where it is another server's, where it is newer than this
+    code, which may not run on it, and where it is empty though it must exist."""
+    if not stored.is_marked(connection, schema):
+        if must_exist and stored.is_new(connection, schema):
+            raise DatabaseError("it is empty, and it must exist: was it replaced?")
+        return None
+    version, oldest_code = connection.execute(schema.version()).one()
+    if version not in revisions:
+        revisions.check(version, oldest_code)
+    return version
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[sa.Connection]:
+    """A transaction that no other migrates beside."""
+    with database.engine.begin() as connection:
+        if database.dialect == "postgresql":
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another may take its time
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        yield connection
+
+
+def _run(connection: sa.Connection, schema: Schema, to: str, revisions: Revisions, *, back: bool) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
+    config = config_of(schema)
+    config.attributes.update(connection=connection, schema=schema, is_newest=to == revisions.head)
+    try:
+        (command.downgrade if back else command.upgrade)(config, to)
+    except CommandError as error:
+        raise DatabaseError(str(error)) from error
+    stored.mark(connection, schema, revisions.oldest_code(to))
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    """Whether others hold a lock that a revision needs."""
+    return is_conflict(error) or getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+@contextmanager
+def _in_words(database: Database) -> Iterator[None]:
+    """Raises a DatabaseError that names the database for what goes wrong with it."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise DatabaseError(f"cannot use {database.name}: {error}") from error
+    except DBAPIError as error:
+        raise DatabaseError(f"cannot use {database.name}: {one_line(error.orig)}") from error

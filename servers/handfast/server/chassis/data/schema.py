@@ -40,6 +40,12 @@ class Schema:
     migrations: str
 
     @property
+    def migrate_command(self) -> str:
+        """What an operator runs."""
+        of_the_suite = self.migrations == f"handfast.server.{self.owner}:migrations"
+        return f"handfast migrate {self.owner}{'' if of_the_suite else f'={self.migrations}'}"
+
+    @property
     def version_table(self) -> str:
         return f"{_SHARED_VERSION_TABLE}_{self.owner}"
 

@@ -58,6 +58,9 @@ class Sqlite(Backend):
         if connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < FULL:
             raise DatabaseError("SQLite runs with synchronous below FULL: commits would not be durable")
 
+    def is_there(self) -> bool:
+        return self._file.path.exists()
+
     def check_read(self) -> None:
         self._file.check()
 
@@ -135,7 +138,7 @@ class SqliteFile:
     """The file at `path`. Its first connection makes it, unless it must exist; no later one makes it anew."""
 
     def __init__(self, path: Path, *, must_exist: bool) -> None:
-        self._path, self._must_exist = path, must_exist
+        self.path, self._must_exist = path, must_exist
         real = os.path.realpath(path)  # where SQLite has the other two, if `path` is a link
         self._files = [os.fsencode(file) for file in (path, f"{real}-wal", f"{real}-shm")]
         self._opening = threading.Lock()
@@ -176,14 +179,14 @@ class SqliteFile:
                 break
         else:
             return
-        moved = sqlite3.OperationalError(f"{self._path} was removed or replaced while it was open")
+        moved = sqlite3.OperationalError(f"{self.path} was removed or replaced while it was open")
         moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED  # as SQLite has it, which seldom looks
         raise OperationalError(None, None, moved)
 
     def _open(self) -> None:
         """As long as one connection is open, the other two files stay, too."""
-        if self._must_exist and not self._path.exists():
-            raise sqlite3.OperationalError(f"there is no {sqlite_url(self._path)}, and it must exist: was it removed?")
+        if self._must_exist and not self.path.exists():
+            raise sqlite3.OperationalError(f"there is no {sqlite_url(self.path)}, and it must exist: was it removed?")
         kept = self._connect("rw" if self._must_exist else "rwc")
         kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
         # In a folder in which SQLite can have no write-ahead log there is only one.
@@ -193,7 +196,7 @@ class SqliteFile:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"{self._path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, check_same_thread=False
+            f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, check_same_thread=False
         )
         connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
         connection.execute("PRAGMA journal_mode = WAL")

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.transactions import horizon
 
 UNFINISHED = sa.text("state <> 'FINISHED'")
@@ -124,10 +125,10 @@ def add_read_locks(table: str) -> None:
 
 
 def drop_read_locks(table: str) -> None:
-    """Raises RuntimeError where a transaction is open that holds read locks, or changes several resources at once."""
+    """Raises DatabaseError where a transaction is open that holds read locks, or changes several resources at once."""
     held = op.get_bind().execute(sa.text("SELECT count(*) FROM operations WHERE is_lock OR part > 1")).scalar_one()
     if held:
-        raise RuntimeError(f"{held} parts of open transactions cannot be kept; finish these first")
+        raise DatabaseError(f"{held} parts of open transactions cannot be kept; finish these first")
     op.execute("CREATE TABLE operations_before AS SELECT * FROM operations")
     op.drop_table("operations")
     _create_first_operations()

@@ -6,6 +6,7 @@ from handfast.server.transactions.participant import migrations as participant
 
 revision = "0004"
 down_revision = "0003"
+oldest_code = "0003"  # what is added has defaults; to a repeat of what was erased, code from before replies empty
 
 
 def upgrade() -> None:
