@@ -25,7 +25,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo demo-credits bench overload overload-go test crash contend fuzz simulate mutate
+.PHONY: help install up demo demo-credits bench overload overload-go test crash contend upgrade fuzz simulate mutate
 .PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
@@ -80,6 +80,9 @@ crash: $(INSTALLED) ## kill servers and databases while clients run, and check w
 
 contend: $(INSTALLED) ## let many clients update few accounts, and run transactions over them
 	$(BIN)/python -m tests.crashes.contend $(ARGS)
+
+upgrade: $(INSTALLED) ## run the last version and this one side by side, forth and back (ARGS='--rounds 100')
+	$(BIN)/python -m tests.upgrade.run $(ARGS)
 
 fuzz: $(INSTALLED) ## send the servers what no honest client would (ARGS='--examples 2000')
 	$(BIN)/python -m tests.fuzz.run $(ARGS)

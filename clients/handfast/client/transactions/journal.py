@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 import grpc
 
 from handfast.client.arguments import check_call_timeout, check_timeout
-from handfast.client.errors import PermissionDenied, ServiceError, service_error
+from handfast.client.errors import PermissionDenied, ServiceError, Unimplemented, service_error
 from handfast.client.propagation import CURRENT, Propagated
 from handfast.client.transaction_metadata import DEADLINE, FIRST_ATTEMPT, OPERATION, READS, STAGED
 from handfast.client.transaction_metadata import TRANSACTION_ID as ID
@@ -193,8 +193,9 @@ class Journal:
         """
         if part is Part.WRITE and participant in self._locking_first:
             self._locking_first.remove(participant)
-            if isinstance(answer.error, PermissionDenied):
-                # It would only help. Those who may write, but not lock, go on without it.
+            if isinstance(answer.error, PermissionDenied | Unimplemented):
+                # It would only help. Those who may write, but not lock, go on without it, and so does everybody where a
+                # server of an earlier version knows no such call.
                 self.state.not_let_in(participant)
                 return None
         trailers = dict(iter(answer.trailers))  # pairs, though early grpc.aio.Metadata looks like a mapping

@@ -1,0 +1,144 @@
+"""Servers of either version, each a process of its own, all on the databases of one PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from handfast.server.cli.supervisor import HANDFAST
+from tests.cli.processes import CLEAN
+from tests.eventually import eventually
+
+NAMES = ("users", "preferences", "accounts")
+START_S = 60.0
+ROUND_S = 60.0
+"""Within which a round has been through, on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """`path` is the PYTHONPATH by which a process has its code; empty for this one."""
+
+    name: str
+    path: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return CLEAN | {"PYTHONPATH": self.path}
+
+
+class Servers:
+    """One server of each kind, of one version. They call each other, or those at `peers`."""
+
+    def __init__(
+        self,
+        version: Version,
+        addresses: Mapping[str, str],
+        peers: Mapping[str, str],
+        databases: Mapping[str, str],
+        log: Path,
+        *,
+        migrate: bool = False,
+    ) -> None:
+        self.version, self.addresses, self._log = version, addresses, log
+        environment = {**version.environment, **databases, "HANDFAST_GRACE": "5"}
+        environment |= {f"HANDFAST_{name.upper()}_ADDRESS": peers[name] for name in NAMES}
+        environment |= {f"HANDFAST_{name.upper()}_LISTEN": addresses[name] for name in NAMES}
+        environment |= {"HANDFAST_MIGRATE": "true"} if migrate else {}
+        self._processes = []
+        with log.open("w") as stderr:
+            for name in NAMES:
+                self._processes.append(
+                    subprocess.Popen(
+                        [*HANDFAST, "serve", name], env=environment, stdin=subprocess.DEVNULL, stderr=stderr
+                    )
+                )
+
+    def wait_until_they_serve(self) -> None:
+        eventually(lambda: self._serving() == len(NAMES) or not self.are_running(), START_S)
+        if self._serving() < len(NAMES):
+            raise RuntimeError(f"{self.version.name} does not start:\n{self._log.read_text()[-3000:]}")
+
+    def are_running(self) -> bool:
+        return all(process.poll() is None for process in self._processes)
+
+    def calls(self) -> list[dict[str, str]]:
+        """The lines of the log for calls."""
+        lines = (line for line in self._log.read_text().splitlines() if '"grpc.method"' in line)
+        return [json.loads(line) for line in lines]
+
+    def stop(self) -> None:
+        """Lets them end, those first that call the others."""
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _serving(self) -> int:
+        return self._log.read_text().count('"event": "serving"') + self._log.read_text().count('"event":"serving"')
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client has seen, over all."""
+
+    rounds: int
+    increments: int
+    failures: Mapping[str, int]
+
+
+class Client:
+    """A process of `load.py` with the client of one version. Each of the suites that it calls is the addresses of its
+    servers."""
+
+    def __init__(self, version: Version, suites: list[Mapping[str, str]], log: Path) -> None:
+        self._log = log
+        arguments = [",".join(suite[name] for name in NAMES) for suite in suites]
+        with log.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(__file__).with_name("load.py")), *arguments],
+                env=version.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self._told: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for_rounds(self, number: int) -> None:
+        """Until each of its suites has been through so many rounds of all calls that began after this was asked."""
+        until = len(self._told) + 1 + number
+        eventually(lambda: len(self._told) >= until or not self._reader.is_alive(), ROUND_S * number)
+        if len(self._told) < until:
+            raise RuntimeError(f"the client makes no calls any more:\n{self._log.read_text()}")
+
+    def end(self) -> Told:
+        """What it has seen."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._reader.join(ROUND_S)
+        if not self._told or not self._told[-1].startswith("{"):
+            raise RuntimeError(f"the client has ended:\n{self._log.read_text()}")
+        return Told(**json.loads(self._told[-1]))
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._told.append(line)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
