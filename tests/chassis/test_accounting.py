@@ -289,15 +289,15 @@ def test_a_call_that_a_stop_cuts_is_recorded_in_the_same_way(
 @pytest.mark.parametrize(
     ("what", "ends"),
     [
-        ("request", says("x" * (4 * DEFAULT_MESSAGE_LIMIT + 1))),
+        ("request", says("x" * (2 * DEFAULT_MESSAGE_LIMIT + 1))),
         ("metadata", says("ok", metadata=baggage(4 * METADATA_LIMIT))),
     ],
 )
 def test_what_grpcio_refuses_by_itself_is_recorded_once_with_another_code(
     bench: Bench, what: str, ends: Ends, kind: str
 ) -> None:
-    """Out of reach: beyond four times the limits on messages and metadata, grpcio tells the caller RESOURCE_EXHAUSTED,
-    and the server only that the call is over or that no request came."""
+    """Out of reach: beyond twice the limit on messages, and four times that on metadata, grpcio tells the caller
+    RESOURCE_EXHAUSTED, and the server only that the call is over or that no request came."""
     before = bench.records(labels_of(kind))
     assert ends(bench, kind, f"huge-{what}-{kind}") is StatusCode.RESOURCE_EXHAUSTED
     code = {name: code for code, name in GO_NAMES.items()}[bench.call_log(f"huge-{what}-{kind}")["grpc.code"]]

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from structlog.testing import capture_logs
 
-from handfast.server.chassis import connections
+from handfast.server.chassis import cancellation, connections
 from handfast.server.process import open_files
-from handfast.users.v1.users_pb2 import GetUserResponse, User
+from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, User
 from tests import http2
-from tests.chassis.conftest import Running, StartServer
+from tests.chassis.conftest import Failure, Running, StartServer
 from tests.eventually import PATIENCE, eventually
+from tests.security.issuer import Issuer, bearer
 
 GET_USER = b"/handfast.users.v1.UserService/GetUser"
+CHECK = b"/grpc.health.v1.Health/Check"
 CONNECTIONS = 2_000
+STREAMS = 100
+"""More than a server has threads and places, and fewer than it allows on one connection."""
 
 
 @pytest.fixture
@@ -25,10 +35,83 @@ def attacked(start: StartServer) -> Running:
     return start(threads=2, queue=4)
 
 
-def assert_serves(attacked: Running) -> None:
+def assert_serves(attacked: Running, **options: Any) -> None:
     """A caller who means it well is answered, each time."""
     for _ in range(10):
-        attacked.get_user(lambda request, context: GetUserResponse(user=User(user_id=request.user_id)))
+        attacked.get_user(lambda request, context: GetUserResponse(user=User(user_id=request.user_id)), **options)
+    assert (
+        attacked.health.Check(HealthCheckRequest(service="liveness"), timeout=PATIENCE).status
+        == HealthCheckResponse.SERVING
+    )
+
+
+@contextlib.contextmanager
+def calls_without_request(address: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> Iterator[None]:
+    """So many that begin, and then send nothing, on one connection."""
+    block = http2.header_block(address, path, headers)
+    with http2.connect(address) as connection:
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
+        for number in range(STREAMS):
+            connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, 2 * number + 1, block))
+        yield
+
+
+@pytest.mark.parametrize(("path", "pool"), [(GET_USER, "calls"), (CHECK, "health")])
+def test_others_are_served_beside_calls_whose_requests_never_come(
+    attacked: Running, path: bytes, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "PATIENCE_WITH_MANY", PATIENCE)
+    assert_serves(attacked)
+    with calls_without_request(attacked.server.address, path, []):
+        assert eventually(lambda: attacked.metric(f'handfast_calls_awaited{{pool="{pool}"}}') == STREAMS)
+        assert_serves(attacked)
+    assert eventually(lambda: attacked.metric(f'handfast_calls_awaited{{pool="{pool}"}}') == 0)
+    assert attacked.metric(f'handfast_calls_shed_total{{pool="{pool}"}}') == 0
+
+
+@pytest.fixture
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def guarded(start: StartServer, issuer: Issuer, tmp_path: Path) -> Running:
+    """A server that lets in who has a token."""
+    return start(threads=2, queue=4, **issuer.settings(tmp_path))
+
+
+def test_who_may_not_call_is_refused_before_the_request_comes(guarded: Running, issuer: Issuer) -> None:
+    end = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        end.wait(2 * PATIENCE)
+        yield from ()
+
+    call = guarded.channel.stream_stream(GET_USER.decode())
+    codes = {}
+    for who, metadata in {
+        "a stranger": (),
+        "who has another scope": bearer(issuer.token("ada", ["users.write"])),
+        "who sends much metadata": (("huge", 20 * 1024 * "x"),),
+    }.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call(nothing(), metadata=metadata, timeout=2 * PATIENCE))
+        codes[who] = Failure(caught.value).code.name
+    end.set()
+    assert codes == {
+        "a stranger": "UNAUTHENTICATED",
+        "who has another scope": "PERMISSION_DENIED",
+        "who sends much metadata": "INVALID_ARGUMENT",
+    }
+    assert guarded.metric('handfast_calls_awaited{pool="calls"}') == 0
+
+
+def test_calls_of_strangers_take_no_place_of_others(guarded: Running, issuer: Issuer) -> None:
+    strangers = [guarded.stub.GetUser.future(GetUserRequest()) for _ in range(STREAMS)]
+    assert_serves(guarded, metadata=bearer(issuer.token("ada", ["users.read"])))
+    errors: list[Any] = [call.exception(PATIENCE) for call in strangers]
+    assert {error.code() for error in errors} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert guarded.metric('handfast_calls_shed_total{pool="calls"}') == 0
 
 
 def test_others_are_served_beside_thousands_of_connections_that_say_nothing(attacked: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from grpc import _server
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller
 from handfast.server.chassis.pipeline import pools
-from handfast.server.chassis.pipeline.pools import CallExecutor
+from handfast.server.chassis.pipeline.pools import CallExecutor, Limiter
 from tests.eventually import PATIENCE
 
 OK, LATE = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
@@ -29,6 +29,11 @@ CALLS = Pool("calls", 1)
 
 def new_call(kind: str = "unary", pool: Pool = CALLS) -> Call:
     return Call(Method("/s/m", "s", "m", kind, "s", pool), "/s/m")
+
+
+def new_executor(on_record: Sequence[Callable[[Call], None]], *methods: Method) -> CallExecutor:
+    limiter = Limiter({method.pool for method in methods}, methods)
+    return CallExecutor(limiter, Canceller(), lambda _call, _context: None, on_record)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_a_call_is_recorded_as_its_caller_saw_it(
 
 def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is_given_up() -> None:
     told: list[Any] = []
-    executor = CallExecutor([], Canceller(), [lambda each: told.append((each.code, each.context is not None))] * 2)
+    executor = new_executor([lambda each: told.append((each.code, each.context is not None))] * 2)
     call: Any = new_call()
     call.context = call.cancel = object()
     event = SimpleNamespace(call_details=SimpleNamespace(deadline=time.time() + FAR * 10))
@@ -85,7 +90,7 @@ def test_who_is_told_of_the_end_of_a_call_is_told_once_and_before_its_context_is
 @pytest.mark.parametrize("ended_first", [False, True])
 def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(ended_first: bool) -> None:
     recorded: list[Any] = []
-    executor = CallExecutor([], Canceller(), [recorded.append])
+    executor = new_executor([recorded.append])
     call = new_call("bidi_stream")
     when_ended: list[Callable[[], None]] = []
 
@@ -103,22 +108,27 @@ def test_a_call_that_can_outlast_its_handler_is_recorded_once_grpc_has_ended(end
 
 
 @pytest.mark.parametrize("queue", [0, 256, None])
-def test_a_request_is_received_before_a_thread_takes_the_call_only_where_few_can_wait(queue: int | None) -> None:
+@pytest.mark.parametrize("as_expected", [True, False])
+def test_a_request_is_received_before_a_thread_takes_the_call(
+    queue: int | None, as_expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_IS_AS_EXPECTED", as_expected)
     pool, served = Pool("calls", 1, queue=queue), threading.Event()
-    executor = CallExecutor([pool], Canceller(), [])
+    call = new_call(pool=pool)
+    executor = new_executor([], call.method)
     context, grpcs_call = copy_context(), Mock()
-    context.run(CURRENT.set, new_call(pool=pool))
+    context.run(CURRENT.set, call)
     event = SimpleNamespace(call=grpcs_call, call_details=SimpleNamespace(deadline=time.time() + FAR))
     state = SimpleNamespace(statused=True, client="closed", due=set(), condition=threading.Condition(), callbacks=None)
 
     def unary_request() -> None: ...
 
     executor.submit(context.run, lambda *_: served.set(), event, state, None, unary_request, None, None)
-    assert grpcs_call.start_server_batch.called is (queue is not None)
-    if queue is None:
+    assert grpcs_call.start_server_batch.called is as_expected
+    if not as_expected:
         assert served.wait(PATIENCE)
     assert executor.stop(PATIENCE)
-    assert served.is_set() is (queue is None)
+    assert served.is_set() is not as_expected
 
 
 def test_requests_are_left_to_a_grpcio_that_is_another_inside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,5 +139,4 @@ def test_requests_are_left_to_a_grpcio_that_is_another_inside(monkeypatch: pytes
     assert not pools._takes_one_request((*arguments, None))
     assert not pools._takes_one_request((*arguments[:4], None, unary_request, None))
     monkeypatch.setattr(_server, "_possibly_finish_call", lambda state: None)
-    other = runpy.run_path(pools.__file__)
-    assert not other["_takes_one_request"](arguments)
+    assert not runpy.run_path(pools.__file__)["_IS_AS_EXPECTED"]

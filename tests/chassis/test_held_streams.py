@@ -19,7 +19,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from handfast.server.chassis import cancellation
 from handfast.server.chassis import server as server_module
+from handfast.server.chassis.call import Pool
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.operations import endpoint, readiness
 from handfast.server.chassis.pipeline import pools
@@ -178,6 +180,21 @@ def test_a_single_request_that_never_comes_holds_no_thread_at_all(
     assert {held.call_log(f"awaited-{method}-{number}")["grpc.code"] for number in range(2 * THREADS)} == {"Canceled"}
 
 
+def test_of_many_requests_that_do_not_come_none_is_awaited_for_long(
+    start_held: Callable[[float], Running], requests: Callable[..., Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "PATIENCE_WITH_MANY", LIMIT)
+    monkeypatch.setattr(Pool, "most_awaited", 4)
+    held = start_held(LONG)
+    pending = [call(held, "Echo", requests(), f"one-of-many-{number}") for number in range(5)]
+    ended = (eventually(lambda: [each for each in pending if each.done()]) or [])[0]
+    failure = cut(ended)
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "waited 0.5 seconds for the caller" in failure.message
+    for each in pending:
+        each.cancel()
+
+
 @pytest.mark.parametrize("method", ["Join", "Double"])
 def test_nor_does_one_that_does_not_come_after_others(
     held: Running, requests: Callable[..., Iterator[bytes]], method: str
@@ -270,8 +287,9 @@ def test_a_caller_that_leaves_before_its_request_has_come_is_recorded_as_one_tha
     silent = running.channel.stream_stream(f"/grpc.health.v1.Health/{method}")
     for _ in range(PER_CONNECTION):
         pending = silent(requests())
-        assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 1)
+        assert eventually(lambda: running.metric('handfast_calls_awaited{pool="health"}') == 1)
         pending.cancel()
+        assert eventually(lambda: running.metric('handfast_calls_awaited{pool="health"}') == 0)
         assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == 0)
     kind = {"Check": "unary", "Watch": "server_stream"}[method]
     labels = f'grpc_code="Canceled",grpc_method="{method}",grpc_service="grpc.health.v1.Health",grpc_type="{kind}"'
@@ -279,12 +297,16 @@ def test_a_caller_that_leaves_before_its_request_has_come_is_recorded_as_one_tha
 
 
 def test_checks_are_answered_beside_those_that_never_come(
-    start: StartServer, requests: Callable[..., Iterator[bytes]]
+    start: StartServer, requests: Callable[..., Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        server_module, "_HEALTH_POOL", replace(server_module._HEALTH_POOL, threads=1, stream_idle_timeout=LONG)
+    )
+    monkeypatch.setattr(cancellation, "PATIENCE_WITH_MANY", LONG)
     running = start()
     check = running.channel.stream_stream("/grpc.health.v1.Health/Check")
     pending = [check(requests()) for _ in range(PER_CONNECTION)]
-    assert eventually(lambda: running.metric('handfast_calls_in_flight{pool="health"}') == PER_CONNECTION)
+    assert eventually(lambda: running.metric('handfast_calls_awaited{pool="health"}') == PER_CONNECTION)
     assert running.health.Check(HealthCheckRequest(), timeout=PATIENCE).status == SERVING
     for each in pending:
         each.cancel()

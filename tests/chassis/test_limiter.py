@@ -33,7 +33,8 @@ def new_call(pool: Pool, refused: Refused | None = None) -> Call:
 def acquired(limiter: Limiter, pool: Pool) -> Refused | None:
     """Why a further call of the pool is refused; None where it is not."""
     call = new_call(pool)
-    assert limiter.acquire(call) is (call.refused is None)
+    assert (limiter.arrive(call) and limiter.acquire(call)) is (call.refused is None)
+    assert not isinstance(call.refused, Exception)
     return call.refused
 
 
@@ -51,6 +52,14 @@ def test_a_pool_takes_as_many_calls_as_it_has_threads_and_places(limiter: Limite
     released(limiter, SMALL)
     assert acquired(limiter, SMALL) is None
     assert limiter.shed[SMALL.name] == 2
+
+
+def test_a_call_takes_no_place_before_its_request_is_there(limiter: Limiter) -> None:
+    calls = [new_call(SMALL) for _ in range(3)]
+    assert [limiter.arrive(call) for call in calls] == [True] * 3
+    assert [limiter.acquire(call) for call in calls] == [True, True, False]
+    assert calls[2].refused is Refused.OVERLOADED
+    assert (limiter.in_flight[SMALL.name], limiter.in_flight[REFUSALS.name], limiter.shed[SMALL.name]) == (2, 1, 1)
 
 
 def test_calls_are_counted_by_method_as_they_arrive_and_as_they_end(limiter: Limiter) -> None:

@@ -77,9 +77,9 @@ def test_callers_that_come_again_at_once_are_answered_each_time(
     """On one connection, grpcio by default refuses streams while it clears away earlier ones; on many, it drops what
     it has to keep until the server comes to it, which here takes its time."""
     comes_to_them = threading.Event()
-    acquire = Limiter.acquire
+    arrive = Limiter.arrive
     monkeypatch.setattr(
-        Limiter, "acquire", lambda limiter, call: (comes_to_them.wait(PATIENCE), acquire(limiter, call))[1]
+        Limiter, "arrive", lambda limiter, call: (comes_to_them.wait(PATIENCE), arrive(limiter, call))[1]
     )
     seen: Counter[str] = Counter()
     left, running = 1500, 0

@@ -21,7 +21,7 @@ GET_USER = "/handfast.users.v1.UserService/GetUser"
 MIB = 1 << 20
 HUGE = bytes(128 * MIB)
 ROOM = 64 * MIB
-"""What a server may grow by: grpcio decompresses up to its own limit on messages, 16 MiB, before it refuses."""
+"""What a server may grow by: grpcio decompresses up to its own limit on messages, 8 MiB, before it refuses."""
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -25,7 +25,7 @@ from tests.fuzz.methods import SERVICES, Method
 from tests.fuzz.plausible import REPEATED, plausible
 from tests.fuzz.target import Target
 
-LIMIT = 16 * 1024 * 1024
+LIMIT = 8 * 1024 * 1024
 """Bytes from which grpcio itself refuses, without details."""
 
 

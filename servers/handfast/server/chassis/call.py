@@ -70,8 +70,10 @@ class Pool:
 
     name                  in metrics; no two pools of a server have the same
     threads               how many calls are served at once
-    queue                 how many more may wait for a thread; further ones are refused. None: any number
-    stream_idle_timeout   how many seconds a call may wait for its caller: for a request, or until a reply is taken
+    queue                 how many more may wait for a thread, with their requests; further ones are refused. None: any
+                          number
+    stream_idle_timeout   how many seconds a call may wait for its caller: for a request, or until a reply is taken. A
+                          request has less while there are many that have not come (`cancellation.py`)
     """
 
     name: str
@@ -84,11 +86,18 @@ class Pool:
         """How many calls it takes at once, those that wait included."""
         return math.inf if self.queue is None else self.threads + self.queue
 
+    @property
+    def most_awaited(self) -> int:
+        """For how many requests it waits patiently at once: they take memory as they come."""
+        return self.threads + (self.queue or 0)
+
 
 class Refused(enum.Enum):
-    """Why a call is refused before anything of it is read."""
+    """Why a call is not begun, whatever its request is."""
 
     OVERLOADED = enum.auto()
+    NO_REQUEST = enum.auto()
+    """Its caller sent none, or has left."""
     STOPPING = enum.auto()
 
 
@@ -183,7 +192,8 @@ class Call(Propagated):
     reply                  the message that a write has answered last; None before the first
     context                grpcio's own; None before the handler starts, and once the call is recorded
     trailers               what the chassis and transactions send after the last reply, or with the error
-    refused                why the call is refused, if it is
+    refused                why the call is refused before its request is read, if it is: for what the server has to do,
+                           or with this error, for its metadata or for who calls
     tolerance_s            a caller that leaves so many seconds before the deadline counts as one whose time is up
     grpc_ended_epoch_s     when grpcio was done with the call, in seconds since the epoch; None before that
     stopping               the server stops, and this call has had its time to end
@@ -220,7 +230,7 @@ class Call(Propagated):
     reply: Message | None = None
     context: grpc.ServicerContext | None = None
     trailers: Metadata = ()
-    refused: Refused | None = None
+    refused: Refused | Exception | None = None
     tolerance_s = 0.0
     grpc_ended_epoch_s: float | None = None
     stopping = False

@@ -10,8 +10,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -22,6 +23,9 @@ from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded, 
 
 LOOK_EVERY = 0.1
 """Seconds between looks at all calls: grpcio knows nothing of deadlines that are the server's own."""
+PATIENCE_WITH_MANY = 1.0
+"""Seconds that a request has to come while more than `Pool.most_awaited` have not: so all together take no more memory
+than can be sent in that time. An honest caller's request follows its headers at once, unless it is large."""
 
 _log = structlog.get_logger()
 
@@ -141,8 +145,10 @@ class Canceller(threading.Thread):
     that it is done with a call, and to wake a handler can take longer than that thread may be held up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, awaited: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`awaited` has, by the name of a pool, for how many requests it waits."""
         super().__init__(name="canceller", daemon=True)
+        self._awaited = awaited
         self._to_wake: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self.running: set[Call] = set()
         """Calls that were submitted and are not recorded."""
@@ -184,22 +190,26 @@ class Canceller(threading.Thread):
             if time.monotonic() >= look_at:
                 # Again and again: a handler that was woken between two statements goes on to wait for the next.
                 for call in self.running.copy():
-                    _end_idle(call)
+                    self._end_idle(call)
                     if call.callbacks is not None and why_ended(call) is not None:
                         _wake(call)
                 look_at = time.monotonic() + LOOK_EVERY
 
-
-def _end_idle(call: Call) -> None:
-    """Ends the call if it has waited too long for its caller."""
-    since, cancel, limit = call.waiting_since, call.cancel, call.method.pool.stream_idle_timeout
-    if since is None or cancel is None or call.idle_error or time.monotonic() - since < limit:
-        return
-    call.idle_error = (
-        f"The server waited {limit:g} seconds for the caller, who neither sent a request nor took a reply."
-    )
-    call.log["error.message"] = call.idle_error
-    cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.idle_error)
+    def _end_idle(self, call: Call) -> None:
+        """Ends the call if it has waited too long for its caller."""
+        since, cancel, pool = call.waiting_since, call.cancel, call.method.pool
+        if since is None or cancel is None or call.idle_error:
+            return
+        limit = pool.stream_idle_timeout
+        if call.context is None and self._awaited.get(pool.name, 0) > pool.most_awaited:
+            limit = min(limit, PATIENCE_WITH_MANY)
+        if time.monotonic() - since < limit:
+            return
+        call.idle_error = (
+            f"The server waited {limit:g} seconds for the caller, who neither sent a request nor took a reply."
+        )
+        call.log["error.message"] = call.idle_error
+        cancel(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], call.idle_error)
 
 
 def _wake(call: Call) -> None:

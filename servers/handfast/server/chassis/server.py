@@ -47,11 +47,11 @@ from handfast.server.process.settings import ServerSettings, flag
 from handfast.server.process.supervision import READY, notify
 
 # Whoever asks for these sends little, and at once. Tools keep streams of reflection open, and do nothing with them.
-_HEALTH_POOL = Pool("health", 64, queue=None, stream_idle_timeout=5.0)
+_HEALTH_POOL = Pool("health", 16, queue=None, stream_idle_timeout=5.0)
 _REFLECTION_POOL = Pool("reflection", 256, stream_idle_timeout=5.0)
 _UNKNOWN_POOL = Pool("unknown", 1)
 # These only guard memory: what grpcio itself refuses has no details.
-_GRPC_LIMIT = 4 * DEFAULT_MESSAGE_LIMIT
+_GRPC_LIMIT = 2 * DEFAULT_MESSAGE_LIMIT
 _GRPC_METADATA_LIMIT = 4 * METADATA_LIMIT
 _ANY_NUMBER = 2**31 - 1
 # In a flood thousands of calls wait, and by default the collector looks at all of them again and again: with these
@@ -162,13 +162,13 @@ class Server:
         self._background = background if authenticator is None else (authenticator, *background)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 
-        self.canceller = Canceller()
         self._draining = ([main_pool], own_pools, [REFUSALS])
         pools = {main_pool, *(method.pool for method in (*methods.values(), unknown))}
         for name, count in Counter(pool.name for pool in (*pools, REFUSALS)).items():
             if count > 1:
                 raise DeclarationError(f"services: two different pools are called {name!r}")
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
+        self.canceller = Canceller(limiter.awaited)
         self.metrics = Metrics(limiter)
         guard = None
         audit: tuple[Callable[[Call], None], ...] = ()
@@ -184,8 +184,8 @@ class Server:
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         log_call = CallLog(settings.name, settings.log_level).ended
         on_record = (limiter.release, self.canceller.forget, log_call, *audit)
-        self._executor = CallExecutor(limiter.pools, self.canceller, on_record)
         layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors, guard)
+        self._executor = CallExecutor(limiter, self.canceller, layer.check_headers, on_record)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
             interceptors=[layer, *interceptors],

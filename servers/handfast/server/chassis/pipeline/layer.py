@@ -3,7 +3,7 @@
 What is inside of it, interceptors of a team's own and the handler, sees messages, and may raise what it likes. grpcio
 could parse and serialize by itself, but its failures would come without details, and uncounted.
 
-Known limits. grpcio itself refuses a message of more than four times the limit here, and such a call is recorded with
+Known limits. grpcio itself refuses a message of more than twice the limit here, and such a call is recorded with
 another code than its caller sees. Where a deadline passes while the reply is on its way, or in a flood before grpcio
 hands the call over, only the caller notices.
 """
@@ -34,7 +34,7 @@ from handfast.server.chassis.errors import (
 from handfast.server.chassis.errors.mapping import end_with, shortened_message, unknown_method
 from handfast.server.chassis.metadata import ENTRY_BYTES, check_metadata
 from handfast.server.chassis.pipeline.pools import Limiter
-from handfast.server.chassis.pipeline.refusal import refusal
+from handfast.server.chassis.pipeline.refusal import Refusals
 from handfast.server.chassis.security.audit import MAX_RESOURCE
 from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import Permission
@@ -74,7 +74,7 @@ class CallLayer(grpc.ServerInterceptor):
         guard: Guard | None = None,
     ) -> None:
         self._methods, self._unknown, self._guard = methods, unknown, guard
-        self._limiter, self._canceller, self._refusal = limiter, canceller, refusal(limiter)
+        self._limiter, self._canceller, self._refusals = limiter, canceller, Refusals(limiter)
         # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
         self._handlers: dict[str, Handler] = {}
@@ -89,8 +89,8 @@ class CallLayer(grpc.ServerInterceptor):
         method = self._methods.get(path, self._unknown)
         call = Call(method, path, handler_call_details.invocation_metadata)
         CURRENT.set(call)
-        if not self._limiter.acquire(call):
-            return self._refusal
+        if not self._limiter.arrive(call):
+            return self._refusals.handler
         handler = self._handlers.get(path)
         if handler is None:
             handler = self._new_handler(continuation, handler_call_details, method)
@@ -140,7 +140,8 @@ class CallLayer(grpc.ServerInterceptor):
         def serve(request: Any, context: grpc.ServicerContext) -> bytes:
             call = self._begin(context)
             try:
-                _check(call, method, context, self._guard)
+                if method.path:
+                    check_active()  # what came too late is not begun
                 reply = serialize(behavior(read(call, request), context))
                 _check_end(call, context)
                 call.sent = 1
@@ -156,7 +157,8 @@ class CallLayer(grpc.ServerInterceptor):
         def serve(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = self._begin(context)
             try:
-                _check(call, method, context, self._guard)
+                if method.path:
+                    check_active()
                 for reply in behavior(read(call, request), context):
                     serialized = serialize(reply)
                     call.sent += 1  # counted before it is sent: once the caller leaves, nothing goes on after `yield`
@@ -197,7 +199,34 @@ class CallLayer(grpc.ServerInterceptor):
         call.begin(context)
         if not context.add_callback(partial(self._canceller.grpc_ended, call)):
             self._canceller.grpc_ended(call)
+        if call.refused is not None:
+            self._refusals.refuse(call, context)
         return call
+
+    def check_headers(self, call: Call, context: grpc.ServicerContext) -> None:
+        """Raises where the call must not be begun, whatever its request is. On grpcio's polling thread."""
+        method = call.method
+        if method.path:
+            # Before it is asked who calls, since that reads metadata. It tells callers only what they have sent themselves.
+            size = metadata_size(context.invocation_metadata())
+            if size > METADATA_LIMIT:
+                raise RequestTooLarge(
+                    f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.",
+                    size=size,
+                    limit=METADATA_LIMIT,
+                )
+        if self._guard is not None:
+            self._guard.admit(call, context)
+        if not method.path:  # there is no such method, which callers that may know are told, whatever else is wrong
+            return
+        # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
+        if method.refused_keys and not method.refused_keys.isdisjoint(call.metadata):
+            name = call.path.removeprefix("/")
+            only_reads = len(method.refused_keys) < len(STAGE_KEYS)
+            does = "only reads within transactions" if only_reads else "does not take part in transactions"
+            raise NotStageable(f"{name} {does}.", method=name)
+        for key in sorted(STAGE_KEYS & call.repeated):
+            raise InvalidMetadata(f"{key} came more than once.", key=key)
 
 
 def _keeping_reply(behavior: Behavior) -> Behavior:
@@ -281,30 +310,6 @@ def _serialize(serializer: Callable[[Any], bytes], reply: Any) -> bytes:
         message = f"The reply would have {size} bytes; up to {limit} are sent. Ask for less at a time."
         raise ResponseTooLarge(message, size=size, limit=limit)
     return serialized
-
-
-def _check(call: Call, method: Method, context: grpc.ServicerContext, guard: Guard | None) -> None:
-    """Raises where the call must not be begun, whatever its request is."""
-    if method.path:
-        check_active()  # what came too late is not begun
-        # Before it is asked who calls, since that reads metadata. It tells callers only what they have sent themselves.
-        size = metadata_size(context.invocation_metadata())
-        if size > METADATA_LIMIT:
-            raise RequestTooLarge(
-                f"The metadata has {size} bytes; up to {METADATA_LIMIT} are taken.", size=size, limit=METADATA_LIMIT
-            )
-    if guard is not None:
-        guard.admit(call, context)
-    if not method.path:  # there is no such method, which callers that may know are told, whatever else is wrong
-        return
-    # A write that ignored the metadata would commit alone, though its caller asked for all or nothing.
-    if method.refused_keys and not method.refused_keys.isdisjoint(call.metadata):
-        name = call.path.removeprefix("/")
-        only_reads = len(method.refused_keys) < len(STAGE_KEYS)
-        does = "only reads within transactions" if only_reads else "does not take part in transactions"
-        raise NotStageable(f"{name} {does}.", method=name)
-    for key in sorted(STAGE_KEYS & call.repeated):
-        raise InvalidMetadata(f"{key} came more than once.", key=key)
 
 
 def _check_end(call: Call, context: Any) -> None:

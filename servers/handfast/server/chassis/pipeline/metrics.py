@@ -59,7 +59,10 @@ class Metrics(Collector):
                     handled.add_metric((*labels, GO_NAMES[code]), count)
         yield from (started, handled, received, sent, seconds)
         in_flight = GaugeMetricFamily(
-            "handfast_calls_in_flight", "Calls that arrived and have not ended, queued or at work.", labels=["pool"]
+            "handfast_calls_in_flight", "Calls that are there and have not ended, queued or at work.", labels=["pool"]
+        )
+        awaited = GaugeMetricFamily(
+            "handfast_calls_awaited", "Calls that began, and whose request has not come.", labels=["pool"]
         )
         limit = GaugeMetricFamily(
             "handfast_calls_limit", "How many of them the pool takes before it refuses further ones.", labels=["pool"]
@@ -69,6 +72,7 @@ class Metrics(Collector):
         )
         for pool in self._limiter.pools:
             in_flight.add_metric([pool.name], self._limiter.in_flight[pool.name])
+            awaited.add_metric([pool.name], self._limiter.awaited[pool.name])
             limit.add_metric([pool.name], pool.limit)
             shed.add_metric([pool.name], self._limiter.shed[pool.name])
-        yield from (in_flight, limit, shed)
+        yield from (in_flight, awaited, limit, shed)

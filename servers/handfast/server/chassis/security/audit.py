@@ -10,7 +10,7 @@ from __future__ import annotations
 import grpc
 import structlog
 
-from handfast.server.chassis.call import Call
+from handfast.server.chassis.call import Call, Refused
 from handfast.server.chassis.logs.values import loggable
 from handfast.server.chassis.logs.writer import GO_NAMES, MAX_NAME, CallLog, encode, timestamp
 
@@ -28,10 +28,10 @@ class AuditLog:
         self._service = service
 
     def ended(self, call: Call) -> None:
-        """Writes the line of `call`, which is recorded, if it has one. A call that was refused unread, as the server
-        had too many, has none."""
+        """Writes the line of `call`, which is recorded, if it has one. A call that was refused as the server had too
+        many, or stopped, has none."""
         is_refused = call.code in REFUSALS or "would_refuse" in call.log
-        if not (call.method.writes or is_refused) or call.refused is not None:
+        if not (call.method.writes or is_refused) or isinstance(call.refused, Refused):
             return
         assert call.code is not None
         service, _, method = call.path.removeprefix("/").rpartition("/")
