@@ -18,10 +18,10 @@ import structlog
 
 from handfast.server.chassis.call import current
 from handfast.server.chassis.logs import log as logs
-from handfast.server.chassis.logs.writer import CallLog, LogWriter
+from handfast.server.chassis.logs.writer import PLACES_WITH_WRITES, CallLog, LogWriter
 from handfast.users.v1 import users_pb2
 from tests import http2
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 
 from .conftest import Running, StartServer
 
@@ -58,10 +58,28 @@ def test_a_pipe_that_nobody_empties_holds_nobody_up_and_what_was_dropped_is_coun
     writer.flush()
     lines = pipe.getvalue().splitlines()
     assert lines.count(b"more") == 10_000
-    assert json.loads(lines[-1])["count"] == 5
+    dropped = json.loads(lines[-1])
+    assert (dropped["count"], dropped["audited_writes"]) == (5, 0)
     writer.write(b"later")
     writer.flush()
     assert pipe.getvalue().splitlines()[len(lines) :] == [b"later"]
+
+
+def test_lines_of_writes_have_places_that_no_others_take() -> None:
+    pipe = StuckPipe()
+    writer = LogWriter(pipe)
+    writer.write(b"first")
+    assert pipe.entered.wait(5)
+    for _ in range(10_003):
+        writer.write(b"refused")
+    for _ in range(10_002):
+        writer.write(b"changed", PLACES_WITH_WRITES)
+    pipe.go_on.set()
+    writer.flush(PATIENCE)
+    lines = pipe.getvalue().splitlines()
+    assert (lines.count(b"refused"), lines.count(b"changed")) == (10_000, 10_000)
+    dropped = json.loads(lines[-1])
+    assert (dropped["count"], dropped["audited_writes"]) == (5, 2)
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_server() -> None:

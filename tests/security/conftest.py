@@ -79,7 +79,9 @@ class Lines:
 
     def __init__(self) -> None:
         self.all: list[bytes] = []
-        self.write = self.all.append
+
+    def write(self, line: bytes, _places: int = 0) -> None:
+        self.all.append(line)
 
     def of(self, request_id: str) -> dict[str, Any]:
         """The audit line of a call, without what every line has. Its call line comes before it."""

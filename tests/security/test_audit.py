@@ -10,12 +10,18 @@ import grpc
 import pytest
 
 from handfast.client.propagation import CALLER_KEY
+from handfast.server.chassis.call import Call, Method, Pool
+from handfast.server.chassis.errors import NotAuthenticated
+from handfast.server.chassis.logs.writer import PLACES, CallLog, LogWriter
+from handfast.server.chassis.security.audit import AuditLog
 from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from handfast.server.users.server import build
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
+from tests.chassis.test_logs import StuckPipe
+from tests.eventually import PATIENCE
 from tests.security.conftest import Lines
 from tests.security.issuer import Issuer, bearer
 
@@ -97,3 +103,31 @@ def test_each_write_and_each_refusal_has_a_line_that_says_who_and_what(
             assert lines.of(request_id) == {**passed, **who}
     assert lines.none_of("get")
     assert b"ada@example.com" not in b"".join(lines.all)
+
+
+def test_refusals_that_fill_the_log_keep_no_write_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = StuckPipe()
+    writer = LogWriter(pipe)
+    monkeypatch.setattr(CallLog, "writer", writer)
+    audit = AuditLog("users")
+    create = Method("/users/Create", "users", "Create", "unary", "users", Pool("calls", 1), writes=True)
+
+    def ended(request_id: str, code: grpc.StatusCode, refused: Exception | None = None) -> None:
+        call = Call(create, create.path, (("x-request-id", request_id),))
+        call.code, call.refused = code, refused
+        audit.ended(call)
+
+    writer.write(b"first")
+    assert pipe.entered.wait(PATIENCE)
+    missing = NotAuthenticated("There is no token.", problem="missing")
+    for _ in range(PLACES):
+        ended("refused", grpc.StatusCode.UNAUTHENTICATED, missing)
+    ended("created", grpc.StatusCode.OK)
+    ended("perhaps-created", grpc.StatusCode.CANCELLED)
+    ended("left-as-it-was-refused", grpc.StatusCode.CANCELLED, missing)
+    pipe.go_on.set()
+    writer.flush(PATIENCE)
+    told = pipe.getvalue()
+    assert told.count(b'"refused"') == PLACES
+    assert told.count(b'"created"') == told.count(b'"perhaps-created"') == 1
+    assert b"left-as-it-was-refused" not in told

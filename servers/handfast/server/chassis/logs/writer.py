@@ -35,13 +35,15 @@ _FIELDS |= {"request_id", "trace_id", "peer"}
 """Those that the line of a call has, whatever a handler adds."""
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 MAX_NAME = 200  # characters; an unknown method can have any name
-_MAX_WAITING = 10_000
+PLACES, PLACES_WITH_WRITES = 10_000, 20_000
+"""How many lines may wait: others than those of the audit that tell of a write, and all together."""
 _LOOK_EVERY = 0.002  # seconds
 _GATHER = 0.02  # seconds; one write for many lines costs a busy server far less than one each
 
 
 class LogWriter:
     """Writes lines to `stream` within some 20 ms. While 10,000 wait, further ones are dropped; a line says how many.
+    Lines of the audit that tell of a write have 10,000 places of their own, so no others make these get lost.
 
     `thread` is the id that the system gives the thread that writes.
     """
@@ -49,17 +51,18 @@ class LogWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lines: deque[bytes] = deque()
-        self._dropped = 0
+        self._dropped = self._dropped_writes = 0
         self._wanted = threading.Event()
         self._writing = False
         thread = threading.Thread(target=self._run, name="log", daemon=True)
         thread.start()
         self.thread = thread.native_id or 0
 
-    def write(self, line: bytes) -> None:
-        """Hands over one line, without its end. Never waits."""
-        if len(self._lines) >= _MAX_WAITING:
+    def write(self, line: bytes, places: int = PLACES) -> None:
+        """Hands over one line, without its end, if fewer than so many wait. Never waits."""
+        if len(self._lines) >= places:
             self._dropped += 1
+            self._dropped_writes += places == PLACES_WITH_WRITES
             return
         self._lines.append(line)
         if not self._wanted.is_set():
@@ -82,8 +85,9 @@ class LogWriter:
             self._writing = True  # before the lines are taken: `flush` looks at these first
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                lines.append(encode({"level": "error", "event": "log lines dropped", "count": dropped}))
+                dropped = {"count": self._dropped, "audited_writes": self._dropped_writes}
+                self._dropped = self._dropped_writes = 0
+                lines.append(encode({"level": "error", "event": "log lines dropped", **dropped}))
             with suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed: the server goes on
                 self._stream.write(b"".join(line + b"\n" for line in lines))
                 self._stream.flush()

@@ -207,7 +207,7 @@ class CallLayer(grpc.ServerInterceptor):
         """Raises where the call must not be begun, whatever its request is. On grpcio's polling thread."""
         method = call.method
         if method.path:
-            # Before it is asked who calls, since that reads metadata. It tells callers only what they have sent themselves.
+            # Before it is asked who calls, since that reads metadata. It tells only what callers have sent themselves.
             size = metadata_size(context.invocation_metadata())
             if size > METADATA_LIMIT:
                 raise RequestTooLarge(

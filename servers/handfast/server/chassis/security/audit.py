@@ -12,7 +12,15 @@ import structlog
 
 from handfast.server.chassis.call import Call, Refused
 from handfast.server.chassis.logs.values import loggable
-from handfast.server.chassis.logs.writer import GO_NAMES, MAX_NAME, CallLog, encode, timestamp
+from handfast.server.chassis.logs.writer import (
+    GO_NAMES,
+    MAX_NAME,
+    PLACES,
+    PLACES_WITH_WRITES,
+    CallLog,
+    encode,
+    timestamp,
+)
 
 MAX_RESOURCE = 500
 """Characters of the ids that a line names."""
@@ -56,7 +64,8 @@ class AuditLog:
         if CallLog.writer is None:
             structlog.get_logger().info(**line)
         else:
-            CallLog.writer.write(encode(line))
+            was_begun = call.method.writes and call.refused is None and call.code not in REFUSALS
+            CallLog.writer.write(encode(line), PLACES_WITH_WRITES if was_begun else PLACES)
 
 
 def _resource(call: Call) -> str:
