@@ -19,13 +19,17 @@ PROMTOOL  := .tools/bin/promtool
 GO_CLIENT := .tools/clients/go/installed
 TS_CLIENT := .tools/clients/typescript/installed
 PGBOUNCER := .tools/bin/pgbouncer
+PATRONI   := .venv-failover/.installed
+ETCD      := .tools/bin/etcd
+HAPROXY   := .tools/bin/haproxy
 PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
 CONTRACTS := . examples/postage examples/credits
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo demo-credits bench overload overload-go test crash contend upgrade fuzz simulate mutate
+.PHONY: help install up demo demo-credits bench overload overload-go
+.PHONY: test crash failover contend upgrade fuzz simulate mutate
 .PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
@@ -77,6 +81,21 @@ test: $(INSTALLED) ## run the tests in two processes (ARGS='-k page'; RETEST=1: 
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
 	PYTHONPATH=examples/credits $(BIN)/python -m tests.crashes.run $(ARGS)
+
+failover: $(INSTALLED) $(PATRONI) $(ETCD) $(HAPROXY) ## let PostgreSQL fail over under load (ARGS='--rounds 6')
+	@tests/failover/isolate.sh $(BIN)/python -m tests.failover.run $(ARGS)
+
+$(PATRONI): tests/failover/requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-failover
+	.venv-failover/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+$(ETCD):
+	tools/fetch-debian.sh etcd-server /usr/bin/etcd $@
+
+$(HAPROXY):
+	tools/fetch-debian.sh haproxy /usr/sbin/haproxy $@
 
 contend: $(INSTALLED) ## let many clients update few accounts, and run transactions over them
 	$(BIN)/python -m tests.crashes.contend $(ARGS)
@@ -185,4 +204,4 @@ $(PGBOUNCER):
 	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-generate .venv-mutate .tools
+	rm -rf .venv .venv-generate .venv-mutate .venv-failover .tools

@@ -19,22 +19,27 @@ apt() {
 apt update
 apt download "$package"
 dpkg-deb --extract "$package"_*.deb unpacked
-missing=$(ldd "unpacked$program" | awk '/not found/ { print $1 }' || true)
-if [ -z "$missing" ]; then
+lacking() { ldd "$1" | awk '/not found/ { print $1 }'; }
+if [ -z "$(lacking "unpacked$program" || true)" ]; then
     mv "unpacked$program" "$file"
     exit
 fi
 
-# shellcheck disable=SC2046  # one name a word
-apt download $(dpkg-deb --field "$package"_*.deb Depends | tr , '\n' | sed 's/^ *//; s/[ :(|].*//' | grep '^lib')
-for library in lib*.deb; do
-    dpkg-deb --extract "$library" unpacked
-done
+# A library may itself need another, of a package that its own package names.
 rm -rf "$file.d"
 mkdir "$file.d"
 mv "unpacked$program" "$file.d/program"
-for library in $missing; do
-    cp --dereference "$(find unpacked -name "$library")" "$file.d/"
+export LD_LIBRARY_PATH="$file.d"
+while missing=$(lacking "$file.d/program") && [ -n "$missing" ]; do
+    # shellcheck disable=SC2046  # one name a word
+    apt download $(for each in *.deb; do dpkg-deb --field "$each" Depends; done |
+        tr , '\n' | sed 's/^ *//; s/[ :(|].*//' | grep '^lib' | sort --unique)
+    for library in lib*.deb; do
+        dpkg-deb --extract "$library" unpacked
+    done
+    for library in $missing; do
+        cp --dereference "$(find unpacked -name "$library")" "$file.d/"
+    done
 done
 printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "'$file.d'" "'$file.d/program'" >"$file"
 chmod +x "$file"

@@ -9,8 +9,10 @@ that, provided that all registers are read once more at the end.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from tests.serializability import checker
 from tests.serializability.checker import Anomaly
@@ -47,6 +49,14 @@ def check(history: Sequence[Event], initial: Initial) -> list[Anomaly]:
         *_replaced(history),
         *checker.check(transactions, initial),
     ]
+
+
+def save(history: Iterable[Event], file: Path) -> None:
+    """Writes one line of JSON for each event."""
+    with file.open("w") as lines:
+        for event in history:
+            shown = {"outcome": event.outcome.name, "operations": [*map(str, event.operations)]}
+            print(json.dumps({**asdict(event), **shown}), file=lines)
 
 
 def _transactions(event: Event) -> Iterator[Transaction]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crashes import killing, money
 from tests.crashes.clients import Client
-from tests.crashes.history import Event, check
+from tests.crashes.history import Event, check, save
 from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.suite import DATABASES, suite
@@ -137,10 +136,7 @@ def _calls(chosen: argparse.Namespace, database: str, folder: Path) -> bool:
     report = crash(
         database, folder=folder, kills=chosen.kills, seconds=chosen.seconds, clients=chosen.clients, seed=chosen.seed
     )
-    with (folder / "history.jsonl").open("w") as file:
-        for event in report.history:
-            shown = {"outcome": event.outcome.name, "operations": [*map(str, event.operations)]}
-            print(json.dumps({**asdict(event), **shown}), file=file)
+    save(report.history, folder / "history.jsonl")
     print(report, flush=True)
     return not report.violations and not report.stuck() and report.kills.total() >= chosen.kills
 

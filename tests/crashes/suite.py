@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from handfast import client
 from handfast.server.chassis.crash_points import VARIABLE
@@ -27,16 +28,21 @@ SERVERS = ("users", "preferences", "accounts")
 CREDITS = "credits"
 POSTGRESQL = "postgresql"
 DATABASES = ("sqlite", POSTGRESQL)
+NOWHERE: Mapping[str, str] = MappingProxyType({})
 _KILLED = re.compile(r'"service": ?"(\w+)".*"exit_code": ?-9')
 _POINT = re.compile(r"^crash point (\S+)$", re.MULTILINE)
 
 
 class Suite:
-    """Its data, its ports and the file of its logs stay the same over any number of starts."""
+    """Its data, its ports and the file of its logs stay the same over any number of starts. `urls` are the variables
+    that name databases which others look after.
+    """
 
-    def __init__(self, folder: Path, database: PostgreSQL | None, credits: bool) -> None:
+    def __init__(
+        self, folder: Path, database: PostgreSQL | None, *, credits: bool, urls: Mapping[str, str] = NOWHERE
+    ) -> None:
         self._folder, self.database = folder, database
-        self._urls = database.create_databases() if database else {}
+        self._urls = database.create_databases() if database else urls
         self._first_port = free_first_port()
         self.errors = folder / "stderr"
         self._killed_by_hand: Counter[str] = Counter()
@@ -155,6 +161,6 @@ def suite(database: str, folder: Path, *, credits: bool = False) -> Iterator[Sui
     """A suite that has not been started, with the example's server if asked for; all is stopped at the end."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(postgresql()) if database == POSTGRESQL else None
-        made = Suite(folder, server, credits)
+        made = Suite(folder, server, credits=credits)
         stack.callback(made.stop)
         yield made
