@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from tests.failover import configuration
 from tests.failover.cluster import postgresql_programs, whole
 from tests.failover.faults import FAULTS, in_turns
 from tests.failover.run import Report, Round, acknowledged_since
+from tests.project.commands import ROOT, run
 from tests.serializability.history import Outcome, Read, Write
 
+ISOLATE = ROOT / "tests" / "failover" / "isolate.sh"
 PROGRAMS = ("initdb", "pg_basebackup", "pg_controldata", "pg_ctl", "pg_rewind", "postgres")
 
 
@@ -44,6 +48,20 @@ def test_haproxy_asks_patroni_of_each_node_whether_it_is_the_primary() -> None:
 
 def test_the_package_of_the_tests_has_what_patroni_runs() -> None:
     assert [name for name in PROGRAMS if not (postgresql_programs() / name).exists()] == []
+
+
+def commands() -> Iterator[bytes]:
+    """Of all processes."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # has ended
+            yield file.read_bytes()
+
+
+@pytest.mark.skipif(run(ISOLATE, "ip", "link").returncode != 0, reason="no namespaces here, or no iproute2")
+def test_a_node_whose_cable_is_pulled_is_cut_off_and_nothing_outlives_the_command(tmp_path: Path) -> None:
+    done = run(ISOLATE, sys.executable, "-m", "tests.failover.pulled", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert not any(str(tmp_path).encode() in command for command in commands())
 
 
 def answer(*members: tuple[str, str, int]) -> Mapping[str, Any]:
