@@ -142,6 +142,7 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("database_url", "sqlite:////tmp/users?cache=shared", "takes no parameters for SQLite; a question mark"),
         ("database_url", "sqlite:///:memory:", "must name a file"),
         ("database_url", f"sqlite:////{'long/' * 200}", "names a path of 1000 bytes, and SQLite takes up to 504"),
+        ("database_must_replicate", True, "must not be set with SQLite, which does not replicate"),
         ("database_url", "mysql://u:hunter2@h/d", "must be sqlite:///FILE or postgresql://…"),
         ("database_url", "postgresql://u:a@hunter2@h/d", "must have each @ of a password written as %40"),
         ("users_address", "users", "--users-address (or HANDFAST_USERS_ADDRESS) must be HOST:PORT"),

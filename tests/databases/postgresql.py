@@ -53,7 +53,7 @@ class PostgreSQL:
             started = self._start()
         if started.returncode:
             raise RuntimeError(f"PostgreSQL in {self._folder} does not start:\n{started.stderr}")
-        self._pid, uri = _pid_and_uri(started.stdout)
+        self.pid, uri = _pid_and_uri(started.stdout)
         self._url = sa.make_url(uri).set(drivername="postgresql+psycopg")
 
     def _start(self) -> subprocess.CompletedProcess[str]:
@@ -97,22 +97,22 @@ class PostgreSQL:
         """Kills it as if its power were cut, and starts it again. Takes until what was left of it has ended, and
         recovery is through.
         """
-        killed = self._pid
+        killed = self.pid
         os.kill(killed, signal.SIGKILL)
         for attempt in itertools.count(1):
             time.sleep(0.05)
             started = self._start()
             if started.returncode == 0:
-                self._pid, _ = _pid_and_uri(started.stdout)
-                if self._pid != killed:  # else its process had not ended yet
+                self.pid, _ = _pid_and_uri(started.stdout)
+                if self.pid != killed:  # else its process had not ended yet
                     return
             if attempt == START_ATTEMPTS:  # what was left of it still has its shared memory
                 raise RuntimeError(f"PostgreSQL in {self._folder} does not start again:\n{started.stderr}")
 
     def stop(self) -> None:
         """Without waiting for those who are connected, nor tidying up."""
-        os.kill(self._pid, signal.SIGQUIT)
-        eventually(lambda: not is_running(self._pid))
+        os.kill(self.pid, signal.SIGQUIT)
+        eventually(lambda: not is_running(self.pid))
 
 
 def _pid_and_uri(printed: str) -> tuple[int, str]:

@@ -37,7 +37,14 @@ def run(servers: Sequence[str], to: str | None, dry_run: bool, database_url: str
     for schema, its in zip(schemas, settings, strict=True):
         must_exist = its.database_must_exist
         try:
-            with closing(Database(its.database_url, connections=1, must_exist=must_exist)) as database:
+            with closing(
+                Database(
+                    its.database_url,
+                    connections=1,
+                    must_exist=must_exist,
+                    must_replicate=its.database_must_replicate,
+                )
+            ) as database:
                 planned = plan(database, schema, to, must_exist=must_exist)  # before there is a new file of SQLite
                 if dry_run:
                     click.echo(f"{schema.owner}: {_planned(planned)}")

@@ -329,7 +329,8 @@ class DatabaseSettings(ServerSettings):
 
     `database_url` is `sqlite:///FILE`, percent-encoded, or a URL of PostgreSQL. A server does not
     start on one that is absent, empty or behind its code. With `migrate` it sets that up or upgrades it first, but for
-    `database_must_exist`: then it refuses one that is absent or empty.
+    `database_must_exist`: then it refuses one that is absent or empty. With `database_must_replicate` it uses no
+    connection to a PostgreSQL that would commit without waiting until a synchronous standby has stored it.
     """
 
     database_url: str = field(
@@ -344,6 +345,9 @@ class DatabaseSettings(ServerSettings):
     database_must_exist: bool = setting(
         False, "refuse a database that is not there or is empty, instead of setting it up"
     )
+    database_must_replicate: bool = setting(
+        False, "refuse a PostgreSQL whose commits do not wait for a synchronous standby"
+    )
     migrate: bool = setting(False, "set the database up or upgrade it before serving, as `handfast migrate` does")
 
     def __post_init__(self) -> None:
@@ -356,6 +360,11 @@ class DatabaseSettings(ServerSettings):
         )
         if self.database_url.startswith("sqlite"):
             self.check("database_url", sqlite_file)
+            self.require(
+                "database_must_replicate",
+                not self.database_must_replicate,
+                "must not be set with SQLite, which does not replicate",
+            )
         else:
             # What follows the first @ would be taken for the host, and shown in errors.
             authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]

@@ -67,9 +67,12 @@ class Backend:
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """Runs `work` in a local transaction, then `check_active`, then commits."""
 
-    @abstractmethod
     def check_durable(self, connection: sa.Connection) -> None:
-        """Raises DatabaseError where what is committed might not survive a power cut."""
+        """Raises DatabaseError where what is committed might not survive a power cut. PostgreSQL looks at each
+        connection that it opens."""
+
+    def check_probed(self, connection: sa.Connection) -> None:
+        """Raises the driver's error where the server to which one of `prober` leads might lose commits by now."""
 
     def is_there(self) -> bool:
         """False where it is known, without asking the database, that it is absent."""

@@ -17,11 +17,21 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.server.chassis.cancellation import sleep
-from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, DatabaseError, discard, one_line, opened
+from handfast.server.chassis.data.backend import (
+    PATIENCE_S,
+    SESSION,
+    Backend,
+    DatabaseError,
+    Session,
+    as_sqlalchemy,
+    discard,
+    one_line,
+    opened,
+)
 from handfast.server.chassis.data.postgresql import Postgresql
 from handfast.server.chassis.data.sqlite import Sqlite
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
@@ -39,19 +49,23 @@ def key_text(length: int) -> sa.types.TypeEngine[str]:
 
 
 class Database:
-    """Opens nothing until it is used. `connections` is how many calls may read at once."""
+    """Opens nothing until it is used. `connections` is how many calls may read at once. A connection to PostgreSQL on
+    which commits could be lost is not used; with `must_replicate` that goes for commits that wait for no standby, too.
+    """
 
     writing_failed = False
     """Whether a write failed by the database's own fault since one last succeeded that was tried for its sake."""
 
-    def __init__(self, url: str, *, connections: int = 16, must_exist: bool = False) -> None:
+    def __init__(
+        self, url: str, *, connections: int = 16, must_exist: bool = False, must_replicate: bool = False
+    ) -> None:
         self.name = without_password(url)
         self.dialect = url.partition(":")[0].partition("+")[0]
         self.backend: Backend
         if self.dialect == "sqlite":
             self.backend = Sqlite(url, must_exist)
         elif self.dialect == "postgresql":
-            self.backend = Postgresql(url)
+            self.backend = Postgresql(url, must_replicate)
         else:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
         self.engine = self.backend.engine
@@ -118,16 +132,24 @@ class Database:
         items = sa.func.json_each(sa.bindparam(name, type_=sa.JSON)).table_valued("value")
         return column.in_(sa.select(items.c.value))
 
-    def probe(self, query: sa.Select[*tuple[Any, ...]]) -> sa.Row[*tuple[Any, ...]]:
-        """The one row of a query, on a connection that serves nothing else: that all others are busy says nothing of
-        the database."""
+    def probe(self, query: sa.Select[*tuple[Any, ...]]) -> tuple[Any, ...]:
+        """The one row of a query, on a connection that serves nothing else: that all others are busy
+        says nothing of the database. Raises DBAPIError where it does not answer in time, or might lose commits."""
         self.backend.check_all()
+        sql = str(query.compile(dialect=self.backend.dialect, compile_kwargs={"literal_binds": True}))
         with self.backend.prober.connect() as connection:
             try:
-                return connection.execute(query).one()
-            except DBAPIError as error:
-                self.backend.note(error)
-                raise
+                session: Session = connection.info[SESSION]
+                rows = session.rows(sql, ())
+                self.backend.check_probed(connection)
+            except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                failed = as_sqlalchemy(connection, error, sql)
+                connection.invalidate()  # as its server may be gone
+                self.backend.note(failed)
+                raise failed from error
+        if not rows:
+            raise NoResultFound(f"no row of {sql}")
+        return rows[0]
 
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""

@@ -50,6 +50,7 @@ def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
             settings.database_url,
             connections=settings.threads + BESIDE_CALLS,
             must_exist=must_exist or not settings.migrate,
+            must_replicate=settings.database_must_replicate,
         )
         if not must_exist and not settings.migrate and not database.backend.is_there():
             raise DatabaseError(f"cannot use {database.name}: {_not_set_up(schema)}")

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from handfast.server.chassis.cancellation import check_active
 from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, DatabaseError, as_sqlalchemy, flush
 from handfast.server.chassis.data.metrics import GroupMetrics
-from handfast.server.chassis.data.postgresql_session import PostgresqlSession
+from handfast.server.chassis.data.postgresql_session import ANSWER_TIMEOUT_S, PostgresqlSession
 
 Result = TypeVar("Result")
 
@@ -33,24 +33,37 @@ CONNECTION = {
 # waiting for its locks.
 TIMEOUTS = {"lock_timeout": 3000, "idle_in_transaction_session_timeout": 5000}
 
+# `synchronous_commit` stays what it is when a connection is made: a change of it is noticed, and not obeyed.
 _SET_IN_SESSION = (
     "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES "
     + ", ".join(f"('{name}', '{value}')" for name, value in TIMEOUTS.items())
     + ") AS timeouts (name, value) USING (name) WHERE source <> 'client'"
+    " UNION ALL SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)"
 )
 _SET_IN_TRANSACTION = "SELECT " + ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items()
 )
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_LOOK = (
+    "SELECT pg_backend_pid(), pg_is_in_recovery(), name, reset_val FROM pg_settings"
+    " WHERE name IN ('fsync', 'synchronous_commit', 'synchronous_standby_names', 'default_transaction_read_only')"
+)
+"""`reset_val` is what the server's settings, and those of the database and the role, are by now."""
+
+_PROBE_TIMEOUT_S = 2.0
+"""Less than the patience of readiness, so that the next probe is on another connection."""
 
 
 class Postgresql(Backend):
     """Local transactions are READ COMMITTED, and take row locks."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, must_replicate: bool) -> None:
         parsed = _parsed(url)
-        self.reader = _engine(parsed, poolclass=NullPool)
-        self.prober = _engine(parsed, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S)
+        self._must_replicate = must_replicate
+        self.reader = self._engine(parsed, ANSWER_TIMEOUT_S, poolclass=NullPool)
+        self.prober = self._engine(
+            parsed, _PROBE_TIMEOUT_S, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S, pool_reset_on_return=None
+        )
         self.engine = _migrating(self.reader)
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
@@ -62,11 +75,14 @@ class Postgresql(Backend):
         session: PostgresqlSession = connection.info[SESSION]
         try:
             if one_statement and not session.pooled:
-                return work(connection)
-            session.begin()
-            result = work(connection)
-            check_active()
-            session.commit()
+                session.may_cancel = False  # or PostgreSQL would commit without waiting for its standby
+                result = work(connection)
+            else:
+                session.begin()
+                result = work(connection)
+                check_active()
+                session.commit()
+            session.check_replicated()
             return result
         except BaseException as error:
             session.roll_back()
@@ -76,10 +92,67 @@ class Postgresql(Backend):
         finally:
             self.kept.give_back(connection)
 
-    def check_durable(self, connection: sa.Connection) -> None:
-        for setting in ("fsync", "synchronous_commit"):
-            if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() == "off":
-                raise DatabaseError(f"PostgreSQL runs with {setting} = off: commits would not be durable")
+    def check_probed(self, connection: sa.Connection) -> None:
+        self._look(connection.info[SESSION])
+
+    def _engine(self, url: sa.URL, answer_timeout_s: float, **options: Any) -> sa.Engine:
+        """The parameters of the URL are those of libpq. What they say of `CONNECTION` and `TIMEOUTS` holds, and else
+        those.
+
+        Behind a pooler that shares sessions between transactions, such as PgBouncer, nothing is kept in a session:
+        neither prepared statements, nor settings, which then are set in each local transaction, in the round trip of
+        its BEGIN.
+        """
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # errors are logged, and parameters may be personal data
+            connect_args={name: value for name, value in CONNECTION.items() if name not in url.query},
+            **options,
+        )
+
+        @event.listens_for(engine, "connect")
+        def configure(driver: Any, record: Any) -> None:
+            driver.autocommit = True  # as SQLAlchemy believes it to be
+            driver.prepare_threshold = None  # the session prepares, and psycopg would at times deallocate all of that
+            session = record.info[SESSION] = PostgresqlSession(driver, answer_timeout_s)
+            try:
+                pid, synchronous_commit = self._look(session)
+                pooled = pid != driver.info.backend_pid  # a pooler makes up the number that it tells
+                if not pooled:
+                    session.rows(_SET_IN_SESSION, ())
+            except BaseException:
+                driver.close()
+                raise
+            keep = f"{_SET_IN_TRANSACTION}, set_config('synchronous_commit', '{synchronous_commit}', true)"
+            session.configure(pooled, [_BEGIN, keep] if pooled else [_BEGIN])
+
+        event.listen(engine, "before_cursor_execute", flush)
+        return engine
+
+    def _look(self, session: PostgresqlSession) -> tuple[int, str]:
+        """The session's number, and its `synchronous_commit`. Raises OperationalError where commits could be lost."""
+        rows = session.rows(_LOOK, ())
+        pid, in_recovery = rows[0][:2]
+        settings = {name: value for *_, name, value in rows}
+        synchronous_commit = settings["synchronous_commit"]
+        why = ""
+        if in_recovery:
+            why = "PostgreSQL is in recovery, so it is a standby or about to start: it takes no writes"
+        elif settings["default_transaction_read_only"] == "on":
+            why = "PostgreSQL runs with default_transaction_read_only = on: it takes no writes"
+        elif settings["fsync"] == "off":
+            why = "PostgreSQL runs with fsync = off: commits would not be durable"
+        elif synchronous_commit == "off":
+            why = "PostgreSQL runs with synchronous_commit = off: commits would not be durable"
+        elif self._must_replicate and synchronous_commit in ("local", "remote_write"):
+            why = f"PostgreSQL runs with synchronous_commit = {synchronous_commit}, and database_must_replicate is set"
+        elif self._must_replicate and not settings["synchronous_standby_names"]:
+            why = "PostgreSQL runs without synchronous_standby_names, and database_must_replicate is set"
+        if why:
+            self.kept.close()  # those who come next open new ones, which are looked at as well
+            raise psycopg.OperationalError(why)
+        return pid, synchronous_commit
 
 
 def _parsed(url: str) -> sa.URL:
@@ -87,35 +160,6 @@ def _parsed(url: str) -> sa.URL:
         return sa.make_url(url)
     except (ArgumentError, ValueError):  # the latter where a port is no number
         raise DatabaseError("the database URL is not of the form postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
-
-
-def _engine(url: sa.URL, **options: Any) -> sa.Engine:
-    """The parameters of the URL are those of libpq. What they say of `CONNECTION` and `TIMEOUTS` holds, and else those.
-
-    Behind a pooler that shares sessions between transactions, such as PgBouncer, nothing is kept in a session: neither
-    prepared statements, nor the timeouts, which then are set in each local transaction, in the round trip of its BEGIN.
-    """
-    engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,  # errors are logged, and parameters may be personal data
-        connect_args={name: value for name, value in CONNECTION.items() if name not in url.query},
-        **options,
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, record: Any) -> None:
-        connection.autocommit = True  # as SQLAlchemy believes it to be
-        (session,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        pooled = session != connection.info.backend_pid  # a pooler makes up the number that it tells
-        connection.prepare_threshold = None  # the session prepares, and psycopg would at times deallocate all of that
-        if not pooled:
-            connection.execute(_SET_IN_SESSION)
-        begin = [_BEGIN, _SET_IN_TRANSACTION] if pooled else [_BEGIN]
-        record.info[SESSION] = PostgresqlSession(connection, pooled, begin)
-
-    event.listen(engine, "before_cursor_execute", flush)
-    return engine
 
 
 def _migrating(engine: sa.Engine) -> sa.Engine:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
@@ -16,10 +19,16 @@ from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
-from handfast.server.chassis.cancellation import cancel_scope
+from handfast.server.chassis.cancellation import cancel_scope, check_active
 from handfast.server.chassis.logs.tracebacks import in_one_line
 
-CANCEL_TIMEOUT = 1.0
+CANCEL_TIMEOUT_S = 1.0
+GIVE_UP_AFTER_S = 2.0
+"""Seconds from the end of a call until its connection is given up, where cancelling does not end its query."""
+ANSWER_TIMEOUT_S = 30.0
+"""Seconds until a connection is given up on which the server has not answered, for what nobody cancels, such as COMMIT:
+where a server is paused its kernel goes on to confirm what it receives, so TCP finds nothing wrong."""
+ROLLBACK_TIMEOUT_S = 5.0
 
 _log = structlog.get_logger()
 _Message = tuple[str, Sequence[Any], tuple[int, ...], Sequence[Any]]
@@ -40,14 +49,20 @@ class PostgresqlSession:
     pipelines each statement is a write to the network, for which the database wakes up.
     """
 
-    def __init__(self, driver: psycopg.Connection[Any], pooled: bool, begin: Sequence[str]) -> None:
-        self._driver, self._pgconn, self.pooled = driver, driver.pgconn, pooled
+    def __init__(self, driver: psycopg.Connection[Any], answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """`configure` is to be called before `begin`. Until then it takes it that there is a pooler."""
+        self._driver, self._pgconn, self._answer_timeout_s = driver, driver.pgconn, answer_timeout_s
         self._values = Transformer(driver)
-        self._begin = [self._message(sql) for sql in begin]
-        self._begun = self._stale = False
+        self._begin: list[_Message] = []
+        self.pooled = self.may_cancel = True
+        self._begun = self._stale = self._unreplicated = False
         self._unsent: list[_Message] = []
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = itertools.count()
+        driver.add_notice_handler(self._notice)
+
+    def configure(self, pooled: bool, begin: Sequence[str]) -> None:
+        self.pooled, self._begin = pooled, [self._message(sql) for sql in begin]
 
     def begin(self) -> None:
         self._unsent = self._begin.copy()
@@ -82,22 +97,42 @@ class PostgresqlSession:
         self._execute("COMMIT")
         self._begun = False
 
+    def check_replicated(self) -> None:
+        """Raises where a commit did not wait until its standby had it. Then it is unknown whether it lasts."""
+        if self._unreplicated:
+            raise psycopg.OperationalError("the wait for the synchronous standby was cancelled")
+
     def roll_back(self) -> None:
         """Where that fails, the connection is not idle, and so not used again."""
         self._unsent.clear()
         self._begun = False
-        if not self.reset():
+        pgconn = self._pgconn
+        if pgconn.transaction_status != TransactionStatus.IDLE and pgconn.pipeline_status == PipelineStatus.OFF:
             with suppress(psycopg.Error):
-                self._pgconn.exec_(b"ROLLBACK")
+                pgconn.enter_pipeline_mode()
+                pgconn.send_query_params(b"ROLLBACK", None)
+                pgconn.pipeline_sync()
+                self._driver.wait(_collect(pgconn, [], ROLLBACK_TIMEOUT_S))
+                pgconn.exit_pipeline_mode()
 
     def cancel_scope(self) -> AbstractContextManager[None]:
-        return cancellable(self._driver)
+        if self.may_cancel:
+            return cancellable(self._driver)
+        check_active()
+        return nullcontext()
 
     def reset(self) -> bool:
         """Whether it is in no transaction, alive as far as is known, and has what it has prepared."""
         pgconn = self._pgconn
+        self.may_cancel = True
         idle = pgconn.transaction_status == TransactionStatus.IDLE
-        return idle and pgconn.pipeline_status == PipelineStatus.OFF and not self._stale
+        usable = not (self._stale or self._unreplicated)
+        return idle and pgconn.pipeline_status == PipelineStatus.OFF and usable
+
+    def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        # The message may be in any language. Of the same SQLSTATE, 01000, are warnings of which nothing follows.
+        if notice.source_function == "SyncRepWaitForLSN":
+            self._unreplicated = True
 
     def _message(self, sql: str, parameters: Sequence[Any] = ()) -> _Message:
         values = self._values
@@ -125,7 +160,7 @@ class PostgresqlSession:
         Where the connection fails it stays in pipeline mode, and so is not used again."""
         self._check()
         unsent, self._unsent = self._unsent, []
-        self._begun |= unsent[0] is self._begin[0]
+        self._begun |= bool(self._begin) and unsent[0] is self._begin[0]
         self._pgconn.enter_pipeline_mode()
         known = len(self._prepared)
         for message in unsent:
@@ -134,7 +169,7 @@ class PostgresqlSession:
         results: list[PGresult] = []
         error: psycopg.Error | None = None
         try:
-            self._driver.wait(_collect(self._pgconn, results))
+            self._driver.wait(_collect(self._pgconn, results, self._answer_timeout_s))
             self._pgconn.exit_pipeline_mode()
         except psycopg.OperationalError as lost:
             error = lost
@@ -164,16 +199,23 @@ class PostgresqlSession:
         self._pgconn.send_query_prepared(name, values, param_formats=formats)
 
 
-def _collect(pgconn: PGconn, results: list[PGresult]) -> Generator[Wait, Ready | int, None]:
-    """Sends what libpq holds, and collects the results until everything was done or skipped."""
+def _collect(pgconn: PGconn, results: list[PGresult], timeout_s: float) -> Generator[Wait, Ready | int, None]:
+    """Sends what libpq holds, and collects the results until everything was done or skipped. Raises OperationalError
+    where that takes too long."""
+    give_up_at = time.monotonic() + timeout_s
     while pgconn.flush():
-        if (yield Wait.RW) & Ready.R:  # or each would wait for the other to read
+        ready = yield Wait.RW
+        if ready & Ready.R:  # or each would wait for the other to read
             pgconn.consume_input()
+        elif not ready:
+            _check_time(give_up_at)
     ended = False
     while True:
         while pgconn.is_busy():
-            yield Wait.R
-            pgconn.consume_input()
+            if (yield Wait.R):
+                pgconn.consume_input()
+            else:  # psycopg comes by ten times a second
+                _check_time(give_up_at)
         result = pgconn.get_result()
         if result is None:  # the end of one statement's results
             if ended:
@@ -186,18 +228,32 @@ def _collect(pgconn: PGconn, results: list[PGresult]) -> Generator[Wait, Ready |
         results.append(result)
 
 
+def _check_time(give_up_at: float) -> None:
+    if time.monotonic() > give_up_at:
+        raise psycopg.OperationalError("the server does not answer")
+
+
 @contextmanager
 def cancellable(driver: Any) -> Iterator[None]:
     """`cancel_scope` for a connection to PostgreSQL. To cancel takes a connection of its own, so it has a thread of
     its own: where the network is down, each would hold up all others. None is under way once the block has been left.
+    Where cancelling does not help, as the server is paused or cut off, the connection is shut down.
     """
     cancelling = threading.Lock()
     left = False
+    give_up_at: float | None = None
 
     def cancel() -> None:
+        nonlocal give_up_at
         try:
-            if not left:
-                driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+            if left:
+                return
+            now = time.monotonic()
+            give_up_at = give_up_at or now + GIVE_UP_AFTER_S
+            if now < give_up_at:
+                driver.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+            else:
+                _shut_down(driver)
         except Exception as error:
             _log.warning("a query that nobody waits for could not be cancelled", **{"error.cause": in_one_line(error)})
         finally:
@@ -218,3 +274,10 @@ def cancellable(driver: Any) -> Iterator[None]:
         left = True
         with cancelling:
             pass
+
+
+def _shut_down(driver: Any) -> None:
+    """Whoever waits on the connection finds it lost. The driver closes it by itself, so this has a descriptor of its
+    own."""
+    with socket.socket(fileno=os.dup(driver.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
