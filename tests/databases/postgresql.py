@@ -64,6 +64,10 @@ class PostgreSQL:
         return self._url.set(database=database).render_as_string(hide_password=False)
 
     @property
+    def log(self) -> Path:
+        return self._folder / "log"
+
+    @property
     def socket_folder(self) -> str:
         folder = self._url.query["host"]
         assert isinstance(folder, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import key_text
+from handfast.server.chassis.data.distribution import small
 from handfast.server.chassis.ids import ETAG_LENGTH
 from handfast.server.chassis.requests.fields import MAX_ID, MAX_KEY
 from handfast.server.transactions.participant.tables import ParticipantTables, pending_index, resource_columns
@@ -34,5 +35,6 @@ definitions = sa.Table(
     sa.Column("allowed_values", sa.JSON, nullable=False),
     sa.Column("description", sa.String(MAX_DESCRIPTION), nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
+    info=small(),
 )
 participant = ParticipantTables(metadata)

@@ -13,13 +13,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys, small
 from handfast.server.transactions.core import pruning as rules
 
 LENGTH = 36
 
 
 def define(metadata: sa.MetaData) -> sa.Table:
-    return sa.Table("horizon", metadata, sa.Column("transaction_id", sa.String(LENGTH), primary_key=True))
+    return sa.Table("horizon", metadata, sa.Column("transaction_id", sa.String(LENGTH), primary_key=True), info=small())
 
 
 def create_table() -> None:
@@ -40,10 +41,13 @@ class Prunable:
     ) -> None:
         self.database = database
         unfinished, below = sa.not_(finished), id_ < sa.bindparam("horizon")
-        self._count_unfinished = sa.select(sa.func.count()).select_from(id_.table).where(unfinished)
-        self._oldest_unfinished = sa.select(sa.func.min(id_)).where(unfinished)
-        self._newest_finished = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
-        self._delete_finished = sa.delete(id_.table).where(below, finished)
+        count = sa.select(sa.func.count()).select_from(id_.table).where(unfinished)
+        self._count_unfinished = across_keys(Reason.MAINTENANCE, count)
+        oldest = sa.select(sa.func.min(id_)).where(unfinished)
+        self._oldest_unfinished = across_keys(Reason.MAINTENANCE, oldest)
+        newest = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
+        self._newest_finished = across_keys(Reason.MAINTENANCE, newest)
+        self._delete_finished = across_keys(Reason.MAINTENANCE, sa.delete(id_.table).where(below, finished))
         self._select_horizon = sa.select(horizon.c.transaction_id)
         self._lock_horizon = self._select_horizon.with_for_update()
         self._advance_horizon = sa.update(horizon)

@@ -15,6 +15,7 @@ metrics.py               how many writes are committed together, and how long th
 schema.py                whose a database is, and which version of which schema it has
 revisions.py             the revisions that the code knows, and on which of them it runs
 migrations.py            brings a database to the schema that the code expects
+distribution.py          which rows belong together where a database spreads over machines
 idempotency.py           makes the repeat of a write harmless
 answers.py               whose the answers are that repeats get
 """

@@ -20,6 +20,7 @@ from handfast.server.chassis.cancellation import shield
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys, spread_by
 from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import AnswerErased, RequestIdReused
@@ -76,6 +77,7 @@ def define(metadata: sa.MetaData) -> sa.Table:
         sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
         sa.Column("about", sa.String(ABOUT_LENGTH), index=True),
         sa.Column("is_erased", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+        info=spread_by("request_id"),
     )
 
 
@@ -86,10 +88,10 @@ class IdempotencyStore:
         self._database, self._clock = database, clock
         columns = table.c
         self._answers = Answers(database, table)
-        self._erase = Statement(
-            database, sa.update(table).where(columns.about == sa.bindparam("about_")).values(is_erased=True, reply=b"")
-        )
-        self._delete = Statement(database, sa.delete(table).where(columns.create_time < sa.bindparam("before")))
+        erase = sa.update(table).where(columns.about == sa.bindparam("about_")).values(is_erased=True, reply=b"")
+        self._erase = Statement(database, across_keys(Reason.ERASURE, erase))
+        delete = sa.delete(table).where(columns.create_time < sa.bindparam("before"))
+        self._delete = Statement(database, across_keys(Reason.MAINTENANCE, delete))
 
     def once(
         self, method: str, request: Serializable, reply_type: type[Reply], work: Callable[[sa.Connection], Done[Reply]]

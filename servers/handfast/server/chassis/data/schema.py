@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import small
 
 MARK = sa.Table(
     "handfast_schema",
@@ -21,6 +22,7 @@ MARK = sa.Table(
     sa.Column("owner", sa.String(63), primary_key=True),
     sa.Column("oldest_code", sa.String(32), nullable=False),  # the oldest revision whose code may run on the schema
     sa.Column("room", sa.LargeBinary),  # for `try_writing`
+    info=small(),
 )
 ROOM = 64 * 1024
 """Bytes that `try_writing` writes."""

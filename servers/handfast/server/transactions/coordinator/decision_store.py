@@ -17,6 +17,7 @@ import structlog
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Row, Statement
 from handfast.server.transactions.coordinator.errors import TransactionForgotten
 from handfast.server.transactions.coordinator.tables import CoordinatorTables
@@ -54,11 +55,12 @@ class DecisionStore(Prunable):
         self._insert = Statement(database, _insert_unless_forgotten(database, tables))
         self._find = Statement(database, sa.select(table).where(one_of_them))
         unfinished = sa.select(table).where(sa.not_(finished), id_ > sa.bindparam("after"))
-        self._unfinished = Statement(database, unfinished.order_by(id_).limit(sa.bindparam("limit_")))
+        unfinished = unfinished.order_by(id_).limit(sa.bindparam("limit_"))
+        self._unfinished = Statement(database, across_keys(Reason.MAINTENANCE, unfinished))
         texts = [sa.cast(each, sa.Text).label(each.name) for each in (table.c.branches, table.c.loss_accepted)]
         count = sa.func.count().label("count_")
         alike = sa.select(table.c.outcome, *texts, count).where(sa.not_(finished))
-        self._unfinished_alike = alike.group_by(table.c.outcome, *texts)
+        self._unfinished_alike = across_keys(Reason.MAINTENANCE, alike.group_by(table.c.outcome, *texts))
         mark = sa.update(table).where(one_of_them, sa.not_(finished))
         self._mark_finished = Statement(database, mark.returning(table.c.outcome, table.c.decide_time))
         self._lock = sa.select(table).where(is_id).with_for_update()
@@ -116,7 +118,7 @@ class DecisionStore(Prunable):
         if outcome is not None:
             query = query.where(self._table.c.outcome == outcome.value)
         with self.database.read() as connection:
-            return [_decision_row(row) for row in connection.execute(query)]
+            return [_decision_row(row) for row in connection.execute(across_keys(Reason.PAGE, query))]
 
     def waiting_for_others(self, connection: sa.Connection, configured: Set[str]) -> dict[str, int]:
         """How many unfinished decisions wait for each participant that is not `configured`."""

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.idempotency import KEPT_US
 from handfast.server.chassis.data.statements import Statement
 
@@ -37,7 +38,8 @@ class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         self._answers = Answers(database, table)
-        self._delete = Statement(database, sa.delete(table).where(table.c.create_time < sa.bindparam("before")))
+        delete = sa.delete(table).where(table.c.create_time < sa.bindparam("before"))
+        self._delete = Statement(database, across_keys(Reason.MAINTENANCE, delete))
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
         """What the call was answered that the call being served repeats, or asks for."""

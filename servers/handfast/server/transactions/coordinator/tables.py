@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from handfast.server.chassis.data.distribution import small, spread_by
 from handfast.server.transactions import horizon
 
 UNFINISHED = sa.text("finish_time IS NULL")
@@ -40,6 +41,7 @@ class CoordinatorTables:
             sa.Column("reply", sa.LargeBinary),
             sa.Column("failure", sa.LargeBinary),
             sa.Column("create_time", sa.BigInteger, nullable=False, index=True),
+            info=spread_by("request_id"),
         )
         self.horizon = horizon.define(metadata)
         self.owner_key = sa.Table(
@@ -47,4 +49,5 @@ class CoordinatorTables:
             metadata,
             sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
             sa.Column("key", sa.LargeBinary, nullable=False),
+            info=small(),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.finishing import unheard_of
 from handfast.server.transactions.core.model import Branch, BranchState, Outcome
@@ -29,9 +30,10 @@ class Branches(Prunable):
         unfinished = table.c.state != BranchState.FINISHED.value
         super().__init__(database, id_, sa.not_(unfinished), horizon)
         by_owner = sa.select(table.c.owner, sa.func.count()).where(unfinished).group_by(table.c.owner)
-        self._unfinished_by_owner = by_owner
+        self._unfinished_by_owner = across_keys(Reason.MAINTENANCE, by_owner)
         after = id_ > sa.bindparam("after")
-        self._unfinished = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
+        page = sa.select(table).where(unfinished, after).order_by(id_).limit(sa.bindparam("limit_"))
+        self._unfinished = across_keys(Reason.MAINTENANCE, page)
 
     def find(self, connection: sa.Connection, transaction_id: str) -> Branch | None:
         row = self._find.first(connection, id_=transaction_id)

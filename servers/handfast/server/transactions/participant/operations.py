@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.model import Operation, Part, ResourceName
 
@@ -27,7 +28,7 @@ class Operations:
         last = sa.select(table.c.image).where(*changed).order_by(table.c.number.desc()).limit(1)
         self._last_image = Statement(database, last)
         holders = sa.select(id_).where(is_resource, table.c.is_lock).order_by(id_)
-        self._lock_holders = Statement(database, holders)
+        self._lock_holders = Statement(database, across_keys(Reason.LOCK_HOLDERS, holders))
         self._size = Statement(database, sa.select(table.c.parts_so_far, table.c.bytes_so_far).where(is_first))
         size = sa.func.max(table.c.parts_so_far).label("parts"), sa.func.max(table.c.bytes_so_far).label("bytes")
         self._sizes = Statement(database, sa.select(id_, *size).where(one_of_them).group_by(id_))

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.model import NO_REVISION, Part, ResourceName
 from handfast.server.transactions.participant.operations import CHANGE_COLUMNS
@@ -64,10 +65,11 @@ class ResourceRows(Generic[M]):
             """Those from the `first` on that have the prefix."""
             having_prefix = first, key < sa.bindparam("beyond")
             rows = sa.select(table).where(*having_prefix).order_by(key).limit(sa.bindparam("limit_")).subquery()
-            return with_changes(rows).order_by(rows.c[key.name])
+            return across_keys(Reason.PAGE, with_changes(rows).order_by(rows.c[key.name]))
 
-        self._find = Statement(database, with_changes(table).where(is_key))
-        self._batch = Statement(database, with_changes(table).where(database.one_of(key, "keys")))
+        find, batch = with_changes(table).where(is_key), with_changes(table).where(database.one_of(key, "keys"))
+        self._find = Statement(database, across_keys(Reason.PENDING_CHANGE, find))
+        self._batch = Statement(database, across_keys(Reason.PENDING_CHANGE, batch))
         self._page = Statement(database, page(key > sa.bindparam("after")))
         self._first_page = Statement(database, page(key >= sa.bindparam("prefix")))
         # Alone: PostgreSQL reads a row again after it waited for its lock, but not what the row was joined with.

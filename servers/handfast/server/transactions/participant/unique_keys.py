@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.transactions.core.conflicts import blocker
 from handfast.server.transactions.core.model import UniqueKey
@@ -22,7 +23,7 @@ class UniqueKeys:
         is_value = value == sa.bindparam("value_")
         is_change = sa.and_(changed_by == pending, changes.c.value == value)
         columns = (value, table.c.holder, pending, changes.c.number, changes.c.holder.label("next_holder"))
-        with_changes = sa.select(*columns)
+        with_changes = across_keys(Reason.PENDING_CHANGE, sa.select(*columns))
         outer = table.outerjoin(changes, is_change)
         self._find = Statement(database, with_changes.select_from(outer).where(is_value))
         # Not of the outer join, for which SQLite would go through the whole table.
