@@ -28,7 +28,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
              check-alerts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo demo-credits bench overload overload-go
+.PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover contend upgrade fuzz simulate mutate
 .PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
@@ -68,6 +68,9 @@ $(BENCH): pyproject.toml constraints.txt
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python \
 	    grpc-server-kit
 	@touch $@
+
+growth: $(INSTALLED) ## say what a load takes in servers, connections and storage (ARGS='--users 5000000')
+	@$(BIN)/python -m benchmarks.growth $(ARGS)
 
 overload: $(INSTALLED) ## ask ten times more of the servers than they can do, and see what is left (ARGS='--rounds 1')
 	$(BIN)/python -m benchmarks.overload $(ARGS)

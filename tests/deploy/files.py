@@ -10,7 +10,7 @@ import yaml
 from tests.project.commands import ROOT
 
 DEPLOY = ROOT / "deploy"
-RUNBOOK = DEPLOY / "README.md"
+RUNBOOK = ROOT / "docs" / "operations.md"
 
 
 def prometheus(name: str) -> dict[str, Any]:
