@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from structlog.testing import capture_logs
 
@@ -21,11 +21,14 @@ from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse, User
 from tests import http2
 from tests.chassis.conftest import Failure, Running, StartServer
 from tests.eventually import PATIENCE, eventually
+from tests.security.authority import Authority
 from tests.security.issuer import Issuer, bearer
 
 GET_USER = b"/handfast.users.v1.UserService/GetUser"
 CHECK = b"/grpc.health.v1.Health/Check"
 CONNECTIONS = 2_000
+BEGINNING_OF_TLS = b"\x16\x03\x01\x02\x00"
+"""The head of a record that never comes."""
 STREAMS = 100
 """More than a server has threads and places, and fewer than it allows on one connection."""
 
@@ -127,17 +130,32 @@ def test_others_are_served_beside_thousands_of_connections_that_say_nothing(atta
     assert_serves(attacked)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain text", "TLS"])
 def test_who_does_not_finish_a_handshake_is_let_go_and_others_are_served_meanwhile(
-    start: StartServer, monkeypatch: pytest.MonkeyPatch
+    start: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tls: bool
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 1.0)
-    attacked = start()
+    authority = Authority(tmp_path)
+    files, client = authority.server(), authority.client()
+    secure = {
+        "tls_certificate": str(files.certificate),
+        "tls_key": str(files.key),
+        "tls_client_ca": str(authority.file),
+    }
+    attacked = start(**secure if tls else {})
+    beginnings = (b"", BEGINNING_OF_TLS if tls else http2.PREFACE)
     with contextlib.ExitStack() as stack:
         pending = [stack.enter_context(http2.connect(attacked.server.address)) for _ in range(200)]
-        for connection in pending[::2]:
-            connection.sendall(http2.PREFACE)
+        for number, connection in enumerate(pending):
+            connection.sendall(beginnings[number % 2])
+        channel = attacked.channel
+        if tls:
+            pair = (client.key.read_bytes(), client.certificate.read_bytes())
+            credentials = grpc.ssl_channel_credentials(authority.pem, *pair)
+            channel = stack.enter_context(grpc.secure_channel(attacked.server.address, credentials))
+        health: Any = health_pb2_grpc.HealthStub(channel)
         # On a machine that pauses, its own handshake may take too long, and it tries again.
-        attacked.health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE, wait_for_ready=True)
+        health.Check(HealthCheckRequest(), timeout=PATIENCE, wait_for_ready=True)
         for connection in pending:
             with contextlib.suppress(ConnectionError):
                 while connection.recv(1024):  # what the server says first; it times out where the server does not end
