@@ -20,8 +20,9 @@ def test_times_are_those_of_the_code() -> None:
     assert options.KEEPALIVE_TIMEOUT == connections.KEEPALIVE_TIMEOUT
     assert TEXT.count(f"after {options.KEEPALIVE_TIMEOUT:g} s without an answer") == 2
     assert f"allow a PING every {connections.MIN_PING_INTERVAL:g} s" in TEXT
-    assert f"`HANDFAST_MAX_CONNECTION_AGE`, {settings.max_connection_age:g};" in TEXT
+    assert f"`HANDFAST_MAX_CONNECTION_AGE`, {settings.max_connection_age:g})" in TEXT
     assert f"`HANDFAST_MAX_CONNECTION_AGE_GRACE`, {settings.max_connection_age_grace:g})" in TEXT
+    assert f"`HANDFAST_MAX_CONNECTIONS`, {settings.max_connections:,})" in TEXT
 
 
 def test_names_are_those_of_the_code() -> None:

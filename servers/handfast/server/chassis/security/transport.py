@@ -33,8 +33,9 @@ SESSION_LIFETIME = 600.0
 """Seconds in which a caller that connects again may take up its earlier session of TLS, which does not show its
 certificate again."""
 SETTLING = 0.5
-"""Seconds after which a connection that has asked for certificates is certain to hold them. It takes some microseconds,
-and as long as its thread has to wait for a processor meanwhile."""
+"""Seconds after which a connection that has asked for certificates is taken to hold them. It takes some microseconds,
+and as long as its thread has to wait for a processor meanwhile, which nothing bounds: a machine that stops this one
+thread for longer, in the moment of a change, can still have the process crash."""
 _OWN = ("tls_certificate", "tls_key", "tls_client_ca")
 _OF_PEERS = ("peer_certificate", "peer_key", "peer_ca")
 
@@ -100,8 +101,8 @@ class _Handover:
 
     gRPC asks for each connection, one at a time, and goes by what it has where the answer is None. When it gets others
     it destroys that, though a connection that asked just before may not hold it yet, and the process would crash
-    (https://github.com/grpc/grpc/issues/36693). So others are given only when all connections that have asked hold
-    theirs; those that come meanwhile wait.
+    (https://github.com/grpc/grpc/issues/36693). So others are given `SETTLING` after the last connection has asked.
+    Those that come meanwhile wait, since gRPC holds a lock while it asks.
 
     gRPC takes up earlier sessions of TLS, although the certificate of the caller may have expired. Their keys go with
     what gRPC has, so with mutual TLS it is told the same anew every `SESSION_LIFETIME`.
