@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -139,7 +140,10 @@ def test_a_token_that_is_revoked_later_is_refused_though_it_is_remembered(
     assert refusal(authenticator, token).values == {"problem": "revoked"}
 
 
-def test_a_file_that_is_being_written_is_read_when_it_stays_the_same(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_read_when_it_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LONGEST_WRITE", math.inf)
     file = tmp_path / "revoked"
     file.write_text("one\n")
     source = Source("revoked_tokens", str(file), parse_revoked, lambda: None)
@@ -150,6 +154,39 @@ def test_a_file_that_is_being_written_is_read_when_it_stays_the_same(tmp_path: P
         assert source.value == frozenset({"one"})
     source.read()
     assert source.value == frozenset({"one", "two"})
+
+
+@pytest.mark.parametrize("how", ["appended to", "replaced"])
+def test_a_file_that_never_stays_the_same_is_read_all_the_same(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "revoked"
+    file.write_text("one\n")
+    source = Source("revoked_tokens", str(file), parse_revoked, lambda: None)
+    source.read()
+    ids = ["one"]
+
+    def revoke(token_id: str) -> None:
+        ids.append(token_id)
+        if how == "appended to":
+            with file.open("a") as lines:
+                lines.write(f"{token_id}\n")
+        else:
+            other = tmp_path / "other"
+            other.write_text("".join(f"{each}\n" for each in ids))
+            other.rename(file)
+        source.read()
+
+    monkeypatch.setattr(sources, "LONGEST_WRITE", math.inf)
+    for token_id in ("two", "three"):
+        revoke(token_id)
+        assert source.value == frozenset({"one"})
+    monkeypatch.setattr(sources, "LONGEST_WRITE", 0.0)
+    revoke("four")
+    revoke("five")
+    assert source.value == frozenset(ids)
+    revoke("six")  # the next change has its time again
+    assert source.value == frozenset(ids) - {"six"}
 
 
 def test_keys_come_from_a_url(started: Start, issuer: Issuer, publisher: Publisher) -> None:

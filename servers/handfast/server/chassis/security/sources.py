@@ -1,9 +1,9 @@
 """What a server trusts, read again while it runs: keys, revoked tokens, grants.
 
 Each comes from a file, or keys from a URL. A file that changes is read when it has not changed again from one look to
-the next: one that is still being written may be empty, and would for a moment revoke nothing. Where it cannot be read,
-or breaks a rule, what was read before stays in force. The log says so once for each cause, and the metrics for as long
-as it lasts.
+the next: one that is still being written may be empty, and would for a moment revoke nothing. One that never stays the
+same is read all the same after a while, since what is added to it has to count. Where it cannot be read, or breaks a
+rule, what was read before stays in force. The log says so once for each cause, and the metrics for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from handfast.server.process.addresses import is_url
 
 FILE_INTERVAL = 1.0
 """Seconds between two looks at a file."""
+LONGEST_WRITE = 5.0
+"""Seconds after which a file that changes from each look to the next is read all the same."""
 URL_INTERVAL = 300.0
 """Seconds between two requests of a URL."""
 URL_RETRY = 10.0
@@ -59,6 +61,7 @@ class Source(Generic[T]):
         self._data: bytes | None = None
         self._version: object = None  # of the file, as it was read
         self._seen: object = None  # … as the last look has found it
+        self._read_by_monotonic_s = math.inf  # though it keeps changing
         self._read_at_monotonic_s = -math.inf
         self._asked_at_monotonic_s = -math.inf
         self._is_awaited = False
@@ -99,8 +102,7 @@ class Source(Generic[T]):
         """Reads it, unless it is a file that has not changed, or has just now. Raises OSError or ValueError."""
         version = None if self.is_remote else file_version(self._place)
         if version is None or version != self._version:
-            if version != self._seen and self.value is not None:
-                self._seen = version
+            if self.value is not None and self._is_being_written(version):
                 return
             data = fetch(self._place) if self.is_remote else Path(self._place).read_bytes()
             if data != self._data:
@@ -112,6 +114,15 @@ class Source(Generic[T]):
         if self.failure:
             self.failure = ""
             _log.info("trust was read", source=self.name)
+
+    def _is_being_written(self, version: object) -> bool:
+        now = time.monotonic()
+        if version == self._seen or now >= self._read_by_monotonic_s:
+            self._read_by_monotonic_s = math.inf
+            return False
+        self._seen = version
+        self._read_by_monotonic_s = min(self._read_by_monotonic_s, now + LONGEST_WRITE)
+        return True
 
     def _run(self) -> None:
         while True:
