@@ -6,7 +6,10 @@ import datetime
 import ipaddress
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from handfast.server.process.command import Failure
 from handfast.server.process.flags import read_settings
 from handfast.server.process.settings import ServerSettings, SettingsError
 from tests.cli.processes import Result
+from tests.eventually import PATIENCE
 
 Handfast = Callable[..., Result]
 
@@ -214,6 +218,58 @@ def test_credentials_that_have_expired_are_renewed(
     assert made.ca_key.read_bytes() == ca_key
     assert _claims(made, made.token("user").read_text().strip())["sub"] == "grace"
     read_settings(ServerSettings, "users", "127.0.0.1:0", {}, made.of_server("users"))
+
+
+@pytest.mark.parametrize("file", ["dev-ca.key", "dev-users.key", "dev-user.token", "dev-ca.crt"])
+def test_a_renewal_that_was_killed_is_made_up_for_and_leaves_no_keys(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make(tmp_path / "credentials")
+    token = made.token("user").read_bytes()
+    killed_before = f"""
+import os, pathlib, signal
+from handfast.server.cli.dev.folder import renew
+rename = pathlib.Path.rename
+def rename_or_die(path, target):
+    if target.name == {file!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+pathlib.Path.rename = rename_or_die
+renew(pathlib.Path({str(made.folder)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", killed_before], timeout=PATIENCE).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    made_or_make(made.folder)
+    assert "as the last command that renewed them did not come to its end" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [made.folder]
+    assert made.token("user").read_bytes() != token
+    for name in SERVERS:
+        settings = read_settings(ServerSettings, name, "127.0.0.1:0", {}, made.of_server(name))
+        assert settings.own_certificates() is not None
+    made_or_make(made.folder)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_ca_tells_that_a_renewal_was_killed_though_somebody_has_removed_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path / "credentials")
+    renamed: list[str] = []
+    rename = Path.rename
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", lambda path, target: renamed.append(path.name) or rename(path, target))
+        folder.renew(made.folder)
+    assert renamed[-1] == made.ca.name
+
+
+def test_a_folder_that_another_command_renews_is_left_to_it(made: DevCredentials) -> None:
+    before = made.ca.read_bytes()
+    with (
+        folder._scratch(made),
+        pytest.raises(Failure, match=r"^another command makes or renews .*ours at this moment$"),
+    ):
+        folder.renew(made.folder)
+    assert made.ca.read_bytes() == before
 
 
 def test_credentials_without_the_keys_to_renew_them_are_told_and_stay(tmp_path: Path) -> None:

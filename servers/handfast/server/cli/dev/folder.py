@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
+import os
 import shlex
-import tempfile
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +101,11 @@ class DevCredentials:
     def revoked_tokens(self) -> Path:
         return self.folder / "dev-revoked.txt"
 
+    @property
+    def unfinished(self) -> Path:
+        """Where new files are until all are written. A run that was killed leaves it."""
+        return self.folder.with_name(f".{self.folder.name}.unfinished")
+
     def token(self, role: str) -> Path:
         """That of `admin`, `operator` or `user`."""
         return self.folder / f"dev-{role}.token"
@@ -160,13 +168,15 @@ class DevCredentials:
 
 def made_or_make(folder: Path, participants: Sequence[str] = ()) -> DevCredentials:
     """Those in the folder, which is made where it is absent, and renewed where what is in it has expired, or will soon,
-    or a participant has none; that is printed. Raises Failure where it cannot be.
+    where a renewal was cut short, or a participant has none; that is printed. Raises Failure where it cannot be.
     """
     if not folder.exists():
         return make(folder, participants)
     made = DevCredentials(folder.absolute())
     if lacking := [name for name in participants if not made.certificate(name).exists()]:
         why = f"{', '.join(lacking)} had none"
+    elif made.unfinished.exists():
+        why = "the last command that renewed them did not come to its end"
     elif made.expires < datetime.datetime.now(datetime.UTC) + _SOON:
         why = f"they were to expire at {made.expires:%Y-%m-%d %H:%M} UTC"
     else:
@@ -191,8 +201,9 @@ def make(folder: Path, participants: Sequence[str] = (), subject: str = "ada") -
     }
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".dev-credentials-", dir=made.folder.parent) as scratch:
-            whole = Path(scratch, "whole")
+        with _scratch(made) as scratch:
+            whole = scratch / "whole"
+            shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir(mode=0o700)
             _write(whole, contents)
             whole.rename(made.folder)  # so that there is all of it or nothing
@@ -224,10 +235,12 @@ def renew(folder: Path, participants: Sequence[str] = (), subject: str = "") -> 
         raise Failure(f"cannot renew {folder}, in which a file is damaged: {error}; remove the folder") from error
     contents[made.grants] = granted.encode()
     try:
-        with tempfile.TemporaryDirectory(prefix=".dev-credentials-", dir=made.folder.parent) as scratch:
-            _write(Path(scratch), contents)
-            for path in contents:  # each certificate before its key, as servers expect it
-                Path(scratch, path.name).rename(path)
+        with _scratch(made) as scratch:
+            _write(scratch, contents)
+            # Each certificate before its key, as servers expect it. The CA is the last: by it the next run sees that
+            # all the others were renewed, or renews them once more.
+            for path in sorted(contents, key=lambda path: path == made.ca):
+                (scratch / path.name).rename(path)
     except OSError as error:
         raise Failure(f"cannot write {folder}: {error.strerror}") from error
     return made
@@ -248,6 +261,26 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise Failure(f"cannot read {file}: {error.strerror}") from error
+
+
+@contextmanager
+def _scratch(made: DevCredentials) -> Iterator[Path]:
+    """A folder for new files. One that a killed run has left, with keys in it, is used again, and so removed in the
+    end. Raises OSError, and Failure where another run uses it.
+    """
+    scratch = made.unfinished
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    opened = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch)
+    except BlockingIOError as error:
+        raise Failure(f"another command makes or renews {made.folder} at this moment") from error
+    finally:
+        os.close(opened)
 
 
 def _write(folder: Path, contents: Mapping[Path, bytes]) -> None:
