@@ -14,13 +14,18 @@ from tests.deploy.files import ALERTS, RECORDED, RULES, RUNBOOK, prometheus
 from tests.deploy.promql import Series, labels_of
 from tests.project.commands import ROOT, find_tool, run
 
+# https://patroni.readthedocs.io/en/latest/rest_api.html#monitoring-endpoint
+PATRONI: Series = {
+    f"patroni_{name}": {"scope": {"handfast"}, "name": {"one"}, "instance": {"one:8008"}, "job": {"patroni"}}
+    for name in ("sync_standby", "quorum_standby", "xlog_location", "xlog_replayed_location")
+}
 CHECK = Path("tools/check-alerts.sh")
 
 
 @pytest.fixture(scope="session")
 def known(exported_with_authentication: Series) -> Series:
     """What is exported, and what rules record of it."""
-    known = dict(exported_with_authentication)
+    known = {**exported_with_authentication, **PATRONI}
     values = {label: values for labels in known.values() for label, values in labels.items()}
     for name, rule in RECORDED.items():
         known[name] = {label: values[label] for label in labels_of(rule["expr"], known)}
