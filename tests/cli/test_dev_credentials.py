@@ -256,8 +256,13 @@ def test_the_ca_tells_that_a_renewal_was_killed_though_somebody_has_removed_what
     made = make(tmp_path / "credentials")
     renamed: list[str] = []
     rename = Path.rename
+
+    def noted(path: Path, target: Path) -> Path:
+        renamed.append(path.name)
+        return rename(path, target)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", lambda path, target: renamed.append(path.name) or rename(path, target))
+        patched.setattr(Path, "rename", noted)
         folder.renew(made.folder)
     assert renamed[-1] == made.ca.name
 
