@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from tests.project.commands import ROOT, find_tool
 
 PATIENCE = 180.0
 """Seconds after which a cluster that is not whole again never will be, on however busy a machine."""
+ASK_EVERY = 0.25
+"""Seconds, so that asking costs the nodes little."""
 USER = "handfast"
 
 
@@ -35,7 +38,6 @@ class Cluster:
         self.nodes = {name: Node(name) for name in NODES}
         for name in NODES:
             (folder / name).mkdir()
-            (folder / name).chmod(0o700)
             settings = configuration.patroni(name, folder / name, postgresql_programs(), synchronous=synchronous)
             (folder / name / "patroni.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
         (folder / "haproxy.cfg").write_text(configuration.haproxy())
@@ -65,6 +67,7 @@ class Cluster:
         answers: list[Any] = []
 
         def leader() -> str:
+            time.sleep(ASK_EVERY)
             answers[:] = [_ask(address) for address in NODES.values()]
             leaders = {whole(answer, synchronous=self._synchronous) for answer in answers}
             return leaders.pop() if len(leaders) == 1 else ""
