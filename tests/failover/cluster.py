@@ -53,14 +53,15 @@ class Cluster:
         node.start([ROOT / ".venv-failover" / "bin" / "patroni", folder / "patroni.yml"], folder / "patroni.log")
 
     def create_databases(self) -> dict[str, str]:
-        """One for each server, as the variables that tell the servers where they are."""
+        """One for each server, as the variables that tell the servers where they are, and what to demand of them."""
         engine = sa.create_engine(_url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE ROLE {USER} LOGIN")
             for name in DATABASES:
                 connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {USER}")
         engine.dispose()
-        return {f"HANDFAST_{name.upper()}_DATABASE_URL": _url(USER, name) for name in DATABASES}
+        urls = {f"HANDFAST_{name.upper()}_DATABASE_URL": _url(USER, name) for name in DATABASES}
+        return urls | {"HANDFAST_DATABASE_MUST_REPLICATE": str(self._synchronous).lower()}
 
     def wait_until_whole(self) -> str:
         """Until every node says that all three are there, and agrees on who leads; the leader. Raises RuntimeError."""
