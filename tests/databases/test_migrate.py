@@ -19,10 +19,14 @@ from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import migrate, plan, upgrade
 from handfast.server.chassis.data.revisions import Revisions
 from handfast.server.chassis.data.schema import Schema
+from handfast.server.chassis.ids import new_id
+from handfast.server.transactions.core.model import Outcome
+from handfast.server.users.errors import EmailTaken
 from handfast.server.users.server import SCHEMA as USERS
 from tests.databases.postgresql import PostgreSQL
 from tests.databases.test_migrations import differences, each_server, found_in, newer_than_users, newest_of
 from tests.eventually import eventually
+from tests.transactions.participants import Users
 
 
 @pytest.fixture
@@ -127,6 +131,32 @@ def test_a_revision_that_fails_leaves_those_before_it_done(database: Database, m
             migrate(database, USERS)
     assert version(database, USERS)[0] == "0004"
     assert migrate(database, USERS).revisions[0].name == "0005"
+
+
+@pytest.mark.parametrize("to", ["0004", "0001"], ids=["by one revision", "by all of them"])
+def test_what_is_committed_and_what_open_transactions_have_staged_outlives_the_way_back_and_forth(
+    new_url: str, to: str
+) -> None:
+    users = Users(new_url)
+    with closing(users.database) as database:
+        users.create("ada", "bob")
+        tx, other = new_id(), new_id()
+        users.stage(tx, "ada", 1, "countess@example.com")
+        users.stage(tx, "cyd", 2)
+        users.stage_deletion(tx, "bob", 3)
+        users.stage(other, "dan")
+        assert migrate(database, USERS, to).goes_back
+        migrate(database, USERS)
+        assert users.finish(tx, Outcome.COMMITTED, 3)
+        assert users.finish(other, Outcome.ABORTED, 0)
+        found = users.collection.batch(["ada", "bob", "cyd", "dan"])
+        assert {key: version.message.email for key, version in found.items()} == {
+            "ada": "countess@example.com",
+            "cyd": "cyd@example.com",
+        }
+        users.create("eve")
+        with pytest.raises(EmailTaken):
+            users.stage(new_id(), "eve", 1, "countess@example.com")
 
 
 def test_the_way_back_is_told_in_one_line_where_open_transactions_are_in_it(database: Database) -> None:

@@ -3,7 +3,8 @@
     python load.py USERS,PREFERENCES,ACCOUNTS …
 
 It runs with the client of either version, so it uses what both have. It prints a line for each round that all suites
-have been through, and at the end what it has seen, as JSON. No call may fail; a transaction may be run again.
+have been through, and at the end what it has seen, as JSON. No call may fail; those that the
+service says may be made again are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 import traceback
 import uuid
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
@@ -24,7 +28,7 @@ from handfast.accounts.v1.accounts_pb2 import (
     GetAccountRequest,
     UpdateUserAndPreferencesRequest,
 )
-from handfast.client import NotFound, Suite, Transaction, connect
+from handfast.client import NotFound, ServiceError, Suite, Transaction, connect
 from handfast.preferences.v1.preferences_pb2 import (
     BatchGetPreferencesRequest,
     CreatePreferenceDefinitionRequest,
@@ -56,11 +60,38 @@ from handfast.users.v1.users_pb2 import (
 
 SHARED = "shared"
 """The user whose label and preference all clients count up, in transactions."""
+ATTEMPTS = 5
 COUNT = FieldMask(paths=["labels"])
 
 
 class RolledBack(Exception):
     pass
+
+
+class Patient:
+    """A stub whose calls are made again where the service says that this helps and when, as any client may do: they
+    change nothing, or have a request id."""
+
+    def __init__(self, stub: Any, repeated: Counter[str]) -> None:
+        self._stub, self._repeated = stub, repeated
+
+    def __getattr__(self, method: str) -> Callable[[Any], Any]:
+        call = getattr(self._stub, method)
+
+        def patiently(request: Any) -> Any:
+            if "request_id" in request.DESCRIPTOR.fields_by_name and not method.startswith("Get"):
+                request.request_id = request.request_id or str(uuid.uuid4())
+            for _ in range(ATTEMPTS - 1):
+                try:
+                    return call(request)
+                except ServiceError as error:
+                    if error.retry_after is None:
+                        raise
+                    self._repeated[f"{method}: {error.reason}"] += 1
+                    time.sleep(error.retry_after)
+            return call(request)
+
+        return patiently
 
 
 class Load:
@@ -70,17 +101,23 @@ class Load:
         self._suite = suite
         self.increments = 0
         """Of the shared user, that were acknowledged."""
+        self.repeated = Counter[str]()
+        """Calls that were made again, by method and reason."""
+        self._users = Patient(suite.users, self.repeated)
+        self._preferences = Patient(suite.preferences, self.repeated)
+        self._accounts = Patient(suite.accounts, self.repeated)
+        self._coordinator = Patient(suite.transactions, self.repeated)
 
     def round(self) -> None:
         name = f"u{uuid.uuid4().hex[:16]}"
-        self._account(name)
-        self._user(name)
-        self._preferences(name)
-        self._transactions(name)
-        self._end(name)
+        self._call_accounts(name)
+        self._call_users(name)
+        self._call_preferences(name)
+        self._run_transactions(name)
+        self._delete(name)
 
-    def _account(self, name: str) -> None:
-        accounts = self._suite.accounts
+    def _call_accounts(self, name: str) -> None:
+        accounts = self._accounts
         user = User(user_id=name, email=f"{name}@example.com", display_name="one")
         created = accounts.CreateAccount(
             CreateAccountRequest(user=user, preferences=Preferences(values={"theme": Value(string_value="dark")}))
@@ -97,10 +134,10 @@ class Load:
         )
         first, again = (accounts.UpdateUserAndPreferences(update) for _ in range(2))
         assert first.transaction_id == again.transaction_id
-        assert self._suite.users.GetUser(GetUserRequest(user_id=name)).user.display_name == "two"
+        assert self._users.GetUser(GetUserRequest(user_id=name)).user.display_name == "two"
 
-    def _user(self, name: str) -> None:
-        users = self._suite.users
+    def _call_users(self, name: str) -> None:
+        users = self._users
         assert users.LookupUser(LookupUserRequest(email=f"{name}@example.com")).user.user_id == name
         assert len(users.BatchGetUsers(BatchGetUsersRequest(user_ids=[name, "nobody"])).users) == 1
         assert users.ListUsers(ListUsersRequest(page_size=3)).users
@@ -112,10 +149,10 @@ class Load:
         plain = User(user_id=f"{name}-plain", email=f"{name}@plain.example.com")
         users.CreateUser(CreateUserRequest(user=plain))
         users.DeleteUser(DeleteUserRequest(user_id=plain.user_id))
-        assert is_missing(self._suite, plain.user_id)
+        assert self._is_missing(plain.user_id)
 
-    def _preferences(self, name: str) -> None:
-        preferences = self._suite.preferences
+    def _call_preferences(self, name: str) -> None:
+        preferences = self._preferences
         got = preferences.GetPreferences(GetPreferencesRequest(user_id=name, include_defaults=True)).preferences
         assert got.values["theme"].string_value == "light"
         assert preferences.BatchGetPreferences(BatchGetPreferencesRequest(user_ids=[name])).preferences
@@ -127,7 +164,7 @@ class Load:
         definition = PreferenceDefinition(key=f"key_{name}", type=PreferenceType.PREFERENCE_TYPE_STRING)
         preferences.CreatePreferenceDefinition(CreatePreferenceDefinitionRequest(definition=definition))
 
-    def _transactions(self, name: str) -> None:
+    def _run_transactions(self, name: str) -> None:
         suite = self._suite
 
         def count_up(tx: Transaction) -> None:
@@ -145,43 +182,45 @@ class Load:
 
         suite.transact(count_up, timeout=60.0)
         self.increments += 1
+
+        def delete_and_regret(tx: Transaction) -> None:
+            tx.users.DeleteUser(DeleteUserRequest(user_id=name))
+            raise RolledBack
+
         try:
-            with suite.transaction() as tx:
-                tx.users.DeleteUser(DeleteUserRequest(user_id=name))
-                raise RolledBack
+            suite.transact(delete_and_regret, timeout=60.0)
         except RolledBack:
-            assert suite.users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
+            assert self._users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
         suite.transact(read_both, timeout=60.0)
         for participant in ("users", "preferences"):
-            suite.stub(ParticipantServiceStub, participant).ListBranches(
-                ListBranchesRequest(page_size=1, participant=participant)
-            )
-        listed = suite.transactions.ListTransactions(ListTransactionsRequest(page_size=3)).transactions
+            branches = Patient(suite.stub(ParticipantServiceStub, participant), self.repeated)
+            branches.ListBranches(ListBranchesRequest(page_size=1, participant=participant))
+        listed = self._coordinator.ListTransactions(ListTransactionsRequest(page_size=3)).transactions
         ids = [each.transaction_id for each in listed]
-        assert suite.transactions.BatchGetTransactions(BatchGetTransactionsRequest(transaction_ids=ids)).transactions
+        assert self._coordinator.BatchGetTransactions(BatchGetTransactionsRequest(transaction_ids=ids)).transactions
 
-    def _end(self, name: str) -> None:
+    def _delete(self, name: str) -> None:
         delete = DeleteAccountRequest(user_id=name, request_id=str(uuid.uuid4()))
-        self._suite.accounts.DeleteAccount(delete)
-        self._suite.accounts.DeleteAccount(delete)
-        assert is_missing(self._suite, name)
+        self._accounts.DeleteAccount(delete)
+        self._accounts.DeleteAccount(delete)
+        assert self._is_missing(name)
+
+    def _is_missing(self, user_id: str) -> bool:
+        try:
+            self._users.GetUser(GetUserRequest(user_id=user_id))
+        except NotFound:
+            return True
+        return False
 
     def _state(self, transaction_id: str) -> int:
         request = GetTransactionRequest(transaction_id=transaction_id)
-        return self._suite.transactions.GetTransaction(request).transaction.state
+        state: int = self._coordinator.GetTransaction(request).transaction.state
+        return state
 
 
 def read_both(tx: Transaction) -> None:
     tx.users.GetUser(GetUserRequest(user_id=SHARED))
     tx.preferences.GetPreferences(GetPreferencesRequest(user_id=SHARED))
-
-
-def is_missing(suite: Suite, user_id: str) -> bool:
-    try:
-        suite.users.GetUser(GetUserRequest(user_id=user_id))
-    except NotFound:
-        return True
-    return False
 
 
 def main() -> None:
@@ -198,7 +237,8 @@ def main() -> None:
             except Exception as error:
                 place = traceback.extract_tb(error.__traceback__)
                 line = next(each for each in reversed(place) if each.filename == __file__)
-                failures[f"{line.line}: {type(error).__name__}: {error}"] += 1
+                failures[failure := f"{line.line}: {type(error).__name__}: {error}"] += 1
+                print(failure, file=sys.stderr, flush=True)
                 if failures.total() > 100:
                     break
             with told:
@@ -216,8 +256,12 @@ def main() -> None:
         thread.join()
     for suite in suites:
         suite.close()
-    increments = sum(load.increments for load in loads)
-    print(json.dumps({"rounds": sum(rounds), "increments": increments, "failures": failures}), flush=True)
+    increments, repeated = (
+        sum(load.increments for load in loads),
+        sum((load.repeated for load in loads), Counter[str]()),
+    )
+    told_last = {"rounds": sum(rounds), "increments": increments, "failures": failures, "repeated": repeated}
+    print(json.dumps(told_last), flush=True)
 
 
 if __name__ == "__main__":

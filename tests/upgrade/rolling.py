@@ -46,6 +46,7 @@ class Seen:
     increments: int = 0
     counted: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
     calls: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     migrated: list[str] = field(default_factory=list)
     unfinished: int = -1
@@ -149,6 +150,7 @@ def _add(seen: Seen, client: Client) -> None:
     seen.rounds += told.rounds
     seen.increments += told.increments
     seen.failures.update(told.failures)
+    seen.repeated.update(told.repeated)
 
 
 def _wait_until_finished(suite: Suite, seen: Seen) -> None:

@@ -17,13 +17,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make upgrade", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of all calls, by each client, in each step")
     parser.add_argument("--version", default=None, help="the commit or tag that counts as the last version")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for the logs of servers and clients")
     arguments = parser.parse_args()
     version = arguments.version or last_version()
     print(f"from {version}", flush=True)
     began = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="handfast-upgrade-") as folder, postgresql() as database:
-            seen = roll(version, Path(folder), database, arguments.rounds)
+        with tempfile.TemporaryDirectory(prefix="handfast-upgrade-") as temporary, postgresql() as database:
+            folder = arguments.keep or Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            seen = roll(version, folder, database, arguments.rounds)
     except NoHistory as error:
         print(error, file=sys.stderr)
         return 2
@@ -32,6 +35,8 @@ def main() -> int:
         print(f"{number:>8}  {of_version:<5} {method} {code}")
     print(f"{seen.calls.total()} calls in {seen.rounds} rounds and {time.monotonic() - began:.0f} s")
     print(f"{seen.counted} counted, {seen.increments} acknowledged, {seen.unfinished} transactions left open")
+    for repeated, number in seen.repeated.items():
+        print(f"called again {number} times, as the service said: {repeated}")
     for failure, number in seen.failures.items():
         print(f"{number} times: {failure}")
     failed = seen.failures or seen.unfinished or seen.counted != seen.increments

@@ -95,6 +95,7 @@ class Told:
     rounds: int
     increments: int
     failures: Mapping[str, int]
+    repeated: Mapping[str, int]
 
 
 class Client:

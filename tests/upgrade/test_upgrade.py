@@ -29,6 +29,7 @@ METHODS = {
 }
 
 
+@pytest.mark.timeout(300)  # it starts twelve servers and clients, one after the other on a busy machine
 def test_no_call_fails_while_the_last_version_and_this_one_serve_side_by_side_forth_and_back(tmp_path: Path) -> None:
     try:
         with postgresql() as database:
