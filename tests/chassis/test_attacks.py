@@ -109,6 +109,39 @@ def test_who_may_not_call_is_refused_before_the_request_comes(guarded: Running, 
     assert guarded.metric('handfast_calls_awaited{pool="calls"}') == 0
 
 
+def test_a_call_may_send_64_kib_before_it_is_read_however_much_strangers_send(guarded: Running) -> None:
+    address = guarded.server.address
+    most = 2**16 - 1  # the window that each call has in the beginning
+    windows, connection_window = [most], most
+    part = 3 * [bytes(2**14)]  # of a request of 7 MiB
+    part[0] = b"\0" + (7 * 2**20).to_bytes(4, "big") + part[0][http2.MESSAGE_HEAD :]
+    block = http2.header_block(address, GET_USER, [])
+    with http2.connect(address) as connection, connection.makefile("rb") as frames:
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b""))
+        for stream in range(1, 4 * STREAMS, 2):
+            data = b"".join(http2.frame(http2.DATA, 0, stream, each) for each in part)
+            connection.sendall(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, block) + data)
+            connection_window -= sum(map(len, part))
+            while connection_window < sum(map(len, part)):
+                head = frames.read(http2.FRAME_HEAD)
+                payload = frames.read(int.from_bytes(head[:3], "big"))
+                kind, flags, of_stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                if kind == http2.WINDOW_UPDATE and of_stream == 0:
+                    connection_window += int.from_bytes(payload, "big")
+                elif kind in (http2.PING, http2.SETTINGS) and not flags & http2.ACK:
+                    answer = payload if kind == http2.PING else b""
+                    connection.sendall(http2.frame(kind, http2.ACK, 0, answer))
+                    if kind == http2.SETTINGS:
+                        windows += _initial_windows(payload)
+    assert max(windows) == most
+
+
+def _initial_windows(payload: bytes) -> list[int]:
+    settings = [payload[start : start + 6] for start in range(0, len(payload), 6)]
+    name = http2.INITIAL_WINDOW_SIZE.to_bytes(2, "big")
+    return [int.from_bytes(each[2:], "big") for each in settings if each.startswith(name)]
+
+
 def test_calls_of_strangers_take_no_place_of_others(guarded: Running, issuer: Issuer) -> None:
     strangers = [guarded.stub.GetUser.future(GetUserRequest()) for _ in range(STREAMS)]
     assert_serves(guarded, metadata=bearer(issuer.token("ada", ["users.read"])))

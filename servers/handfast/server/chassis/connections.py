@@ -42,6 +42,9 @@ def connection_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),  # to both ends
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL)),
+        # Or a call could send the more before anybody reads it the more others send, also where it will be refused. One
+        # whose request is read is given 1 MiB at a time all the same.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", max_connections(settings)),
         # So that clients behind a balancer of connections find new servers, too (proposal A9 of gRPC).
         ("grpc.max_connection_age_ms", _ms(settings.max_connection_age) or _NEVER),
