@@ -107,22 +107,23 @@ def test_who_does_not_get_in_sees_what_the_table_shows(
     own, others = (each.issue("grace", [], 600) for each in (credentials, stranger))
     expired = credentials.issue("grace", ["users.read"], -600)
 
-    def seen(*flags: str, token: str = "") -> str:
+    def seen(*flags: str, **variables: str) -> str:
         request = ("-connect-timeout", "5", "-d", '{"user_id": "ada"}')
-        done = run(grpcurl.path, *flags, *request, *get_user, TOKEN=token)
+        done = run(grpcurl.path, *flags, *request, *get_user, cwd=ROOT, **variables)
         assert done.returncode != 0
         return done.stdout.replace(get_user[0], "localhost:50053")
 
     found = [
         seen("-plaintext"),
-        seen(*ca, token=own),
-        seen(*pair, token=own),
+        seen(*ca, TOKEN=own),
+        seen(*pair, TOKEN=own),
         seen(*ca, *pair),
-        seen(*ca, *pair, *token, token=own),
+        seen(*ca, *pair, *token, TOKEN=own),
         seen(*ca, *pair, *expand),
-        seen(*ca, *pair, *expand, token=expired),
-        seen(*ca, *pair, *expand, token=others),
-        seen(*ca, *pair, *expand, token=own),
+        seen(*ca, *pair, *expand, TOKEN=""),
+        seen(*ca, *pair, *expand, TOKEN=expired),
+        seen(*ca, *pair, *expand, TOKEN=others),
+        seen(*ca, *pair, *expand, TOKEN=own),
     ]
     shown = [quoted(sees)[0] for sees, _ in table(SECURITY, "grpcurl says", "since")]
     eof, unknown_ca, _other_name, _nobody, *of_the_server = shown
