@@ -13,13 +13,14 @@ from collections.abc import Iterator
 class Way:
     """A TCP proxy on loopback. `address` leads to the server; `connections` counts those that were made by it."""
 
-    def __init__(self, server: str) -> None:
-        host, _, port = server.rpartition(":")
-        self._server = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, server: str, port: int = 0) -> None:
+        host, _, server_port = server.rpartition(":")
+        self._server = (host, int(server_port))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._silent = threading.Event()  # of the connections there are
         self._sockets: list[socket.socket] = []
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -55,8 +56,8 @@ def _forward(source: socket.socket, target: socket.socket, silent: threading.Eve
 
 
 @contextlib.contextmanager
-def way_to(server: str) -> Iterator[Way]:
-    way = Way(server)
+def way_to(server: str, port: int = 0) -> Iterator[Way]:
+    way = Way(server, port)
     try:
         yield way
     finally:

@@ -143,11 +143,12 @@ def new_server(
     background: Sequence[Background] = (),
     on_close: Sequence[Callable[[], None]] = (),
     interceptors: Sequence[grpc.ServerInterceptor] = (),
+    grace: float = 0.3,
     **settings: Any,
 ) -> Server:
     """A server that has yet to start; any free ports."""
     return Server(
-        ServerSettings(name="users", listen=listen, metrics_listen=metrics_listen, grace=0.3, **settings),
+        ServerSettings(name="users", listen=listen, metrics_listen=metrics_listen, grace=grace, **settings),
         domain="handfast.users",
         services=[Service(USERS, users_pb2_grpc.add_UserServiceServicer_to_server, servicer, "handfast.users")],
         checks=checks,

@@ -79,6 +79,8 @@ def test_flags_of_a_command_line_reach_the_settings(
         ([], "credits=h:1,x=unix:/run/x", {"credits": "h:1", "x": "unix:/run/x"}),
         (["--participant", "credits=h:1", "--participant=x=h:2"], "", {"credits": "h:1", "x": "h:2"}),
         (["--participant", "credits=h:1,x=h:2"], "y=h:3", {"credits": "h:1", "x": "h:2"}),
+        ([], "credits=h:1,i:1,x=[::1]:2", {"credits": "h:1,i:1", "x": "[::1]:2"}),
+        (["--participant", "credits=h:1,i:1"], "", {"credits": "h:1,i:1"}),
     ],
 )
 def test_participants_are_those_of_the_suite_and_those_that_are_given(
@@ -162,6 +164,10 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("participant", ("a=127.0.0.1:50053",), "must not give a the address of accounts, 127.0.0.1:50053"),
         ("participant", ("a=127.0.0.1:50052",), "must not give a the address of preferences"),
         ("participant", ("a=h:1", "b=h:1"), "must not give b the address of a, h:1"),
+        ("participant", ("a=h:1", "i:1", "b=j:1", "i:1"), "must not give b the address of a, i:1"),
+        ("participant", ("a=h:1", "b"), "has an address for a that must be HOST:PORT"),
+        ("users_address", "h:1,i", "must be HOST:PORT"),
+        ("peer_server_name", "users", "needs --peer-ca, too"),
         ("participant", ("credits=",), "has an address for credits that must be HOST:PORT"),
         ("participant", ("credits=127.0.0.1:0",), "has an address for credits that must name a port"),
         ("participant", ("=127.0.0.1:1",), "must be NAME=ADDRESS"),

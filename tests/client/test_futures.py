@@ -7,7 +7,7 @@ import threading
 import grpc
 import pytest
 
-from handfast.client import Cancelled, NotFound
+from handfast.client import Cancelled, NotFound, channel
 from handfast.users.v1.users_pb2 import GetUserRequest
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
@@ -104,7 +104,8 @@ def test_metadata_of_a_reply_can_be_read(backend: Backend, users: UserServiceStu
         assert dict(each.trailing_metadata())["handfast-staged"] == "users"
 
 
-def test_a_call_cancelled_by_the_server_is_an_error(backend: Backend, users: UserServiceStub) -> None:
-    backend.fail(1, grpc.StatusCode.CANCELLED)
-    with pytest.raises(Cancelled):
-        users.GetUser(REQUEST)
+@pytest.mark.usefixtures("short_pauses")
+def test_a_call_cancelled_by_the_server_each_time_is_an_error(backend: Backend) -> None:
+    backend.fail(100, grpc.StatusCode.CANCELLED)
+    with channel(backend.address) as opened, pytest.raises(Cancelled):
+        UserServiceStub(opened).GetUser(REQUEST)

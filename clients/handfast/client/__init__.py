@@ -10,8 +10,8 @@
             print(error.reason, error.request_id)
 
 Such a channel gives each call a deadline and a request id, repeats it on UNAVAILABLE where its contract makes
-that safe, raises typed errors, and gives up a connection that goes silent for another. It needs nothing for a new
-method or service: `SomeStub(channel("host:50051"))`.
+that safe, raises typed errors, goes round the replicas of a server, and gives up a connection that goes silent for
+another. It needs nothing for a new method or service: `SomeStub(channel("host:50051"))`.
 
     with suite.transaction() as tx:  # commits where its block is left, and rolls back where that is by an exception
         user = tx.users.GetUser(GetUserRequest(user_id="ada")).user
@@ -29,10 +29,12 @@ protos.py                where the contracts are, for contracts of your own that
 
 and behind them
 addresses.py             where the services are
+replicas.py              which servers an address stands for now
+generation.py            moves a channel on when these change
 arguments.py             what may be given with a channel or a call
 methods.py               what happens to each call on its way out
 closing.py               keeps what is closed from crashing the process
-options.py               how gRPC is set up: retries, signs of life, proxies
+options.py               how gRPC is set up: retries, health checks, signs of life, proxies
 multicallables.py        what `stub.Method` is on a synchronous channel
 failed_call.py           an error as a call that is over, which interceptors look at
 calls.py                 what a synchronous call gives back before it is over

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 DEFAULT_ADDRESSES = {
     "users": "127.0.0.1:50051",
@@ -17,7 +18,8 @@ DEFAULT_ADDRESSES = {
 _WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _SOCKETS = ("unix:", "unix-abstract:")
 _PREFIX = re.compile(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)")
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_WITH_A_LIST = ("ipv4:", "ipv6:")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/,\[\]]+):(\d{1,5})")
 
 
 def resolve_address(service: str, argument: str | None) -> str:
@@ -50,13 +52,47 @@ def check_participants(participants: Mapping[str, str] | None) -> dict[str, str]
 
 
 def check_address(address: str, *, setting: str) -> str:
-    """Returns `address` if gRPC can take it for one. gRPC itself would say so only when a call fails."""
+    """Returns `address` if it is one of gRPC, or a list of hosts and ports. gRPC itself would say so only when a call
+    fails."""
     if not isinstance(address, str):
         raise TypeError(f"{setting}: must be a str such as localhost:50051, not {type(address).__name__}")
-    hosts = _PREFIX.sub("", address, count=1) if _PREFIX.match(address) else address
-    if address.startswith(_WITHOUT_PORT) or all(_is_host_and_port(host) for host in hosts.split(",")):
+    prefix = _PREFIX.match(address)
+    hosts = address[prefix.end() :] if prefix else address
+    may_be_list = prefix is None or prefix[0] in _WITH_A_LIST
+    if address.startswith(_WITHOUT_PORT) or all(
+        _HOST_AND_PORT.fullmatch(host) and 0 < int(host.rpartition(":")[2]) < 65536
+        for host in (hosts.split(",") if may_be_list else [hosts])
+    ):
         return address
-    raise ValueError(f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051")
+    raise ValueError(
+        f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051, or several with commas"
+    )
+
+
+class Host(NamedTuple):
+    """A name or an IP address, without brackets, and a port."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+
+def hosts_of(address: str) -> list[Host]:
+    """The hosts that an address names; none where it is for gRPC alone to say what it stands for: a socket, or a name
+    with a DNS server to ask."""
+    prefix = _PREFIX.match(address)
+    if address.startswith(_WITHOUT_PORT) or (prefix and prefix[2] not in (None, "///")):
+        return []
+    split = (each.rpartition(":") for each in address[prefix.end() if prefix else 0 :].split(","))
+    return [Host(name.strip("[]"), int(port)) for name, _, port in split]
+
+
+def is_one_server(address: str) -> bool:
+    """Whether it can be no more than one: a socket, or one IP address."""
+    hosts = hosts_of(address)
+    return is_socket(address) or (len(hosts) == 1 and is_ip(hosts[0].name))
 
 
 def is_on_this_machine(address: str) -> bool:
@@ -66,6 +102,14 @@ def is_on_this_machine(address: str) -> bool:
         return True
     hosts = _PREFIX.sub("", address, count=1).split(",")
     return all(_is_loopback(host.rpartition(":")[0].strip("[]")) for host in hosts)
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_socket(address: str) -> bool:
@@ -80,8 +124,3 @@ def _is_loopback(host: str) -> bool:
         return f".{host.lower().rstrip('.')}".endswith(".localhost")
     mapped = ip.ipv4_mapped if ip.version == 6 else None
     return (mapped or ip).is_loopback or ip.is_unspecified  # what listens everywhere is called by that name, too
-
-
-def _is_host_and_port(text: str) -> bool:
-    match = _HOST_AND_PORT.fullmatch(text)
-    return match is not None and 0 < int(match[2]) < 65536

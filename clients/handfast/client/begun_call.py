@@ -31,7 +31,7 @@ class BegunCall:
 
     def __init__(self, method: Any, outgoing: Outgoing) -> None:
         inside = _grpc._channel
-        self._request_id = outgoing.request_id
+        self._request_id, self._made_by = outgoing.request_id, method  # which is held, as by a CallFuture
         self._cancelled = False
         self._taking = threading.Lock()
         self._deserializer = method._response_deserializer

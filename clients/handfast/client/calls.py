@@ -18,8 +18,9 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic i
     """What `stub.Method.future(...)` gives: passes everything on to the call of gRPC, which waits where it has to.
     Its errors are made when they are asked for."""
 
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
+    def __init__(self, call: Any, request_id: str, method: Any) -> None:
+        """`method` is that of gRPC which made the call, and is held as long as this: see `Generation`."""
+        self._call, self._made_by = call, method
         self._request_id = request_id
         self._error: ServiceError | None = None
 

@@ -6,22 +6,27 @@ that looks at the outcome of a call makes `.future` wait for it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 
-from handfast.client import options
 from handfast.client.addresses import check_address
 from handfast.client.arguments import check_timeout
 from handfast.client.closing import Gate
+from handfast.client.generation import Called, Generation, Generations, server_name
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from handfast.client.options import Options
+from handfast.client.replicas import Replicas
 from handfast.client.security.security import Security, security_of
 from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import Token
 
 DEFAULT_TIMEOUT = 10.0
+
+Watcher: TypeAlias = Callable[[grpc.ChannelConnectivity], None]
 
 Interceptor: TypeAlias = (
     grpc.UnaryUnaryClientInterceptor
@@ -41,6 +46,10 @@ def channel(
     interceptors: Sequence[Interceptor] = (),
 ) -> grpc.Channel:
     """A channel to `address` for the stubs of any service, connected when it is first used.
+
+    An address is one of gRPC (`host:port`, `dns:///host:port`, …) or a list with commas (`a:50051,b:50051`). Calls go
+    round all servers that it stands for which are healthy; names are looked up again every few seconds, and those of a
+    list for the first time now, which takes up to 2 seconds.
 
     `timeout` in seconds is for calls that give none; streams have none unless they give one. Its calls raise
     ServiceError. Raises ValueError or TypeError on what cannot be an address, a timeout, `tls`, a token or credentials,
@@ -70,46 +79,79 @@ class WellBehaved(grpc.Channel):
         timeout: float,
         interceptors: Sequence[Interceptor],
     ) -> None:
-        self._retrying = _grpc_channel(address, security, options.retrying(address), True, interceptors)
-        self._plain = _grpc_channel(address, security, options.plain(address), False, interceptors)
+        name = server_name(address, security)
         self._timeout = timeout
         self._gate = Gate()
+        self._watching = threading.RLock()  # taken again where the end of an object unsubscribes what it has
+        self._watchers: list[tuple[Watcher, bool]] = []
+        """Of the connectivity, each with whether it has the channel connect. They move on to the next generation."""
+
+        def open_channel(target: str, chosen: Options, repeats: bool) -> grpc.Channel:
+            return _grpc_channel(target, security, chosen, repeats, interceptors)
+
+        self._replicas = Replicas(address)
+        self._generations = Generations(
+            lambda target: Generation(target, address, name, open_channel), self._replicas.target
+        )
+        self._replicas.when_looked_up(self._move)
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
     def unary_unary(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryUnary:
-        with self._gate.open():
-            plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
-            retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
-        return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
+        known = Method.find(method, self._timeout, request_serializer)
+        return self._add(
+            UnaryUnary(known, lambda channel: channel.unary_unary(method, request_serializer, *arguments, **named))
+        )
 
     def unary_stream(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryStream:
-        with self._gate.open():
-            plain = self._plain.unary_stream(method, request_serializer, *arguments, **named)
-        return UnaryStream(Method.find(method, None, request_serializer), plain)
+        known = Method.find(method, None, request_serializer)
+        return self._add(
+            UnaryStream(known, lambda channel: channel.unary_stream(method, request_serializer, *arguments, **named))
+        )
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
-        with self._gate.open():
-            return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))
+        return self._add(
+            StreamUnary(CLIENT_STREAMING, lambda channel: channel.stream_unary(method, *arguments, **named))
+        )
 
     def stream_stream(self, method: str, *arguments: Any, **named: Any) -> StreamStream:
+        return self._add(
+            StreamStream(CLIENT_STREAMING, lambda channel: channel.stream_stream(method, *arguments, **named))
+        )
+
+    def _add(self, called: Called) -> Called:
         with self._gate.open():
-            return StreamStream(CLIENT_STREAMING, self._plain.stream_stream(method, *arguments, **named))
+            return self._generations.add(called)
 
-    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
-        self._retrying.subscribe(callback, try_to_connect)
+    def _move(self) -> None:
+        """The address may stand for other servers now."""
+        with self._gate.open(), self._watching:
+            before = self._generations.present
+            if self._generations.move(self._replicas.target):
+                for callback, try_to_connect in tuple(self._watchers):
+                    before.retrying.unsubscribe(callback)
+                    self._generations.present.retrying.subscribe(callback, try_to_connect)
 
-    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        self._retrying.unsubscribe(callback)
+    def subscribe(self, callback: Watcher, try_to_connect: bool = False) -> None:
+        """The callback moves on to a new connection where the address stands for other servers."""
+        with self._watching:
+            self._generations.present.retrying.subscribe(callback, try_to_connect)
+            self._watchers.append((callback, try_to_connect))
+
+    def unsubscribe(self, callback: Watcher) -> None:
+        with self._watching:
+            self._watchers = [each for each in self._watchers if each[0] != callback]
+            self._generations.present.retrying.unsubscribe(callback)
 
     def close(self) -> None:
+        self._replicas.close()
         self._gate.close()
-        self._retrying.close()
-        self._plain.close()
+        for each in self._generations.channels():
+            each.close()
 
     def __enter__(self) -> WellBehaved:
         return self
@@ -121,7 +163,7 @@ class WellBehaved(grpc.Channel):
 def _grpc_channel(
     address: str,
     security: Security | grpc.ChannelCredentials | None,
-    chosen: options.Options,
+    chosen: Options,
     repeats: bool,
     interceptors: Sequence[Interceptor],
 ) -> grpc.Channel:

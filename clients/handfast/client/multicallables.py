@@ -11,19 +11,27 @@ from handfast.client.arguments import check_metadata
 from handfast.client.begun_call import BegunCall
 from handfast.client.calls import CallFuture, CallIterator
 from handfast.client.errors import service_error
+from handfast.client.generation import Generation, Make
 from handfast.client.methods import Method, Outgoing
 
 Metadata = Iterable[tuple[str, str | bytes]] | None
 
 
 class _MultiCallable:
-    """`plain` and `retrying` are gRPC's own multi-callables, on the two channels that `options` explains. What a call
-    is given `more`, such as its credentials and `wait_for_ready`, goes on to them."""
+    """Calls gRPC's own multi-callables, which `make` makes on the two channels that `options` explains. What a call is
+    given `more`, such as its credentials and `wait_for_ready`, goes on to them."""
 
-    def __init__(self, method: Method, plain: Any, retrying: Any = None) -> None:
-        self._method = method
+    is_repeated = False
+    """Whether a call of it may be made on the channel that repeats calls."""
+
+    def __init__(self, method: Method, make: Make) -> None:
+        self._method, self._make = method, make
+
+    def go_by(self, generation: Generation) -> None:
+        """Calls that are made from now on go out on it."""
+        plain = generation.method(self._make, generation.plain)
+        self._retrying = generation.method(self._make, generation.retrying) if self.is_repeated else plain
         self._plain = plain
-        self._retrying = retrying or plain
 
     def _prepare(self, request: Any, timeout: float | None, metadata: Metadata) -> tuple[Any, Outgoing]:
         outgoing = self._method.outgoing(request, timeout, check_metadata(metadata))
@@ -62,7 +70,7 @@ class _UnaryResponse(_MultiCallable):
             call = inner.future(out.request, out.timeout, out.metadata, *more, **named)
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
-        return CallFuture(call, out.request_id)
+        return CallFuture(call, out.request_id, inner)
 
 
 class _StreamResponse(_MultiCallable):
@@ -74,13 +82,15 @@ class _StreamResponse(_MultiCallable):
             call = inner(out.request, out.timeout, out.metadata, *more, **named)
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
-        return CallIterator(call, out.request_id)
+        return CallIterator(call, out.request_id, inner)
 
 
 # gRPC's classes are generic in their stubs only.
 
 
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    is_repeated = True
+
     def begin(
         self, request: Any, timeout: float | None = None, metadata: tuple[tuple[str, str | bytes], ...] = ()
     ) -> Any:
@@ -93,7 +103,7 @@ class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[
         except grpc.RpcError as error:  # the request cannot be serialized
             raise service_error(error, out.request_id) from error
         except (AttributeError, TypeError):  # what has interceptors is none of gRPC's own calls
-            return CallFuture(inner.future(out.request, out.timeout, out.metadata), out.request_id)
+            return CallFuture(inner.future(out.request, out.timeout, out.metadata), out.request_id, inner)
 
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[misc, type-arg]

@@ -1,11 +1,11 @@
-"""How gRPC itself is set up: load balancing, reconnecting, signs of life, proxies, retries.
+"""How gRPC itself is set up: load balancing, health checks, reconnecting, signs of life, proxies, retries.
 
 gRPC's own retries (https://github.com/grpc/proposal/blob/master/A6-client-retries.md) serve blocking calls,
 futures and asyncio alike, within the call's deadline, and tell the server (`grpc-previous-rpc-attempts`).
 They are configured for a channel, before it is known which services will be called on it, so each channel of
 this package has two gRPC channels: one retries all that is called on it, the other nothing, and the contract
 says for each method which one it gets. A team's own service is thereby treated the same as ours. The two
-share their connections, as gRPC does for all channels with the same address.
+share their connections and the watch of health on each, as gRPC does for all channels with the same address.
 
 gRPC tries again only while nothing but a status has come back: a server that sends initial metadata before it
 fails has begun to answer. What a service says in RetryInfo is left to the caller.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from handfast.client.addresses import is_on_this_machine
+from handfast.client.addresses import hosts_of, is_on_this_machine, is_one_server
 
 MAX_ATTEMPTS = 5  # the most that gRPC makes: with the pauses between them, more than a restart takes
 FIRST_PAUSE = 0.1
@@ -25,6 +25,10 @@ varied by 20 %, so that callers do not come back in step."""
 LONGEST_PAUSE = 2.0
 
 _ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_HEALTH: dict[str, Any] = {"healthCheckConfig": {"serviceName": ""}}
+"""Has gRPC watch the health of each server, once for each connection, and call none that is not SERVING
+(https://github.com/grpc/proposal/blob/master/A17-client-side-health-checking.md). The empty name is the server as a
+whole; one that has no health service is called all the same."""
 KEEPALIVE_TIME = 10.0
 """Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
 KEEPALIVE_TIMEOUT = 10.0
@@ -33,30 +37,39 @@ KEEPALIVE_TIMEOUT = 10.0
 Options = tuple[tuple[str, str | int], ...]
 
 
-def retrying(address: str) -> Options:
-    """The options of a gRPC channel that tries all its calls again."""
+def retrying(address: str, server_name: str | None = None) -> Options:
+    """The options of a gRPC channel that tries all its calls again. `server_name`, with or without a port, is what the
+    certificates of servers are to name, else that is the host of the target."""
     policy = {
         "maxAttempts": MAX_ATTEMPTS,
         "initialBackoff": f"{FIRST_PAUSE}s",
         "maxBackoff": f"{LONGEST_PAUSE}s",
         "backoffMultiplier": 3,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        # A server that stops cancels what comes in that moment. What the caller cancels is not tried again.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     every_method = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
-    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN | every_method)))
+    return (*_common(address, server_name), ("grpc.service_config", json.dumps(_balancing(address) | every_method)))
 
 
-def plain(address: str) -> Options:
+def plain(address: str, server_name: str | None = None) -> Options:
     """The options of a gRPC channel that tries each call once."""
-    return (*_common(address), ("grpc.service_config", json.dumps(_ROUND_ROBIN)))
+    return (*_common(address, server_name), ("grpc.service_config", json.dumps(_balancing(address))))
 
 
-def _common(address: str) -> Options:
+def _balancing(address: str) -> dict[str, Any]:
+    """Without another server to call, the answer of one that is not SERVING says more than gRPC could."""
+    return _ROUND_ROBIN if is_one_server(address) else _ROUND_ROBIN | _HEALTH
+
+
+def _common(address: str, server_name: str | None) -> Options:
     timeout_ms = int(KEEPALIVE_TIMEOUT * 1000)
     return (
         # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 10_000),
+        # By default gRPC looks a name up at most every 30 seconds, when a connection breaks.
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         # A request is kept for its retries up to this size; the default would exclude the large ones.
         ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
         # https://github.com/grpc/grpc/blob/master/doc/keepalive.md. Without calls, too, so that the first call after a
@@ -67,6 +80,8 @@ def _common(address: str) -> Options:
         # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
         ("grpc.keepalive_timeout_ms", timeout_ms),
         ("grpc.http2.ping_timeout_ms", timeout_ms),
-        # A proxy that the environment names (`http_proxy`) is for what is elsewhere.
-        ("grpc.enable_http_proxy", 0 if is_on_this_machine(address) else 1),
+        # A proxy that the environment names (`http_proxy`) is for what is elsewhere, and takes no list.
+        ("grpc.enable_http_proxy", 0 if is_on_this_machine(address) or len(hosts_of(address)) > 1 else 1),
+        # What the certificates of servers are to name; where gRPC gets IP addresses for a name, it would take those.
+        *(() if server_name is None else (("grpc.default_authority", server_name),)),
     )

@@ -132,11 +132,11 @@ def connect(
     An address left out comes from HANDFAST_USERS_ADDRESS, HANDFAST_PREFERENCES_ADDRESS or
     HANDFAST_ACCOUNTS_ADDRESS, else it is the default port on this machine. `participants` are the addresses of a team's
     own services, by the names that the coordinator knows them by; that of `credits` can come from
-    HANDFAST_CREDITS_ADDRESS. Addresses are those of gRPC: `host:port`, `dns:///host:port`, …; calls go round all
-    servers that a name stands for. `timeout` in seconds is for calls that give none. `tls`, `token`, `credentials` and
-    `interceptors` are as for `channel`; one function gives the token for all channels. Where neither `tls` nor
-    `credentials` are given, TLS comes from the files that HANDFAST_CA, HANDFAST_CERTIFICATE and HANDFAST_KEY name, and
-    a token that is not given from the file that HANDFAST_TOKEN_FILE names, if they do.
+    HANDFAST_CREDITS_ADDRESS. Addresses are those of `channel`, and may each stand for several servers. `timeout` in
+    seconds is for calls that give none. `tls`, `token`, `credentials` and `interceptors` are as for `channel`; one
+    function gives the token for all channels. Where neither `tls` nor `credentials` are given, TLS comes from the files
+    that HANDFAST_CA, HANDFAST_CERTIFICATE and HANDFAST_KEY name, and a token that is not given from the file that
+    HANDFAST_TOKEN_FILE names, if they do.
 
     Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or any of these.
     """

@@ -25,11 +25,15 @@ LONGEST_NAME = 32
 """Characters. The name of a table may be one of the library and this one together, and PostgreSQL cuts it at 63."""
 _SEPARATOR = re.compile(r"[=;\s]")
 """What no address has, and a list that is not written with commas."""
+_REPLICAS = ","
+"""Stands between the addresses of the replicas of one server."""
 
 
 def _address(server: str, port: int) -> Any:
     """A setting that says where a server is; by default on this machine."""
-    return setting(f"127.0.0.1:{port}", f"where the {server} server is", metavar="ADDRESS")
+    return setting(
+        f"127.0.0.1:{port}", f"where the {server} server is, or its replicas, with commas", metavar="ADDRESS"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,13 @@ class SuiteSettings(ParticipantLimits):
         self.check("participant", self._check_participants)
 
     def _check_participants(self, values: Iterable[str]) -> None:
-        at = {getattr(self, f"{server}_address"): server for server in DATABASES}
+        at = {
+            replica: server for server in DATABASES for replica in getattr(self, f"{server}_address").split(_REPLICAS)
+        }
         for name, address in parse_participants(values).items():
-            if address in at:
-                raise ValueError(f"must not give {name} the address of {at[address]}, {address}")
-            at[address] = name
+            for replica in address.split(_REPLICAS):
+                if at.setdefault(replica, name) != name:
+                    raise ValueError(f"must not give {name} the address of {at[replica]}, {replica}")
 
     @property
     def participants(self) -> Mapping[str, str]:
@@ -71,12 +77,24 @@ class SuiteSettings(ParticipantLimits):
         return super().variable(DATABASES.get(server, server) if setting == "database_url" else server, setting)
 
 
+def _joined(values: Iterable[str]) -> list[str]:
+    """Commas are between participants, and between the replicas of one."""
+    joined: list[str] = []
+    for value in values:
+        if joined and value and "=" not in value:
+            joined[-1] += f"{_REPLICAS}{value}"
+        else:
+            joined.append(value)
+    return joined
+
+
 def parse_participants(values: Iterable[str]) -> dict[str, str]:
     """The addresses of participants beside the suite's own, by the name that their staged calls confirm. Each value is
-    `NAME=ADDRESS`. Raises ValueError, worded to follow the setting's name.
+    `NAME=ADDRESS`, or one more replica of the participant before it. Raises ValueError, worded to follow the setting's
+    name.
     """
     addresses: dict[str, str] = {}
-    for value in values:
+    for value in _joined(values):
         name, separator, address = value.partition("=")
         if not separator or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             rule = f"the name in lower-case letters, digits and single underscores, up to {LONGEST_NAME}"

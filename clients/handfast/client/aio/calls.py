@@ -14,8 +14,9 @@ from handfast.client.errors import service_error
 class _Call(aio.Call):
     """Passes everything on to the call of gRPC."""
 
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
+    def __init__(self, call: Any, request_id: str, method: Any) -> None:
+        """`method` is that of gRPC which made the call, and is held as long as this: see `Generation`."""
+        self._call, self._made_by = call, method
         self._request_id = request_id
 
     def cancelled(self) -> bool:

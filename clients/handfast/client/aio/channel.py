@@ -9,12 +9,14 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from handfast.client import options
 from handfast.client.addresses import check_address
 from handfast.client.aio.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.generation import Generation, Generations, server_name
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
+from handfast.client.options import Options
+from handfast.client.replicas import Replicas
 from handfast.client.security.security import Security, security_of
 from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import AsyncToken
@@ -47,42 +49,81 @@ class WellBehaved(aio.Channel):
         timeout: float,
         interceptors: Sequence[aio.ClientInterceptor],
     ) -> None:
-        self._retrying = _grpc_channel(address, security, options.retrying(address), True, interceptors)
-        self._plain = _grpc_channel(address, security, options.plain(address), False, interceptors)
+        name = server_name(address, security)
         self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._moved = asyncio.Event()
+        self._is_closed = False
+
+        def open_channel(target: str, chosen: Options, repeats: bool) -> aio.Channel:
+            return _grpc_channel(target, security, chosen, repeats, interceptors)
+
+        self._replicas = Replicas(address)
+        self._generations = Generations(
+            lambda target: Generation(target, address, name, open_channel), self._replicas.target
+        )
+        self._replicas.when_looked_up(self._move_soon)
 
     # `arguments` and `named` are the deserializer, and what generated code of some versions passes besides.
 
     def unary_unary(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryUnary:
-        plain = self._plain.unary_unary(method, request_serializer, *arguments, **named)
-        retrying = self._retrying.unary_unary(method, request_serializer, *arguments, **named)
-        return UnaryUnary(Method.find(method, self._timeout, request_serializer), plain, retrying)
+        known = Method.find(method, self._timeout, request_serializer)
+        return self._generations.add(
+            UnaryUnary(known, lambda channel: channel.unary_unary(method, request_serializer, *arguments, **named))
+        )
 
     def unary_stream(
         self, method: str, request_serializer: Serializer = None, *arguments: Any, **named: Any
     ) -> UnaryStream:
-        plain = self._plain.unary_stream(method, request_serializer, *arguments, **named)
-        return UnaryStream(Method.find(method, None, request_serializer), plain)
+        known = Method.find(method, None, request_serializer)
+        return self._generations.add(
+            UnaryStream(known, lambda channel: channel.unary_stream(method, request_serializer, *arguments, **named))
+        )
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> StreamUnary:
-        return StreamUnary(CLIENT_STREAMING, self._plain.stream_unary(method, *arguments, **named))
+        return self._generations.add(
+            StreamUnary(CLIENT_STREAMING, lambda channel: channel.stream_unary(method, *arguments, **named))
+        )
 
     def stream_stream(self, method: str, *arguments: Any, **named: Any) -> StreamStream:
-        return StreamStream(CLIENT_STREAMING, self._plain.stream_stream(method, *arguments, **named))
+        return self._generations.add(
+            StreamStream(CLIENT_STREAMING, lambda channel: channel.stream_stream(method, *arguments, **named))
+        )
+
+    def _move_soon(self) -> None:
+        """In another thread: the address may stand for other servers now."""
+        self._loop.call_soon_threadsafe(self._move)
+
+    def _move(self) -> None:
+        if not self._is_closed and self._generations.move(self._replicas.target):
+            self._moved.set()
+            self._moved = asyncio.Event()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._retrying.get_state(try_to_connect)
+        return self._generations.present.retrying.get_state(try_to_connect)  # type: ignore[no-any-return]
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._retrying.wait_for_state_change(last_observed_state)
+        """Ends as well where the address stands for other servers."""
+        changing = asyncio.ensure_future(self._generations.present.retrying.wait_for_state_change(last_observed_state))
+        moving = asyncio.ensure_future(self._moved.wait())
+        try:
+            await asyncio.wait((changing, moving), return_when=asyncio.FIRST_COMPLETED)
+            if changing.done():
+                await changing
+        finally:
+            changing.cancel()
+            moving.cancel()
 
     async def channel_ready(self) -> None:
-        await self._retrying.channel_ready()
+        while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            await self.wait_for_state_change(state)
 
     async def close(self, grace: float | None = None) -> None:
-        await asyncio.gather(self._retrying.close(grace), self._plain.close(grace))
+        self._replicas.close()
+        self._is_closed = True
+        await asyncio.gather(*(each.close(grace) for each in self._generations.channels()))
 
     async def __aenter__(self) -> WellBehaved:
         return self
@@ -94,7 +135,7 @@ class WellBehaved(aio.Channel):
 def _grpc_channel(
     address: str,
     security: Security | grpc.ChannelCredentials | None,
-    chosen: options.Options,
+    chosen: Options,
     repeats: bool,
     interceptors: Sequence[aio.ClientInterceptor],
 ) -> aio.Channel:

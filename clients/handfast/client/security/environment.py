@@ -11,6 +11,7 @@ from handfast.client.security.secret_files import UnusableFile, read_secret
 from handfast.client.security.tls import TLS
 
 CA, CERTIFICATE, KEY, TOKEN_FILE = "HANDFAST_CA", "HANDFAST_CERTIFICATE", "HANDFAST_KEY", "HANDFAST_TOKEN_FILE"
+SERVER_NAME = "HANDFAST_SERVER_NAME"
 
 
 def tls() -> TLS | None:
@@ -19,7 +20,7 @@ def tls() -> TLS | None:
     if (certificate is None) != (key is None):
         given, lacking = (KEY, CERTIFICATE) if certificate is None else (CERTIFICATE, KEY)
         raise ValueError(f"{lacking}: is needed, too, where {given} is given")
-    return TLS(ca, certificate, key) if ca or certificate else None
+    return TLS(ca, certificate, key, os.environ.get(SERVER_NAME) or None) if ca or certificate else None
 
 
 def token() -> Callable[[], str] | None:

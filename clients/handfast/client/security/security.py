@@ -27,6 +27,7 @@ class Security:
     def __init__(self, tls: TLS | None, token: AsyncToken | None, may_be_async: bool) -> None:
         if not isinstance(tls, TLS | None):
             raise TypeError(f"tls: must be handfast.client.TLS, not {type(tls).__name__}")
+        self.tls = tls
         self._files = None if tls is None else TLSFiles(tls)
         self._token = None if token is None else TokenSource(token, may_be_async)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from handfast.client.security.secret_files import read_secret
 CHECK_SECONDS = 1.0
 """How often the files are looked at, at the most. They are looked at when a call is made, and not without one."""
 
+_HOST = re.compile(r"[\w.-]+")
 _LOG = logging.getLogger("handfast.client")
 _Signature: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -25,7 +27,8 @@ _Signature: TypeAlias = tuple[tuple[int, ...], ...]
 class TLS:
     """Has a channel speak TLS, by files in PEM: `ca` with the certificates of those who vouch for servers (without it,
     those that gRPC trusts by itself), and for mutual TLS the client's own `certificate`, with those between it and its
-    CA, and the `key` of it.
+    CA, and the `key` of it. `server_name` is what the certificates of servers have to name, where that is not the host
+    of the address that they are called at; a list of several hosts needs it.
 
     The files are read again when they change; calls then go by a new connection, and those in flight end on the old
     one. A set that does not fit together, such as a certificate without its new key, is left alone until it does.
@@ -36,12 +39,17 @@ class TLS:
     ca: str | os.PathLike[str] | None = None
     certificate: str | os.PathLike[str] | None = None
     key: str | os.PathLike[str] | None = None
+    server_name: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("ca", "certificate", "key"):
             value = getattr(self, name)
             if not isinstance(value, str | os.PathLike | None):
                 raise TypeError(f"tls.{name}: must be the path of a file, not {type(value).__name__}")
+        if not isinstance(self.server_name, str | None):
+            raise TypeError(f"tls.server_name: must be a str, not {type(self.server_name).__name__}")
+        if self.server_name is not None and not _HOST.fullmatch(self.server_name):
+            raise ValueError(f"tls.server_name: must be the name of a host, without a port, not {self.server_name!r}")
         if (self.certificate is None) != (self.key is None):
             lacking = "key" if self.key is None else "certificate"
             raise ValueError(f"tls.{lacking}: is needed, too: a certificate is used with its key")

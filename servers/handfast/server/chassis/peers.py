@@ -17,9 +17,10 @@ def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     The files are read again when they change, the token's where it expires. Raises StartError where a token would leave
     this machine in plain text.
     """
-    tls = TLS(settings.peer_ca, settings.peer_certificate or None, settings.peer_key or None)
+    files = (settings.peer_ca, settings.peer_certificate or None, settings.peer_key or None)
     token = partial(read_token, settings.peer_token) if settings.peer_token else None
     try:
-        return channel(address, tls=tls if settings.peer_ca else None, token=token)
+        tls = TLS(*files, settings.peer_server_name or None) if settings.peer_ca else None
+        return channel(address, tls=tls, token=token)
     except ValueError as error:
         raise StartError(f"cannot call {address} by the settings {flag('peer')}-…: {error}") from None

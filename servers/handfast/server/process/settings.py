@@ -141,6 +141,12 @@ class ServerSettings:
     peer_token: str = setting(
         "", "file of the token that this server shows to those, in one line", default="none", metavar="FILE"
     )
+    peer_server_name: str = setting(
+        "",
+        "the name that the certificates of those have to have; a list of several hosts needs it",
+        default="the host of each address",
+        metavar="HOST",
+    )
     authentication: str = setting(
         "off",
         "whether calls need an identity with the right permission; observe lets all pass, and logs and counts those "
@@ -259,6 +265,7 @@ class ServerSettings:
         if self.peer_ca and not self.peer_certificate:
             object.__setattr__(self, "peer_certificate", self.tls_certificate)
             object.__setattr__(self, "peer_key", self.tls_key)
+        self._require_with("peer_server_name", "peer_ca")
         self.own_certificates()
         self.peer_certificates()
         self.require(
