@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 
 from handfast.client import TLS, aio, channel
 from handfast.server.chassis.logs import log as logs
@@ -38,6 +39,7 @@ class Replica:
 
     def _start(self, listen: str) -> Server:
         logs.configure("users", "info", io.BytesIO())
+        structlog.configure(cache_logger_on_first_use=False)  # or later tests could not capture what is logged
         servicer = new_users()
         servicer.behavior = self._answer
         server = new_server(servicer, listen=listen, checks=[self._check], grace=PATIENCE, **self._settings)

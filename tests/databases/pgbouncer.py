@@ -38,7 +38,8 @@ def pgbouncer(server: PostgreSQL, *users: str) -> Iterator[sa.URL]:
         )
         as_owner: dict[str, Any] = {}
         if owner != os.geteuid():  # where PostgreSQL does not run as root, which it refuses as well
-            os.chown(folder, owner, -1)
+            for each in (folder, *folder.iterdir()):
+                os.chown(each, owner, -1)
             as_owner = {"user": owner}
         with (folder / "log").open("w") as log:
             process = subprocess.Popen([PGBOUNCER, folder / "pgbouncer.ini"], stderr=log, **as_owner)
