@@ -43,6 +43,9 @@ BOBS = GetUserRequest(user_id="bob")
 def client(suite: Fakes) -> Iterator[Suite]:
     with connect(**suite.addresses()) as client:
         yield client
+    # Ctrl-C can leave a lock of a gRPC channel to the main thread, and any other that then collects the channel hangs.
+    del client
+    gc.collect()
 
 
 @pytest.fixture
