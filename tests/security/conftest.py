@@ -15,6 +15,7 @@ from handfast.server.chassis.security.identity import Identity
 from handfast.server.process.settings import ServerSettings
 from tests.eventually import eventually
 from tests.security.authority import Authority
+from tests.security.enforced import Place, suite
 from tests.security.issuer import Issuer, bearer
 from tests.security.servers import Servers, started
 
@@ -55,6 +56,13 @@ def refusal(authenticator: Authenticator, token: str | None = None, **more: Any)
     with pytest.raises(NotAuthenticated) as caught:
         authenticate(authenticator, token, **more)
     return caught.value
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A suite that demands tokens, of one module of tests."""
+    with suite(tmp_path_factory.mktemp("place")) as (client, servers):
+        yield client, {name: server.address for name, server in servers.items()}
 
 
 @pytest.fixture(scope="session")

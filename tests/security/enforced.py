@@ -19,6 +19,8 @@ from handfast.server.users import server as users
 from tests.security.issuer import Issuer, bearer
 
 Metadata = tuple[tuple[str, str], ...]
+Place = tuple[Suite, dict[str, Any]]
+"""A client without a token, and where the servers are."""
 
 OF_CALLERS = ("users.read", "users.write", "preferences.read", "preferences.write", "transactions.run")
 OF_SERVERS = (*OF_CALLERS, "transactions.resolve", "branches.read", "branches.write", "callers.forward")

@@ -5,13 +5,13 @@ any more when it asks once more to commit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from handfast.client import FailedPrecondition, OutcomeUnknown, Suite, Unauthenticated, connect
+from handfast.client import FailedPrecondition, OutcomeUnknown, Unauthenticated, connect
 from handfast.client.propagation import CALLER_KEY
 from handfast.server.chassis.ids import new_id
 from handfast.server.transactions import wire
@@ -20,18 +20,10 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 from handfast.users.v1.users_pb2 import CreateUserRequest, User
 from tests.eventually import eventually
 from tests.people import new_email
-from tests.security.enforced import ISSUER, OF_CALLERS, SUITE, Metadata, as_caller, digest, suite
+from tests.security.enforced import ISSUER, OF_CALLERS, SUITE, Metadata, Place, as_caller, digest
 from tests.security.issuer import bearer
 
 ADA = as_caller("ada")
-Place = tuple[Suite, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A client without a token, and where the servers are."""
-    with suite(tmp_path_factory.mktemp("endings")) as (client, servers):
-        yield client, {name: server.address for name, server in servers.items()}
 
 
 def creation(email: str = "") -> CreateUserRequest:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from handfast.client import PermissionDenied, Suite, Transaction, aio, connect
+from handfast.client import PermissionDenied, Transaction, aio, connect
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest
 from handfast.server.chassis.ids import new_id
 from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.people import new_email
-from tests.security.enforced import ISSUER, OF_CALLERS, as_caller, suite
+from tests.security.enforced import ISSUER, OF_CALLERS, Place, as_caller
 
 WRITER = as_caller("writer")
-Place = tuple[Suite, Mapping[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A client without a token, and where the servers are."""
-    with suite(tmp_path_factory.mktemp("own")) as (client, servers):
-        yield client, {name: server.address for name, server in servers.items()}
 
 
 @pytest.fixture
