@@ -29,9 +29,10 @@ from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, Updat
 from tests.cli.processes import Result, run_process
 from tests.databases.postgresql import PostgreSQL
 from tests.eventually import eventually
+from tests.replicas.servers import NAMES, start, stop
 from tests.upgrade.last_version import extract
 from tests.upgrade.load import SHARED
-from tests.upgrade.servers import NAMES, Client, Servers, Version
+from tests.upgrade.servers import Client, Servers, Version
 
 CONTENDED = "contended"
 DATABASES = dict(zip(NAMES, ("users", "preferences", "transactions"), strict=True))
@@ -59,10 +60,10 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
     with contextlib.ExitStack() as stack:
 
         def servers(code: Version, addresses: Mapping[str, str], peers: Mapping[str, str]) -> Servers:
-            log = folder / f"{code.name}-{len(list(folder.glob('*.log')))}.log"
-            started = Servers(code, addresses, peers, urls, log, migrate=code is last)
-            stack.callback(started.stop)
-            return started
+            logs = folder / f"{code.name}-{len(list(folder.glob(f'{code.name}-*')))}"
+            made = Servers(code, addresses, peers, urls, logs, migrate=code is last)
+            stack.callback(stop, made.servers)
+            return made
 
         def client(code: Version, *suites: Mapping[str, str]) -> Client:
             made = Client(code, list(suites), folder / f"client-{len(list(folder.glob('client-*')))}")
@@ -71,7 +72,7 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
 
         first, of_this, of_last = (on_this_machine(free_first_port()) for _ in range(3))
         staying = servers(last, first, first)
-        staying.wait_until_they_serve()
+        start(staying.servers)
         suite = stack.enter_context(connect(*first.values()))
         for name in (SHARED, CONTENDED):
             user = User(user_id=name, email=f"{name}@example.com", labels={"count": "0"})
@@ -84,8 +85,7 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
         clients[0].wait_for_rounds(rounds)
 
         mixed = [servers(this, of_this, of_last), servers(last, of_last, of_this)]
-        for each in mixed:
-            each.wait_until_they_serve()
+        start([server for each in mixed for server in each.servers])
         clients.append(client(last, of_this, {**of_this, "accounts": of_last["accounts"]}))
         clients.append(client(this, of_last, {**of_last, "accounts": of_this["accounts"]}))
         for addresses in (of_last, of_this):
@@ -95,8 +95,7 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
         for leaving in clients[1:]:
             _add(seen, leaving)
         _wait_until_finished(suite, seen)
-        for each in mixed:
-            each.stop()
+        stop([server for each in mixed for server in each.servers])
 
         for name, revision in versions.items():
             seen.migrated.append(_migrate(urls, name, "--to", revision))

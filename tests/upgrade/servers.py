@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from handfast.server.cli.supervisor import HANDFAST
 from tests.cli.processes import CLEAN
 from tests.eventually import eventually
+from tests.replicas.servers import NAMES, Server
 
-NAMES = ("users", "preferences", "accounts")
-START_S = 60.0
 ROUND_S = 60.0
 """Within which a round has been through, on a busy machine."""
 
@@ -34,7 +32,8 @@ class Version:
 
 
 class Servers:
-    """One server of each kind, of one version. They call each other, or those at `peers`."""
+    """One server of each kind, of one version. They call each other, or those at `peers`. Their logs are in `folder`,
+    which is made."""
 
     def __init__(
         self,
@@ -42,50 +41,20 @@ class Servers:
         addresses: Mapping[str, str],
         peers: Mapping[str, str],
         databases: Mapping[str, str],
-        log: Path,
+        folder: Path,
         *,
         migrate: bool = False,
     ) -> None:
-        self.version, self.addresses, self._log = version, addresses, log
+        self.version = version
+        folder.mkdir()
         environment = {**version.environment, **databases, "HANDFAST_GRACE": "5"}
         environment |= {f"HANDFAST_{name.upper()}_ADDRESS": peers[name] for name in NAMES}
-        environment |= {f"HANDFAST_{name.upper()}_LISTEN": addresses[name] for name in NAMES}
         environment |= {"HANDFAST_MIGRATE": "true"} if migrate else {}
-        self._processes = []
-        with log.open("w") as stderr:
-            for name in NAMES:
-                self._processes.append(
-                    subprocess.Popen(
-                        [*HANDFAST, "serve", name], env=environment, stdin=subprocess.DEVNULL, stderr=stderr
-                    )
-                )
-
-    def wait_until_they_serve(self) -> None:
-        eventually(lambda: self._serving() == len(NAMES) or not self.are_running(), START_S)
-        if self._serving() < len(NAMES):
-            raise RuntimeError(f"{self.version.name} does not start:\n{self._log.read_text()[-3000:]}")
-
-    def are_running(self) -> bool:
-        return all(process.poll() is None for process in self._processes)
+        self.servers = [Server(name, addresses[name], environment, folder / f"{name}.log") for name in NAMES]
 
     def calls(self) -> list[dict[str, str]]:
-        """The lines of the log for calls."""
-        lines = (line for line in self._log.read_text().splitlines() if '"grpc.method"' in line)
-        return [json.loads(line) for line in lines]
-
-    def stop(self) -> None:
-        """Lets them end, those first that call the others."""
-        for process in reversed(self._processes):
-            process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _serving(self) -> int:
-        return self._log.read_text().count('"event": "serving"') + self._log.read_text().count('"event":"serving"')
+        """The lines of their logs for calls."""
+        return [call for each in self.servers for call in each.calls()]
 
 
 @dataclass(frozen=True)

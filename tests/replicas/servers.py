@@ -1,0 +1,144 @@
+"""Servers in processes of their own, any number of each kind, all on the databases of one PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from handfast.client import Suite, connect
+from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.server.cli.ports import free_first_port
+from handfast.server.cli.settings import on_this_machine
+from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.suite import SuiteSettings
+from tests.calls import bare_channel
+from tests.cli.processes import CLEAN
+from tests.eventually import eventually
+
+NAMES = ("users", "preferences", "accounts")
+START_S = 60.0
+STOP_S = 30.0
+
+
+class Server:
+    """`handfast serve`, whose address and log stay the same over any number of starts. `environment` is all that its
+    process has; its address is added.
+    """
+
+    def __init__(self, name: str, address: str, environment: Mapping[str, str], log: Path) -> None:
+        self.name, self.address, self.log = name, address, log
+        self._environment = {**environment, SuiteSettings.variable(name, "listen"): address}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("a") as stderr:
+            self._process = subprocess.Popen(
+                [*HANDFAST, "serve", self.name], env=self._environment, stdin=subprocess.DEVNULL, stderr=stderr
+            )
+
+    def wait_until_ready(self) -> None:
+        """Raises RuntimeError where it ends before, or is not in time."""
+        eventually(lambda: self.is_ready() or not self.is_running(), START_S)
+        if not self.is_ready():
+            raise RuntimeError(f"{self.name} does not start:\n{self.log.read_text()[-3000:]}")
+
+    def is_ready(self) -> bool:
+        """By its health, as clients ask that call replicas."""
+        with bare_channel(self.address) as channel:
+            try:
+                answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=2.0)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == HealthCheckResponse.SERVING)
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"{self.name} has not been started"
+        return self._process
+
+    def calls(self) -> list[dict[str, str]]:
+        """The lines of the log for calls."""
+        lines = (line for line in self.log.read_text().splitlines() if '"grpc.method"' in line)
+        return [json.loads(line) for line in lines]
+
+    def stop(self) -> None:
+        """Lets it end in its own time."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """As a machine does that is suspended: its connections stay, and nobody answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+def start(servers: Iterable[Server]) -> None:
+    """All at once. Returns when all are ready."""
+    started = list(servers)
+    for each in started:
+        each.start()
+    for each in started:
+        each.wait_until_ready()
+
+
+def stop(servers: Iterable[Server]) -> None:
+    """Lets those end that run, or are paused: first those that call others."""
+    running = [each for each in servers if each.is_running()]
+    for each in sorted(running, key=lambda server: NAMES.index(server.name), reverse=True):
+        each.resume()
+        each.stop()
+
+
+class Replicas:
+    """So many servers of each kind, which call each other, and are called, by lists of all replicas. `settings` are
+    further variables of all of them.
+    """
+
+    def __init__(
+        self, count: int, folder: Path, databases: Mapping[str, str], settings: Mapping[str, str] | None = None
+    ) -> None:
+        places = [on_this_machine(free_first_port()) for _ in range(count)]
+        self.addresses = {name: ",".join(place[name] for place in places) for name in NAMES}
+        environment = {**CLEAN, **databases, "HANDFAST_MIGRATE": "true", **(settings or {})}
+        environment |= {SuiteSettings.variable(name, f"{name}_address"): self.addresses[name] for name in NAMES}
+        self.of: Mapping[str, Sequence[Server]] = {
+            name: [
+                Server(name, place[name], environment, folder / f"{name}-{number}.log")
+                for number, place in enumerate(places)
+            ]
+            for name in NAMES
+        }
+
+    @property
+    def servers(self) -> list[Server]:
+        return [each for name in NAMES for each in self.of[name]]
+
+    def start(self) -> None:
+        """Returns when all are ready."""
+        start(self.servers)
+
+    def stop(self) -> None:
+        stop(self.servers)
+
+    def connect(self, timeout: float = DEFAULT_TIMEOUT) -> Suite:
+        """A client that calls all of them in turn."""
+        return connect(*self.addresses.values(), timeout=timeout)
