@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -52,8 +53,9 @@ class Server:
     def is_ready(self) -> bool:
         """By its health, as clients ask that call replicas."""
         with bare_channel(self.address) as channel:
+            health: Any = HealthStub(channel)
             try:
-                answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=2.0)
+                answer = health.Check(HealthCheckRequest(), timeout=2.0)
             except grpc.RpcError:
                 return False
         return bool(answer.status == HealthCheckResponse.SERVING)
