@@ -73,10 +73,12 @@ class PostgreSQL:
         assert isinstance(folder, str)
         return folder
 
-    def create_databases(self) -> dict[str, str]:
-        """One database for each server, as the variables that tell the servers where they are."""
-        self.execute(*(f"CREATE DATABASE {name}" for name in DATABASES))
-        return {f"HANDFAST_{name.upper()}_DATABASE_URL": self.url(name) for name in DATABASES}
+    def create_databases(self, prefix: str = "") -> dict[str, str]:
+        """One database for each server, as the variables that tell the servers where they are. Those who share this
+        PostgreSQL have prefixes of their own.
+        """
+        self.execute(*(f"CREATE DATABASE {prefix}{name}" for name in DATABASES))
+        return {f"HANDFAST_{name.upper()}_DATABASE_URL": self.url(f"{prefix}{name}") for name in DATABASES}
 
     def emptied(self) -> str:
         """The URL of a database with nothing in it, which was there before: to make one and remove its files takes ten

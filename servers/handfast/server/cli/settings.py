@@ -14,6 +14,8 @@ from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings, parse_pa
 
 SERVERS = tuple(DATABASES)
 HIGHEST_FIRST_PORT = MAX_PORT - METRICS_PORT_OFFSET - (len(SERVERS) - 1)
+MOST_REPLICAS = METRICS_PORT_OFFSET // len(SERVERS)
+"""Further ones would serve on the ports of others' metrics."""
 DATA_DIR = "./handfast-data"
 
 
@@ -27,6 +29,13 @@ def _first_port(value: str) -> int:
     if not 1 <= port <= HIGHEST_FIRST_PORT:
         raise ValueError(f"must be from 1 to {HIGHEST_FIRST_PORT}, not {port}")
     return port
+
+
+def _replicas(value: str) -> int:
+    replicas: int = whole_number(value)
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise ValueError(f"must be from 1 to {MOST_REPLICAS}, not {replicas}")
+    return replicas
 
 
 _BY_NAME = {setting.name: setting for setting in settings_of(SuiteSettings, "up", "")}
@@ -46,6 +55,14 @@ UP_SETTINGS = [
     ),
     _first_port_setting(
         "users is served here, preferences and accounts on the next two ports, and metrics 100 ports above each"
+    ),
+    Setting(
+        SuiteSettings.variable("up", "replicas"),
+        "replicas",
+        "how many of each server; the second of each is on the three ports after those of the first, and so on",
+        "1",
+        _replicas,
+        "NUMBER",
     ),
     Setting(
         SuiteSettings.variable("up", "secure"),

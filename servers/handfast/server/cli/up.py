@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from handfast.server.cli.data_dir import kept, note_made
 from handfast.server.cli.dev.folder import CREDENTIALS, DevCredentials, made_or_make
 from handfast.server.cli.installed import missing, why_missing
 from handfast.server.cli.ports import why_not_free
-from handfast.server.cli.settings import DATA_DIR, SERVERS, UP_SETTINGS, on_this_machine, read_participants
+from handfast.server.cli.settings import (
+    DATA_DIR,
+    HIGHEST_FIRST_PORT,
+    SERVERS,
+    UP_SETTINGS,
+    on_this_machine,
+    read_participants,
+)
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import FILE, read, read_settings
@@ -48,7 +56,10 @@ def run(flags: Mapping[str, Any]) -> int:
         except ValueError as error:
             raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
 
-    environment = {**os.environ, **_places(values.pop("first_port", FIRST_PORT)), **_processors(), **urls, **MIGRATE}
+    first_port, replicas = values.pop("first_port", FIRST_PORT), values.pop("replicas", 1)
+    places = _places(first_port, replicas)
+    addresses = _addresses(places)
+    environment = {**os.environ, **addresses, **urls, **MIGRATE}
     secure = values.pop("secure", False)
     environment |= {SuiteSettings.variable("up", name): shown(value) for name, value in values.items()}
     credentials = None
@@ -56,43 +67,88 @@ def run(flags: Mapping[str, Any]) -> int:
         credentials = made_or_make(data_dir / CREDENTIALS, tuple(read_participants(flags)))
         for server in SERVERS:
             environment |= credentials.of_server(server)
+    programs = _programs(places, environment)
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
-    suite = [read_settings(SuiteSettings, *place, {}, environment) for place in on_this_machine().items()]
+    suite = [
+        read_settings(SuiteSettings, place.server, place.address, {}, program.environment)
+        for place, program in zip(places, programs, strict=True)
+    ]
+    _check_databases(suite, replicas)
 
     def on_ready() -> None:
         if files:
             note_made(data_dir, files.values())
-        _announce(suite, credentials)
+        _announce(suite, addresses, credentials)
 
     with kept(data_dir, files.values()) if files else contextlib.nullcontext():
         _check_peers(suite)
         _check_ports(suite)
         if given:
             click.echo(f"Databases are taken from the environment: {', '.join(given)}.")
-        # The settings are in the environment: a flag would show a database password to every user of the machine.
-        programs = [
-            Program(server, [*HANDFAST, "serve", server], environment, NEEDS.get(server, ()), AGAIN)
-            for server in SERVERS
-        ]
         return supervise(programs, grace=suite[0].grace, on_ready=on_ready)
 
 
-def _places(first_port: int) -> dict[str, str]:
-    places = {}
-    for server, address in on_this_machine(first_port).items():
-        places[SuiteSettings.variable(server, "listen")] = address
-        places[SuiteSettings.variable(server, f"{server}_address")] = address
-        places[SuiteSettings.variable(server, "metrics_listen")] = ""  # follows from the other
-    return places
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of one replica; `name` is the one that it has in the log of restarts."""
+
+    name: str
+    server: str
+    address: str
 
 
-def _processors() -> dict[str, str]:
-    """A processor for each server, but where the environment names one."""
-    variables = [SuiteSettings.variable(server, "processor") for server in SERVERS]
-    return dict(zip(variables, spread([os.environ.get(each, "") for each in variables]), strict=True))
+def _places(first_port: int, replicas: int) -> list[Place]:
+    """Raises SettingsError where there are not so many ports."""
+    highest = HIGHEST_FIRST_PORT - len(SERVERS) * (replicas - 1)
+    if first_port > highest:
+        rule = f"must be from 1 to {highest} with {flag('replicas')} {replicas}, not {first_port}"
+        raise SettingsError("first_port", SuiteSettings.variable("up", "first_port"), rule)
+    return [
+        Place(f"{server}-{number + 1}" if replicas > 1 else server, server, address)
+        for number in range(replicas)
+        for server, address in on_this_machine(first_port + number * len(SERVERS)).items()
+    ]
 
 
-def _check_ports(suite: list[SuiteSettings]) -> None:
+def _addresses(places: Sequence[Place]) -> dict[str, str]:
+    """The variables that say where the replicas of each server are."""
+    return {
+        SuiteSettings.variable(server, f"{server}_address"): ",".join(
+            place.address for place in places if place.server == server
+        )
+        for server in SERVERS
+    }
+
+
+def _programs(places: Sequence[Place], environment: Mapping[str, str]) -> list[Program]:
+    """Their settings are in the environment: a flag would show a database password to every user of the machine. Each
+    has a processor to itself, as far as these go, but where the environment names one.
+    """
+    variables = [SuiteSettings.variable(place.server, "processor") for place in places]
+    processors = spread([environment.get(variable, "") for variable in variables])
+    programs = []
+    for place, variable, processor in zip(places, variables, processors, strict=True):
+        its_own = {
+            SuiteSettings.variable(place.server, "listen"): place.address,
+            SuiteSettings.variable(place.server, "metrics_listen"): "",  # follows from the other
+            variable: processor,
+        }
+        needs = [other.name for other in places if other.server in NEEDS.get(place.server, ())]
+        command = [*HANDFAST, "serve", place.server]
+        programs.append(Program(place.name, command, {**environment, **its_own}, needs, AGAIN))
+    return programs
+
+
+def _check_databases(suite: Sequence[SuiteSettings], replicas: int) -> None:
+    """A file of SQLite is for one server. Raises SettingsError."""
+    of_files = [each.variable(each.name, "database_url") for each in suite if each.database_url.startswith("sqlite")]
+    if replicas > 1 and of_files:
+        variables = ", ".join(dict.fromkeys(of_files))
+        rule = f"must be 1, not {replicas}, where a database is a file of SQLite; name one of PostgreSQL by {variables}"
+        raise SettingsError("replicas", SuiteSettings.variable("up", "replicas"), rule)
+
+
+def _check_ports(suite: Sequence[SuiteSettings]) -> None:
     for settings in suite:
         for what, address in (("", settings.listen), ("metrics of ", settings.metrics_listen)):
             if reason := why_not_free(address):
@@ -100,7 +156,7 @@ def _check_ports(suite: list[SuiteSettings]) -> None:
                 raise Failure(f"cannot listen on {address} for {what}{settings.name}: {reason}; {other}")
 
 
-def _check_peers(suite: list[SuiteSettings]) -> None:
+def _check_peers(suite: Sequence[SuiteSettings]) -> None:
     """That the servers can call each other by the certificates and tokens of the environment. Raises SettingsError."""
     for settings in suite:
         if settings.tls_certificate:
@@ -114,11 +170,11 @@ def _check_peers(suite: list[SuiteSettings]) -> None:
         settings.require("peer_token", known, why)
 
 
-def _announce(suite: list[SuiteSettings], credentials: DevCredentials | None) -> None:
+def _announce(suite: Sequence[SuiteSettings], addresses: Mapping[str, str], credentials: DevCredentials | None) -> None:
     width = max(map(len, SERVERS))
     served = [f"  {each.name:<{width}}  {each.listen}  metrics: {_metrics_url(each)}" for each in suite]
-    stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite]
-    accounts = suite[-1]
+    stored = [f"  {each.name:<{width}}  {without_password(each.database_url)}" for each in suite[: len(SERVERS)]]
+    accounts = suite[len(SERVERS) - 1]
     how = ["Try:"]
     if credentials:
         how = [
@@ -135,6 +191,12 @@ def _announce(suite: list[SuiteSettings], credentials: DevCredentials | None) ->
             how.append(f"  export HANDFAST_CA={shlex.quote(os.path.abspath(accounts.peer_ca))}")
     call = f"""-d '{{"user": {{"email": "ada@example.com"}}}}' {accounts.listen}"""
     example = f"  {_grpcurl(accounts)} {call} handfast.accounts.v1.AccountService/CreateAccount"
+    if len(suite) > len(SERVERS):
+        how = [
+            "Clients call the replicas in turn, once they know all of them:",
+            "\n".join(f"  export {variable}={address}" for variable, address in addresses.items()),
+            *how,
+        ]
     blocks = ("Handfast is up.", "\n".join(served), "Its data:", "\n".join(stored), *how, example, "Ctrl-C stops it.")
     click.echo("\n\n".join(blocks) + "\nready")
     notify(READY)
