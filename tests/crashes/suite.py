@@ -65,7 +65,20 @@ class Suite:
         return Guarded("credits", environment, self.errors)
 
     def start(self, crash_at: str = "") -> None:
-        """Returns once all serve."""
+        """Returns once all serve. A server that dies at a point before that ends the suite, which is started again."""
+        self.errors.touch()
+        died = self.points()
+        while not self._start(crash_at):
+            if self.points() == died:
+                raise RuntimeError(f"the suite does not start:\n{self.process.stderr[-2000:]}")
+            died = self.points()
+        if self._credits:
+            self._credits.environment[VARIABLE] = crash_at
+            if not self._credits.is_alive():
+                self._credits.start()
+
+    def _start(self, crash_at: str) -> bool:
+        """Starts it once. Returns whether all serve; none runs otherwise."""
         arguments = ["--data-dir", str(self._folder / "data"), "--first-port", str(self._first_port)]
         if self._credits:
             arguments += ["--participant", f"{CREDITS}={self._credits_address}"]
@@ -81,12 +94,11 @@ class Suite:
                 text=True,
             )
         self.process = Process(popen, self.errors, self._first_port)
-        if not self.process.read_until("ready").endswith("ready\n"):
-            raise RuntimeError(f"the suite does not start:\n{self.process.stderr[-2000:]}")
-        if self._credits:
-            self._credits.environment[VARIABLE] = crash_at
-            if not self._credits.is_alive():
-                self._credits.start()
+        serves = self.process.read_until("ready").endswith("ready\n")
+        if not serves:
+            with popen:
+                popen.wait()
+        return serves
 
     def connect(self, timeout: float) -> client.Suite:
         at = self.process.addresses
