@@ -100,8 +100,7 @@ def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accoun
 def test_a_service_is_found_again_whose_connection_went_silent(
     client: Suite, addresses: dict[str, str], accounts_with: StartAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "KEEPALIVE_TIME", 1.0)
-    monkeypatch.setattr(options, "KEEPALIVE_TIMEOUT", 1.0)
+    monkeypatch.setattr(options, "OF_ONE", options.OF_REPLICAS)
     account = create_account(client)
     with way_to(addresses["preferences"]) as way:
         suite = accounts_with(way.address)
@@ -114,6 +113,23 @@ def test_a_service_is_found_again_whose_connection_went_silent(
         assert answers()
         way.silence()
         assert eventually(answers, timeout=2 * PATIENCE)
+
+
+def test_no_call_fails_as_a_replica_of_a_service_goes_silent(
+    client: Suite, addresses: dict[str, str], accounts_with: StartAccounts
+) -> None:
+    """Each call has ten seconds, in which the server makes its own again on the other replica."""
+    account = create_account(client)
+    with way_to(addresses["preferences"]) as way:
+        suite = accounts_with(f"{way.address},{addresses['preferences']}")
+        for _ in range(4):
+            assert get_account(suite, account.user.user_id) == account
+        assert way.connections == 1
+        way.silence()
+        for _ in range(4):
+            suite.accounts.UpdateUserAndPreferences(renaming(account.user))
+            get_account(suite, account.user.user_id)
+        assert eventually(lambda: way.connections == 2)
 
 
 @pytest.mark.usefixtures("short_pauses")

@@ -77,7 +77,7 @@ def test_a_server_asks_for_signs_of_life_and_lets_clients_ask_as_often_as_the_do
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.http2.ping_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+        "grpc.http2.min_ping_interval_without_data_ms": 500,
         "grpc.http2.bdp_probe": 0,
         "grpc.max_allowed_incoming_connections": connections.max_connections(settings),
         "grpc.max_connection_age_ms": 1_500,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ import grpc
 import pytest
 from cryptography import x509
 
-from handfast.client import TLS, Cancelled, Unavailable, aio, channel, replicas
+from handfast.client import TLS, Cancelled, Unavailable, aio, channel, options, replicas
 from handfast.client.replicas import Replicas
+from handfast.server.chassis.pipeline import pools
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.eventually import PATIENCE, eventually
 from tests.security.authority import Authority
@@ -83,6 +85,49 @@ def test_no_call_fails_as_a_replica_is_killed_and_another_comes_in_its_place() -
         assert second.is_called_again()
         with way_to(first.address, way.port):
             assert first.is_called_again()
+
+
+def test_no_call_fails_as_a_replica_goes_silent() -> None:
+    """Each call has ten seconds, in which it is made again on the other one."""
+    with (
+        started((), ()) as (first, second),
+        way_to(first.address) as way,
+        load_on(f"{way.address},{second.address}"),
+    ):
+        assert first.is_called_again()
+        connections = way.connections
+        way.silence()
+        assert second.is_called_again()
+        assert eventually(lambda: way.connections == 2 * connections)  # all clients have connected anew
+        assert first.is_called_again()
+
+
+def test_not_even_a_call_that_is_made_once_fails_as_a_replica_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "QUIET", 0.5)  # for a machine that pauses
+    with started((), ()) as (first, second):
+        address = f"{first.address},{second.address}"
+        with grpc.insecure_channel(Replicas(address).target, options.plain(address)) as opened:
+            users, over, outcomes = UserServiceStub(opened), threading.Event(), Counter[str]()
+
+            def call() -> None:
+                while not over.is_set():
+                    try:
+                        users.GetUser(ADA, timeout=PATIENCE)
+                    except grpc.RpcError as error:
+                        outcomes[str(error)] += 1
+
+            calling = [threading.Thread(target=call) for _ in range(4)]
+            for each in calling:
+                each.start()
+            for _ in range(2):
+                assert first.is_called_again()
+                first.stop()
+                assert second.is_called_again()
+                first.start_again()
+            over.set()
+            for each in calling:
+                each.join()
+    assert outcomes == Counter()
 
 
 class Names:

@@ -14,7 +14,7 @@ fails has begun to answer. What a service says in RetryInfo is left to the calle
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from handfast.client.addresses import hosts_of, is_on_this_machine, is_one_server
 
@@ -29,10 +29,25 @@ _HEALTH: dict[str, Any] = {"healthCheckConfig": {"serviceName": ""}}
 """Has gRPC watch the health of each server, once for each connection, and call none that is not SERVING
 (https://github.com/grpc/proposal/blob/master/A17-client-side-health-checking.md). The empty name is the server as a
 whole; one that has no health service is called all the same."""
-KEEPALIVE_TIME = 10.0
-"""Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
-KEEPALIVE_TIMEOUT = 10.0
-"""Seconds that its answer may take. Then the connection is given up, and calls go by a new one."""
+
+
+class Keepalive(NamedTuple):
+    """When a connection is given up (https://github.com/grpc/grpc/blob/master/doc/keepalive.md)."""
+
+    time: float
+    """Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
+    timeout: float
+    """Seconds that its answer may take. Then the connection is given up, and its calls end as UNAVAILABLE."""
+    max_pause: float
+    """Seconds between two attempts to connect to a server that cannot be reached, at the most."""
+
+
+OF_ONE = Keepalive(10.0, 10.0, 10.0)
+"""Of an address that stands for one server, without which its callers can do nothing."""
+OF_REPLICAS = Keepalive(1.0, 1.0, 1.0)
+"""Of an address that may stand for several. A call that meets a silent one is made again on another after two seconds,
+well before its deadline, and one that is back is called again before the next is restarted. A connection that carries
+calls is not asked; one that rests costs a server some 40 µs each second (measured)."""
 
 Options = tuple[tuple[str, str | int], ...]
 
@@ -63,18 +78,19 @@ def _balancing(address: str) -> dict[str, Any]:
 
 
 def _common(address: str, server_name: str | None) -> Options:
-    timeout_ms = int(KEEPALIVE_TIMEOUT * 1000)
+    keepalive = OF_ONE if is_one_server(address) else OF_REPLICAS
+    timeout_ms = int(keepalive.timeout * 1000)
     return (
         # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 10_000),
+        ("grpc.max_reconnect_backoff_ms", int(keepalive.max_pause * 1000)),
         # By default gRPC looks a name up at most every 30 seconds, when a connection breaks.
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         # A request is kept for its retries up to this size; the default would exclude the large ones.
         ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
-        # https://github.com/grpc/grpc/blob/master/doc/keepalive.md. Without calls, too, so that the first call after a
-        # pause does not have to find out, and as often as it takes: by default gRPC stops after two.
-        ("grpc.keepalive_time_ms", int(KEEPALIVE_TIME * 1000)),
+        # Without calls, too, so that the first call after a pause does not have to find out, and as often as it takes:
+        # by default gRPC stops after two.
+        ("grpc.keepalive_time_ms", int(keepalive.time * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
