@@ -359,8 +359,8 @@ def during_a_stop(bench: Bench, kind: str, id_: str) -> StatusCode:
     assert bench.scripted.entered.acquire(timeout=5)
     stopping = threading.Thread(target=bench.server.stop)
     stopping.start()
-    request = HealthCheckRequest()
-    assert eventually(lambda: bench.health.Check(request).status == HealthCheckResponse.NOT_SERVING)
+    assert eventually(lambda: bench.server._limiter.draining)
+    assert bench.health.Check(HealthCheckRequest()).status == HealthCheckResponse.NOT_SERVING
     code = bench.start_call(kind, "ok", id_=id_).outcome()
     bench.scripted.gate.set()
     assert before.outcome() is StatusCode.OK

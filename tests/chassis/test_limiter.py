@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import grpc
 import pytest
 
 from handfast.server.chassis.call import Call, Method, Pool, Refused
+from handfast.server.chassis.pipeline import pools
 from handfast.server.chassis.pipeline.pools import REFUSALS, Limiter, pool_of
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
 from tests.eventually import PATIENCE, eventually
@@ -104,25 +106,53 @@ def test_what_does_not_end_in_time_is_told(limiter: Limiter) -> None:
     assert limiter.drain([LARGE], 0.02)
 
 
-def test_to_drain_waits_for_callers_to_stop_coming_but_no_longer_than_it_was_told(limiter: Limiter) -> None:
-    limiter.drain([SMALL], 0)
+def test_a_server_that_stops_waits_for_callers_to_stop_coming_but_only_for_so_long(
+    limiter: Limiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     came: list[None] = []
     stop = threading.Event()
 
     def come() -> None:
         while not stop.wait(0.001):
-            acquired(limiter, SMALL)
+            acquired(limiter, LARGE)
             came.append(None)
 
     coming = threading.Thread(target=come)
     coming.start()
     assert eventually(lambda: came)
     before = len(came)
-    assert limiter.drain([SMALL], 0.3)  # all in flight have ended
+    limiter.wait_for_quiet(0.3)
     assert len(came) > before
-    stop.set()
-    coming.join()
-    assert limiter.drain([SMALL], PATIENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(pools, "PATIENCE", 0.1)
+        limiter.wait_for_quiet(PATIENCE)
+
+    monkeypatch.setattr(pools, "PATIENCE", PATIENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(pools, "QUIET", PATIENCE)  # or a machine that pauses were quiet
+        waiting = threading.Thread(target=limiter.wait_for_quiet, args=(PATIENCE,))
+        waiting.start()
+        before = len(came)
+        assert eventually(lambda: len(came) > before + 10)
+        assert waiting.is_alive()
+        stop.set()
+        coming.join()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+
+
+def test_where_nobody_comes_only_those_are_waited_for_who_may_not_know_yet(
+    limiter: Limiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PATIENCE", PATIENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(pools, "QUIET", PATIENCE)
+        limiter.wait_for_quiet(PATIENCE)
+        waiting = threading.Thread(target=limiter.wait_for_quiet, args=(PATIENCE, time.monotonic()))
+        waiting.start()
+        assert waiting.is_alive()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
 
 
 def test_a_call_that_is_refused_is_with_those_that_refuse() -> None:

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from handfast.server.chassis import Periodic, Pool
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
+from handfast.server.chassis.pipeline import pools
 from handfast.server.chassis.server import Server, Service, StartError
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
@@ -311,6 +312,52 @@ def test_health_tells_watchers_that_the_server_stops_and_lets_them_go(own: Runni
     own.server.stop()
     assert [reply.status for reply in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
     assert own.call_log(f"watch-{service}")["grpc.code"] == "OK"
+
+
+def test_who_watches_health_is_served_until_it_has_heard_that_the_server_stops(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = start(grace=PATIENCE)
+    monkeypatch.setattr(pools, "PATIENCE", PATIENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(pools, "QUIET", PATIENCE)
+        watch = own.health.Watch(health_pb2.HealthCheckRequest())
+        next(watch)
+        stopping = threading.Thread(target=own.server.stop)
+        stopping.start()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        own.get_user(lambda request, context: users_pb2.GetUserResponse())
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+
+
+def test_a_watch_does_not_end_before_the_calls_in_flight_do(start: StartServer, gate: threading.Event) -> None:
+    """Or clients of gRPC would begin another one at once, and so on."""
+    own = start(grace=PATIENCE)
+    entered = threading.Event()
+
+    def behavior(_request: object, _context: object) -> users_pb2.GetUserResponse:
+        entered.set()
+        gate.wait(PATIENCE)
+        return users_pb2.GetUserResponse()
+
+    own.servicer.behavior = behavior
+    held = own.stub.GetUser.future(users_pb2.GetUserRequest())
+    assert entered.wait(PATIENCE)
+    watches = [own.health.Watch(health_pb2.HealthCheckRequest())]
+    next(watches[0])
+    stopping = threading.Thread(target=own.server.stop)
+    stopping.start()
+    assert next(watches[0]).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watches.append(own.health.Watch(health_pb2.HealthCheckRequest()))
+    assert next(watches[1]).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    for _ in range(10):  # what it sends comes in order
+        own.health.Check(health_pb2.HealthCheckRequest())
+    assert [each.is_active() for each in watches] == [True, True]
+    gate.set()
+    held.result()
+    assert [list(each) for each in watches] == [[], []]
+    stopping.join(PATIENCE)
 
 
 def test_the_health_of_what_the_server_does_not_have_is_not_found(running: Running) -> None:

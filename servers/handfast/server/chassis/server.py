@@ -247,14 +247,19 @@ class Server:
     def stop(self) -> None:
         """Finishes what is in flight, for `grace` seconds at most, and closes. A handler that will not end is left."""
         grace = self.settings.grace
+        now = time.monotonic()
+        end = now + grace
         self._readiness.stop()
-        # New calls are refused before grpcio stops, which cancels those that come in that moment. Pools of their own
-        # follow: until then calls in flight may need them, as when a peer asks back.
-        end = time.monotonic() + grace
+        # Clients that watch health leave now. They are served until they have, so that no call of theirs is refused.
+        self._limiter.wait_for_quiet(grace, since_s=now if self._health.is_watched else 0.0)
+        # Others are refused before grpcio stops, which cancels what comes in that moment. Pools of their own follow:
+        # until then calls in flight may need them, as when a peer asks back.
         drained = all(self._limiter.drain(pools, end - time.monotonic()) for pools in self._draining)
         if not drained:
             self.canceller.interrupt_all()  # what waits is woken, and tells its caller to come again
             drained = self._limiter.drain([pool for pools in self._draining for pool in pools], _INTERRUPT_SECONDS)
+        self._limiter.wait_for_quiet(end - time.monotonic())
+        self._health.end_watches()  # or grpcio would wait for them
         if not self._grpc.stop(2 * _INTERRUPT_SECONDS).wait(_INTERRUPT_SECONDS if drained else 0):
             self._executor.server_stopped = True
             self._grpc.stop(0).wait(_INTERRUPT_SECONDS)

@@ -39,16 +39,13 @@ class UnknownService(NotFound):
 
 
 class Health(HealthServicer):
-    """The status of the server as a whole, under the empty name, and of each service. All begin as NOT_SERVING.
-
-    A Watch ends when the server stops; otherwise it would use up the time that calls in flight have to end.
-    """
+    """The status of the server as a whole, under the empty name, and of each service. All begin as NOT_SERVING."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._following = (health.OVERALL_HEALTH, READINESS, *services)
         self._statuses: dict[str, Any] = dict.fromkeys(self._following, HealthCheckResponse.NOT_SERVING)
         self._statuses[LIVENESS] = HealthCheckResponse.SERVING
-        self._stopping = False
+        self._is_settled = self._has_ended = False
         self._lock = threading.Lock()
         self._watchers: dict[Outlet, str] = {}  # each with what it watches
 
@@ -67,7 +64,7 @@ class Health(HealthServicer):
         watcher = Outlet(context)
         with self._lock:  # or news could come before what was before it
             watcher.send(self._news(request.service))
-            if self._stopping:
+            if self._has_ended:
                 watcher.end()
             else:
                 self._watchers[watcher] = request.service
@@ -76,20 +73,29 @@ class Health(HealthServicer):
         return iter(())
 
     def turn(self, *, serving: bool, for_good: bool = False) -> None:
-        """Turns everything SERVING or NOT_SERVING. What is turned `for_good` never changes again, and each watch ends
-        once that news has been sent."""
+        """Turns everything SERVING or NOT_SERVING. What is turned `for_good` never changes again."""
         status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         with self._lock:
-            if self._stopping:
+            if self._is_settled:
                 return
             before = self._statuses.copy()
             self._statuses |= dict.fromkeys(self._following, status)
-            self._stopping = for_good
+            self._is_settled = for_good
             for watcher, service in self._watchers.copy().items():
                 if self._statuses.get(service) != before.get(service):
                     watcher.send(self._news(service))
-                if for_good:
-                    watcher.end()
+
+    @property
+    def is_watched(self) -> bool:
+        return bool(self._watchers)
+
+    def end_watches(self) -> None:
+        """Each ends once its last news has been sent. For a server that takes no more calls: before, clients of gRPC
+        would watch again at once, without a pause."""
+        with self._lock:
+            self._has_ended = True
+            for watcher in self._watchers.copy():
+                watcher.end()
 
     def _forget(self, watcher: Outlet) -> None:
         self._watchers.pop(watcher, None)  # without the lock: on grpcio's polling thread nothing may wait

@@ -37,7 +37,9 @@ REFUSALS = Pool("refusals", 1, queue=None)
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The bounds, in seconds, of the buckets in which calls are counted by how long they took."""
 QUIET = 0.05
-"""Seconds without a new call after which a server that drains may expect no more."""
+"""Seconds without a new call after which a server that stops may expect no more."""
+PATIENCE = 1.0
+"""Seconds that it waits for that, at the most."""
 _TOKEN = "receive_request"  # of an operation that grpcio's state of a call waits for
 
 _log = structlog.get_logger()
@@ -77,12 +79,13 @@ class Limiter:
         self.awaited = self.in_flight.copy()
         """How many calls wait for their request. grpcio's polling thread changes it."""
         self.draining: frozenset[str] = frozenset()
-        self._last_refused = 0.0
+        self._last_arrived_s = 0.0  # of `time.monotonic()`
 
     def arrive(self, call: Call) -> bool:
         """Counts a call that arrives, on grpcio's polling thread. Where its pool has as many as it takes, or drains, it
         is refused: `call.refused` says why, and this returns False."""
         name = call.method.pool.name
+        self._last_arrived_s = call.arrived_monotonic_s
         self.methods[call.method].started += 1
         if self.in_flight[name] < self._limits[name] and name not in self.draining:
             return True
@@ -104,9 +107,7 @@ class Limiter:
         with self.lock:
             call.refused = why
             self.in_flight[REFUSALS.name] += 1
-            if why is Refused.STOPPING:
-                self._last_refused = time.monotonic()
-            elif why is Refused.OVERLOADED:
+            if why is Refused.OVERLOADED:
                 self.shed[call.method.pool.name] += 1
 
     def _refuse_for_room(self, call: Call) -> None:
@@ -125,17 +126,23 @@ class Limiter:
             counts.sent += call.sent
 
     def drain(self, pools: Collection[Pool], timeout: float) -> bool:
-        """Takes no more calls, and waits until those in flight have ended and callers have stopped coming. False where
-        some have not ended after `timeout` seconds.
-        """
+        """Takes no more calls, and waits until those in flight have ended. False where some have not after `timeout`
+        seconds."""
         names = {pool.name for pool in pools}
         self.draining |= names
         end = time.monotonic() + timeout
-        while (busy := any(map(self.in_flight.get, names))) or time.monotonic() < self._last_refused + QUIET:
+        while any(map(self.in_flight.get, names)):
             if time.monotonic() >= end:
-                return not busy
+                return False
             time.sleep(0.005)
         return True
+
+    def wait_for_quiet(self, timeout: float, since_s: float = 0.0) -> None:
+        """Waits until no call has come for `QUIET` seconds, those after `since_s` of `time.monotonic()`. Not for longer
+        than `timeout` and `PATIENCE` seconds: some callers come all the time."""
+        end = time.monotonic() + min(timeout, PATIENCE)
+        while (now := time.monotonic()) < end and now < max(self._last_arrived_s, since_s) + QUIET:
+            time.sleep(0.005)
 
 
 class CallExecutor(futures.Executor):
