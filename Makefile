@@ -29,7 +29,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
-.PHONY: test crash failover contend upgrade fuzz simulate mutate
+.PHONY: test crash failover replicas contend upgrade fuzz simulate mutate
 .PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
@@ -99,6 +99,9 @@ $(ETCD):
 
 $(HAPROXY):
 	tools/fetch-debian.sh haproxy /usr/sbin/haproxy $@
+
+replicas: $(INSTALLED) ## restart, kill, pause and cut off replicas under load (ARGS='--rounds 1')
+	@$(BIN)/python -m tests.replicas.run $(ARGS)
 
 contend: $(INSTALLED) ## let many clients update few accounts, and run transactions over them
 	$(BIN)/python -m tests.crashes.contend $(ARGS)

@@ -1,5 +1,6 @@
 """A way between client and server that can go silent, as a NAT does that forgot a connection: what was connected stays
-so and carries nothing any more, while new connections work.
+so and carries nothing any more, while new connections work. Or it is cut, as a cable is: nothing passes until it is
+mended.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Iterator
 
 
 class Way:
-    """A TCP proxy on loopback. `address` leads to the server; `connections` counts those that were made by it."""
+    """A TCP proxy on loopback. `address` leads to the server, which is HOST:PORT or a socket that is a file;
+    `connections` counts those that were made by it.
+    """
 
     def __init__(self, server: str, port: int = 0) -> None:
-        host, _, server_port = server.rpartition(":")
-        self._server = (host, int(server_port))
+        self._server = server
         self._listener = socket.create_server(("127.0.0.1", port))
         self._silent = threading.Event()  # of the connections there are
+        self._whole = threading.Event()
+        self._whole.set()
         self._sockets: list[socket.socket] = []
         self.port = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
@@ -29,7 +33,16 @@ class Way:
         self._silent.set()
         self._silent = threading.Event()
 
+    def cut(self) -> None:
+        """Nothing passes any more, by no connection, and neither end is told."""
+        self._whole.clear()
+
+    def mend(self) -> None:
+        """What was sent meanwhile arrives, as TCP sends it again."""
+        self._whole.set()
+
     def close(self) -> None:
+        self._whole.set()
         for each in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):  # the other end was faster
                 each.shutdown(socket.SHUT_RDWR)
@@ -39,20 +52,34 @@ class Way:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._server)
+                try:
+                    server = self._connect()
+                except OSError:  # nobody is there
+                    client.close()
+                    continue
                 self._sockets += (client, server)
                 self.connections += 1
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=_forward, args=(source, target, self._silent), daemon=True).start()
+                    threading.Thread(target=self._forward, args=(source, target, self._silent), daemon=True).start()
 
+    def _connect(self) -> socket.socket:
+        if self._server.startswith("/"):
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            return server
+        host, _, port = self._server.rpartition(":")
+        return socket.create_connection((host, int(port)))
 
-def _forward(source: socket.socket, target: socket.socket, silent: threading.Event) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            if not silent.is_set():
-                target.sendall(data)
+    def _forward(self, source: socket.socket, target: socket.socket, silent: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._whole.wait()
+                if not silent.is_set():
+                    target.sendall(data)
+        self._whole.wait()
         if not silent.is_set():
-            target.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # closed
+                target.shutdown(socket.SHUT_WR)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from handfast.users.v1.users_pb2 import (
     User,
 )
 from tests.crashes.history import Event
-from tests.crashes.transactions import Refused, Transactions
+from tests.crashes.transactions import TIMEOUT, Refused, Transactions
 from tests.crashes.worker import Worker
 from tests.crashes.world import GONE, PAIRS, Seen, World, text
 from tests.serializability.history import Outcome, Read, Write
@@ -61,15 +61,22 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Client(Worker):
-    """Works until `stopping` is set. `history` is shared by all clients."""
+    """Works until `stopping` is set. `history` is shared by all clients. Each transaction has `timeout` seconds."""
 
     def __init__(
-        self, name: str, suite: Suite, world: World, history: list[Event], stopping: threading.Event, seed: str
+        self,
+        name: str,
+        suite: Suite,
+        world: World,
+        history: list[Event],
+        stopping: threading.Event,
+        seed: str,
+        timeout: float = TIMEOUT,
     ) -> None:
         super().__init__(name)
         self._suite, self._world, self._history, self._stopping = suite, world, history, stopping
         self._random = random.Random(f"{seed} {name}")
-        self._transactions = Transactions(suite, world, self._random, self._mark)
+        self._transactions = Transactions(suite, world, self._random, self._mark, timeout)
         self._count = 0
         self._alive: list[str] = []
         self._spare_email = ""

@@ -78,8 +78,10 @@ class Transactions:
     knows.
     """
 
-    def __init__(self, suite: Suite, world: World, chance: random.Random, mark: Callable[[], str]) -> None:
-        self._suite, self._world, self._random, self._mark = suite, world, chance, mark
+    def __init__(
+        self, suite: Suite, world: World, chance: random.Random, mark: Callable[[], str], timeout: float = TIMEOUT
+    ) -> None:
+        self._suite, self._world, self._random, self._mark, self._timeout = suite, world, chance, mark, timeout
 
     def read(self, seen: Seen) -> None:
         self._once(seen, self._work(writes=0))
@@ -95,11 +97,11 @@ class Transactions:
             seen.operations.clear()
             work(tx, seen)
 
-        transact(self._suite, attempt, TIMEOUT)
+        transact(self._suite, attempt, self._timeout)
 
     def _once(self, seen: Seen, work: Callable[[Transaction, Seen], None]) -> None:
         """Gives it up now and then."""
-        tx = self._suite.transaction(timeout=TIMEOUT)
+        tx = self._suite.transaction(timeout=self._timeout)
         try:
             with tx:
                 work(tx, seen)

@@ -7,14 +7,16 @@ import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
+import sqlalchemy as sa
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from handfast.client import Suite, connect
-from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.supervisor import HANDFAST
@@ -22,10 +24,39 @@ from handfast.server.suite import SuiteSettings
 from tests.calls import bare_channel
 from tests.cli.processes import CLEAN
 from tests.eventually import eventually
+from tests.silence import Way
 
 NAMES = ("users", "preferences", "accounts")
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 START_S = 60.0
 STOP_S = 30.0
+
+
+class Cable:
+    """What leads from callers to a server at `address`, and from it to its database at `database_url`. Who goes by the
+    cable goes by those of the same name here.
+    """
+
+    def __init__(self, address: str, database_url: str) -> None:
+        url = sa.make_url(database_url)
+        self._ways = [Way(address), Way(f"{url.query['host']}/.s.PGSQL.5432")]
+        to_server, to_database = self._ways
+        self.address = to_server.address
+        by_cable = url.set(host="127.0.0.1", port=to_database.port, query={})
+        self.database_url = by_cable.render_as_string(hide_password=False)
+
+    def pull(self) -> None:
+        """Both ends of every connection are there, and hear nothing of each other."""
+        for way in self._ways:
+            way.cut()
+
+    def plug_in(self) -> None:
+        for way in self._ways:
+            way.mend()
+
+    def close(self) -> None:
+        for way in self._ways:
+            way.close()
 
 
 class Server:
@@ -112,21 +143,30 @@ def stop(servers: Iterable[Server]) -> None:
 
 class Replicas:
     """So many servers of each kind, which call each other, and are called, by lists of all replicas. `settings` are
-    further variables of all of them.
+    further variables of all of them. With `cables`, the last one of each kind is on a cable that can be pulled.
     """
 
     def __init__(
-        self, count: int, folder: Path, databases: Mapping[str, str], settings: Mapping[str, str] | None = None
+        self,
+        count: int,
+        folder: Path,
+        databases: Mapping[str, str],
+        settings: Mapping[str, str] = NO_SETTINGS,
+        *,
+        cables: bool = False,
     ) -> None:
         places = [on_this_machine(free_first_port()) for _ in range(count)]
-        self.addresses = {name: ",".join(place[name] for place in places) for name in NAMES}
-        environment = {**CLEAN, **databases, "HANDFAST_MIGRATE": "true", **(settings or {})}
+        urls = {name: SuiteSettings.variable(name, "database_url") for name in NAMES}
+        self.cables = {name: Cable(places[-1][name], databases[urls[name]]) for name in NAMES if cables}
+        """By the name of the server."""
+        reached = [*places[:-1], places[-1] | {name: cable.address for name, cable in self.cables.items()}]
+        self.addresses = {name: ",".join(place[name] for place in reached) for name in NAMES}
+        environment = {**CLEAN, **databases, "HANDFAST_MIGRATE": "true", **settings}
         environment |= {SuiteSettings.variable(name, f"{name}_address"): self.addresses[name] for name in NAMES}
+        by_cable = {urls[name]: cable.database_url for name, cable in self.cables.items()}
+        environments = [*([environment] * (count - 1)), environment | by_cable]
         self.of: Mapping[str, Sequence[Server]] = {
-            name: [
-                Server(name, place[name], environment, folder / f"{name}-{number}.log")
-                for number, place in enumerate(places)
-            ]
+            name: [Server(name, places[n][name], environments[n], folder / f"{name}-{n}.log") for n in range(count)]
             for name in NAMES
         }
 
@@ -139,8 +179,12 @@ class Replicas:
         start(self.servers)
 
     def stop(self) -> None:
+        for cable in self.cables.values():
+            cable.plug_in()
         stop(self.servers)
+        for cable in self.cables.values():
+            cable.close()
 
-    def connect(self, timeout: float = DEFAULT_TIMEOUT) -> Suite:
+    def connect(self, timeout: float = DEFAULT_TIMEOUT, interceptors: Sequence[Interceptor] = ()) -> Suite:
         """A client that calls all of them in turn."""
-        return connect(*self.addresses.values(), timeout=timeout)
+        return connect(*self.addresses.values(), timeout=timeout, interceptors=interceptors)
