@@ -14,14 +14,20 @@ import sqlalchemy as sa
 
 from handfast.server.accounts import tables
 from handfast.server.accounts.server import SCHEMA
+from handfast.server.chassis.clock import now
 from handfast.server.chassis.data import sqlite
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
 from handfast.server.transactions import lost as lost_module
 from handfast.server.transactions.coordinator import notifier as notifier_module
-from handfast.server.transactions.coordinator.decision_store import DecisionStore
-from handfast.server.transactions.coordinator.notifier import BATCH, LONGEST_WITHOUT_WHOLE_PASS, DecisionNotifier
+from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
+from handfast.server.transactions.coordinator.notifier import (
+    BATCH,
+    LEFT_US,
+    LONGEST_WITHOUT_WHOLE_PASS,
+    DecisionNotifier,
+)
 from handfast.server.transactions.core.model import Decision, Outcome
 from handfast.transactions.v1 import transactions_pb2 as pb
 from tests.eventually import eventually
@@ -89,7 +95,7 @@ class ConfirmingOne(Confirming):
 @pytest.fixture
 def decisions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecisionStore]:
     monkeypatch.setattr(sqlite, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 0.0)
     database = Database(database_url)
     upgrade(database, SCHEMA)
     yield DecisionStore(database, tables.coordinator)
@@ -131,7 +137,7 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
     id_ = new_id()
     decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "preferences": 1}))
     stubs: Any = {"users": Confirming(), "preferences": Confirming()}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     with locked_from_outside(database_url) as end_who_waits:
         notifier.start()
         assert eventually(lambda: end_who_waits() or failures)
@@ -144,6 +150,11 @@ def test_a_confirmation_that_could_not_be_stored_is_stored_later(
     assert found[id_].finish_time is not None
 
 
+def notifier_of(decisions: DecisionStore, stubs: Any) -> DecisionNotifier:
+    """By its clock, each decision is so old that another replica has left it."""
+    return DecisionNotifier(decisions, stubs, lambda: now() + LEFT_US)
+
+
 def unfinished(decisions: DecisionStore) -> int:
     """How many there are."""
     with decisions.database.read() as connection:
@@ -151,10 +162,12 @@ def unfinished(decisions: DecisionStore) -> int:
 
 
 def commit(decisions: DecisionStore, count: int) -> list[str]:
-    ids = [new_id() for _ in range(count)]
-    for id_ in ids:
-        decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
-    return ids
+    return [decide(decisions).decision.transaction_id for _ in range(count)]
+
+
+def decide(decisions: DecisionStore, *participants: str) -> DecisionRow:
+    """Commits a transaction of these, or of users."""
+    return decisions.decide(Decision(new_id(), Outcome.COMMITTED, dict.fromkeys(participants or ["users"], 1)))
 
 
 def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
@@ -163,7 +176,7 @@ def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
     (lost,) = commit(decisions, 1)
     users = Losing([lost])
     stubs: Any = {"users": users}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     users_notifier = notifier.by_participant["users"]
     users_notifier.run_once()
     for count, pause in enumerate((5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600), start=1):
@@ -178,7 +191,7 @@ def test_a_decision_that_a_participant_lost_is_sent_again_after_growing_pauses(
     users._lost = []
     users_notifier.run_once()
     assert unfinished(decisions) == 0
-    users_notifier.wake(everything=True)
+    users_notifier.tell_all()
     users_notifier.run_once()
     assert notifier.lost == 0
 
@@ -189,18 +202,18 @@ def test_many_that_are_lost_are_not_read_in_every_pass(
     lost = commit(decisions, 2 * BATCH)
     users = Losing(lost)
     stubs: Any = {"users": users}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     users_notifier = notifier.by_participant["users"]
     pages: list[str] = []
     read = decisions.unfinished
 
-    def page(after: str, limit: int) -> list[Decision]:
+    def page(after: str, limit: int) -> list[DecisionRow]:
         pages.append(after)
         return read(after, limit)
 
     monkeypatch.setattr(decisions, "unfinished", page)
     users_notifier.run_once()
-    users_notifier.wake(everything=True)
+    users_notifier.tell_all()
     users_notifier.run_once()
     assert sorted(users.notified) == lost
     assert pages == 2 * ["", lost[BATCH - 1], lost[-1]]
@@ -221,7 +234,7 @@ def test_a_participant_that_is_gone_for_good_is_not_waited_for_once_its_loss_is_
     id_ = new_id()
     decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1, "gone": 1}))
     stubs: Any = {"users": Confirming()}
-    users_notifier = DecisionNotifier(decisions, stubs).by_participant["users"]
+    users_notifier = notifier_of(decisions, stubs).by_participant["users"]
     users_notifier.run_once()
     assert unfinished(decisions) == 1
     decisions.accept_loss(id_, ["gone"])
@@ -235,14 +248,14 @@ def test_what_an_answer_leaves_out_is_sent_again_and_not_taken_as_confirmed(deci
         decisions.decide(Decision(id_, Outcome.COMMITTED, {"users": 1}))
     users = ConfirmingOne(confirmed)
     stubs: Any = {"users": users}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     notifier.start()
     try:
         assert eventually(lambda: users.notified.count(left_out) >= 3)
     finally:
         notifier.stop(10)
     assert users.notified.count(confirmed) == 1
-    assert [decision.transaction_id for decision in decisions.unfinished("", 10)] == [left_out]
+    assert [row.decision.transaction_id for row in decisions.unfinished("", 10)] == [left_out]
 
 
 def test_a_participant_is_notified_once_and_only_of_what_it_has_a_part_in(decisions: DecisionStore) -> None:
@@ -251,7 +264,7 @@ def test_a_participant_is_notified_once_and_only_of_what_it_has_a_part_in(decisi
         decisions.decide(Decision(id_, Outcome.COMMITTED, branches))
     users = Losing([])
     stubs: Any = {"users": users, "preferences": Confirming()}
-    users_notifier = DecisionNotifier(decisions, stubs).by_participant["users"]
+    users_notifier = notifier_of(decisions, stubs).by_participant["users"]
     users_notifier.run_once()
     users_notifier.run_once()  # `shared` is not finished, since preferences have not confirmed
     assert users.notified == [ours, shared]
@@ -268,6 +281,17 @@ class Recording(Confirming):
         return super().FinishTransactions(request, timeout)
 
 
+class Away(Recording):
+    """Stands for a participant that cannot be reached, until it is back."""
+
+    is_back = False
+
+    def FinishTransactions(self, request: pb.FinishTransactionsRequest, timeout: float) -> Any:
+        if not self.is_back:
+            raise ConnectionError
+        return super().FinishTransactions(request, timeout)
+
+
 @pytest.fixture
 def gathers_for_long(decisions: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifier_module, "LOOK_AGAIN", 3600.0)
@@ -279,12 +303,11 @@ def gathers_for_long(decisions: DecisionStore, monkeypatch: pytest.MonkeyPatch) 
 def test_decisions_are_gathered_until_a_batch_is_full(decisions: DecisionStore) -> None:
     users = Recording()
     stubs: Any = {"users": users}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     notifier.start()
     try:
         for _ in range(3):
-            commit(decisions, 1)
-            notifier.wake()
+            notifier.decided(decide(decisions))
         assert eventually(lambda: unfinished(decisions) == 0)
         assert users.sizes == [3]
     finally:
@@ -295,12 +318,66 @@ def test_decisions_are_gathered_until_a_batch_is_full(decisions: DecisionStore) 
 def test_what_was_gathered_is_sent_before_the_notifier_stops(decisions: DecisionStore) -> None:
     users = Recording()
     stubs: Any = {"users": users}
-    notifier = DecisionNotifier(decisions, stubs)
+    notifier = notifier_of(decisions, stubs)
     notifier.start()
-    commit(decisions, 1)
-    notifier.wake()
+    notifier.decided(decide(decisions))
     notifier.stop(10)
     assert users.sizes == [1]
+    assert unfinished(decisions) == 0
+
+
+@pytest.fixture
+def of_two_replicas(decisions: DecisionStore) -> tuple[DecisionNotifier, DecisionNotifier, Losing]:
+    """Notifiers that have begun, and the participant of both."""
+    users = Losing([])
+    stubs: Any = {"users": users}
+    one, other = (DecisionNotifier(decisions, stubs) for _ in range(2))
+    for notifier in (one, other):
+        notifier.by_participant["users"].run_once()
+    return one, other, users
+
+
+def test_what_one_replica_decides_it_tells_and_no_other(
+    of_two_replicas: tuple[DecisionNotifier, DecisionNotifier, Losing], decisions: DecisionStore
+) -> None:
+    one, other, users = of_two_replicas
+    row = decide(decisions)
+    one.decided(row)
+    other.by_participant["users"].run_once()
+    assert users.notified == []
+    one.by_participant["users"].run_once()
+    other.by_participant["users"].run_once()
+    assert users.notified == [row.decision.transaction_id]
+    assert unfinished(decisions) == 0
+
+
+def test_what_one_replica_has_left_another_tells(
+    of_two_replicas: tuple[DecisionNotifier, DecisionNotifier, Losing],
+    decisions: DecisionStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, other, users = of_two_replicas
+    row = decide(decisions)
+    other.by_participant["users"].run_once()
+    assert users.notified == []
+    monkeypatch.setattr(notifier_module, "LEFT_US", -1)
+    other.by_participant["users"].run_once()
+    assert users.notified == [row.decision.transaction_id]
+    assert unfinished(decisions) == 0
+
+
+def test_what_a_replica_could_not_tell_it_tells_when_the_participant_is_back(decisions: DecisionStore) -> None:
+    users = Away()
+    stubs: Any = {"users": users}
+    notifier = DecisionNotifier(decisions, stubs)
+    notifier.by_participant["users"].run_once()
+    for _ in range(2):
+        notifier.decided(decide(decisions))
+        with pytest.raises(ConnectionError):
+            notifier.by_participant["users"].run_once()
+    users.is_back = True
+    notifier.by_participant["users"].run_once()
+    assert users.sizes == [2]
     assert unfinished(decisions) == 0
 
 
@@ -312,7 +389,7 @@ def test_decisions_that_wait_for_who_is_not_configured_are_counted_by_participan
 
     def waiting() -> dict[str, int]:
         with decisions.database.read() as connection:
-            return dict(DecisionNotifier(decisions, stubs).unconfigured(connection))
+            return dict(notifier_of(decisions, stubs).unconfigured(connection))
 
     stubs: Any = {"users": Confirming()}
     wait_for(Outcome.COMMITTED, "users")
@@ -332,6 +409,6 @@ def test_a_rollback_does_not_wait_for_who_is_not_configured(decisions: DecisionS
     decisions.decide(Decision(new_id(), Outcome.ABORTED, {"gone": 0}))
     users = Recording()
     stubs: Any = {"users": users}
-    DecisionNotifier(decisions, stubs).by_participant["users"].run_once()
+    notifier_of(decisions, stubs).by_participant["users"].run_once()
     assert unfinished(decisions) == 0
     assert users.sizes == [1]

@@ -208,10 +208,8 @@ class Coordinator:
     def _store(self, decision: Decision, answer: StoredReply | None) -> Decision:
         """Raises IntegrityError, with nothing stored, where there is an answer to the request id already."""
         insert = partial(self._insert, decision=decision, answer=answer)
-        try:
-            row = self._decisions.database.write(insert, one_statement=answer is None)
-        finally:
-            self._notifier.wake()
+        row = self._decisions.database.write(insert, one_statement=answer is None)
+        self._notifier.decided(row)
         self._decisions.observe(row)
         return row.decision
 

@@ -129,10 +129,10 @@ class DecisionStore(Prunable):
             waiting.update(dict.fromkeys(rules.waits_for(alike, configured) - configured, row.count_))
         return waiting
 
-    def unfinished(self, after: str, limit: int) -> list[Decision]:
+    def unfinished(self, after: str, limit: int) -> list[DecisionRow]:
         """The oldest decisions that some participant has not confirmed, from after the transaction `after` on."""
         with self.database.read() as connection:
-            return [_decision_row(row).decision for row in self._unfinished.all(connection, after=after, limit_=limit)]
+            return [_decision_row(row) for row in self._unfinished.all(connection, after=after, limit_=limit)]
 
     def mark_finished(self, transaction_ids: Collection[str]) -> None:
         """What another replica has marked already stays as it is."""

@@ -1,8 +1,9 @@
 """Notifies participants of what was decided, in the background and in batches (rule 5).
 
-What is left to do is read from the decisions in the database, so nothing depends on one process: the notifier of any
-replica, or of a server that starts again, continues where another one stopped. Finishing is idempotent, so two of them
-do no harm. Each participant has a thread of its own: one that is away, or slow, delays no other.
+Each replica tells what it has decided itself, from memory. About once a second it also looks at the decisions in the
+database for what was left, by a replica that died or because a participant was away. So nothing depends on one process,
+and replicas do not repeat each other's work. Finishing is idempotent, so where two of them tell the same, that does no
+harm. Each participant has a thread of its own: one that is away, or slow, delays no other.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import sqlalchemy as sa
 import structlog
 
 from handfast.client.errors import ServiceError
+from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors.mapping import cause_for_log
 from handfast.server.transactions import wire
-from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import WrongParticipant
 from handfast.server.transactions.core import coordinator as rules
 from handfast.server.transactions.core.model import Decision
@@ -28,7 +30,7 @@ from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStu
 
 # In seconds.
 GATHER = 0.05  # at the most, before a batch goes out: a large batch costs far less than many small ones
-LOOK_AGAIN = 1.0  # after which to look for decisions that another process left
+LOOK_AGAIN = 1.0  # after which to look for decisions that were left
 LONGEST_WITHOUT_WHOLE_PASS = 60.0
 TIMEOUT = 10.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
@@ -37,6 +39,10 @@ SHARE_OF_WHOLE_PASSES = 0.01
 """How much of the time may go to passes through all unfinished decisions, those that wait for an operator included."""
 BATCH = 100
 """Decisions sent at once: few enough that other writes of the participant get their turn."""
+MOST_KEPT = 10 * BATCH
+"""Decisions of this replica that wait in memory. Those beyond are found in the database."""
+LEFT_US = 2 * MICROSECONDS_PER_SECOND
+"""At this age a decision counts as left. One that is younger is told by the replica that has made it."""
 
 WRONG_ADDRESS = "at the address of a participant there is another one; trying again"
 UNCONFIGURED = "decisions wait for a participant that is not configured"
@@ -49,13 +55,16 @@ _log = structlog.get_logger()
 
 
 class DecisionNotifier:
-    """Runs between `start` and `stop`; `wake` says that a decision was made."""
+    """Runs between `start` and `stop`; `decided` says that a decision was made here."""
 
-    def __init__(self, decisions: DecisionStore, participants: Mapping[str, ParticipantServiceStub]) -> None:
+    def __init__(
+        self, decisions: DecisionStore, participants: Mapping[str, ParticipantServiceStub], clock: Clock = now
+    ) -> None:
         confirmations = _Confirmations(decisions, participants.keys())
         self._decisions = decisions
         self.by_participant = {
-            name: ParticipantNotifier(name, stub, decisions, confirmations) for name, stub in participants.items()
+            name: ParticipantNotifier(name, stub, decisions, confirmations, clock)
+            for name, stub in participants.items()
         }
 
     @property
@@ -80,10 +89,16 @@ class DecisionNotifier:
         for notifier in self.by_participant.values():
             notifier.start()
 
-    def wake(self, *, everything: bool = False) -> None:
-        """`everything`: what waits for an operator is to be sent again, too."""
+    def decided(self, row: DecisionRow) -> None:
+        """A decision stands, and is to be told unless it is finished."""
+        if row.finish_time is None:
+            for participant in row.decision.branches.keys() & self.by_participant.keys():
+                self.by_participant[participant].decided(row.decision)
+
+    def tell_all(self) -> None:
+        """Has everything sent again that is not finished, what waits for an operator included."""
         for notifier in self.by_participant.values():
-            notifier.wake(everything=everything)
+            notifier.tell_all()
 
     def stop(self, timeout: float) -> None:
         """Ends within `timeout` seconds. What is not finished then is finished by the next server that starts."""
@@ -144,25 +159,35 @@ class ParticipantNotifier(threading.Thread):
     """Notifies one participant."""
 
     def __init__(
-        self, participant: str, stub: ParticipantServiceStub, decisions: DecisionStore, confirmations: _Confirmations
+        self,
+        participant: str,
+        stub: ParticipantServiceStub,
+        decisions: DecisionStore,
+        confirmations: _Confirmations,
+        clock: Clock,
     ) -> None:
         super().__init__(name=f"notifier-{participant}", daemon=True)
         self._participant, self._stub = participant, stub
-        self._decisions, self._confirmations = decisions, confirmations
+        self._decisions, self._confirmations, self._clock = decisions, confirmations, clock
         self.lost = Lost()
         self._woken = threading.Condition()
-        self._new_decisions = 0  # since the last pass began
+        self._new: list[Decision] = []  # decided here, and not told yet
         self._stopping = False
+        self._everything = True  # at its start, whatever there is was left
+        self._look_at = self._whole_pass_at = 0.0
         self._idle_until = ""
-        self._whole_pass_at = 0.0
 
-    def wake(self, *, everything: bool = False) -> None:
+    def decided(self, decision: Decision) -> None:
         with self._woken:
-            if everything:
-                self._whole_pass_at = 0.0
-            self._new_decisions += 1
-            if self._new_decisions in (1, BATCH):
+            if len(self._new) < MOST_KEPT:
+                self._new.append(decision)
+            if len(self._new) in (1, BATCH):
                 self._woken.notify()
+
+    def tell_all(self) -> None:
+        with self._woken:
+            self._everything = True
+            self._woken.notify()
 
     def stop(self) -> None:
         """Ends after one more pass, for what was decided meanwhile."""
@@ -205,37 +230,54 @@ class ParticipantNotifier(threading.Thread):
         go on at the same times, since those of one transaction then mark it as finished together with many others.
         """
         with self._woken:
-            self._woken.wait_for(lambda: self._new_decisions or self._stopping, LOOK_AGAIN)
+            self._woken.wait_for(self._has_work, max(0.0, self._look_at - time.monotonic()))
             until_next_time = GATHER - time.monotonic() % GATHER
-            self._woken.wait_for(lambda: self._new_decisions >= BATCH or self._stopping, until_next_time)
-            self._new_decisions = 0
+            self._woken.wait_for(lambda: len(self._new) >= BATCH or self._stopping, until_next_time)
             return self._stopping
 
+    def _has_work(self) -> bool:
+        return bool(self._new) or self._everything or self._stopping or time.monotonic() >= self._look_at
+
     def run_once(self) -> None:
-        """One pass through the unfinished decisions, the oldest first. Many of them may be lost, and wait for an
-        operator; most passes begin after those, or they would cost more than all the rest.
+        """One pass: tells what was decided here, and looks for what was left when it is time to."""
+        with self._woken:
+            new, self._new = self._new, []
+        for start in range(0, len(new), BATCH):
+            try:
+                self._tell(new[start : start + BATCH])
+            except Exception:
+                with self._woken:
+                    self._new = [*new[start:], *self._new][:MOST_KEPT]
+                raise
+        everything, self._everything = self._everything, False
+        if everything or time.monotonic() >= self._look_at:
+            try:
+                self._look(everything)
+            except Exception:
+                self._everything |= everything
+                raise
+            self._look_at = time.monotonic() + LOOK_AGAIN
+
+    def _look(self, everything: bool) -> None:
+        """Goes through the unfinished decisions, the oldest first, and tells those that were left, or all. Many of them
+        may be lost, and wait for an operator; most passes begin after those, or they would cost more than all the rest.
         """
         began = time.monotonic()
-        whole = began >= self._whole_pass_at
+        whole = everything or began >= self._whole_pass_at
         if whole:
             self._idle_until = ""
         after, unfinished = self._idle_until, set[str]()
         idle = whole
         while True:
-            decisions = self._decisions.unfinished(after, BATCH)
-            unfinished.update(decision.transaction_id for decision in decisions)
-            due = {
-                decision.transaction_id: decision
-                for decision in self._confirmations.missing(decisions, self._participant)
-                if self._participant in decision.loss_accepted or not self.lost.waits(decision.transaction_id)
-            }
-            if due:
-                self._notify(due)
-            stored = self._confirmations.store(decisions)
-            if len(decisions) < BATCH:
+            rows = self._decisions.unfinished(after, BATCH)
+            unfinished.update(row.decision.transaction_id for row in rows)
+            left_before_us = self._clock() - LEFT_US
+            left = [row.decision for row in rows if everything or row.decide_time < left_before_us]
+            told = self._tell(left)
+            if len(rows) < BATCH:
                 break
-            after = decisions[-1].transaction_id
-            idle = idle and not due and not stored
+            after = rows[-1].decision.transaction_id
+            idle = idle and not told and len(left) == len(rows)
             if idle:
                 self._idle_until = after
         if whole:
@@ -243,6 +285,18 @@ class ParticipantNotifier(threading.Thread):
             self.lost.keep(unfinished)
             ended = time.monotonic()
             self._whole_pass_at = ended + min((ended - began) / SHARE_OF_WHOLE_PASSES, LONGEST_WITHOUT_WHOLE_PASS)
+
+    def _tell(self, decisions: Sequence[Decision]) -> bool:
+        """Notifies the participant of those that it has not confirmed, and marks those as finished that all have.
+        Returns whether there was anything to do."""
+        due = {
+            decision.transaction_id: decision
+            for decision in self._confirmations.missing(decisions, self._participant)
+            if self._participant in decision.loss_accepted or not self.lost.waits(decision.transaction_id)
+        }
+        if due:
+            self._notify(due)
+        return self._confirmations.store(decisions) or bool(due)
 
     def _notify(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(

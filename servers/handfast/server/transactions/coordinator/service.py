@@ -175,7 +175,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
             case rules.Verdict.COMMITTED_OTHERWISE:
                 raise errors.CommitChanged(decision.transaction_id, standing.decision.branches)
             case rules.Verdict.AS_ASKED:
-                self._notifier.wake()
+                self._notifier.decided(standing)
                 return self._message(standing)
 
     def AcceptLoss(self, request: pb.AcceptLossRequest, context: grpc.ServicerContext) -> pb.AcceptLossResponse:
@@ -192,7 +192,7 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
                 if participant not in found[transaction_id].decision.branches:
                     violations.add(f"participants[{index}]", "has no part in what was decided")
         row = self._decisions.accept_loss(transaction_id, request.participants)
-        self._notifier.wake(everything=True)
+        self._notifier.tell_all()
         return pb.AcceptLossResponse(transaction=self._message(row or found[transaction_id]))
 
     def GetTransaction(
