@@ -27,6 +27,7 @@ COMMANDS = [
     ("help",),
     ("serve",),
     ("serve", "accounts"),
+    ("health",),
     ("demo",),
     ("dev-credentials",),
     ("dev-token",),

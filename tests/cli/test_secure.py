@@ -253,6 +253,14 @@ def test_operators_see_transactions(handfast: Handfast, suite: Process, credenti
     assert "transactions.operate" in refused.stderr
 
 
+def test_its_health_is_for_those_with_a_certificate(
+    handfast: Handfast, suite: Process, credentials: DevCredentials
+) -> None:
+    users = suite.addresses["users"]
+    assert handfast("health", users, **credentials.of_client()) == Result(0, "SERVING\n", "")
+    assert handfast("health", users, HANDFAST_CA=str(credentials.ca)).status == 1
+
+
 def test_metrics_are_for_those_with_a_certificate(suite: Process, credentials: DevCredentials) -> None:
     context = ssl.create_default_context(cafile=str(credentials.ca))
     context.load_cert_chain(credentials.certificate(CLIENT), credentials.key(CLIENT))

@@ -86,6 +86,26 @@ def migrate(servers: Sequence[str], dry_run: bool, to: str | None, database_url:
     run(servers, to, dry_run, database_url)
 
 
+@handfast.command()
+@click.argument("address")
+@click.option("--service", default="", metavar="NAME", help="one of its services  [default: the server as a whole]")
+@click.option("--timeout", type=FloatRange(0, min_open=True), default=1.0, metavar="SECONDS", help="to wait  [default: 1]")
+@failing_as("handfast: health")
+def health(address: str, service: str, timeout: float) -> int:
+    """Ask the server at ADDRESS whether it serves. The exit status is 0 if it does, and else 1.
+
+    A service is handfast.users.v1.UserService and so on; liveness asks only whether the server can answer. HANDFAST_CA,
+    HANDFAST_CERTIFICATE, HANDFAST_KEY and HANDFAST_SERVER_NAME are for servers with TLS, as for all clients.
+    """
+    from handfast.server.cli.installed import missing, why_missing
+
+    if lacking := missing():
+        raise Failure(why_missing(lacking))
+    from handfast.server.cli.health import run
+
+    return run(address, service, timeout)
+
+
 @handfast.command(params=[*ADDRESS_SETTINGS])
 @click.option("--secure", is_flag=True, help="on a suite of its own, which takes TLS and tokens as `up --secure` does")
 @failing_as("handfast: demo")
