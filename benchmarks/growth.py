@@ -110,13 +110,13 @@ def needs(load: Load, costs: Costs, plan: Plan) -> Needs:
     needed = processors(costs.server_us)
     machines = max(2, math.ceil(needed / plan.machine_processors) + 1)
     servers = max(2 * len(DATABASES), machines * math.ceil(needed / (machines - 1)))
-    answers = per_day["write"] + 2 * per_day["atomic"]  # kept as long as decisions: a day
+    answers = per_day["write"] + per_day["atomic"]  # kept as long as decisions: a day
     branches = at_peak["atomic"] * HOUR_S * len(PARTICIPANTS)
     return Needs(
         calls_per_second=sum(at_peak.values()),
         servers=servers,
         machines=machines,
-        connections=servers * (ServerSettings.threads + BESIDE_CALLS),
+        connections=servers * (ServerSettings.threads + BESIDE_CALLS + 1),  # the last one is of probes
         database_processors=processors(costs.database_us),
         log_bytes_per_second=sum(calls * costs.log_bytes[kind] for kind, calls in at_peak.items()),
         stored_bytes=load.users * costs.user_bytes

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from handfast.server.process.settings import sqlite_url
 from tests.cli.processes import Result
+from tests.databases.postgresql import PostgreSQL
 from tests.project.commands import ROOT
 
 Run = Callable[..., Result]
@@ -52,6 +55,27 @@ def test_a_dry_run_tells_each_revision_in_words(handfast: Run, tmp_path: Path) -
         "its schema is 0004, and 0005 is needed: run `handfast migrate users`, or start with --migrate\n"
     )
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_dry_run_leaves_a_file_as_it_is_whatever_is_in_it(handfast: Run, tmp_path: Path) -> None:
+    empty, another = tmp_path / "empty.sqlite3", tmp_path / "another.sqlite3"
+    empty.touch()
+    with closing(sqlite3.connect(another)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    before = another.read_bytes()
+    for file in (empty, another):
+        assert handfast("migrate", "users", "--database-url", sqlite_url(file), "--dry-run").status == 0
+    assert (empty.read_bytes(), another.read_bytes()) == (b"", before)
+    assert {file.name for file in tmp_path.iterdir()} == {"empty.sqlite3", "another.sqlite3"}
+
+
+def test_what_must_replicate_is_not_set_up_where_nothing_does(handfast: Run, server: PostgreSQL) -> None:
+    server.emptied()
+    arguments = ("migrate", "users", "--database-url", server.url("shared"))
+    refused = handfast(*arguments, HANDFAST_DATABASE_MUST_REPLICATE="true")
+    assert (refused.status, refused.stdout) == (2, "")
+    assert "without synchronous_standby_names, and database_must_replicate is set" in refused.stderr
+    assert handfast(*arguments).stdout == "users: set up at 0005\n"
 
 
 def test_another_service_is_named_with_its_migrations(handfast: Run, tmp_path: Path) -> None:

@@ -169,6 +169,18 @@ def no_standby(server: PostgreSQL) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["warnings", "no warnings"])
+def hears(request: pytest.FixtureRequest, own_server: PostgreSQL) -> Iterator[None]:
+    """What PostgreSQL is told to tell clients."""
+    if request.param == "warnings":
+        yield
+        return
+    own_server.execute("ALTER ROLE postgres IN DATABASE shared SET client_min_messages = error")
+    yield
+    own_server.execute("ALTER ROLE postgres IN DATABASE shared RESET client_min_messages")
+
+
+@pytest.mark.usefixtures("hears")
 @pytest.mark.parametrize("one_statement", [False, True])
 def test_a_commit_whose_wait_for_the_standby_was_cancelled_is_not_taken_for_committed(
     own_server: PostgreSQL, database: Database, one_statement: bool

@@ -46,7 +46,7 @@ def test_links_lead_somewhere() -> None:
 def test_the_table_of_sizes_is_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
     growth.main([])
     assert capsys.readouterr().out in OPERATIONS.read_text()
-    assert f"{ServerSettings.threads + BESIDE_CALLS} each with the default `--threads`" in OPERATIONS.read_text()
+    assert f"{ServerSettings.threads + BESIDE_CALLS + 1} each with the default `--threads`" in OPERATIONS.read_text()
 
 
 def test_the_assumptions_of_the_table_are_those_of_the_program() -> None:
@@ -95,10 +95,10 @@ class TestGrowth:
         assert found.calls_per_second == pytest.approx(50_000)
         # 4 + 1.5 + 2.5 processors are busy, which is 60 % of 14; on two machines of 8, and a third one.
         assert (found.machines, found.servers) == (3, 21)
-        assert found.connections == 21 * (ServerSettings.threads + BESIDE_CALLS)
+        assert found.connections == 21 * (ServerSettings.threads + BESIDE_CALLS + 1)
         assert found.database_processors == 7
         assert found.log_bytes_per_second == pytest.approx(7_500 * 1000 + 2_500 * 5000)
-        a_day = 43.2e6 * (300 + 2 * 600) + 129.6e6 * 600
+        a_day = 43.2e6 * (300 + 600) + 129.6e6 * 600
         an_hour = 2_500 * 3600 * 2 * 400
         assert found.stored_bytes == pytest.approx(10**6 * 500 + a_day + an_hour)
 

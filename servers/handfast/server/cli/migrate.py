@@ -21,8 +21,8 @@ from handfast.server.process.flags import read, settings_of
 from handfast.server.process.secrets import OTHERS
 from handfast.server.suite import NAME, SuiteSettings
 
-DATABASE = ("database_url", "database_must_exist")
-"""The settings of a server that say which database it has."""
+DATABASE = ("database_url", "database_must_exist", "database_must_replicate")
+"""The settings of a server that say which database it has, and what is expected of it."""
 
 
 def run(servers: Sequence[str], to: str | None, dry_run: bool, database_url: str | None) -> None:
@@ -43,6 +43,7 @@ def run(servers: Sequence[str], to: str | None, dry_run: bool, database_url: str
                     connections=1,
                     must_exist=must_exist,
                     must_replicate=its.database_must_replicate,
+                    read_only=dry_run,
                 )
             ) as database:
                 planned = plan(database, schema, to, must_exist=must_exist)  # before there is a new file of SQLite

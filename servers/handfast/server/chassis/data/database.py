@@ -51,19 +51,26 @@ def key_text(length: int) -> sa.types.TypeEngine[str]:
 class Database:
     """Opens nothing until it is used. `connections` is how many calls may read at once. A connection to PostgreSQL on
     which commits could be lost is not used; with `must_replicate` that goes for commits that wait for no standby, too.
+    `read_only` leaves a file of SQLite as it is, and is for who only reads.
     """
 
     writing_failed = False
     """Whether a write failed by the database's own fault since one last succeeded that was tried for its sake."""
 
     def __init__(
-        self, url: str, *, connections: int = 16, must_exist: bool = False, must_replicate: bool = False
+        self,
+        url: str,
+        *,
+        connections: int = 16,
+        must_exist: bool = False,
+        must_replicate: bool = False,
+        read_only: bool = False,
     ) -> None:
         self.name = without_password(url)
         self.dialect = url.partition(":")[0].partition("+")[0]
         self.backend: Backend
         if self.dialect == "sqlite":
-            self.backend = Sqlite(url, must_exist)
+            self.backend = Sqlite(url, must_exist, read_only)
         elif self.dialect == "postgresql":
             self.backend = Postgresql(url, must_replicate)
         else:

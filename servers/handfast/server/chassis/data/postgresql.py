@@ -33,15 +33,19 @@ CONNECTION = {
 # waiting for its locks.
 TIMEOUTS = {"lock_timeout": 3000, "idle_in_transaction_session_timeout": 5000}
 
+_HEAR_WARNINGS = "set_config('client_min_messages', 'warning', {})"
+"""Or nothing would tell that a commit did not wait for its standby."""
+
 # `synchronous_commit` stays what it is when a connection is made: a change of it is noticed, and not obeyed.
 _SET_IN_SESSION = (
     "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES "
     + ", ".join(f"('{name}', '{value}')" for name, value in TIMEOUTS.items())
     + ") AS timeouts (name, value) USING (name) WHERE source <> 'client'"
     " UNION ALL SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)"
+    f" UNION ALL SELECT {_HEAR_WARNINGS.format('false')}"
 )
 _SET_IN_TRANSACTION = "SELECT " + ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items()
+    [*(f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items()), _HEAR_WARNINGS.format("true")]
 )
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _LOOK = (

@@ -38,9 +38,9 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Sqlite(Backend):
-    def __init__(self, url: str, must_exist: bool) -> None:
+    def __init__(self, url: str, must_exist: bool, read_only: bool) -> None:
         try:
-            self._file = SqliteFile(sqlite_file(url), must_exist=must_exist)
+            self._file = SqliteFile(sqlite_file(url), must_exist=must_exist or read_only, read_only=read_only)
         except ValueError as error:
             raise DatabaseError(f"the database URL {error}") from None
         self._damage = ""
@@ -135,10 +135,11 @@ class SqliteSession:
 
 
 class SqliteFile:
-    """The file at `path`. Its first connection makes it, unless it must exist; no later one makes it anew."""
+    """The file at `path`. Its first connection makes it, unless it must exist; no later one makes it anew. `read_only`:
+    it keeps the journal that it has."""
 
-    def __init__(self, path: Path, *, must_exist: bool) -> None:
-        self.path, self._must_exist = path, must_exist
+    def __init__(self, path: Path, *, must_exist: bool, read_only: bool) -> None:
+        self.path, self._must_exist, self._read_only = path, must_exist, read_only
         real = os.path.realpath(path)  # where SQLite has the other two, if `path` is a link
         self._files = [os.fsencode(file) for file in (path, f"{real}-wal", f"{real}-shm")]
         self._opening = threading.Lock()
@@ -199,7 +200,8 @@ class SqliteFile:
             f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_S, check_same_thread=False
         )
         connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
-        connection.execute("PRAGMA journal_mode = WAL")
+        if not self._read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
