@@ -21,9 +21,9 @@ Handfast = Callable[..., Result]
 def unready() -> Iterator[str]:
     """The address of a server that answers, and says that it does not serve."""
     server = grpc.server(ThreadPoolExecutor(1))
-    health = HealthServicer()  # type: ignore[no-untyped-call]
-    health.set("", HealthCheckResponse.NOT_SERVING)  # type: ignore[no-untyped-call]
-    health.set("liveness", HealthCheckResponse.SERVING)  # type: ignore[no-untyped-call]
+    health = HealthServicer()
+    health.set("", HealthCheckResponse.NOT_SERVING)
+    health.set("liveness", HealthCheckResponse.SERVING)
     add_HealthServicer_to_server(health, server)
     port = server.add_insecure_port("localhost:0")
     server.start()

@@ -6,6 +6,8 @@ It is for probes: those of containers, and of whoever has no other client of gRP
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -28,8 +30,9 @@ def run(address: str, service: str, timeout_s: float) -> int:
     except ValueError as error:
         raise Failure(str(error)) from error
     with channel:
+        stub: Any = HealthStub(channel)  # its types have no methods
         try:
-            reply = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=timeout_s)
+            reply = stub.Check(HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError as error:
             click.echo(f"handfast: health: {address}: {error.code().name}: {error.details()}", err=True)
             return UNHEALTHY
@@ -41,7 +44,7 @@ def _channel(address: str) -> grpc.Channel:
     """One of gRPC's own: that of `handfast.client` calls no server that is not SERVING. Raises ValueError."""
     if len(hosts_of(address)) > 1:
         raise ValueError(f"ADDRESS: {address!r} is a list, and one server is asked at a time")
-    options = [("grpc.enable_http_proxy", 0 if is_on_this_machine(address) else 1)]
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0 if is_on_this_machine(address) else 1)]
     if (tls := environment.tls()) is None:
         return grpc.insecure_channel(address, options)
     if tls.server_name is not None:
