@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS   ?=
 SEEDS  ?= 0-999
+BUILD  ?= podman build
 
 # Before pip looks at versions that need a newer Python than there is, and speaks of those.
 CHECK_PYTHON = $(PYTHON) -c 'import sys; found = sys.version_info; found < (3, 11) and sys.exit("Handfast needs Python \
@@ -23,14 +24,15 @@ PATRONI   := .venv-failover/.installed
 ETCD      := .tools/bin/etcd
 HAPROXY   := .tools/bin/haproxy
 PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
+DEBIAN    := .tools/image-base.tar
 CONTRACTS := . examples/postage examples/credits
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
-             check-alerts
+             check-alerts check-image
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade fuzz simulate mutate
-.PHONY: check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
+.PHONY: image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -123,6 +125,15 @@ $(MUTATOR): tools/mutation/requirements.txt
 	.venv-mutate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+image: ## build the image of the servers (BUILD='docker build', ARGS='--build-arg BASE=python:3.12-slim')
+	$(BUILD) --tag handfast $(ARGS) --file Containerfile .
+
+image-test: $(INSTALLED) $(DEBIAN) ## build the image on a small Debian, and run it (needs root, buildah, podman, runc)
+	$(BIN)/pytest tests/image $(ARGS)
+
+$(DEBIAN):
+	tools/image-base.sh $@
+
 check: $(INSTALLED) $(GENERATOR) ## run every check below, also after one has failed
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS)
 
@@ -152,6 +163,9 @@ check-generated: $(GENERATOR) ## … stubs are what the contracts give
 
 check-alerts: ## … alerts fire when they should (needs promtool)
 	tools/check-alerts.sh
+
+check-image: $(INSTALLED) ## … the Containerfile is in style
+	$(BIN)/hadolint Containerfile
 
 format: $(INSTALLED) ## format code and contracts
 	$(BIN)/ruff format

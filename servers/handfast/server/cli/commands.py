@@ -89,7 +89,9 @@ def migrate(servers: Sequence[str], dry_run: bool, to: str | None, database_url:
 @handfast.command()
 @click.argument("address")
 @click.option("--service", default="", metavar="NAME", help="one of its services  [default: the server as a whole]")
-@click.option("--timeout", type=FloatRange(0, min_open=True), default=1.0, metavar="SECONDS", help="to wait  [default: 1]")
+@click.option(
+    "--timeout", type=FloatRange(0, min_open=True), default=1.0, metavar="SECONDS", help="to wait  [default: 1]"
+)
 @failing_as("handfast: health")
 def health(address: str, service: str, timeout: float) -> int:
     """Ask the server at ADDRESS whether it serves. The exit status is 0 if it does, and else 1.

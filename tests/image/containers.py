@@ -1,0 +1,118 @@
+"""Builds the image and runs containers of it, by buildah and podman, which need no daemon and no registry. Where this
+machine has no overlay file system, STORAGE_DRIVER=vfs does without, and takes longer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.project.commands import ROOT
+
+BASE = ROOT / ".tools" / "image-base.tar"
+"""What `make image-base` makes."""
+TOOLS = ("buildah", "podman", "runc")
+CERTIFICATES = Path("/etc/ssl/certs")
+"""Of this machine, for pip: a network may have a CA of its own."""
+
+
+def why_not() -> str:
+    """Why no image can be built here; empty where one can."""
+    lacking = [each for each in TOOLS if shutil.which(each) is None]
+    if os.geteuid() != 0:
+        lacking.append("root")
+    if not BASE.exists():
+        lacking.append("the base of `make image-base`")
+    return f"needs {', '.join(lacking)}" if lacking else ""
+
+
+class Engine:
+    """Images and containers of its own, in a folder. All that runs takes the network of this machine, or none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._storage = ("--root", f"{folder}/storage", "--runroot", f"{folder}/run")
+
+    def build(self) -> None:
+        """Makes the images `base` and `handfast`."""
+        container = self._buildah("from", "scratch").strip()
+        self._buildah("add", container, str(BASE), "/")
+        self._buildah("commit", container, "base")
+        self._buildah("rm", container)
+        volume = f"{CERTIFICATES}:{CERTIFICATES}:ro"
+        base = "BASE=localhost/base"
+        self._buildah("build", "--format", "docker", "--build-arg", base, "--volume", volume, "--tag", "handfast", ROOT)
+
+    def size(self, image: str) -> int:
+        """Bytes of all its layers."""
+        return int(self._inspect("image", image)["Size"])
+
+    def run(self, *command: str, options: Sequence[str] = (), entrypoint: str | None = None) -> tuple[int, str]:
+        """Runs a container to its end; its exit status and what it printed."""
+        given = [*options] if entrypoint is None else [*options, "--entrypoint", entrypoint]
+        done = self._podman("run", "--rm", "--network", "host", *_LIMITS, *given, "localhost/handfast", *command)
+        return done.returncode, done.stdout
+
+    @contextmanager
+    def running(self, name: str, *command: str, options: Sequence[str] = ()) -> Iterator[None]:
+        """Runs a container in the background, and removes it at the end."""
+        started = self._podman("run", "--detach", "--name", name, *_LIMITS, *options, "localhost/handfast", *command)
+        assert started.returncode == 0, started.stdout
+        try:
+            yield
+        finally:
+            self._podman("rm", "--force", "--time", "0", name)
+
+    def is_healthy(self, name: str) -> bool:
+        """By the health check of the image."""
+        return self._podman("healthcheck", "run", name).returncode == 0
+
+    def stop(self, name: str) -> int:
+        """Has it end; its exit status."""
+        self._podman("stop", "--time", "30", name)
+        return int(self._inspect("container", name)["State"]["ExitCode"])
+
+    def logs(self, name: str) -> str:
+        return self._podman("logs", name).stdout
+
+    def _inspect(self, kind: str, name: str) -> Any:
+        (found,) = json.loads(self._podman(kind, "inspect", name).stdout)
+        return found
+
+    def _buildah(self, *arguments: str | Path) -> str:
+        done = subprocess.run(
+            ["buildah", *self._storage, *arguments],
+            env=os.environ | {"BUILDAH_ISOLATION": "chroot"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _podman(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Without systemd and its journal.
+        host = ("--log-level", "fatal", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
+        return subprocess.run(
+            ["podman", *self._storage, *host, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+_LIMITS = (
+    *("--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+    *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1000:1000", "--log-driver", "k8s-file"),
+)
+"""What a container may do: less than any host would let it."""
+
+
+def variables(values: Mapping[str, str]) -> list[str]:
+    """The options that give a container these environment variables."""
+    return [option for name, value in values.items() for option in ("--env", f"{name}={value}")]
