@@ -45,7 +45,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
-	    --editable '.[server,types]' --group dev
+	    --editable '.[server,otel,types]' --group dev
 	@touch $@
 
 up: $(INSTALLED) ## start the suite on SQLite, with its data in ./var (ARGS='--first-port 6000')
@@ -66,7 +66,7 @@ $(BENCH): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
-	    --editable '.[server,types]' --group dev --group bench
+	    --editable '.[server,otel,types]' --group dev --group bench
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --ignore-requires-python \
 	    grpc-server-kit
 	@touch $@

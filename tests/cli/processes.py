@@ -15,7 +15,8 @@ from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.supervisor import HANDFAST
 from tests.eventually import PATIENCE
 
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("HANDFAST_", "NOTIFY_SOCKET"))}
+SETTINGS = ("HANDFAST_", "NOTIFY_SOCKET", "OTEL_")
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ FORBIDDEN = {
     "examples import users": (f"{EXAMPLES}/postage", "handfast.server.users.service"),
     "clients import servers": ("clients/handfast/client", "handfast.server.chassis.errors"),
     "the demo imports servers": (f"{EXAMPLES}/demo/handfast/demo", "handfast.server.cli.ports"),
+    "a server knows OpenTelemetry": (f"{SERVER}/chassis/pipeline", "opentelemetry"),
     "core knows gRPC": (f"{SERVER}/transactions/core", "grpc"),
     "core knows the clock": (f"{SERVER}/transactions/core", "time"),
     "core knows the chassis": (f"{SERVER}/transactions/core", "handfast.server.chassis.errors"),

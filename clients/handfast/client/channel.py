@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -25,6 +25,8 @@ from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import Token
 
 DEFAULT_TIMEOUT = 10.0
+
+Channel = TypeVar("Channel")
 
 Watcher: TypeAlias = Callable[[grpc.ChannelConnectivity], None]
 
@@ -44,6 +46,7 @@ def channel(
     token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[Interceptor] = (),
+    tracing: bool = False,
 ) -> grpc.Channel:
     """A channel to `address` for the stubs of any service, connected when it is first used.
 
@@ -64,9 +67,25 @@ def channel(
     `interceptors`, the first outermost, see each call once, as it goes out: with its deadline, its request id and the
     rest of its metadata, and with the errors of gRPC. Those that want to see what callers see go around the channel:
     `grpc.intercept_channel(channel(address), interceptor)`.
+
+    With `tracing` each call is a span of OpenTelemetry, by the tracer provider of the application, and the server
+    continues its trace. It needs `handfast[otel]`; ValueError says so where that is missing.
     """
     check_address(address, setting="address")
-    return WellBehaved(address, security_of(credentials, tls, token), check_timeout(timeout), interceptors)
+    security = security_of(credentials, tls, token)
+    return channel_class(WellBehaved, tracing)(address, security, check_timeout(timeout), interceptors)
+
+
+def channel_class(base: type[Channel], tracing: bool) -> type[Channel]:
+    """`base`, or with `tracing` one whose calls are traced. Raises ValueError where OpenTelemetry is missing."""
+    if not tracing:
+        return base
+    try:
+        from handfast.client.tracing import traced
+    except ModuleNotFoundError as error:
+        message = f"tracing: {error.name} is missing; install it with: pip install 'handfast[otel]'"
+        raise ValueError(message) from None
+    return traced(base)
 
 
 class WellBehaved(grpc.Channel):

@@ -10,7 +10,7 @@ import grpc
 
 from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.arguments import check_timeout
-from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, WellBehaved
+from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, WellBehaved, channel_class
 from handfast.client.security.security import security_of_suite
 from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import Token
@@ -42,6 +42,7 @@ class Suite:
         accounts: grpc.Channel,
         *,
         open_channel: Callable[[str], grpc.Channel] | None = None,
+        tracing: bool = False,
     ) -> None:
         # Imported only now: a program that calls other services than these needs no stubs of them.
         from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
@@ -51,7 +52,7 @@ class Suite:
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
         channels = {"users": users, "preferences": preferences, "accounts": accounts}
-        self._services = Services(channels, open_channel)
+        self._services = Services(channels, open_channel, tracing)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
         self.accounts = AccountServiceStub(accounts)
@@ -126,6 +127,7 @@ def connect(
     token: Token | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[Interceptor] = (),
+    tracing: bool = False,
 ) -> Suite:
     """The suite at these addresses; nothing is connected until the first call.
 
@@ -136,7 +138,8 @@ def connect(
     seconds is for calls that give none. `tls`, `token`, `credentials` and `interceptors` are as for `channel`; one
     function gives the token for all channels. Where neither `tls` nor `credentials` are given, TLS comes from the files
     that HANDFAST_CA, HANDFAST_CERTIFICATE and HANDFAST_KEY name, and a token that is not given from the file that
-    HANDFAST_TOKEN_FILE names, if they do.
+    HANDFAST_TOKEN_FILE names, if they do. With `tracing` calls are traced as by `channel`, and each transaction is a
+    span around its calls.
 
     Raises ValueError or TypeError, naming the setting, on what cannot be an address, a timeout or any of these.
     """
@@ -149,9 +152,12 @@ def connect(
 
     security = security_of_suite(credentials, tls, token)
     check_timeout(timeout)
+    made_by = channel_class(WellBehaved, tracing)
 
     def open_channel(address: str) -> grpc.Channel:
-        return WellBehaved(address, security, timeout, interceptors)
+        return made_by(address, security, timeout, interceptors)
 
     opened = [open_channel(address) for address in addresses]
-    return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))
+    return Suite(
+        *opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))), tracing=tracing
+    )

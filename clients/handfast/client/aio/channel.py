@@ -12,7 +12,7 @@ from grpc import aio
 from handfast.client.addresses import check_address
 from handfast.client.aio.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from handfast.client.arguments import check_timeout
-from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.channel import DEFAULT_TIMEOUT, channel_class
 from handfast.client.generation import Generation, Generations, server_name
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.options import Options
@@ -30,13 +30,13 @@ def channel(
     token: AsyncToken | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
+    tracing: bool = False,
 ) -> aio.Channel:
     """As `handfast.client.channel`; the function that gives tokens can be async. Belongs to the event loop that it is
     made in."""
     check_address(address, setting="address")
-    return WellBehaved(
-        address, security_of(credentials, tls, token, may_be_async=True), check_timeout(timeout), interceptors
-    )
+    security = security_of(credentials, tls, token, may_be_async=True)
+    return channel_class(WellBehaved, tracing)(address, security, check_timeout(timeout), interceptors)
 
 
 class WellBehaved(aio.Channel):

@@ -12,7 +12,7 @@ from grpc import aio
 from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.aio.channel import WellBehaved
 from handfast.client.arguments import check_timeout
-from handfast.client.channel import DEFAULT_TIMEOUT
+from handfast.client.channel import DEFAULT_TIMEOUT, channel_class
 from handfast.client.security.security import security_of_suite
 from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import AsyncToken
@@ -44,6 +44,7 @@ class Suite:
         accounts: aio.Channel,
         *,
         open_channel: Callable[[str], aio.Channel] | None = None,
+        tracing: bool = False,
     ) -> None:
         # Imported only now: a program that calls other services than these needs no stubs of them.
         from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
@@ -53,7 +54,7 @@ class Suite:
         from handfast.users.v1.users_pb2_grpc import UserServiceStub
 
         channels = {"users": users, "preferences": preferences, "accounts": accounts}
-        self._services = Services(channels, open_channel)
+        self._services = Services(channels, open_channel, tracing)
         self.users = UserServiceStub(users)
         self.preferences = PreferencesServiceStub(preferences)
         self.accounts = AccountServiceStub(accounts)
@@ -113,6 +114,7 @@ def connect(
     token: AsyncToken | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
+    tracing: bool = False,
 ) -> Suite:
     """As `handfast.client.connect`. Call it where an event loop runs: `async with connect() as suite`."""
     addresses = (
@@ -124,9 +126,12 @@ def connect(
 
     security = security_of_suite(credentials, tls, token, may_be_async=True)
     check_timeout(timeout)
+    made_by = channel_class(WellBehaved, tracing)
 
     def open_channel(address: str) -> aio.Channel:
-        return WellBehaved(address, security, timeout, interceptors)
+        return made_by(address, security, timeout, interceptors)
 
     opened = [open_channel(address) for address in addresses]
-    return Suite(*opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))))
+    return Suite(
+        *opened, open_channel=lambda name: open_channel(resolve_address(name, others.get(name))), tracing=tracing
+    )

@@ -80,11 +80,24 @@ class Transaction:
     async def __aenter__(self) -> Transaction:
         self._journal.enter()
         self._services.add_open(self)
+        self._span = self._services.begin_span(self._journal)
         return self
 
     async def __aexit__(
         self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            await self._leave(error)
+        except BaseException as raised:
+            self._end_span(raised)
+            raise
+        self._end_span(error)
+
+    def _end_span(self, error: BaseException | None) -> None:
+        if self._span is not None:
+            self._span.end(error, self.id, self.outcome)
+
+    async def _leave(self, error: BaseException | None) -> None:
         if not self._services.take_open(self):  # rolled back already
             if self._suite_is_closed and error is None:
                 self._journal.raise_cause()

@@ -73,6 +73,7 @@ class Journal:
         self.locks_at_once = False
         """Whether what is read is locked before the caller sees it, and not only in the end."""
         self._caller = CURRENT.get()
+        self.traceparent = self._caller.traceparent
         remaining = self._caller.remaining()
         self.deadline_s = time.monotonic() + (seconds if remaining is None else min(seconds, remaining))
         self._deadline = ""
@@ -162,11 +163,11 @@ class Journal:
 
     def inherited(self) -> Propagated:
         """What its calls inherit: that they end with the transaction."""
-        return Propagated(self._caller.request_id, self._caller.traceparent, self.deadline_s)
+        return Propagated(self._caller.request_id, self.traceparent, self.deadline_s)
 
     def inherited_at_the_end(self) -> Propagated:
         """What those calls inherit that end it: they are made even where no time is left."""
-        return Propagated(self._caller.request_id, self._caller.traceparent)
+        return Propagated(self._caller.request_id, self.traceparent)
 
     def begin(self, minted: Minted) -> None:
         self.id = minted.transaction_id

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from handfast.client.transactions.errors import suite_closed
 from handfast.client.transactions.minted import MintedIds
+
+if TYPE_CHECKING:
+    from handfast.client.tracing import TransactionSpan
+    from handfast.client.transactions.journal import Journal
 
 Channel = TypeVar("Channel")
 Stub = TypeVar("Stub")
@@ -16,11 +20,14 @@ Stub = TypeVar("Stub")
 
 class Services(Generic[Channel]):
     """`open_channel` opens the channel of a service that is not among `channels`, by its name. It raises ValueError or
-    TypeError where it is not known where that service is."""
+    TypeError where it is not known where that service is. `tracing` says whether transactions are traced."""
 
-    def __init__(self, channels: Mapping[str, Channel], open_channel: Callable[[str], Channel] | None) -> None:
+    def __init__(
+        self, channels: Mapping[str, Channel], open_channel: Callable[[str], Channel] | None, tracing: bool = False
+    ) -> None:
         self._channels = dict(channels)
         self._open_channel = open_channel
+        self.tracing = tracing
         self._making = threading.RLock()
         """Held while a channel is opened or a stub made, neither of which is done once the suite is closed: grpcio
         crashes the process where a method is registered on a closed channel."""
@@ -51,6 +58,16 @@ class Services(Generic[Channel]):
             if self.is_closed:
                 raise ValueError(f"{name}: the suite is closed, and makes no stubs any more")
             return stub_class(self.channel(name))
+
+    def begin_span(self, journal: Journal) -> TransactionSpan | None:
+        """The span of a transaction; None where those are not traced."""
+        if not self.tracing:
+            return None
+        from handfast.client.tracing import TransactionSpan
+
+        span = TransactionSpan()
+        journal.traceparent = span.traceparent or journal.traceparent
+        return span
 
     def add_open(self, transaction: Any) -> None:
         """Raises TransactionMisuse where the suite is closed."""

@@ -177,7 +177,8 @@ class Call(Propagated):
 
     path                   as the caller wrote it, with the leading slash
     request_id             the caller's `x-request-id`, or one minted here
-    traceparent            the caller's trace, as it goes on to peers; None without one, or where it is malformed
+    traceparent            the caller's trace, as it goes on to peers, with this call's span where it is traced; None
+                           without one, or where it is malformed
     deadline_monotonic_s   when to give up, in seconds of `time.monotonic()`; None for streams without one
     metadata               what the caller sent; of a key that came more than once the last value
     repeated               the keys that came more than once: a key that can have one value only is refused then
@@ -196,6 +197,7 @@ class Call(Propagated):
                            or with this error, for its metadata or for who calls
     tolerance_s            a caller that leaves so many seconds before the deadline counts as one whose time is up
     grpc_ended_epoch_s     when grpcio was done with the call, in seconds since the epoch; None before that
+    span                   of OpenTelemetry, where it is traced; None else
     stopping               the server stops, and this call has had its time to end
     waiting_since          since when the handler or its request waits for the caller, in seconds of `time.monotonic()`;
                            None while neither does
@@ -233,6 +235,7 @@ class Call(Propagated):
     refused: Refused | Exception | None = None
     tolerance_s = 0.0
     grpc_ended_epoch_s: float | None = None
+    span: Any = None
     stopping = False
     waiting_since: float | None = None
     cancel: Callable[[int, str], object] | None = None
@@ -300,8 +303,13 @@ class Call(Propagated):
 
     @property
     def trace_id(self) -> str | None:
-        """The id of the caller's trace, 32 hexadecimal digits; None without one."""
+        """The id of the trace, 32 hexadecimal digits; None without one."""
         return None if self.traceparent is None else self.traceparent.split("-")[1]
+
+    @property
+    def span_id(self) -> str | None:
+        """The id of this call's span, 16 hexadecimal digits; None where it is not traced."""
+        return None if self.traceparent is None or self.span is None else self.traceparent.split("-")[2]
 
     def personal_data(self) -> PersonalData | None:
         """What the request has that must not be printed, as it was when this was first asked. None before there is

@@ -21,6 +21,6 @@ def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     token = partial(read_token, settings.peer_token) if settings.peer_token else None
     try:
         tls = TLS(*files, settings.peer_server_name or None) if settings.peer_ca else None
-        return channel(address, tls=tls, token=token)
+        return channel(address, tls=tls, token=token, tracing=settings.tracing)
     except ValueError as error:
         raise StartError(f"cannot call {address} by the settings {flag('peer')}-…: {error}") from None

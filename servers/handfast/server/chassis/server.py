@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from handfast.server.chassis.operations.endpoint import Endpoint
 from handfast.server.chassis.operations.health import WATCH, Health
 from handfast.server.chassis.operations.readiness import Check, Readiness
 from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADATA_LIMIT, CallLayer
-from handfast.server.chassis.pipeline.metrics import Metrics
+from handfast.server.chassis.pipeline.metrics import NO_EXEMPLARS, Metrics
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.security.audit import AuditLog
 from handfast.server.chassis.security.authenticator import Authenticator
@@ -169,7 +170,12 @@ class Server:
                 raise DeclarationError(f"services: two different pools are called {name!r}")
         self._limiter = limiter = Limiter(pools, (*methods.values(), unknown))
         self.canceller = Canceller(limiter.awaited)
-        self.metrics = Metrics(limiter)
+        self._tracing = None
+        if settings.tracing:
+            from handfast.server.chassis.tracing.calls import CallTracing
+
+            self._tracing = CallTracing()
+        self.metrics = Metrics(limiter, NO_EXEMPLARS if self._tracing is None else self._tracing.exemplars)
         guard = None
         audit: tuple[Callable[[Call], None], ...] = ()
         if authenticator is not None:
@@ -183,8 +189,11 @@ class Server:
         CertificateMetrics(settings, self._tls, self.metrics.registry)
         self._readiness = Readiness(self._health, checks, self.metrics.registry)
         log_call = CallLog(settings.name, settings.log_level).ended
-        on_record = (limiter.release, self.canceller.forget, log_call, *audit)
-        layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors, guard)
+        # What is logged of a call names its span.
+        traced = () if self._tracing is None else (self._tracing.ended,)
+        on_record = (limiter.release, self.canceller.forget, *traced, log_call, *audit)
+        on_begin = None if self._tracing is None else self._tracing.begin
+        layer = CallLayer(methods, unknown, limiter, self.canceller, interceptors, guard, on_begin)
         self._executor = CallExecutor(limiter, self.canceller, layer.check_headers, on_record)
         self._grpc = grpc.server(
             self._executor,  # type: ignore[arg-type]  # grpcio uses no more of it than any Executor has
@@ -210,20 +219,30 @@ class Server:
         keep_to(self.settings.processor, writer.thread)  # which may run since before
         threading.excepthook = log.log_end_of_thread
         try:
-            self.start()
-            gc.freeze()  # what is there now stays to the end: the collector need not look at it, not even at the end
-            gc.set_threshold(*_GC_THRESHOLDS)
-            notify(READY)
-            stop.wait()
-            notify("STOPPING=1")
-            self.stop()
+            with self._exporting():
+                self.start()
+                gc.freeze()  # what is there now stays to the end: the collector need not look at it, even at the end
+                gc.set_threshold(*_GC_THRESHOLDS)
+                notify(READY)
+                stop.wait()
+                notify("STOPPING=1")
+                self.stop()
         finally:
             writer.flush()
+
+    def _exporting(self) -> AbstractContextManager[None]:
+        if not self.settings.tracing:
+            return nullcontext()
+        from handfast.server.chassis.tracing.sdk import exporting
+
+        return exporting(self.settings.name)
 
     def start(self) -> None:
         """Serves, in threads of its own. Raises StartError; nothing runs then."""
         try:
             self._bind()
+            if self._tracing is not None:
+                self._tracing.serve_at(split_address(self.settings.listen)[0], self.port)
             self._serve_metrics()
             for background in self._background:
                 background.start()

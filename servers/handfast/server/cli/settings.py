@@ -71,7 +71,7 @@ UP_SETTINGS = [
         "false",
         yes_or_no,
     ),
-    *(_BY_NAME[name] for name in ("participant", "threads", "queue", "grace", "log_level")),
+    *(_BY_NAME[name] for name in ("participant", "threads", "queue", "grace", "log_level", "tracing")),
 ]
 ADDRESS_SETTINGS = [
     _first_port_setting("first port of a suite of `handfast up`"),

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -44,6 +45,8 @@ _OF_ONE_SERVER = frozenset(
         *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
     }
 )
+_SDK = "opentelemetry.sdk.trace"
+"""What tracing needs."""
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 
@@ -110,6 +113,9 @@ class ServerSettings:
         ANY, "number of the one processor that this server's Python runs on, or any", metavar=f"NUMBER|{ANY}"
     )
     log_level: str = setting("info", "what is less grave is not logged", metavar="|".join(LOG_LEVELS))
+    tracing: bool = setting(
+        False, "trace calls by OpenTelemetry, as the standard variables OTEL_… say; needs `handfast[otel]`"
+    )
     tls_certificate: str = setting(
         "",
         "PEM file of this server's certificate, followed by those between it and its CA",
@@ -215,6 +221,7 @@ class ServerSettings:
         self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
         )
+        self.require("tracing", not self.tracing or _is_there(_SDK), f"needs {_SDK}: pip install 'handfast[otel]'")
         self._check_authentication()
 
     def require(self, setting: str, holds: object, rule: str) -> None:
@@ -390,6 +397,13 @@ class ParticipantLimits(DatabaseSettings):
         "transactions of one identity, or connection where callers have none, that may be open at a server",
         bounds=(1, 1_000_000),
     )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is in
+        return False
 
 
 def without_password(database_url: str) -> str:

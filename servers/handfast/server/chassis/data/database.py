@@ -109,7 +109,7 @@ class Database:
             raise RuntimeError("a write within the work of another would wait for itself")
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                return self.backend.write(partial(self._run, work), one_statement)
+                return self._try_to_write(work, one_statement)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
                     self.backend.note(error)
@@ -117,6 +117,9 @@ class Database:
                     raise
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def _try_to_write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
+        return self.backend.write(partial(self._run, work), one_statement)
 
     def is_writing_here(self) -> bool:
         """Whether this thread runs the work of a `write`."""

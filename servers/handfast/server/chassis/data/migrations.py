@@ -45,8 +45,13 @@ _log = structlog.get_logger()
 def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
     """The server's database, checked, and with `settings.migrate` upgraded first. Raises StartError."""
     must_exist = settings.database_must_exist
+    database_class: type[Database] = Database
+    if settings.tracing:
+        from handfast.server.chassis.tracing.database import TracedDatabase
+
+        database_class = TracedDatabase
     try:
-        database = Database(
+        database = database_class(
             settings.database_url,
             connections=settings.threads + BESIDE_CALLS,
             must_exist=must_exist or not settings.migrate,

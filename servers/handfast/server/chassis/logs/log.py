@@ -43,8 +43,9 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
             line["request_id"] = call.request_id
             if call.trace_id is not None:
                 # As OpenTelemetry has it: https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/
-                # There is no `span_id`, as the span in `traceparent` is the caller's.
                 line["trace_id"] = call.trace_id
+                if call.span_id is not None:  # else the span in `traceparent` is the caller's
+                    line["span_id"] = call.span_id
             personal = call.personal_data()
         if (error := _exception(event.pop("exc_info", None))) is not None:
             event["exception"] = described(error, personal)

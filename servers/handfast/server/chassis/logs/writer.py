@@ -31,7 +31,7 @@ LEVELS = {
 """The level of a call's line by the code that its caller saw, as in go-grpc-middleware (DefaultServerCodeToLevel)."""
 
 _FIELDS = {"timestamp", "level", "event", "service", "grpc.service", "grpc.method", "grpc.code", "grpc.time_ms"}
-_FIELDS |= {"request_id", "trace_id", "peer"}
+_FIELDS |= {"request_id", "trace_id", "span_id", "peer"}
 """Those that the line of a call has, whatever a handler adds."""
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder a line
 MAX_NAME = 200  # characters; an unknown method can have any name
@@ -121,6 +121,8 @@ class CallLog:
         if head is None:
             head = self._heads[key] = self._head(call.path, code)
         trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
+        if call.span is not None:
+            trace += f', "span_id": "{call.span_id}"'
         more = _own_fields(call) if call.log else ""
         line = (
             f'{{"timestamp": "{timestamp()}", {head}, "grpc.time_ms": {call.seconds * 1000:.3f}, '

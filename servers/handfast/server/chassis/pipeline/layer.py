@@ -62,6 +62,7 @@ class CallLayer(grpc.ServerInterceptor):
     """`methods` are those that the server has, by path; any other call counts as one of `unknown`.
 
     `interceptors` are those inside of this layer. `guard` asks who calls; without one, everybody may call everything.
+    `on_begin` is called before each handler, in its context.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class CallLayer(grpc.ServerInterceptor):
         canceller: Canceller,
         interceptors: Sequence[grpc.ServerInterceptor],
         guard: Guard | None = None,
+        on_begin: Callable[[Call], None] | None = None,
     ) -> None:
-        self._methods, self._unknown, self._guard = methods, unknown, guard
+        self._methods, self._unknown, self._guard, self._on_begin = methods, unknown, guard, on_begin
         self._limiter, self._canceller, self._refusals = limiter, canceller, Refusals(limiter)
         # The handler of a method is wrapped once, unless an interceptor may choose another one for each call.
         self._keeps_handlers = all(map(_runs_when_served, interceptors))
@@ -197,6 +199,8 @@ class CallLayer(grpc.ServerInterceptor):
     def _begin(self, context: grpc.ServicerContext) -> Call:
         call = current()
         call.begin(context)
+        if self._on_begin is not None:
+            self._on_begin(call)
         if not context.add_callback(partial(self._canceller.grpc_ended, call)):
             self._canceller.grpc_ended(call)
         if call.refused is not None:

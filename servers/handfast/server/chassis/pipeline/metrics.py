@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,21 +16,26 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
+from handfast.server.chassis.call import Method
 from handfast.server.chassis.logs.writer import GO_NAMES
 from handfast.server.chassis.pipeline.pools import DURATIONS_S, Limiter
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BOUNDS = (*map(str, DURATIONS_S), "+Inf")
+Exemplars: TypeAlias = Mapping[tuple[Method, int], Exemplar]
+NO_EXEMPLARS: Exemplars = MappingProxyType({})
 
 
 class Metrics(Collector):
     """One server's metrics, in a registry of their own; further ones can be registered there. What the limiter has
-    counted is shown when somebody asks."""
+    counted is shown when somebody asks. `exemplars` are traces of calls that took so long, by method and bucket: shown
+    to those who ask for the format of OpenMetrics, as Prometheus does."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, exemplars: Exemplars = NO_EXEMPLARS) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every scrape, to nobody's use
-        self._limiter = limiter
+        self._limiter, self._exemplars = limiter, exemplars
         self.registry = CollectorRegistry(auto_describe=True)  # so that `/metrics?name[]=…` finds any by its name
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -53,7 +60,8 @@ class Metrics(Collector):
                 started.add_metric(labels, counts.started)
                 received.add_metric(labels, counts.received)
                 sent.add_metric(labels, counts.sent)
-                durations = list(zip(_BOUNDS, accumulate(counts.durations), strict=True))
+                exemplars = (self._exemplars.get((method, bucket)) for bucket in range(len(_BOUNDS)))
+                durations: list[Any] = list(zip(_BOUNDS, accumulate(counts.durations), exemplars, strict=True))
                 seconds.add_metric(labels, durations, counts.seconds)
                 for code, count in counts.handled.items():
                     handled.add_metric((*labels, GO_NAMES[code]), count)

@@ -30,6 +30,7 @@ from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.security.callers import on_behalf_of
+from handfast.server.chassis.tracing.spans import decide_span
 from handfast.server.transactions.coordinator import errors
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.keyed_lock import KeyedLock
@@ -192,11 +193,12 @@ class Coordinator:
         """
         final = bool(answer.request_id) and (answer.reply is not None or answer.failure is not None)
         repeated: IntegrityError | None = None
-        try:
-            standing = self._store(decision, answer if final else None)
-        except IntegrityError as error:
-            repeated = error
-            standing = self._store(_aborted(decision, REPEATED), None)
+        with decide_span(decision.transaction_id, decision.outcome.name.lower()):
+            try:
+                standing = self._store(decision, answer if final else None)
+            except IntegrityError as error:
+                repeated = error
+                standing = self._store(_aborted(decision, REPEATED), None)
         if repeated or (answer.request_id and not final):
             earlier = self._replies.find(answer.method, answer.request_id)
             if earlier is not None:

@@ -18,6 +18,7 @@ import structlog
 from handfast.client.errors import ServiceError
 from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.errors.mapping import cause_for_log
+from handfast.server.chassis.tracing.spans import Phase, later_span
 from handfast.server.transactions import wire
 from handfast.server.transactions.coordinator.decision_store import DecisionRow, DecisionStore
 from handfast.server.transactions.coordinator.errors import WrongParticipant
@@ -312,7 +313,8 @@ class ParticipantNotifier(threading.Thread):
             participant=self._participant,
         )
         reached("notifier.sending")
-        results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results
+        with later_span("notify", Phase.DECIDE, due.keys()):
+            results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results
         reached("notifier.confirmed")
         # What the answer leaves out is not confirmed.
         answered = {result.transaction_id: result.result for result in results if result.transaction_id in due}

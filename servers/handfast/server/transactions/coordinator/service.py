@@ -14,6 +14,7 @@ from handfast.server.chassis.requests.paging import check_page, page_token
 from handfast.server.chassis.security.callers import current_caller, current_scopes, on_behalf_of
 from handfast.server.chassis.security.guard import refuse
 from handfast.server.chassis.server import Service
+from handfast.server.chassis.tracing.spans import decide_span
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.coordinator import errors
@@ -165,7 +166,8 @@ class TransactionServicer(pb_grpc.TransactionServiceServicer):
 
     def _decide(self, decision: Decision) -> pb.Transaction:
         check_minted(decision.transaction_id, self._clock())
-        standing = self._decisions.decide(decision)
+        with decide_span(decision.transaction_id, decision.outcome.name.lower()):
+            standing = self._decisions.decide(decision)
         reached("coordinator.decided")
         match rules.judge(decision, standing.decision):
             case rules.Verdict.ABORTED_BEFORE:

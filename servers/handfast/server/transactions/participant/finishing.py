@@ -17,6 +17,7 @@ from handfast.server.chassis.data.idempotency import IdempotencyStore
 from handfast.server.chassis.errors import CallDeadlineExceeded, DatabaseUnavailable, DomainError
 from handfast.server.chassis.errors.database import is_conflict, kind_of
 from handfast.server.chassis.errors.mapping import cause_for_log
+from handfast.server.chassis.tracing.spans import Phase, later_span
 from handfast.server.transactions.core import finishing as rules
 from handfast.server.transactions.core.conflicts import may_abort
 from handfast.server.transactions.core.finishing import Finish, Unchanged
@@ -145,7 +146,8 @@ class BranchFinisher:
         """Finishes these branches in one local transaction. Returns by the transaction id whether each is finished as
         it was decided; else the change is lost, and nothing of the branch is touched.
         """
-        verdicts = self._store.database.write(lambda connection: self.finish_within(connection, decisions))
+        with later_span("finish", Phase.STAGE, [decision.transaction_id for decision in decisions]):
+            verdicts = self._store.database.write(lambda connection: self.finish_within(connection, decisions))
         self.on_finished(verdicts)
         for decision in decisions:
             self._report(decision, verdicts[decision.transaction_id])

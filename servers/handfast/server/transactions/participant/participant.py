@@ -28,6 +28,7 @@ from handfast.server.chassis.cancellation import wait
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.idempotency import Done, IdempotencyStore, request_id_of
 from handfast.server.chassis.errors import InvalidFields, InvalidMetadata, Violation
+from handfast.server.chassis.tracing.spans import stage_span
 from handfast.server.transactions import wire
 from handfast.server.transactions.clocks import check_minted
 from handfast.server.transactions.core import conflicts, staging
@@ -163,9 +164,10 @@ class Participant:
             with self.store.database.read() as connection:
                 if self.store.branches.find(connection, stage.transaction_id) is None:  # else it is a repeat
                     raise refusal
-        staged = self._unblocked(
-            lambda: self.store.database.write(partial(self._stage, stage, work, reply_type, read_before, [])), stage
-        )
+        with stage_span(stage.transaction_id):
+            staged = self._unblocked(
+                lambda: self.store.database.write(partial(self._stage, stage, work, reply_type, read_before, [])), stage
+            )
         if staged.opens:
             self._open_branches.opened(stage.owner)
         if staged.followed:

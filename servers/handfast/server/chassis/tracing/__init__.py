@@ -1,0 +1,11 @@
+"""Spans of OpenTelemetry, on the server's side. Calls to peers are traced by the client (`handfast.client.tracing`).
+
+    spans.py      what is a span within a call, for those who know nothing of OpenTelemetry; without tracing, nothing is
+
+These are imported with tracing only, and OpenTelemetry with them:
+
+    calls.py      a span for each call, as the pipeline reports it, and exemplars for how long it took
+    recorder.py   the spans of a transaction's phases, and of what is done for it later
+    database.py   a span for each local transaction
+    sdk.py        sets the SDK up by the standard variables OTEL_…
+"""

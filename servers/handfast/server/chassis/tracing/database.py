@@ -1,0 +1,76 @@
+"""A database whose reads and local transactions are spans, by the semantic conventions for SQL
+(https://opentelemetry.io/docs/specs/semconv/db/sql/). They tell no statement, of a file no more than its name, and not
+by which user the database is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from sqlalchemy.exc import DBAPIError
+
+from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fail
+from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.errors import DomainError
+from handfast.server.chassis.tracing.recorder import Block, tracer
+from handfast.server.chassis.tracing.spans import NO_SPAN
+from handfast.server.process.settings import sqlite_file
+
+NAME = "db.namespace"
+POSTGRESQL_PORT = 5432
+Result = TypeVar("Result")
+
+
+class TracedDatabase(Database):
+    """Where nothing is recorded there is no span: in calls of which none is, and in the background."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._tracer, self._attributes = tracer(), _attributes(url)
+        # SQLite runs in this process.
+        self._kind = SpanKind.CLIENT if SERVER_ADDRESS in self._attributes else SpanKind.INTERNAL
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with self._span("SELECT"), super().read() as connection:
+            yield connection
+
+    def _try_to_write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
+        with self._span("TRANSACTION"):
+            return super()._try_to_write(work, one_statement)
+
+    def _span(self, operation: str) -> AbstractContextManager[object]:
+        if not trace.get_current_span().is_recording():
+            return NO_SPAN
+        name, attributes = f"{operation} {self._attributes[NAME]}", {**self._attributes, "db.operation.name": operation}
+        return _Block(self._tracer.start_span(name, None, self._kind, attributes))
+
+
+class _Block(Block):
+    """That a work refuses something, and so is rolled back, is no failure of the database."""
+
+    def note(self, error: BaseException) -> None:
+        if isinstance(error, DBAPIError):
+            state = getattr(error.orig, "sqlstate", None)
+            if state is not None:
+                self.span.set_attribute("db.response.status_code", state)
+            fail(self.span, state or type(error.orig).__qualname__)
+        elif not isinstance(error, DomainError):
+            fail(self.span, error_type(error))
+
+
+def _attributes(url: str) -> dict[str, str | int]:
+    if url.startswith("sqlite"):
+        return {"db.system.name": "sqlite", NAME: sqlite_file(url).name}
+    parsed = sa.make_url(url)
+    return {
+        "db.system.name": "postgresql",
+        NAME: parsed.database or "",
+        SERVER_ADDRESS: parsed.host or ",".join(parsed.normalized_query.get("host", ())) or "localhost",
+        SERVER_PORT: parsed.port or POSTGRESQL_PORT,
+    }

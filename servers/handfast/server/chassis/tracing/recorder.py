@@ -1,0 +1,75 @@
+"""The spans of a transaction's phases, and of what is done for it later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Link, Span, SpanContext
+
+from handfast.client.tracing import SCHEMA, TRANSACTION_ID, error_type, fail
+from handfast.server.chassis.errors import DomainError
+from handfast.server.chassis.tracing import spans
+from handfast.server.chassis.tracing.spans import NO_SPAN, Attributes, Phase
+
+MOST_REMEMBERED = 10_000
+"""How many phases, the last ones: far more than there are before what follows them."""
+
+
+def tracer() -> trace.Tracer:
+    return trace.get_tracer("handfast.server", schema_url=SCHEMA)
+
+
+class OpenTelemetryRecorder:
+    """Makes a span only within one that is recorded: of a call that is not traced there is nothing, nor of work in the
+    background that no traced call is the reason for."""
+
+    def __init__(self) -> None:
+        self._tracer = tracer()
+        self._lock = threading.Lock()
+        self._remembered: dict[tuple[Phase, str], SpanContext] = {}  # the oldest first
+
+    def phase(self, phase: Phase, attributes: Attributes) -> spans.Span:
+        if not trace.get_current_span().is_recording():
+            return NO_SPAN
+        span = self._tracer.start_span(phase.value, attributes=attributes)
+        with self._lock:
+            self._remembered[phase, str(attributes[TRANSACTION_ID])] = span.get_span_context()
+            if len(self._remembered) > MOST_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        return Block(span)
+
+    def later(self, name: str, after: Phase, transaction_ids: Collection[str]) -> spans.Span:
+        with self._lock:
+            found = {id_: self._remembered[after, id_] for id_ in transaction_ids if (after, id_) in self._remembered}
+        if not found and not trace.get_current_span().is_recording():
+            return NO_SPAN
+        links = [Link(span_context, {TRANSACTION_ID: id_}) for id_, span_context in found.items()]
+        return Block(self._tracer.start_span(name, links=links))
+
+
+class Block(AbstractContextManager[None]):
+    """A block in which the span is current. What leaves it is an error, but not its message, which may have personal
+    data."""
+
+    __slots__ = ("_token", "span")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+
+    def __enter__(self) -> None:
+        self._token = context.attach(trace.set_span_in_context(self.span))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context.detach(self._token)
+        if error is not None:
+            self.note(error)
+        self.span.end()
+
+    def note(self, error: BaseException) -> None:
+        fail(self.span, error.reason if isinstance(error, DomainError) else error_type(error))

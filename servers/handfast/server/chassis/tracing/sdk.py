@@ -1,0 +1,109 @@
+"""Sets the SDK of OpenTelemetry up for a process, by the standard variables OTEL_….
+
+The SDK reads most of them by itself. What only its auto-configuration reads, which is not public, is read here: which
+exporters there are (OTEL_TRACES_EXPORTER) and which protocol OTLP has (OTEL_EXPORTER_OTLP_PROTOCOL).
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+
+from handfast.server.chassis.server import StartError
+
+EXPORTERS, SAMPLER, RATIO = "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+BY_RATIO = "parentbased_traceidratio"
+LAST_SECONDS = 2.0
+"""For which a server that stops waits until the last spans are exported."""
+
+
+@contextmanager
+def exporting(service: str) -> Iterator[None]:
+    """Within the block the spans of this process are exported, as those of `service` where the environment has no other
+    name. Where the program has set up a tracer provider of its own, that stays. Raises StartError."""
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        yield
+        return
+    try:
+        provider = _provider(service)
+    except ValueError as error:
+        raise StartError(f"cannot trace: {error}") from error
+    trace.set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        # It has no limit of its own, and may wait for a collector that does not answer.
+        ending = threading.Thread(target=provider.shutdown, name="tracing", daemon=True)
+        ending.start()
+        ending.join(LAST_SECONDS)
+
+
+class LinkedOrRatio(TraceIdRatioBased):
+    """Records a share of traces, and all that are linked to one that is recorded: so what is done for a transaction
+    later is recorded where the transaction is."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        if any(link.context.trace_flags.sampled for link in links or ()):
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
+        return super().should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+
+def _provider(service: str) -> TracerProvider:
+    """Raises ValueError, with the variable that breaks its rule."""
+    exporters = _exporters()
+    resource = Resource.create({SERVICE_NAME: service}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(sampler=_sampler(), resource=resource, shutdown_on_exit=False)
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+def _sampler() -> Sampler | None:
+    """None where the environment names another one, which the SDK knows."""
+    if os.environ.get(SAMPLER, BY_RATIO) != BY_RATIO:
+        return None
+    text = os.environ.get(RATIO) or "1"
+    try:
+        return ParentBased(LinkedOrRatio(float(text)))
+    except ValueError:
+        raise ValueError(f"{RATIO} must be a number from 0 to 1, not {text!r}") from None
+
+
+def _exporters() -> list[SpanExporter]:
+    names = [name.strip() for name in (os.environ.get(EXPORTERS) or "otlp").split(",")]
+    return [_exporter(name) for name in names if name != "none"]
+
+
+def _exporter(name: str) -> SpanExporter:
+    variable = EXPORTERS
+    if name == "otlp":
+        variable = next(filter(os.environ.get, PROTOCOLS), PROTOCOLS[-1])
+        name = "otlp_proto_" + os.environ.get(variable, "grpc").partition("/")[0]
+    found = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
+    if not found:
+        raise ValueError(f"{variable} asks for the exporter {name!r}, which is not installed")
+    exporter: SpanExporter = found[0].load()()
+    return exporter
