@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis import DatabaseSettings, StartError, open_database
-from handfast.server.chassis.data import migrations
+from handfast.server.chassis.data import steps
 from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import migrate, plan, upgrade
@@ -208,7 +208,7 @@ def test_a_revision_that_waits_for_a_lock_holds_up_no_call(server: PostgreSQL) -
 def test_a_database_that_others_keep_locked_is_told_in_one_line(
     server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(steps, "PATIENCE_S", 0.0)
     url = server.emptied()
     with closing(Database(url)) as database:
         migrate(database, USERS, "0004")

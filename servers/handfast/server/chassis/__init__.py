@@ -16,6 +16,7 @@ can be imported from this package, and stays here though the files below may cha
     Identity, refuse                            who calls (`current().identity`); refuses a call by a rule of one's own
     check_active, cancel_scope, sleep, wait_for, shield            waiting, for as long as somebody waits for the reply
     Database, Schema, open_database, run_migrations, database_check, key_text    a service's own data
+    create_index_concurrently, drop_index_concurrently, change_in_batches    … migrations that take long
     Statement, export_writes                    what most calls run on it, for less; how writes are committed
 
 A call passes, from the outside in:
@@ -53,6 +54,7 @@ from handfast.server.chassis.data.migrations import database_check, open_databas
 from handfast.server.chassis.data.migrations import run as run_migrations
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.data.statements import Statement
+from handfast.server.chassis.data.steps import change_in_batches, create_index_concurrently, drop_index_concurrently
 from handfast.server.chassis.errors import (
     Aborted,
     AlreadyExists,
@@ -110,9 +112,12 @@ __all__ = [
     "Violation",
     "Violations",
     "cancel_scope",
+    "change_in_batches",
     "check_active",
+    "create_index_concurrently",
     "current",
     "database_check",
+    "drop_index_concurrently",
     "export_writes",
     "fields",
     "key_text",

@@ -92,6 +92,8 @@ def _planned(planned: Plan) -> str:
         lines.append(f"  {revision.name}  {revision.summary}")
         if planned.version is not None and not planned.goes_back:
             lines.append(f"        Code from {revision.oldest_code} on runs on it.")
+        if not revision.in_one_transaction:
+            lines.append("        Not in one transaction: where it ends halfway, the next run goes on.")
     return "\n".join(lines)
 
 

@@ -53,6 +53,8 @@ class Backend:
 
     engine: sa.Engine
     """Of transactions that SQLAlchemy begins and commits, for migrations."""
+    autocommit: sa.Engine
+    """Of connections on which each statement commits by itself, for migrations."""
     prober: sa.Engine
     """Of a connection that serves nothing but probes."""
     reader: sa.Engine

@@ -3,21 +3,21 @@
 A service keeps `migrations/` beside its code, with the usual `env.py` and `versions/`. Its `env.py` is one call of
 `run`. `revisions.py` says what a revision declares.
 
-Calls go on meanwhile. So each revision is a transaction of its own, and gives up its turn for a lock that it does not
-get at once: whoever waits for a lock on a table holds up all that come after
+Calls go on meanwhile. So each revision is a transaction of its own, or as many as it likes (`steps.py`), and gives up
+its turn for a lock that it does not get at once: whoever waits for a lock on a table holds up all that come after
 (https://www.postgresql.org/docs/current/explicit-locking.html).
 """
 
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from handfast.server.chassis.data import schema as stored
@@ -25,21 +25,17 @@ from handfast.server.chassis.data.backend import DatabaseError, one_line
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.revisions import Plan, Revisions, config_of
 from handfast.server.chassis.data.schema import Schema
-from handfast.server.chassis.errors.database import is_conflict
+from handfast.server.chassis.data.steps import LOCK_TIMEOUT, patiently, run_apart
 from handfast.server.chassis.operations.readiness import Check
 from handfast.server.chassis.server import StartError
 from handfast.server.process.settings import DatabaseSettings
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 BESIDE_CALLS = 12
 """Connections beyond one for each thread that serves calls: for pools of their own, background work and metrics."""
 MIGRATION_LOCK = 0x48414E44  # any number that all replicas agree on
-LOCK_TIMEOUT = "500ms"
-"""How long a revision waits for a lock, before it lets those pass that wait behind it. Servers wait longer
-(`postgresql.TIMEOUTS`), and PostgreSQL looks for deadlocks after a second, so it is not calls that fail."""
-PATIENCE_S = 300.0
-"""Seconds for which a revision tries again to get its locks."""
-
-_log = structlog.get_logger()
 
 
 def open_database(settings: DatabaseSettings, schema: Schema) -> Database:
@@ -84,28 +80,15 @@ def migrate(database: Database, schema: Schema, to: str | None = None, *, must_e
     """
     revisions = Revisions.of(schema)
     done: Plan | None = None
-    until = time.monotonic() + PATIENCE_S
-    with _in_words(database):
+    with _in_words(database), _alone(database):
         while True:
-            try:
-                with _alone(database) as connection:
-                    version = _version(connection, schema, revisions, must_exist)
-                    rest = revisions.plan(version, to)
-                    done = done or rest
-                    if version in revisions or version is None:
-                        # Where nobody uses it yet, all can be one transaction.
-                        step = rest.target if version is None else revisions.next(version, rest.target)
-                        _run(connection, schema, step, revisions, back=rest.goes_back)
-                        rest = revisions.plan(step, to)
-            except DBAPIError as error:
-                if not _is_locked(error) or time.monotonic() >= until:
-                    raise
-                _log.warning("a revision waits for locks that others hold", **{"error.cause": one_line(error.orig)})
-                time.sleep(random.uniform(0.5, 1.5))  # for those who waited behind it
-            else:
-                if not rest.revisions:
-                    return done
-                until = time.monotonic() + PATIENCE_S
+            rest = patiently(partial(_go_on, database, schema, revisions, to, must_exist))
+            done = done or rest
+            if rest.revisions and rest.works_in_steps():
+                patiently(partial(run_apart, database, rest.revisions[0], back=rest.goes_back))
+                patiently(partial(_note, database, schema, revisions, rest, must_exist))
+            if rest.next() == rest.target:
+                return done
 
 
 def plan(database: Database, schema: Schema, to: str | None = None, *, must_exist: bool = False) -> Plan:
@@ -199,32 +182,64 @@ def _version(connection: sa.Connection, schema: Schema, revisions: Revisions, mu
 
 
 @contextmanager
-def _alone(database: Database) -> Iterator[sa.Connection]:
-    """A transaction that no other migrates beside."""
+def _alone(database: Database) -> Iterator[None]:
+    """While this lasts, nobody else migrates PostgreSQL. On SQLite each transaction keeps others out by itself, and
+    steps do no harm where several take them at once."""
+    if database.dialect != "postgresql":
+        yield
+        return
+    with database.engine.connect() as connection:
+        # Who waited in a transaction would wait for an index to be built, and that would wait for its transaction.
+        while not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(MIGRATION_LOCK))).scalar_one():
+            connection.rollback()
+            time.sleep(random.uniform(0.1, 0.3))
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield
+
+
+@contextmanager
+def _transaction(database: Database) -> Iterator[sa.Connection]:
     with database.engine.begin() as connection:
         if database.dialect == "postgresql":
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another may take its time
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         yield connection
 
 
-def _run(connection: sa.Connection, schema: Schema, to: str, revisions: Revisions, *, back: bool) -> None:
+def _go_on(database: Database, schema: Schema, revisions: Revisions, to: str | None, must_exist: bool) -> Plan:
+    """Does what comes next, but for steps. Returns what there was left to do."""
     from alembic import command
+
+    with _transaction(database) as connection:
+        version = _version(connection, schema, revisions, must_exist)
+        rest = revisions.plan(version, to)
+        if (version in revisions or version is None) and not rest.works_in_steps():
+            change = command.downgrade if rest.goes_back else command.upgrade
+            _run(connection, schema, rest.next(), revisions, change)
+        return rest
+
+
+def _note(database: Database, schema: Schema, revisions: Revisions, done: Plan, must_exist: bool) -> None:
+    """Notes that a revision has taken its steps, unless another process that took them has done so."""
+    from alembic import command
+
+    with _transaction(database) as connection:
+        if _version(connection, schema, revisions, must_exist) == done.version:
+            _run(connection, schema, done.next(), revisions, command.stamp)
+
+
+def _run(
+    connection: sa.Connection, schema: Schema, to: str, revisions: Revisions, change: Callable[[Config, str], object]
+) -> None:
+    """Calls a command of Alembic's."""
     from alembic.util import CommandError
 
     config = config_of(schema)
     config.attributes.update(connection=connection, schema=schema, is_newest=to == revisions.head)
     try:
-        (command.downgrade if back else command.upgrade)(config, to)
+        change(config, to)
     except CommandError as error:
         raise DatabaseError(str(error)) from error
     stored.mark(connection, schema, revisions.oldest_code(to))
-
-
-def _is_locked(error: DBAPIError) -> bool:
-    """Whether others hold a lock that a revision needs."""
-    return is_conflict(error) or getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Postgresql(Backend):
         self.prober = self._engine(
             parsed, _PROBE_TIMEOUT_S, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S, pool_reset_on_return=None
         )
+        self.autocommit = self.reader
         self.engine = _migrating(self.reader)
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]

@@ -4,13 +4,16 @@ A revision may say from which one on code may run on the schema that it makes:
 
     oldest_code = "0003"  # the columns that it adds have defaults
 
-Where it says nothing, code of earlier revisions may not: it neither starts nor stays ready.
+Where it says nothing, code of earlier revisions may not: it neither starts nor stays ready. One that works in steps,
+as `steps.py` says, has `in_one_transaction = False`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from handfast.server.chassis.data.backend import DatabaseError
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """`summary` is the first paragraph of its docstring, in one line."""
+    """`summary` is the first paragraph of its docstring, in one line. Without `downgrade` there is no way back."""
 
     name: str
     summary: str
     oldest_code: str
-    has_way_back: bool
+    in_one_transaction: bool
+    upgrade: Callable[[], None]
+    downgrade: Callable[[], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,21 @@ class Plan:
     target: str
     revisions: Sequence[Revision]
     goes_back: bool = False
+
+    def next(self) -> str:
+        """The version after the next step: a revision, or where nobody uses the database yet, all those that can be one
+        transaction."""
+        names = [each.name for each in self.revisions]
+        if self.goes_back:
+            return [*names, self.target][1]
+        if not names:
+            return self.target
+        together = list(takewhile(attrgetter("in_one_transaction"), self.revisions)) if self.version is None else []
+        return names[max(len(together), 1) - 1]
+
+    def works_in_steps(self) -> bool:
+        """Whether the next revision is not one transaction."""
+        return bool(self.revisions) and not self.revisions[0].in_one_transaction
 
 
 class Revisions:
@@ -64,7 +84,9 @@ class Revisions:
                 each.revision,
                 " ".join(each.doc.split()),
                 getattr(each.module, "oldest_code", each.revision),
-                hasattr(each.module, "downgrade"),
+                getattr(each.module, "in_one_transaction", True),
+                each.module.upgrade,
+                getattr(each.module, "downgrade", None),
             )
             for each in reversed(scripts)
         ]
@@ -101,14 +123,9 @@ class Revisions:
         start = 0 if version is None else self._names.index(version) + 1
         end = self._names.index(target) + 1
         back = self._all[end:start]
-        if stays := next((each.name for each in back if not each.has_way_back), None):
+        if stays := next((each.name for each in back if each.downgrade is None), None):
             raise DatabaseError(f"revision {stays} cannot be taken back: it has no downgrade()")
         return Plan(version, target, [*self._all[start:end], *reversed(back)], start > end)
-
-    def next(self, version: str, target: str) -> str:
-        """The version that is one step nearer to the target."""
-        place, end = self._names.index(version), self._names.index(target)
-        return self._names[place + (end > place) - (end < place)]
 
 
 def config_of(schema: Schema) -> Config:

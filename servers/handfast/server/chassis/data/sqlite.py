@@ -45,6 +45,7 @@ class Sqlite(Backend):
             raise DatabaseError(f"the database URL {error}") from None
         self._damage = ""
         self.reader = self.prober = self._engine(read_only=True)
+        self.autocommit = self._engine()
         self.engine = self._engine()
         event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self.dialect = self.engine.dialect
