@@ -45,7 +45,7 @@ from handfast.users.v1.users_pb2 import (
 from tests.crashes.history import Event
 from tests.crashes.transactions import TIMEOUT, Refused, Transactions
 from tests.crashes.worker import Worker
-from tests.crashes.world import GONE, PAIRS, Seen, World, text
+from tests.crashes.world import GONE, LIFE, PAIRS, Seen, World, text
 from tests.serializability.history import Outcome, Read, Write
 from tests.transactions.calls import Transaction
 
@@ -241,7 +241,7 @@ class Client(Worker):
         transaction.stage("users", self._suite.users.UpdateUser, request)
 
     def _create_account(self) -> None:
-        user_id = mark = f"life-{self._mark()}"
+        user_id = mark = f"{LIFE}{self._mark()}"
         email = self._spare_email or f"{user_id}@example.com"
         free, self._spare_email = bool(self._spare_email), ""
         user = User(user_id=user_id, email=email, labels={"life": mark})

@@ -29,6 +29,8 @@ from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import User
 from tests.serializability.history import Read, Write
 
+LIFE = "life-"
+"""Begins the id of an account that is created and deleted. All others are not of this world."""
 START = "start"
 ABSENT, GONE = "absent", "gone"
 PAIRS = 3
@@ -124,7 +126,8 @@ class World:
     def see_user(self, seen: Seen, user: User) -> None:
         _see_etag(seen, f"user {user.user_id} {user.etag}", user)
         if user.user_id not in self.ids:
-            seen.read(f"life/{user.user_id}", user.labels["life"])
+            if user.user_id.startswith(LIFE):
+                seen.read(f"life/{user.user_id}", user.labels["life"])
             return
         seen.read(f"joint/{user.user_id}", user.labels["joint"])
         seen.read(f"user/{user.user_id}", user.display_name)

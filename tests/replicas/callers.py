@@ -1,17 +1,27 @@
-"""What callers are told, call by call, after all that their client makes again by itself."""
+"""What callers are told, call by call, after all that their client makes again by itself; and callers whom nothing but
+a fault keeps waiting.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from handfast.accounts.v1.accounts_pb2 import GetAccountRequest, UpdateUserAndPreferencesRequest
+from handfast.client import ServiceError, Suite
 from handfast.client.errors import service_error
+from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences
+from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
+from tests.crashes.worker import Worker
+from tests.crashes.world import text
+from tests.people import create_user
 
 ANSWERS = {
     grpc.StatusCode.OK,
@@ -21,6 +31,9 @@ ANSWERS = {
 """Codes by which a server that works says what is so."""
 SLOW_S = 1.0
 """A call that takes longer has met the fault."""
+PAUSE_S = 0.02
+"""Between two calls of one caller."""
+THEME = {"theme": text("dark")}
 LITTLE_S = 5.0
 """What is left of a transaction's time may be too little for a call that meets a fault."""
 LITTLE = f", with less than {LITTLE_S:.0f} s for it"
@@ -86,34 +99,59 @@ class Calls(grpc.UnaryUnaryClientInterceptor):
             return [call for call in self._all if call.ended >= moment]
 
 
+class Alone(Worker):
+    """Reads and writes one user, whom nobody else knows, by all servers, until `stopping` is set."""
+
+    def __init__(self, name: str, suite: Suite, stopping: threading.Event) -> None:
+        super().__init__(name)
+        self._suite, self._stopping = suite, stopping
+        self._user_id = create_user(suite).user_id
+
+    def work(self) -> None:
+        suite, user_id = self._suite, self._user_id
+        labels = {"count": "0"}
+        calls: list[Callable[[], object]] = [
+            lambda: suite.users.GetUser(GetUserRequest(user_id=user_id)),
+            lambda: suite.preferences.GetPreferences(GetPreferencesRequest(user_id=user_id)),
+            lambda: suite.accounts.GetAccount(GetAccountRequest(user_id=user_id)),
+            lambda: suite.users.UpdateUser(UpdateUserRequest(user=User(user_id=user_id, labels=labels))),
+            lambda: suite.accounts.UpdateUserAndPreferences(
+                UpdateUserAndPreferencesRequest(
+                    user=User(user_id=user_id, labels=labels), preferences=Preferences(values=THEME)
+                )
+            ),
+        ]
+        for number, call in enumerate(itertools.cycle(calls)):
+            if self._stopping.wait(PAUSE_S):
+                return
+            labels["count"] = str(number)
+            with contextlib.suppress(ServiceError):  # it has been noted
+                call()
+
+
 @dataclass(frozen=True)
 class Felt:
-    """What callers felt of a fault: how long after it a call began that failed or was slow, how long the longest one
-    took, of how many, and which failed.
+    """What callers felt since a moment: which of so many calls failed or were slow, how long after that moment the last
+    of these began, and how long the longest took.
     """
 
-    calls: int
-    harmed: int
-    seconds: float
-    longest: float
-    slowest: str
-    failed: Counter[str]
+    since: float
+    calls: Sequence[Call]
+
+    @property
+    def harmed(self) -> list[Call]:
+        return [call for call in self.calls if call.harmed]
+
+    @property
+    def seconds(self) -> float:
+        return max([0.0, *(call.began - self.since for call in self.harmed)])
+
+    @property
+    def longest(self) -> float:
+        return max([0.0, *(call.seconds for call in self.calls)])
 
     def __str__(self) -> str:
         return (
-            f"{self.harmed:3} of {self.calls:5} calls met it, the last began after {self.seconds:5.2f} s, "
-            f"the longest took {self.longest:5.2f} s{self.slowest}, {self.failed.total()} failed"
+            f"{len(self.harmed)} of {len(self.calls)} calls met it, the last began after {self.seconds:.1f} s, the "
+            f"longest took {self.longest:.1f} s"
         )
-
-
-def felt(fault_at: float, calls: Sequence[Call]) -> Felt:
-    harmed = [call for call in calls if call.harmed]
-    slowest = max(calls, key=lambda call: call.seconds, default=None)
-    return Felt(
-        len(calls),
-        len(harmed),
-        max([0.0, *(call.began - fault_at for call in harmed)]),
-        slowest.seconds if slowest else 0.0,
-        f" ({slowest}, after {slowest.began - fault_at:.2f} s)" if slowest and slowest.harmed else "",
-        Counter(str(call) for call in calls if call.failed),
-    )

@@ -20,9 +20,10 @@ from tests.crashes.clients import Client
 from tests.crashes.history import Event, check, save
 from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
+from tests.crashes.worker import Worker
 from tests.crashes.world import World
 from tests.databases.postgresql import PostgreSQL, postgresql
-from tests.replicas.callers import LITTLE, Calls, Felt, felt
+from tests.replicas.callers import LITTLE, Alone, Call, Calls, Felt
 from tests.replicas.faults import FAULTS, LASTS, ROLLING
 from tests.replicas.servers import Replicas
 from tests.serializability.checker import Anomaly
@@ -31,6 +32,10 @@ QUIET_S = 3.0
 """Seconds of calls before a fault, and after its end, at the most."""
 FREE_WITHIN_S = 5.0
 """After the last round, within which everything must be free."""
+ALONE = 4
+"""Callers with a user of their own."""
+SHOWN = 3
+"""Of the calls that met a fault, the last ones."""
 TRANSACTION_S = 15.0
 """That a transaction may take."""
 LOGS = {"HANDFAST_LOG_LEVEL": "warning"}
@@ -40,20 +45,25 @@ AGAIN = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 
 @dataclass(frozen=True)
 class Round:
-    """What callers felt in the quiet before a fault, and from the fault on."""
+    """What those felt that are alone, in the quiet before a fault and from the fault on, and which calls of all callers
+    failed.
+    """
 
     number: int
     fault: str
     victims: Sequence[str]
     before: Felt
     since: Felt
+    all_calls: int
+    failed: Counter[str]
 
     def __str__(self) -> str:
         whom = self.victims[0] if len(self.victims) == 1 else f"{len(self.victims)} replicas"
         lines = [
-            f"{self.number:3}  {f'{self.fault}: {whom}':<32}  {self.since} (before it: {self.before.harmed} of "
-            f"{self.before.calls}, the longest {self.before.longest:.2f} s)",
-            *(f"     {number} times {call}" for call, number in self.since.failed.most_common()),
+            f"{self.number:3}  {f'{self.fault}: {whom}':<28}  {self.since} (before it {self.before.longest:.1f} s); "
+            f"{self.failed.total()} of {self.all_calls} failed",
+            *(f"     {number} times {call}" for call, number in self.failed.most_common()),
+            *(f"     {_when(call, self.since)}" for call in self.since.harmed[-SHOWN:]),
         ]
         return "\n".join(lines)
 
@@ -74,7 +84,7 @@ class Report:
             {
                 f"{each.fault}: {call}": number
                 for each in self.rounds
-                for call, number in each.since.failed.items()
+                for call, number in each.failed.items()
                 if not call.endswith(LITTLE) and (each.fault == ROLLING or call.split()[1] not in AGAIN)
             }
         )
@@ -96,13 +106,14 @@ class Report:
         outcomes = Counter(event.outcome.name.lower() for event in self.history)
         lines = [f"{len(self.history)} operations: {counts(outcomes)}; {self.acknowledged} writes acknowledged"]
         for fault in FAULTS:
-            if of_it := [each.since for each in self.rounds if each.fault == fault]:
+            if of_it := [each for each in self.rounds if each.fault == fault]:
+                since = [each.since for each in of_it]
                 lines.append(
-                    f"{fault}, {len(of_it)} times: {sum(each.calls for each in of_it)} calls, "
-                    f"{sum(each.harmed for each in of_it)} met it, the last began after "
-                    f"{max(each.seconds for each in of_it):.2f} s, the longest took "
-                    f"{max(each.longest for each in of_it):.2f} s, "
-                    f"{sum(each.failed.total() for each in of_it)} failed"
+                    f"{fault}, {len(of_it)} times: {sum(len(each.harmed) for each in since)} of "
+                    f"{sum(len(each.calls) for each in since)} calls met it, the last began after "
+                    f"{_spread([each.seconds for each in since])}, the longest took "
+                    f"{_spread([each.longest for each in since])}; "
+                    f"{sum(each.failed.total() for each in of_it)} of {sum(each.all_calls for each in of_it)} failed"
                 )
         lines += [
             f"everything free {max(each.seconds for each in self.freed):.1f} s after the last round",
@@ -112,6 +123,14 @@ class Report:
             *map(str, self.violations[:10]),
         ]
         return "\n".join(lines)
+
+
+def _when(call: Call, felt: Felt) -> str:
+    return f"after {call.began - felt.since:.1f} s, for {call.seconds:.1f} s: {call}"
+
+
+def _spread(times: Sequence[float]) -> str:
+    return f"{sorted(times)[len(times) // 2]:.1f} s in the middle and {max(times):.1f} s at the most"
 
 
 def upset(
@@ -128,8 +147,8 @@ def upset(
     """So many rounds of each of the faults, with the seconds that it lasts. Before it and after its end there are up to
     `quiet` seconds of calls.
     """
-    world, history, stopping, calls = World(), list[Event](), threading.Event(), Calls()
-    chance = random.Random(seed)
+    world, history, stopping = World(), list[Event](), threading.Event()
+    calls, calls_alone, chance = Calls(), Calls(), random.Random(seed)
     target = Replicas(replicas, folder, database.create_databases("replicas_"), LOGS, cables=True)
     with contextlib.ExitStack() as stack:
         stack.callback(target.stop)
@@ -140,12 +159,14 @@ def upset(
             Client(f"c{number}", face, world, history, stopping, seed, TRANSACTION_S)
             for number, face in enumerate(faces)
         ]
-        stack.callback(_join, workers, stopping)
-        for worker in workers:
+        face_alone = stack.enter_context(target.connect(interceptors=[calls_alone]))
+        alone = [Alone(f"a{number}", face_alone, stopping) for number in range(ALONE)]
+        stack.callback(_join, [*workers, *alone], stopping)
+        for worker in [*workers, *alone]:
             worker.start()
         done = list[Round]()
         for fault in [fault for _ in range(rounds) for fault in chance.sample(list(faults), len(faults))]:
-            done.append(_round(target, len(done) + 1, fault, faults[fault], quiet, calls, chance))
+            done.append(_round(target, len(done) + 1, fault, faults[fault], quiet, calls, calls_alone, chance))
             print(done[-1], flush=True)
         freed = time_to_free(faces[0], world, seed)
         _join(workers, stopping)
@@ -154,7 +175,14 @@ def upset(
 
 
 def _round(
-    target: Replicas, number: int, fault: str, lasts: float, quiet: float, calls: Calls, chance: random.Random
+    target: Replicas,
+    number: int,
+    fault: str,
+    lasts: float,
+    quiet: float,
+    calls: Calls,
+    calls_alone: Calls,
+    chance: random.Random,
 ) -> Round:
     before = time.monotonic()
     time.sleep(chance.uniform(quiet / 2, quiet))
@@ -165,17 +193,20 @@ def _round(
     for victim in victims:
         victim.wait_until_ready()
     time.sleep(quiet)
-    ended = calls.since(before)
+    alone = calls_alone.since(before)
+    all_since = [*calls.since(began), *calls_alone.since(began)]
     return Round(
         number,
         fault,
         [each.log.stem for each in victims],
-        before=felt(before, [call for call in ended if call.ended < began]),
-        since=felt(began, [call for call in ended if call.ended >= began]),
+        before=Felt(before, [call for call in alone if call.ended < began]),
+        since=Felt(began, [call for call in alone if call.ended >= began]),
+        all_calls=len(all_since),
+        failed=Counter(str(call) for call in all_since if call.failed),
     )
 
 
-def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
+def _join(workers: Sequence[Worker], stopping: threading.Event) -> None:
     stopping.set()
     for worker in workers:
         worker.join()
