@@ -6,18 +6,22 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google.rpc
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 from grpc_status import rpc_status
 
+from handfast.server.chassis.operations.health import WATCH
 from handfast.server.suite import FIRST_PORT
 from handfast.users.v1 import users_pb2
 from tests.project.commands import BIN, ROOT
@@ -123,9 +127,18 @@ def test_the_client_that_is_shown_prints_what_is_shown(program: Program, address
     assert shows_the_same(shown, done.stdout), done.stdout
 
 
+@dataclass(frozen=True)
+class Refusing:
+    """A server that refuses every call but that for its health, and has noted them all in `called`."""
+
+    address: str
+    called: list[str]
+
+
 @pytest.fixture
-def refusing() -> Iterator[str]:
-    """The address of a server that refuses every call, with every detail that the suite sends."""
+def refusing() -> Iterator[Refusing]:
+    """With every detail that the suite sends."""
+    called: list[str] = []
     status = status_pb2.Status(code=code_pb2.ABORTED, message="Somebody else was faster.")
     for detail in (
         error_details_pb2.ErrorInfo(domain="handfast.users", reason="PENDING_CHANGE", metadata={"user_id": "ada"}),
@@ -137,21 +150,29 @@ def refusing() -> Iterator[str]:
     ):
         status.details.add().Pack(detail)
 
-    class Refusing(grpc.GenericRpcHandler):
+    class Handler(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
             return grpc.unary_unary_rpc_method_handler(
                 lambda request, context: context.abort_with_status(rpc_status.to_status(status))
             )
 
-    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Refusing()], options=[("grpc.so_reuseport", 0)])
+    class Noting(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+            called.append(handler_call_details.method)
+            return continuation(handler_call_details)
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(2), handlers=[Handler()], interceptors=[Noting()], options=[("grpc.so_reuseport", 0)]
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield f"127.0.0.1:{port}"
+    yield Refusing(f"127.0.0.1:{port}", called)
     server.stop(0).wait()
 
 
-def test_the_client_that_is_shown_decodes_every_detail_of_an_error(program: Program, refusing: str) -> None:
-    done = program.run(dict.fromkeys(("users", "preferences", "accounts"), refusing))
+def test_the_client_that_is_shown_decodes_every_detail_of_an_error(program: Program, refusing: Refusing) -> None:
+    done = program.run(dict.fromkeys(("users", "preferences", "accounts"), refusing.address))
     assert done.returncode == 1, done.stdout
     said = done.stdout.replace("map[user_id:ada]", "{ user_id: 'ada' }").splitlines()
     assert said[0] in ("Aborted", "ABORTED")
@@ -162,6 +183,7 @@ def test_the_client_that_is_shown_decodes_every_detail_of_an_error(program: Prog
     ]
     assert said[4] in ("RetryInfo 1.5s", "RetryInfo 1.5 s")
     assert said[5] == "RequestInfo named"
+    assert (WATCH in refusing.called) is (program.language is GO)  # as docs/connections.md says of both
 
 
 def test_the_stubs_for_go_are_where_the_contracts_say_without_any_setting(tmp_path: Path) -> None:

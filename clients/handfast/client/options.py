@@ -47,7 +47,7 @@ OF_ONE = Keepalive(10.0, 10.0, 10.0)
 OF_REPLICAS = Keepalive(1.0, 1.0, 1.0)
 """Of an address that may stand for several. A call that meets a silent one is made again on another after two seconds,
 well before its deadline, and one that is back is called again before the next is restarted. A connection that carries
-calls is not asked; one that rests costs a server some 40 µs each second (measured)."""
+calls is not asked; a server pays 2 % of a processor for 1000 that rest (measured)."""
 
 Options = tuple[tuple[str, str | int], ...]
 
