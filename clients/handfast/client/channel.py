@@ -82,9 +82,8 @@ def channel_class(base: type[Channel], tracing: bool) -> type[Channel]:
         return base
     try:
         from handfast.client.tracing import traced
-    except ModuleNotFoundError as error:
-        message = f"tracing: {error.name} is missing; install it with: pip install 'handfast[otel]'"
-        raise ValueError(message) from None
+    except ModuleNotFoundError:
+        raise ValueError("tracing: needs OpenTelemetry; install it by: pip install 'handfast[otel]'") from None
     return traced(base)
 
 

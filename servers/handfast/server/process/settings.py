@@ -45,8 +45,6 @@ _OF_ONE_SERVER = frozenset(
         *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
     }
 )
-_SDK = "opentelemetry.sdk.trace"
-"""What tracing needs."""
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 
@@ -221,7 +219,8 @@ class ServerSettings:
         self.require(
             "log_level", self.log_level in LOG_LEVELS, f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}"
         )
-        self.require("tracing", not self.tracing or _is_there(_SDK), f"needs {_SDK}: pip install 'handfast[otel]'")
+        missing = "needs OpenTelemetry, which is not installed: pip install 'handfast[otel]'"
+        self.require("tracing", not self.tracing or _is_installed("opentelemetry.sdk.trace"), missing)
         self._check_authentication()
 
     def require(self, setting: str, holds: object, rule: str) -> None:
@@ -399,7 +398,7 @@ class ParticipantLimits(DatabaseSettings):
     )
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of what it is in

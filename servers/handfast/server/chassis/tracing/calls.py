@@ -43,6 +43,8 @@ ERRORS = frozenset(
 )
 """What is an error of the server, by the semantic conventions; other codes tell the caller of one of its own."""
 _OPERATIONS = "grpc."
+_ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
+"""Where gRPC says how often it has made the call before."""
 _NS_PER_SECOND = 1_000_000_000
 
 
@@ -73,6 +75,9 @@ class CallTracing:
             return
         assert call.code is not None
         span.set_attribute(STATUS_CODE, call.code.name)
+        attempts = str(call.metadata.get(_ATTEMPTS_KEY, ""))
+        if attempts.isascii() and attempts.isdigit():
+            span.set_attribute("handfast.previous_attempts", int(attempts[:3]))
         if transaction_id := call.log.get("transaction_id"):
             span.set_attribute(TRANSACTION_ID, str(transaction_id))
         if reason := call.log.get("error.reason"):

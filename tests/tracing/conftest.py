@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from handfast.server.chassis.tracing import spans
+
+
+class Recorded:
+    """What the tests' own process records."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._exporter = InMemorySpanExporter()
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer = provider.get_tracer("tests")
+
+    @property
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        """Those that have ended, in this order."""
+        return self._exporter.get_finished_spans()
+
+    def clear(self) -> None:
+        self._exporter.clear()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+    """As an application would do by `trace.set_tracer_provider`, which a process can do only once."""
+    provider = TracerProvider()
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(spans, "recorder", None)
+    yield Recorded(provider)
+    provider.shutdown()

@@ -1,0 +1,128 @@
+"""The SDK is set up by the standard variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+
+from handfast.client import connect
+from handfast.server.chassis.server import StartError
+from handfast.server.chassis.tracing.sdk import exporting
+from handfast.server.cli.ports import free_first_port
+from handfast.server.process.settings import sqlite_url
+from handfast.users.v1.users_pb2 import CreateUserRequest, User
+from tests.cli.processes import start_process, stop_process
+from tests.people import new_email
+
+from .receiver import receiving
+
+SAMPLED, NOT_SAMPLED = (
+    SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(flag)) for flag in (TraceFlags.SAMPLED, 0)
+)
+
+
+@pytest.fixture
+def set_up(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets it up by variables, and returns the provider."""
+    providers: list[TracerProvider] = []
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
+
+    def set_up(**variables: str) -> TracerProvider:
+        for name, value in {"OTEL_TRACES_EXPORTER": "none", **variables}.items():
+            monkeypatch.setenv(name, value)
+        with exporting("users"):
+            return providers.pop()
+
+    return set_up
+
+
+def service_of(provider: TracerProvider) -> Any:
+    return provider.resource.attributes["service.name"]
+
+
+def test_spans_are_those_of_the_server_unless_the_environment_names_another_service(set_up: Any) -> None:
+    assert service_of(set_up()) == "users"
+    assert service_of(set_up(OTEL_RESOURCE_ATTRIBUTES="service.name=people,service.namespace=shop")) == "people"
+    provider = set_up(OTEL_SERVICE_NAME="persons")
+    assert service_of(provider) == "persons"
+    assert provider.resource.attributes["service.namespace"] == "shop"
+
+
+def is_recorded(provider: TracerProvider, parent: SpanContext | None = None, linked: SpanContext | None = None) -> bool:
+    context = None if parent is None else trace.set_span_in_context(NonRecordingSpan(parent))
+    links = [] if linked is None else [Link(linked)]
+    return isinstance(provider.get_tracer("tests").start_span("call", context, links=links), ReadableSpan)
+
+
+def test_all_is_recorded_unless_its_caller_says_otherwise(set_up: Any) -> None:
+    provider = set_up()
+    assert is_recorded(provider)
+    assert is_recorded(provider, SAMPLED)
+    assert not is_recorded(provider, NOT_SAMPLED)
+
+
+def test_of_traces_that_begin_here_a_share_is_recorded_and_what_is_linked_to_one_that_is(set_up: Any) -> None:
+    provider = set_up(OTEL_TRACES_SAMPLER_ARG="0")
+    assert not is_recorded(provider)
+    assert is_recorded(provider, SAMPLED)
+    assert is_recorded(provider, linked=SAMPLED)
+    assert not is_recorded(provider, linked=NOT_SAMPLED)
+    assert not is_recorded(provider, NOT_SAMPLED, linked=SAMPLED)
+
+
+def test_another_sampler_is_taken_as_it_is(set_up: Any) -> None:
+    assert is_recorded(set_up(OTEL_TRACES_SAMPLER="always_on"), NOT_SAMPLED)
+    assert not is_recorded(set_up(OTEL_TRACES_SAMPLER="always_off"), SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"OTEL_TRACES_SAMPLER_ARG": "2"}, "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '2'"),
+        ({"OTEL_TRACES_SAMPLER_ARG": "1%"}, "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '1%'"),
+        (
+            {"OTEL_TRACES_EXPORTER": "console,zipkin"},
+            "OTEL_TRACES_EXPORTER asks for the exporter 'zipkin', which is not installed",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL asks for the exporter 'otlp_proto_http', which is not installed",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(set_up: Any, variables: dict[str, str], message: str) -> None:
+    with pytest.raises(StartError) as refused:
+        set_up(**variables)
+    assert str(refused.value) == f"cannot trace: {message}"
+
+
+def test_the_provider_of_a_program_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+    monkeypatch.setattr(trace, "set_tracer_provider", lambda provider: pytest.fail("it has one"))
+    with exporting("users"):
+        pass
+
+
+def test_the_last_spans_are_exported_when_a_server_stops(tmp_path: Path) -> None:
+    first_port = free_first_port()
+    with receiving() as receiver:
+        arguments = (
+            *("serve", "users", "--migrate", "--tracing", "--listen", f"127.0.0.1:{first_port}"),
+            *("--database-url", sqlite_url(tmp_path / "users.sqlite3")),
+        )
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{receiver.address}", "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        process = start_process(tmp_path / "stderr", arguments, environment, first_port)
+        try:
+            with connect(f"127.0.0.1:{first_port}") as suite:
+                request = CreateUserRequest(user=User(email=new_email()))
+                suite.users.CreateUser.with_call(request, timeout=30, wait_for_ready=True)
+            assert not receiver.spans
+        finally:
+            stop_process(process)
+        assert len(receiver.spans) == 2

@@ -1,0 +1,195 @@
+"""What a server records of calls that end early, of attempts, of what handlers do, and of its database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import sqlalchemy as sa
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+from sqlalchemy.exc import IntegrityError
+
+from handfast.client import DeadlineExceeded, channel
+from handfast.server.chassis.errors import InvalidMetadata, PeerUnavailable
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.tracing.database import TracedDatabase
+from handfast.server.process.settings import ServerSettings, sqlite_url
+from handfast.users.v1 import users_pb2, users_pb2_grpc
+from tests.chassis.conftest import USERS, Users
+from tests.databases.postgresql import PostgreSQL
+from tests.eventually import eventually
+
+from .conftest import Recorded
+
+CALLS = {"pool": "calls"}
+ADA = users_pb2.GetUserRequest(user_id="ada")
+Stub = users_pb2_grpc.UserServiceStub
+
+
+class Served:
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self.servicer = Users()  # type: ignore[abstract]  # calls of the rest are unimplemented
+        add = users_pb2_grpc.add_UserServiceServicer_to_server
+        settings = ServerSettings(name="users", listen="127.0.0.1:0", threads=1, grace=0.5, tracing=True)
+        self.server = Server(settings, domain="users", services=[Service(USERS, add, self.servicer, "users")])
+        self.server.start()
+
+    def spans(self, count: int) -> list[ReadableSpan]:
+        """Those of calls, in the order in which they began, once there are so many."""
+
+        def found() -> list[ReadableSpan]:
+            spans = [span for span in self._recorded.spans if span.kind is SpanKind.SERVER]
+            return spans if len(spans) >= count else []
+
+        return sorted(eventually(found) or [], key=lambda span: span.start_time or 0)
+
+
+@pytest.fixture
+def served(recorded: Recorded) -> Iterator[Served]:
+    served = Served(recorded)
+    yield served
+    served.server.stop()
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def test_each_attempt_that_a_client_makes_is_a_span_within_that_of_the_call(served: Served, recorded: Recorded) -> None:
+    attempts = iter(range(3))
+
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        if next(attempts) < 2:
+            raise PeerUnavailable("Away for a moment.")
+        return users_pb2.GetUserResponse()
+
+    served.servicer.behavior = behave
+    with channel(served.server.address, tracing=True) as opened:
+        Stub(opened).GetUser(ADA)
+    spans = served.spans(3)
+    (call,) = (span for span in recorded.spans if span.kind is SpanKind.CLIENT)
+    assert call.context is not None
+    assert {span.parent.span_id if span.parent else 0 for span in spans} == {call.context.span_id}
+    assert [attributes(span).get("handfast.previous_attempts", 0) for span in spans] == [0, 1, 2]
+    assert [attributes(span).get("error.type") for span in spans] == ["UNAVAILABLE", "UNAVAILABLE", None]
+
+
+def test_a_call_that_never_had_a_handler_is_a_span(served: Served) -> None:
+    """Its deadline passes while the only thread serves another one."""
+    gate = threading.Event()
+
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        gate.wait(30)
+        return users_pb2.GetUserResponse()
+
+    served.servicer.behavior = behave
+    with channel(served.server.address) as opened:
+        first = Stub(opened).GetUser.future(ADA)
+        assert eventually(lambda: served.server.metrics.registry.get_sample_value("handfast_calls_in_flight", CALLS))
+        with pytest.raises(DeadlineExceeded):
+            Stub(opened).GetUser(ADA, timeout=0.2)
+        gate.set()
+        first.result()
+    _, second = served.spans(2)
+    assert second.status.status_code is StatusCode.ERROR
+    assert attributes(second)["error.type"] == "DEADLINE_EXCEEDED"
+
+
+def test_what_a_handler_does_is_within_its_call(served: Served, recorded: Recorded) -> None:
+    """Also of the next call on the same thread."""
+
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        with recorded.tracer.start_as_current_span("work"):
+            return users_pb2.GetUserResponse()
+
+    served.servicer.behavior = behave
+    with channel(served.server.address) as opened:
+        for _ in range(2):
+            Stub(opened).GetUser(ADA)
+    calls = [span.context.span_id for span in served.spans(2) if span.context]
+    assert [span.parent.span_id for span in recorded.spans if span.name == "work" and span.parent] == calls
+
+
+def test_an_unexpected_exception_tells_nothing_of_itself(served: Served) -> None:
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        raise ZeroDivisionError("ada@example.com")
+
+    served.servicer.behavior = behave
+    with grpc.insecure_channel(served.server.address) as opened, pytest.raises(grpc.RpcError):
+        Stub(opened).GetUser(ADA)
+    (span,) = served.spans(1)
+    assert attributes(span)["error.type"] == "INTERNAL"
+    assert "ada@example.com" not in span.to_json()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, recorded: Recorded) -> Iterator[TracedDatabase]:
+    url = sqlite_url(tmp_path / "people.sqlite3")
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("server")
+        url = server.emptied()
+    database = TracedDatabase(url)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE people (name VARCHAR(20) PRIMARY KEY)"))
+    yield database
+    database.close()
+
+
+def insert(name: str) -> Callable[[sa.Connection], object]:
+    return lambda connection: connection.execute(sa.text("INSERT INTO people VALUES (:name)"), {"name": name})
+
+
+def test_reads_and_local_transactions_are_spans_within_a_call(recorded: Recorded, database: TracedDatabase) -> None:
+    database.write(insert("outside"))
+    with recorded.tracer.start_as_current_span("call"):
+        database.write(insert("ada"))
+        with database.read() as connection:
+            connection.execute(sa.text("SELECT name FROM people")).all()
+    write, read, call = recorded.spans
+    name = attributes(write)["db.namespace"]
+    assert (write.name, read.name) == (f"TRANSACTION {name}", f"SELECT {name}")
+    expected = {"db.system.name": database.dialect, "db.namespace": name}
+    if database.dialect == "postgresql":
+        assert write.kind is SpanKind.CLIENT
+        expected |= {key: attributes(write)[key] for key in ("server.address", "server.port")}
+    else:
+        assert (write.kind, name) == (SpanKind.INTERNAL, "people.sqlite3")
+    assert attributes(write) == {**expected, "db.operation.name": "TRANSACTION"}
+    assert attributes(read) == {**expected, "db.operation.name": "SELECT"}
+    assert call.context is not None
+    assert write.parent is not None
+    assert write.parent.span_id == call.context.span_id
+
+
+def test_a_failure_of_the_database_is_named_by_its_code(recorded: Recorded, database: TracedDatabase) -> None:
+    database.write(insert("ada"))
+    with recorded.tracer.start_as_current_span("call"), pytest.raises(IntegrityError):
+        database.write(insert("ada"))
+    write = recorded.spans[0]
+    assert write.status.status_code is StatusCode.ERROR
+    expected = "23505" if database.dialect == "postgresql" else "IntegrityError"
+    assert attributes(write)["error.type"] == expected
+    assert not write.events  # an exception's text would be there
+
+
+def test_that_a_work_refuses_is_no_failure_of_the_database(recorded: Recorded, database: TracedDatabase) -> None:
+    def refuse(connection: sa.Connection) -> None:
+        raise InvalidMetadata("no", key="k")
+
+    with recorded.tracer.start_as_current_span("call"), pytest.raises(InvalidMetadata):
+        database.write(refuse)
+    assert recorded.spans[0].status.status_code is StatusCode.UNSET
+
+
+def test_where_the_call_is_not_recorded_there_is_no_span(recorded: Recorded, database: TracedDatabase) -> None:
+    unrecorded = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False))
+    with trace.use_span(unrecorded):
+        database.write(insert("ada"))
+    assert not recorded.spans
