@@ -25,6 +25,11 @@ class Result:
     stdout: str
     stderr: str
 
+    @property
+    def told(self) -> list[str]:
+        """The lines of stderr that are not of the log."""
+        return [line for line in self.stderr.splitlines() if not line.startswith("{")]
+
 
 @dataclass(frozen=True)
 class Process:

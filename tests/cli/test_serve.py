@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import resource
 import signal
 import socket
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -51,8 +54,19 @@ def test_a_database_that_cannot_be_opened_is_told_in_one_line(handfast: Callable
     arguments = _own_place(tmp_path / "missing")
     result = handfast("serve", "users", *arguments)
     assert result.status == 2
-    assert result.stderr.startswith("handfast: users: ")
-    assert result.stderr.count("\n") == 1
+    (told,) = result.told
+    assert told.startswith("handfast: users: ")
+
+
+def test_the_first_line_of_the_log_has_the_versions(start: Callable[..., Process], tmp_path: Path) -> None:
+    server = start("serve", "users", *_own_place(tmp_path))
+    assert eventually(lambda: '"serving"' in server.stderr)
+    first = json.loads(server.stderr.splitlines()[0])
+    assert list(first)[:4] == ["timestamp", "level", "event", "service"]
+    assert (first["level"], first["event"], first["service"]) == ("info", "starting", "users")
+    assert first["version"] == metadata.version("handfast")
+    assert first["grpcio"] == metadata.version("grpcio")
+    assert first["python"] == platform.python_version()
 
 
 @pytest.mark.parametrize("offset", [0, 100])
@@ -61,10 +75,9 @@ def test_a_port_that_is_taken_is_told_in_one_line(handfast: Callable[..., Result
     with socket.create_server(("127.0.0.1", port + offset)):  # which may be in TIME_WAIT
         result = handfast("serve", "users", *_own_place(tmp_path, port))
     assert result.status == 2
-    told = [line for line in result.stderr.splitlines() if not line.startswith("{")]
-    assert len(told) == 1
-    assert told[0].startswith("handfast: users: ")
-    assert str(port + offset) in told[0]
+    (told,) = result.told
+    assert told.startswith("handfast: users: ")
+    assert str(port + offset) in told
 
 
 def test_a_server_that_is_not_supervised_does_not_mind_its_stdin(start: Callable[..., Process], tmp_path: Path) -> None:

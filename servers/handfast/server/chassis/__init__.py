@@ -42,6 +42,7 @@ What they find there, and what is around them:
     requests/           what to check in requests, how to list
     clock.py            the time
     ids.py              ids that sort by it
+    versions.py         of what a server runs on
     crash_points.py     where tests make a server die
 """
 

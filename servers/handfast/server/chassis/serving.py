@@ -8,8 +8,11 @@ import pkgutil
 import threading
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
+from handfast.server.chassis.versions import versions
 from handfast.server.process import open_files
 from handfast.server.process.command import run
 from handfast.server.process.flags import Settings, server_command
@@ -34,8 +37,8 @@ def serve(
     `--threads` or `HANDFAST_THREADS`, and so on for each field. `listen` is the default of the first, as `HOST:PORT`.
     `argv` are the flags, by default those of the process.
 
-    Returns the exit status: 0 after a signal; 2, with one line on stderr, after a setting that breaks its rule or a
-    StartError; 2, with the usage, after an unknown flag.
+    Returns the exit status: 0 after a signal; 2, with one line on stderr beside the log, after a setting that breaks
+    its rule or a StartError; 2, with the usage, after an unknown flag.
     """
 
     build_server = functools.partial(_build_by_name, build) if isinstance(build, str) else build
@@ -45,12 +48,13 @@ def serve(
 
 def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:
     """Runs the server that `build` makes of `settings`, until `stop` is set. Raises StartError. The log is configured
-    first, since `build` may upgrade a database, and logs what it does there. What the process makes, such as the files
-    of SQLite, is for its user alone.
+    first, since `build` may upgrade a database, and logs what it does there; its first line has the versions. What the
+    process makes, such as the files of SQLite, is for its user alone.
     """
     os.umask(OTHERS)
     open_files.raise_limit()
     log.configure(settings.name, settings.log_level)
+    structlog.get_logger().info("starting", **versions())
     build(settings).run(stop)
 
 

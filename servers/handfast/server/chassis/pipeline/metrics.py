@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
+    Info,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -21,6 +22,7 @@ from prometheus_client.samples import Exemplar
 from handfast.server.chassis.call import Method
 from handfast.server.chassis.logs.writer import GO_NAMES
 from handfast.server.chassis.pipeline.pools import DURATIONS_S, Limiter
+from handfast.server.chassis.versions import versions
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BOUNDS = (*map(str, DURATIONS_S), "+Inf")
@@ -40,6 +42,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        Info("handfast_build", "The versions of what the server runs on.", registry=self.registry).info(versions())
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
