@@ -28,6 +28,7 @@ COMMANDS = [
     ("serve",),
     ("serve", "accounts"),
     ("health",),
+    ("config",),
     ("demo",),
     ("dev-credentials",),
     ("dev-token",),

@@ -302,8 +302,9 @@ def test_settings_do_not_show_a_database_password() -> None:
         ("postgresql://db/users?sslpassword=hunter2", "postgresql://db/users"),
         (
             "postgresql://ada:hunter2@db/all?sslmode=require&options=-csearch_path%3Dusers",
-            "postgresql://ada@db/all?options=-csearch_path%3Dusers",
+            "postgresql://ada@db/all?sslmode=require&options=-csearch_path%3Dusers",
         ),
+        ("postgresql://db/users?%70assword=hunter2&new_secret=hunter2", "postgresql://db/users"),
     ],
 )
 def test_a_database_is_shown_without_its_password(url: str, shown: str) -> None:

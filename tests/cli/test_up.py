@@ -219,7 +219,7 @@ def test_participants_are_handed_on_to_the_coordinator(up: Up) -> None:
 def test_databases_of_the_environment_are_named_and_shown(up: Up, tmp_path: Path) -> None:
     elsewhere = sqlite_url(tmp_path / "elsewhere.sqlite3")
     printed = up(HANDFAST_PREFERENCES_DATABASE_URL=elsewhere).read_until("ready")
-    assert printed.startswith("Databases are taken from the environment: HANDFAST_PREFERENCES_DATABASE_URL.\n")
+    assert printed.startswith("Databases are taken from HANDFAST_PREFERENCES_DATABASE_URL.\n")
     shown = dict(line.split() for line in printed.partition("Its data:\n")[2].splitlines() if "sqlite" in line)
     assert shown == {
         "users": sqlite_url(tmp_path / "data" / "users.sqlite3"),
@@ -231,8 +231,49 @@ def test_databases_of_the_environment_are_named_and_shown(up: Up, tmp_path: Path
 def test_a_suite_whose_databases_are_all_elsewhere_makes_no_folder(up: Up, tmp_path: Path) -> None:
     variables = [f"HANDFAST_{name}_DATABASE_URL" for name in ("USERS", "PREFERENCES", "TRANSACTIONS")]
     suite = up(**{name: sqlite_url(tmp_path / f"{name}.sqlite3") for name in variables})
-    assert f"from the environment: {', '.join(variables)}.\n" in suite.read_until("ready")
+    assert f"Databases are taken from {', '.join(variables)}.\n" in suite.read_until("ready")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_suite_and_each_server_that_is_restarted_have_their_settings_by_the_file(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    first_port = free_first_port()
+    file = tmp_path / "handfast.toml"
+    text = f"""
+        log_level = "error"
+        [participants]
+        credits = "127.0.0.1:9"
+        [users]
+        log_level = "info"
+        listen = "127.0.0.1:1"
+        database_url = "sqlite:///elsewhere.sqlite3"
+        [up]
+        first_port = {first_port}
+        data_dir = "data"
+        """
+    file.write_text(text)
+    suite = start("up", "--config", os.path.relpath(file), "--queue", "47", first_port=first_port)
+    printed = suite.read_until("ready")
+    assert printed.startswith(f"Databases are taken from database_url in [users] of {os.path.relpath(file)}.\n")
+    passed_over = (
+        f"Passed over, as --first-port says where servers listen: listen in [users] of {os.path.relpath(file)}.\n"
+    )
+    assert passed_over in printed
+    assert f"users        {sqlite_url(tmp_path / 'elsewhere.sqlite3')}\n" in printed
+    assert {each.name for each in (tmp_path / "data").glob("*.sqlite3")} == {
+        "preferences.sqlite3",
+        "transactions.sqlite3",
+    }
+    assert _serves_users(suite)
+    assert {record["service"] for record in _logged(suite)} == {"users"}
+    file.write_text(text.replace('log_level = "error"', 'log_level = "info"'))
+    os.kill(suite.servers()["preferences"], signal.SIGKILL)
+    assert eventually(
+        lambda: (
+            {"preferences"} == {each["service"] for each in _logged(suite) if each["event"] == "starting"} - {"users"}
+        )
+    )
 
 
 def test_a_server_that_cannot_start_ends_the_suite(up: Up, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ PARTICIPANTS = ("users", "preferences")
 """The suite's own servers that take part in transactions."""
 _IN_SCOPES = {"branches", "callers", "self"}
 """What scopes of the suite are about or called beside that: those of a service begin with its name."""
-NAMES_IN_USE = {*DATABASES, *DATABASES.values(), "coordinator", *_IN_SCOPES}
-"""What no other service is called."""
+NAMES_IN_USE = {*DATABASES, *DATABASES.values(), "coordinator", "up", *_IN_SCOPES}
+"""What no other service is called. In a file of settings, `[up]` is the table of `handfast up`."""
 NAME = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST_NAME = 32
 """Characters. The name of a table may be one of the library and this one together, and PostgreSQL cuts it at 63."""
@@ -71,9 +71,11 @@ class SuiteSettings(ParticipantLimits):
         return {name: getattr(self, f"{name}_address") for name in PARTICIPANTS} | parse_participants(self.participant)
 
     @classmethod
+    def key(cls, setting: str) -> str:
+        return "participants" if setting == "participant" else super().key(setting)
+
+    @classmethod
     def variable(cls, server: str, setting: str) -> str:
-        if setting == "participant":
-            return "HANDFAST_PARTICIPANTS"
         return super().variable(DATABASES.get(server, server) if setting == "database_url" else server, setting)
 
 

@@ -33,8 +33,9 @@ def serve(
     `library.server:build`. Then it is imported here, and what is declared there and cannot be, such as a table that
     does not fit its message, is told as settings are that break their rules.
 
-    The values of `settings` come from flags and from the environment: `--listen` or `HANDFAST_<NAME>_LISTEN`,
-    `--threads` or `HANDFAST_THREADS`, and so on for each field. `listen` is the default of the first, as `HOST:PORT`.
+    The values of `settings` come from flags, from the environment and from the TOML file that `--config` or
+    `HANDFAST_CONFIG` names: `--listen` or `HANDFAST_<NAME>_LISTEN` or `listen` in the table `[<name>]`, `--threads` or
+    `HANDFAST_THREADS` or `threads`, and so on for each field. `listen` is the default of the first, as `HOST:PORT`.
     `argv` are the flags, by default those of the process.
 
     Returns the exit status: 0 after a signal; 2, with one line on stderr beside the log, after a setting that breaks

@@ -5,6 +5,7 @@
     settings.py     the settings of the commands: those of servers, and where a suite is
     up.py           `handfast up`: checks, starts the whole suite, says where it is
     supervisor.py   keeps child processes running, and ends them together
+    config.py       `handfast config`: what the settings of servers are, and where they are from
     health.py       `handfast health`: asks one server whether it serves
     migrate.py      `handfast migrate`: sets databases up and upgrades them
     data_dir.py     the folder of the SQLite files, for one suite at a time

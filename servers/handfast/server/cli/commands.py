@@ -16,11 +16,14 @@ from click import Argument, Choice, FloatRange, IntRange, Option
 from handfast.server.cli.settings import (
     ADDRESS_SETTINGS,
     PARTICIPANT_SETTING,
+    SERVERS,
+    UP,
     UP_SETTINGS,
     on_this_machine,
     read_addresses,
 )
 from handfast.server.process.command import CONTEXT, Failure, failing_as
+from handfast.server.process.config_file import CONFIG
 from handfast.server.process.flags import server_command
 from handfast.server.suite import SuiteSettings
 
@@ -64,18 +67,33 @@ for _server, _address in on_this_machine().items():
     serve.add_command(server_command(SuiteSettings, _server, _address, _run_server, who=f"handfast: {_server}"))
 
 
-@handfast.command()
+@handfast.command(params=[CONFIG])
+@click.argument("servers", metavar="[SERVER]...", nargs=-1, type=Choice([*SERVERS, UP]))
+@failing_as("handfast: config")
+def config(servers: Sequence[str], **flags: Any) -> None:
+    """Print the value of each setting and where it is from: a variable, the file or the default.
+
+    SERVER is users, preferences or accounts, or up for what `handfast up` has besides; all of them by default. What is
+    printed is TOML, with defaults and secrets commented out. `handfast serve users --print-config` does the same with
+    flags.
+    """
+    from handfast.server.cli.config import run
+
+    run(servers or [*SERVERS, UP], flags)
+
+
+@handfast.command(params=[CONFIG])
 @click.argument("servers", metavar="[SERVER]...", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="say what would be done, and change nothing")
 @click.option("--to", metavar="REVISION", help="go to this one, which may be an earlier one  [default: the newest]")
 @click.option("--database-url", metavar="URL", help="the database of the one server that is named")
 @failing_as("handfast: migrate")
-def migrate(servers: Sequence[str], dry_run: bool, to: str | None, database_url: str | None) -> None:
+def migrate(servers: Sequence[str], dry_run: bool, to: str | None, **flags: Any) -> None:
     """Set databases up, or upgrade them, while servers run or not.
 
     SERVER is users, preferences or accounts, by default all of them, or NAME=PACKAGE:FOLDER for another service: its
     name, and where its migrations are, such as library=library:migrations. Each database is the one that the server
-    has: HANDFAST_USERS_DATABASE_URL and so on.
+    has: HANDFAST_USERS_DATABASE_URL and so on, or database_url in its table of the file.
     """
     from handfast.server.cli.installed import missing, why_missing
 
@@ -83,7 +101,7 @@ def migrate(servers: Sequence[str], dry_run: bool, to: str | None, database_url:
         raise Failure(why_missing(lacking))
     from handfast.server.cli.migrate import run
 
-    run(servers, to, dry_run, database_url)
+    run(servers, to, dry_run, flags)
 
 
 @handfast.command()

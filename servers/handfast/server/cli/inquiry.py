@@ -11,11 +11,11 @@ from uuid import UUID
 
 from handfast.client import DeadlineExceeded, FailedPrecondition, Unavailable, channel
 from handfast.client.security import environment
+from handfast.server.cli.settings import COORDINATOR
 from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 from handfast.transactions.v1.transactions_pb2_grpc import ParticipantServiceStub, TransactionServiceStub
 
-COORDINATOR = "accounts"
 TIMEOUT = 3.0
 """Seconds that each call may take, with its repeats."""
 PAGE = 1000

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import click
 
@@ -15,9 +16,9 @@ from handfast.server.chassis.data.migrations import migrate, plan
 from handfast.server.chassis.data.revisions import Plan
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.logs import log
-from handfast.server.cli.settings import SERVERS, on_this_machine
+from handfast.server.cli.settings import SERVERS, on_this_machine, read_of_server
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import read, settings_of
+from handfast.server.process.flags import made, settings_of
 from handfast.server.process.secrets import OTHERS
 from handfast.server.suite import NAME, SuiteSettings
 
@@ -25,13 +26,13 @@ DATABASE = ("database_url", "database_must_exist", "database_must_replicate")
 """The settings of a server that say which database it has, and what is expected of it."""
 
 
-def run(servers: Sequence[str], to: str | None, dry_run: bool, database_url: str | None) -> None:
+def run(servers: Sequence[str], to: str | None, dry_run: bool, flags: Mapping[str, Any]) -> None:
     schemas = [_schema(each) for each in servers or SERVERS]
-    for flag, value in (("--to", to), ("--database-url", database_url)):
+    for flag, value in (("--to", to), ("--database-url", flags["database_url"])):
         if value is not None and len(schemas) != 1:
             raise Failure(f"{flag} is for one server; say which one")
     # All are read first, so that a mistake is reported before anything is done.
-    settings = [_settings(schema, {"database_url": database_url}) for schema in schemas]
+    settings = [_settings(schema, flags) for schema in schemas]
     os.umask(OTHERS)
     log.configure("migrate", "info")
     for schema, its in zip(schemas, settings, strict=True):
@@ -68,11 +69,11 @@ def _schema(text: str) -> Schema:
     return Schema(name, migrations)
 
 
-def _settings(schema: Schema, flags: Mapping[str, str | None]) -> SuiteSettings:
-    """The server's own, of flags and environment, as far as they say which database it has. Raises SettingsError."""
+def _settings(schema: Schema, flags: Mapping[str, Any]) -> SuiteSettings:
+    """The server's own, as far as they say which database it has. Raises Failure."""
     listen = next(iter(on_this_machine().values()))
-    wanted = [each for each in settings_of(SuiteSettings, schema.owner, listen) if each.name in DATABASE]
-    return SuiteSettings(name=schema.owner, listen=listen, **read(wanted, flags, os.environ))
+    settings = settings_of(SuiteSettings, schema.owner, listen)
+    return made(SuiteSettings, schema.owner, listen, settings, read_of_server(schema.owner, DATABASE, flags))
 
 
 def _done(done: Plan) -> str:

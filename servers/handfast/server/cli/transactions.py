@@ -19,8 +19,8 @@ import click
 
 from handfast.client import ServiceError
 from handfast.server.cli import reports
-from handfast.server.cli.inquiry import COORDINATOR, Case, Inquiry
-from handfast.server.cli.settings import on_this_machine, read_addresses, read_participants
+from handfast.server.cli.inquiry import Case, Inquiry
+from handfast.server.cli.settings import COORDINATOR, on_this_machine, read_addresses, read_participants
 from handfast.server.process.command import Failure
 from handfast.transactions.v1 import transactions_pb2 as pb
 

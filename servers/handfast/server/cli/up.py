@@ -19,23 +19,40 @@ from handfast.server.cli.ports import why_not_free
 from handfast.server.cli.settings import (
     DATA_DIR,
     HIGHEST_FIRST_PORT,
+    OF_ALL_SERVERS,
     SERVERS,
-    UP_SETTINGS,
+    UP,
     on_this_machine,
+    read_of_server,
+    read_of_up,
     read_participants,
 )
 from handfast.server.cli.supervisor import HANDFAST, Program, supervise
+from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import FILE, read, read_settings
+from handfast.server.process.config_file import CONFIG, config_file
+from handfast.server.process.flags import read_settings
 from handfast.server.process.processors import spread
 from handfast.server.process.secrets import OTHERS
-from handfast.server.process.settings import SettingsError, flag, shown, sqlite_file, sqlite_url, without_password
+from handfast.server.process.settings import (
+    METRICS_PORT_OFFSET,
+    SettingsError,
+    flag,
+    names,
+    shown,
+    sqlite_file,
+    sqlite_url,
+    without_password,
+)
+from handfast.server.process.sources import Flags, Given, read, values
 from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
+OF_PLACE = ("database_url", "processor", "listen", "metrics_listen")
+"""Settings of a server that differ from those of others on the same machine."""
 NEEDS = {"accounts": ("users", "preferences")}
-MIGRATE = {SuiteSettings.variable("up", "migrate"): "true"}
-AGAIN = {SuiteSettings.variable("up", "database_must_exist"): "true"}
+MIGRATE = {SuiteSettings.variable(UP, "migrate"): "true"}
+AGAIN = {SuiteSettings.variable(UP, "database_must_exist"): "true"}
 """What is added to the environment of a server that is restarted: by then it has made its database."""
 
 
@@ -43,37 +60,40 @@ def run(flags: Mapping[str, Any]) -> int:
     if lacking := missing():
         raise Failure(why_missing(lacking))
     os.umask(OTHERS)  # for the data directory; the servers have it from here
-    values = read(UP_SETTINGS, flags, os.environ)
-    data_dir = Path(values.pop("data_dir", DATA_DIR)).absolute()
-    # A database that the environment names is used as it is; the others are files in the data directory.
-    databases = {SuiteSettings.variable(server, "database_url"): name for server, name in DATABASES.items()}
-    given = [variable for variable in databases if os.environ.get(variable) or os.environ.get(variable + FILE)]
-    files = {variable: f"{name}.sqlite3" for variable, name in databases.items() if variable not in given}
-    urls = {variable: sqlite_url(data_dir / file) for variable, file in files.items()}
+    of_up = read_of_up(flags)
+    own = values(of_up)
+    data_dir = Path(own.get("data_dir", DATA_DIR)).absolute()
+    # A database that the environment or a file names is used as it is; the others are files in the data directory.
+    given = {server: read_of_server(server, OF_PLACE, flags) for server in SERVERS}
+    files = {server: f"{name}.sqlite3" for server, name in DATABASES.items() if "database_url" not in given[server]}
+    urls = {SuiteSettings.variable(each, "database_url"): sqlite_url(data_dir / file) for each, file in files.items()}
     for url in urls.values():
         try:
             sqlite_file(url)
         except ValueError as error:
-            raise SettingsError("data_dir", SuiteSettings.variable("up", "data_dir"), str(error)) from None
+            raise SettingsError(_names("data_dir", of_up), str(error)) from None
 
-    first_port, replicas = values.pop("first_port", FIRST_PORT), values.pop("replicas", 1)
-    places = _places(first_port, replicas)
+    replicas = own.get("replicas", 1)
+    places = _places(of_up, replicas)
     addresses = _addresses(places)
     environment = {**os.environ, **addresses, **urls, **MIGRATE}
-    secure = values.pop("secure", False)
-    environment |= {SuiteSettings.variable("up", name): shown(value) for name, value in values.items()}
+    # Servers read the file themselves; what flags say of them becomes variables, as these win over the file, too.
+    for name, of_servers in read(OF_ALL_SERVERS, [Flags(flags)]).items():
+        environment[SuiteSettings.variable(UP, name)] = shown(of_servers.value)
+    if file := config_file(flags, os.environ).path:
+        environment[CONFIG.variable] = os.path.abspath(file)
     credentials = None
-    if secure:
+    if own.get("secure"):
         credentials = made_or_make(data_dir / CREDENTIALS, tuple(read_participants(flags)))
         for server in SERVERS:
             environment |= credentials.of_server(server)
-    programs = _programs(places, environment)
+    programs = _programs(places, environment, given)
     # Read here as the servers will read it, so that a mistake is reported once, before anything runs.
     suite = [
         read_settings(SuiteSettings, place.server, place.address, {}, program.environment)
         for place, program in zip(places, programs, strict=True)
     ]
-    _check_databases(suite, replicas)
+    _check_databases(suite, replicas, _names("replicas", of_up))
 
     def on_ready() -> None:
         if files:
@@ -83,9 +103,16 @@ def run(flags: Mapping[str, Any]) -> int:
     with kept(data_dir, files.values()) if files else contextlib.nullcontext():
         _check_peers(suite)
         _check_ports(suite)
-        if given:
-            click.echo(f"Databases are taken from the environment: {', '.join(given)}.")
-        return supervise(programs, grace=suite[0].grace, on_ready=on_ready)
+        if elsewhere := [each["database_url"].place for each in given.values() if "database_url" in each]:
+            click.echo(f"Databases are taken from {', '.join(elsewhere)}.")
+        if unused := [each[name].place for each in given.values() for name in each if name.endswith("listen")]:
+            click.echo(f"Passed over, as {flag('first_port')} says where servers listen: {', '.join(unused)}.")
+        return supervise(programs, grace=max(each.grace for each in suite), on_ready=on_ready)
+
+
+def _names(setting: str, given: Mapping[str, Given]) -> str:
+    """What an error calls a setting of `up`."""
+    return given[setting].names if setting in given else names(setting, SuiteSettings.variable(UP, setting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +124,13 @@ class Place:
     address: str
 
 
-def _places(first_port: int, replicas: int) -> list[Place]:
+def _places(of_up: Mapping[str, Given], replicas: int) -> list[Place]:
     """Raises SettingsError where there are not so many ports."""
+    first_port = of_up["first_port"].value if "first_port" in of_up else FIRST_PORT
     highest = HIGHEST_FIRST_PORT - len(SERVERS) * (replicas - 1)
     if first_port > highest:
         rule = f"must be from 1 to {highest} with {flag('replicas')} {replicas}, not {first_port}"
-        raise SettingsError("first_port", SuiteSettings.variable("up", "first_port"), rule)
+        raise SettingsError(_names("first_port", of_up), rule)
     return [
         Place(f"{server}-{number + 1}" if replicas > 1 else server, server, address)
         for number in range(replicas)
@@ -120,18 +148,21 @@ def _addresses(places: Sequence[Place]) -> dict[str, str]:
     }
 
 
-def _programs(places: Sequence[Place], environment: Mapping[str, str]) -> list[Program]:
+def _programs(
+    places: Sequence[Place], environment: Mapping[str, str], given: Mapping[str, Mapping[str, Given]]
+) -> list[Program]:
     """Their settings are in the environment: a flag would show a database password to every user of the machine. Each
-    has a processor to itself, as far as these go, but where the environment names one.
+    has a processor to itself, as far as these go, but where one is given.
     """
-    variables = [SuiteSettings.variable(place.server, "processor") for place in places]
-    processors = spread([environment.get(variable, "") for variable in variables])
+    configured = [given[place.server].get("processor") for place in places]
+    processors = spread([processor.value if processor else "" for processor in configured])
     programs = []
-    for place, variable, processor in zip(places, variables, processors, strict=True):
+    for place, processor in zip(places, processors, strict=True):
+        host, port = split_address(place.address)
         its_own = {
             SuiteSettings.variable(place.server, "listen"): place.address,
-            SuiteSettings.variable(place.server, "metrics_listen"): "",  # follows from the other
-            variable: processor,
+            SuiteSettings.variable(place.server, "metrics_listen"): join_address(host, port + METRICS_PORT_OFFSET),
+            SuiteSettings.variable(place.server, "processor"): processor,
         }
         needs = [other.name for other in places if other.server in NEEDS.get(place.server, ())]
         command = [*HANDFAST, "serve", place.server]
@@ -139,13 +170,13 @@ def _programs(places: Sequence[Place], environment: Mapping[str, str]) -> list[P
     return programs
 
 
-def _check_databases(suite: Sequence[SuiteSettings], replicas: int) -> None:
-    """A file of SQLite is for one server. Raises SettingsError."""
+def _check_databases(suite: Sequence[SuiteSettings], replicas: int, called: str) -> None:
+    """A file of SQLite is for one server. Raises SettingsError, in which the number of replicas is `called` so."""
     of_files = [each.variable(each.name, "database_url") for each in suite if each.database_url.startswith("sqlite")]
     if replicas > 1 and of_files:
         variables = ", ".join(dict.fromkeys(of_files))
         rule = f"must be 1, not {replicas}, where a database is a file of SQLite; name one of PostgreSQL by {variables}"
-        raise SettingsError("replicas", SuiteSettings.variable("up", "replicas"), rule)
+        raise SettingsError(called, rule)
 
 
 def _check_ports(suite: Sequence[SuiteSettings]) -> None:

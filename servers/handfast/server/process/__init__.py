@@ -2,7 +2,11 @@
 
     settings.py     the settings that every server has
     addresses.py    addresses and URLs in settings
-    flags.py        settings read from flags and variables, and a server as a command that takes them
+    flags.py        settings read from all of their places, and a server as a command that takes them
+    option.py       one setting as an option of a command
+    sources.py      where settings may be given: flags, variables
+    config_file.py  … and a TOML file
+    listing.py      settings printed with where they are from
     command.py      how a command shows its help and its failures, and its exit status
     certificates.py PEM files of certificates and keys, checked together
     secrets.py      files that nobody else may read

@@ -22,12 +22,15 @@ def read_secret(path: str) -> bytes:
     its key (https://www.postgresql.org/docs/current/ssl-tcp.html). Raises ValueError, worded to follow the setting's
     name.
     """
-    return _read(path, secret=True)
+    content, exposed = read_and_exposure(path)
+    if exposed:
+        raise ValueError(f"names {path}, which {exposed}")
+    return content
 
 
 def read_public(path: str) -> bytes:
     """The content of a file that anybody may read. Raises ValueError, worded to follow the setting's name."""
-    return _read(path, secret=False)
+    return read_and_exposure(path)[0]
 
 
 def read_secret_line(path: str) -> str:
@@ -49,17 +52,20 @@ def read_token(path: str) -> str:
     return token
 
 
-def _read(path: str, *, secret: bool) -> bytes:
+def read_and_exposure(path: str) -> tuple[bytes, str]:
+    """The content of a file, and what keeps it from holding a secret, worded to follow `which`; nothing where it may.
+    Raises ValueError, worded to follow the setting's name.
+    """
     try:
         with open(path, "rb") as file:
             found = os.stat(file.fileno())  # of what was opened, whatever the name stands for by now
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise ValueError(f"names {path}, which cannot be read: {getattr(error, 'strerror', error)}") from None
-    forbidden = _MORE_THAN_READ_BY_GROUP if found.st_uid == _ROOT != os.geteuid() else OTHERS
-    if secret and found.st_mode & forbidden:
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        raise ValueError(f"names {path}, which others than its owner can reach (mode {mode}); say chmod 600 {path}")
     if len(content) > LARGEST:
         raise ValueError(f"names {path}, which is larger than {LARGEST} bytes")
-    return content
+    forbidden = _MORE_THAN_READ_BY_GROUP if found.st_uid == _ROOT != os.geteuid() else OTHERS
+    if not found.st_mode & forbidden:
+        return content, ""
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    return content, f"others than its owner can reach (mode {mode}); say chmod 600 {path}"

@@ -1,14 +1,15 @@
 """The settings of a server: one immutable object, validated when it is made.
 
-`flags.py` makes it from flags and environment variables; a test makes it directly. Every setting has a flag and a
-variable, whose names follow from its own by one rule (`flag`, `ServerSettings.variable`), so an error can name both.
+`flags.py` makes it from flags, environment variables and a file; a test makes it directly. Every setting has a flag, a
+variable and a key of the file, whose names follow from its own by one rule (`flag`, `ServerSettings.variable`,
+`ServerSettings.key`), so an error can name them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,13 +48,22 @@ _OF_ONE_SERVER = frozenset(
 )
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
+# Those of libpq that are no secret: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_PUBLIC_PARAMETERS = frozenset(
+    {
+        *("host", "hostaddr", "port", "dbname", "user", "passfile", "service", "options", "application_name"),
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "require_auth", "target_session_attrs"),
+        *("connect_timeout", "tcp_user_timeout", "keepalives", "load_balance_hosts"),
+    }
+)
 
 
 class SettingsError(Failure):
-    """A setting breaks a rule. The message is one line that names flag, environment variable and rule."""
+    """A setting breaks a rule. The message is one line that names the rule, and flag and environment variable or, for a
+    value of a file, its key and the file."""
 
-    def __init__(self, setting: str, variable: str, rule: str) -> None:
-        super().__init__(f"{flag(setting)} (or {variable}) {rule}")
+    def __init__(self, names: str, rule: str) -> None:
+        super().__init__(f"{names} {rule}")
 
 
 def flag(setting: str) -> str:
@@ -61,9 +71,22 @@ def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
+def names(setting: str, variable: str) -> str:
+    """What an error calls a setting that is not of a file."""
+    return f"{flag(setting)} (or {variable})"
+
+
 def setting(value: Any, help: str, **more: object) -> Any:
     """A field with a default, which is a setting: see ServerSettings. In the help, `default` stands for the default."""
     return field(default=value, metadata={"help": help, **more})
+
+
+def without_password(database_url: str) -> str:
+    """The URL without its password, and with no parameters but those that are no secret: fit to be printed."""
+    # What counts as the password is what SQLAlchemy's make_url takes for it.
+    place, _, parameters = re.sub(r"^([\w+]+://[^:/]*):[^@]*@", r"\1@", database_url).partition("?")
+    kept = [each for each in parameters.split("&") if each.partition("=")[0] in _PUBLIC_PARAMETERS]
+    return "?".join(filter(None, (place, "&".join(kept))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +98,19 @@ class ServerSettings:
     ages of connections are those of gRPC (https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md).
 
     A subclass adds settings by adding fields of type str, int, float (in seconds), bool or `tuple[str, ...]`, whose
-    flag may be repeated and whose variable has commas between the values. A field is a setting, with a flag and a
-    variable, where its metadata has a `help`; a `metavar` there stands for the value in the help, and `bounds` are the
-    least and the greatest number that is allowed. One that is `secret` may be in a file instead, which the variable
-    with `_FILE` at its end names. A subclass adds other rules by extending `__post_init__`.
+    flag may be repeated and whose variable has commas between the values. A field is a setting, with a flag, a variable
+    and a key of the file, where its metadata has a `help`; a `metavar` there stands for the value in the help, FILE or
+    DIRECTORY for one that is a path, and `bounds` are the least and the greatest number that is allowed. One that is
+    `secret` is shown nowhere, and may be in a file of its own instead, which the variable with `_FILE` at its end
+    names; where a part of it may be shown, `secret` is a function that gives that. A subclass adds other rules by
+    extending `__post_init__`.
 
     Raises SettingsError for the first setting that breaks its rule.
     """
 
     name: str
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What errors call settings, by their names, where that is not flag and variable: a key of a file."""
     listen: str = field(metadata={"help": "address to serve on", "metavar": "HOST:PORT"})
     metrics_listen: str = setting(
         "", "address to serve /metrics on", default="as --listen, port + 100", metavar="HOST:PORT"
@@ -226,12 +253,22 @@ class ServerSettings:
     def require(self, setting: str, holds: object, rule: str) -> None:
         """Raises SettingsError unless the rule holds. `rule` is worded to follow the setting's name."""
         if not holds:
-            raise SettingsError(setting, self.variable(self.name, setting), rule)
+            raise self._error(setting, rule)
+
+    def _error(self, setting: str, rule: str) -> SettingsError:
+        called = self.origins.get(setting) or names(setting, self.variable(self.name, setting))
+        return SettingsError(called, rule)
+
+    @classmethod
+    def key(cls, setting: str) -> str:
+        """What a setting is called in a file: as here, or by the plural where several stand in its place."""
+        return setting
 
     @classmethod
     def variable(cls, server: str, setting: str) -> str:
         """The environment variable of a setting: `HANDFAST_USERS_LISTEN` for `listen` of the server `users`."""
-        return "HANDFAST_" + (f"{server}_{setting}" if setting in _OF_ONE_SERVER else setting).upper()
+        key = cls.key(setting)
+        return "HANDFAST_" + (f"{server}_{key}" if setting in _OF_ONE_SERVER else key).upper()
 
     def check_peer(self, setting: str) -> None:
         """Raises SettingsError unless the setting says where a peer is, as `check_peer_address` does."""
@@ -242,7 +279,7 @@ class ServerSettings:
         try:
             rule(getattr(self, setting))
         except ValueError as error:
-            raise SettingsError(setting, self.variable(self.name, setting), str(error)) from None
+            raise self._error(setting, str(error)) from None
 
     def own_certificates(self) -> Certificates | None:
         """The files of the settings `tls_…`, read and checked; None for plain text. Raises SettingsError."""
@@ -259,7 +296,7 @@ class ServerSettings:
         try:
             return load(certificate, key, ca)
         except UnusableFile as error:
-            raise SettingsError(error.setting, self.variable(self.name, error.setting), str(error)) from None
+            raise self._error(error.setting, str(error)) from None
 
     def _check_transport(self) -> None:
         self._require_with("tls_certificate", "tls_key")
@@ -351,7 +388,7 @@ class DatabaseSettings(ServerSettings):
         metadata={
             "help": "sqlite:////absolute/file or postgresql://user:password@host/name",
             "metavar": "URL",
-            "secret": True,
+            "secret": without_password,
         },
     )
 
@@ -403,14 +440,6 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of what it is in
         return False
-
-
-def without_password(database_url: str) -> str:
-    """The URL without its password, and with no parameters but those that say where the data is: fit to be printed."""
-    # What counts as the password is what SQLAlchemy's make_url takes for it.
-    place, _, parameters = re.sub(r"^([\w+]+://[^:/]*):[^@]*@", r"\1@", database_url).partition("?")
-    kept = [each for each in parameters.split("&") if each.partition("=")[0] in ("host", "port", "options")]
-    return "?".join(filter(None, (place, "&".join(kept))))
 
 
 def shown(value: object) -> str:

@@ -1,0 +1,35 @@
+"""`handfast config`: what the settings of servers are, and where they are from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from handfast.server.cli.settings import OF_UP, UP, on_this_machine, read_of_up
+from handfast.server.process.command import Failure
+from handfast.server.process.flags import print_settings
+from handfast.server.process.listing import listing
+from handfast.server.process.sources import values
+from handfast.server.suite import SuiteSettings
+
+
+def run(servers: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Prints those of each. Raises Failure at the end, with a line for each server that could not start with them."""
+    faults = []
+    for server in servers:
+        if server != servers[0]:
+            click.echo()
+        try:
+            if server == UP:
+                given = read_of_up(flags)
+                defaults = {each.name: each.parse(each.shown_default or "") for each in OF_UP}
+                click.echo(listing(UP, OF_UP, given, defaults | values(given)))
+            else:
+                print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ)
+        except Failure as error:
+            faults.append(f"{server}: {error}")
+    if faults:
+        raise Failure("\n".join(faults))
