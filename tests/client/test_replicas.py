@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -375,3 +377,50 @@ def test_a_token_goes_in_plain_text_to_no_list_with_a_host_that_is_elsewhere(nam
     names.ips["elsewhere"] = [HOSTS[0]]  # for now
     with pytest.raises(ValueError, match=r"^token: is sent in plain text to this machine only, and 127.+ is elsewhere"):
         channel("127.0.0.1:1,elsewhere:1", token="abc")
+
+
+class Owner:
+    """What an application has that closes its channel as it ends."""
+
+    def __init__(self, owned: grpc.Channel, ended: threading.Event) -> None:
+        self.itself = self  # so that only the garbage collector finds it
+        self.owned, self.ended = owned, ended
+
+    def __del__(self) -> None:
+        self.owned.close()
+        self.ended.set()
+
+
+@pytest.fixture
+def collected_on_demand() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collected_on_demand")
+def test_a_channel_can_be_closed_by_the_garbage_collector_as_it_moves(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    module: Any = sys.modules[channel.__module__]
+    make = module._grpc_channel
+
+    def make_while_collecting(target: str, *arguments: Any) -> grpc.Channel:
+        made: grpc.Channel = make(target, *arguments)
+        if HOSTS[1] in target:
+            gc.collect()
+        return made
+
+    monkeypatch.setattr(module, "_grpc_channel", make_while_collecting)
+    names.ips[NAME] = [HOSTS[0]]
+    with started((HOSTS[0],)) as (first,), started((HOSTS[1], first.port)) as (second,):
+        opened = channel(f"{NAME}:{first.port}")
+        users = UserServiceStub(opened)
+        users.GetUser(ADA)
+        Owner(opened, ended)
+        names.ips[NAME] = [HOSTS[1]]
+        assert ended.wait(PATIENCE)
+        assert eventually(lambda: not first.watchers() and not second.watchers())
+        with pytest.raises(ValueError, match="closed"):
+            users.GetUser(ADA)

@@ -6,7 +6,6 @@ that looks at the outcome of a call makes `.future` wait for it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -100,7 +99,6 @@ class WellBehaved(grpc.Channel):
         name = server_name(address, security)
         self._timeout = timeout
         self._gate = Gate()
-        self._watching = threading.RLock()  # taken again where the end of an object unsubscribes what it has
         self._watchers: list[tuple[Watcher, bool]] = []
         """Of the connectivity, each with whether it has the channel connect. They move on to the next generation."""
 
@@ -147,7 +145,7 @@ class WellBehaved(grpc.Channel):
 
     def _move(self) -> None:
         """The address may stand for other servers now."""
-        with self._gate.open(), self._watching:
+        with self._gate.open():
             before = self._generations.present
             if self._generations.move(self._replicas.target):
                 for callback, try_to_connect in tuple(self._watchers):
@@ -156,18 +154,20 @@ class WellBehaved(grpc.Channel):
 
     def subscribe(self, callback: Watcher, try_to_connect: bool = False) -> None:
         """The callback moves on to a new connection where the address stands for other servers."""
-        with self._watching:
+        with self._gate.lock:
             self._generations.present.retrying.subscribe(callback, try_to_connect)
             self._watchers.append((callback, try_to_connect))
 
     def unsubscribe(self, callback: Watcher) -> None:
-        with self._watching:
+        with self._gate.lock:
             self._watchers = [each for each in self._watchers if each[0] != callback]
             self._generations.present.retrying.unsubscribe(callback)
 
     def close(self) -> None:
         self._replicas.close()
-        self._gate.close()
+        self._gate.close(self._close)
+
+    def _close(self) -> None:
         for each in self._generations.channels():
             each.close()
 

@@ -119,7 +119,9 @@ class SecuredChannel(grpc.Channel):
         self.generations.unwatch(callback)
 
     def close(self) -> None:
-        self._gate.close()
+        self._gate.close(self._close)
+
+    def _close(self) -> None:
         if not self.closed.done():
             self.closed.set_result(None)
         for each in self.generations.close():
