@@ -181,7 +181,7 @@ def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
             ("demo", "--users-address", "nowhere"),
             {},
             "handfast: demo: --users-address (or HANDFAST_USERS_ADDRESS): 'nowhere' is no address; "
-            "give a host and a port, such as localhost:50051, or several with commas",
+            "give a host and a port, such as localhost:50051, or several with commas, without spaces or prefixes",
         ),
     ],
 )

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from handfast.client import TLS, Cancelled, Unavailable, aio, channel, options, replicas
+from handfast.client import TLS, Cancelled, Unavailable, aio, channel, connect, options, replicas
 from handfast.client.replicas import Replicas
 from handfast.server.chassis.pipeline import pools
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
@@ -137,22 +137,28 @@ class Names:
 
     def __init__(self) -> None:
         self.ips: dict[str, list[str]] = {}
+        self.go_on = threading.Event()
+        """What names wait for that begin with `slow`."""
+        self.waited_in_vain = False
 
     def look_up(self, name: str, port: int, **options: Any) -> list[Any]:
         if name in HOSTS:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (name, port))]
+        if name.startswith("slow") and not self.go_on.wait(PATIENCE):
+            self.waited_in_vain = True
         if not self.ips.get(name):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in self.ips[name]]
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     """No name of this machine stands for other addresses from one moment to the next."""
     names = Names()
     monkeypatch.setattr(socket, "getaddrinfo", names.look_up)
     monkeypatch.setattr(replicas, "INTERVAL", 0.1)
-    return names
+    yield names
+    names.go_on.set()
 
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -190,6 +196,60 @@ def test_a_list_of_names_goes_by_all_of_them(names: Names) -> None:
             assert third.is_called_again()
             names.ips["b.test"] = [HOSTS[1]]
             assert second.is_called_again()
+
+
+def test_a_list_goes_by_all_but_the_name_whose_look_up_hangs(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_PATIENCE", 0.1)
+    with (
+        started((), (HOSTS[1],), (HOSTS[2],)) as (first, second, third),
+        load_on(f"slow.test:{third.port},b.test:{second.port},{first.address}"),
+    ):
+        assert first.is_called_again()
+        names.ips["b.test"] = [HOSTS[1]]
+        assert second.is_called_again()
+        names.ips["slow.test"] = [HOSTS[2]]
+        names.go_on.set()
+        assert third.is_called_again()
+
+
+def test_to_connect_waits_once_for_the_names_of_all_services(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_PATIENCE", PATIENCE)
+    together = threading.Barrier(3, action=names.go_on.set, timeout=PATIENCE)
+
+    def look_up(name: str, port: int, **options: Any) -> list[Any]:
+        if not names.go_on.is_set():
+            together.wait()
+        return names.look_up(HOSTS[0], port)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    connect(*(f"{name}.test:1,{HOSTS[1]}:1" for name in ("a", "b", "c"))).close()
+    assert names.go_on.is_set()
+
+
+def test_on_asyncio_a_block_waits_for_names_and_holds_up_nobody(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_PATIENCE", 2 * PATIENCE)
+
+    async def call(address: str) -> None:
+        suite = aio.connect(address, address, address)
+        entering = asyncio.ensure_future(suite.__aenter__())
+        await asyncio.sleep(0)
+        assert not entering.done()
+        names.go_on.set()
+        await entering
+        await suite.users.GetUser(ADA)
+        await suite.close()
+
+    with started(()) as (first,):
+        names.ips["slow-b.test"] = [HOSTS[0]]
+        asyncio.run(call(f"slow-a.test:{first.port},slow-b.test:{first.port}"))
+    assert not names.waited_in_vain
+
+
+def test_calls_go_by_what_the_client_has_found_though_grpc_finds_nothing(names: Names) -> None:
+    names.ips["users.invalid"] = [HOSTS[0]]  # which DNS does not know (RFC 6761)
+    with started(()) as (first,), channel(f"users.invalid:{first.port}") as opened:
+        users = UserServiceStub(opened)
+        assert eventually(lambda: not _is_unavailable(users))
 
 
 def test_a_dns_server_that_is_named_is_asked_when_a_connection_breaks() -> None:
@@ -354,7 +414,7 @@ def test_by_tls_a_list_of_several_hosts_needs_the_name_that_their_certificates_h
     for open_channel in (channel, aio.channel):
         with pytest.raises(ValueError, match=r"^tls\.server_name: is needed for a:1,b:1: "):
             open_channel("a:1,b:1", tls=tls)
-        with pytest.raises(ValueError, match=r"^tls\.server_name: is needed for a:1,b:1: "):
+        with pytest.raises(ValueError, match=r"^credentials: do not go with a list of several hosts, such as a:1,b:1,"):
             open_channel("a:1,b:1", credentials=grpc.ssl_channel_credentials())
     for name in ("users:50051", "", "two names"):
         with pytest.raises(ValueError, match=r"^tls\.server_name: must be the name of a host, without a port"):

@@ -37,7 +37,7 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_default(mon
         "localhost:50051", "10.0.0.1:1", "[::1]:50051", "dns:///users.internal:50051", "dns://8.8.8.8/users:50051",
         "dns:users:50051", "ipv4:10.0.0.1:50051,10.0.0.2:50051", "ipv6:[::1]:50051",
         "a:50051,b:50051", "10.0.0.1:1,[::1]:1,a:1", "unix:/run/users.sock",
-        "unix-abstract:users", "xds:///users",
+        "unix-abstract:users", "unix:/run/a,b.sock", "xds:///users", "[fe80::1%eth0]:1", "a_b.c-d.:1",
     ],
 )  # fmt: skip
 def test_addresses_of_grpc_are_taken(address: str) -> None:
@@ -47,7 +47,9 @@ def test_addresses_of_grpc_are_taken(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["", " ", "localhost", "localhost:", ":50051", "localhost:0", "localhost:99999", "::1:50051",
                 "http://localhost:50051", "localhost:http", "localhost:50051/users", "a:1,b",
-                "a:1,,b:1", "a:1,b:1,", "a:1, b:1", "dns:///a:1,b:1", "a:1,unix:/run/b"],
+                "a:1,,b:1", "a:1,b:1,", "a:1, b:1", "dns:///a:1,b:1", "a:1,unix:/run/b",
+                "a:1,dns:///b:1", "unix:/run/a,unix:/run/b", "unix:/run/a,b:1", "ipv4:users:1", "ipv4:[::1]:1",
+                "ipv6:10.0.0.1:1", "[zzz]:1", "[10.0.0.1]:1", "a:\u0661", "a?b:1", "bücher.example:1", "a\tb:1"],
 )  # fmt: skip
 def test_a_bad_address_is_refused_by_the_name_of_its_setting(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     with pytest.raises(ValueError, match=r"^users: "):

@@ -18,8 +18,8 @@ DEFAULT_ADDRESSES = {
 _WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
 _SOCKETS = ("unix:", "unix-abstract:")
 _PREFIX = re.compile(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)")
-_WITH_A_LIST = ("ipv4:", "ipv6:")
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/,\[\]]+):(\d{1,5})")
+_WITH_A_LIST = ("", "ipv4:", "ipv6:")
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
 def resolve_address(service: str, argument: str | None) -> str:
@@ -57,16 +57,28 @@ def check_address(address: str, *, setting: str) -> str:
     if not isinstance(address, str):
         raise TypeError(f"{setting}: must be a str such as localhost:50051, not {type(address).__name__}")
     prefix = _PREFIX.match(address)
-    hosts = address[prefix.end() :] if prefix else address
-    may_be_list = prefix is None or prefix[0] in _WITH_A_LIST
-    if address.startswith(_WITHOUT_PORT) or all(
-        _HOST_AND_PORT.fullmatch(host) and 0 < int(host.rpartition(":")[2]) < 65536
-        for host in (hosts.split(",") if may_be_list else [hosts])
-    ):
-        return address
-    raise ValueError(
-        f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051, or several with commas"
-    )
+    scheme = prefix[1] if prefix else ""
+    hosts = (address[prefix.end() :] if prefix else address).split(",")
+    if address.startswith(_WITHOUT_PORT):
+        is_valid = not any(each.startswith(_WITHOUT_PORT) or _is_host(each, "") for each in hosts[1:])
+    else:
+        is_valid = all(_is_host(each, scheme) for each in hosts) and (len(hosts) == 1 or scheme in _WITH_A_LIST)
+    if not is_valid:
+        raise ValueError(
+            f"{setting}: {address!r} is no address; give a host and a port, such as localhost:50051, "
+            "or several with commas, without spaces or prefixes"
+        )
+    return address
+
+
+def _is_host(text: str, scheme: str) -> bool:
+    """Whether it is a host and a port, such as gRPC takes after `scheme`."""
+    if not (match := _HOST_AND_PORT.fullmatch(text)) or not 0 < int(match[2]) < 65536:
+        return False
+    name = match[1].strip("[]")
+    if name != match[1]:
+        return scheme != "ipv4:" and ":" in name and is_ip(name)
+    return scheme != "ipv6:" and (scheme != "ipv4:" or is_ip(name))
 
 
 class Host(NamedTuple):

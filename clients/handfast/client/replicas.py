@@ -10,7 +10,8 @@ import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from weakref import ref
 
 from handfast.client.addresses import Host, hosts_of, is_ip, is_on_this_machine
@@ -25,60 +26,72 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 class Replicas:
     """`target` is what gRPC is to be given for an address. It may change until this is closed or lost.
 
-    A single name is gRPC's own to look up until its addresses change. So is one behind a proxy, which is given names,
-    and one with a DNS server of its own (`dns://server/name`).
+    Each name is looked up by itself, so that none waits for another that takes its time. Until a single one is found,
+    gRPC looks for it. One behind a proxy, which is given names, and one with a DNS server of its own
+    (`dns://server/name`) are left to gRPC.
     """
 
     def __init__(self, address: str) -> None:
         self.target = address
+        self.looked_up = threading.Event()
+        """Each name of a list has been looked up once."""
+        self._patient_until_s = time.monotonic() + FIRST_PATIENCE
         self._tell: Callable[[], object] | None = None
         self._closed = threading.Event()
-        self._hosts = hosts_of(address)
-        self._found: list[frozenset[Host]] | None = None
-        if len(self._hosts) > 1 and all(is_ip(each.name) for each in self._hosts):
-            self.target = _target(self._hosts)
-        elif len(self._hosts) > 1 or (self._hosts and not is_ip(self._hosts[0].name) and not _goes_by_proxy(address)):
-            self._look_up()
+        self._lock = threading.Lock()
+        hosts = hosts_of(address)
+        self._found = {each: frozenset({each} if is_ip(each.name) else ()) for each in hosts}
+        names = {each for each in hosts if not is_ip(each.name)}
+        if len(hosts) > 1:
+            self.target = self._known() or f"dns:///{hosts[0]}"  # whose error callers see, where nothing is found
+        elif _goes_by_proxy(address):
+            names.clear()
+        self._not_looked_up = names.copy() if len(hosts) > 1 else set()
+        if not self._not_looked_up:
+            self.looked_up.set()
+        for name in names:
+            arguments = (ref(self), name, self._closed)
+            threading.Thread(target=_keep_looking_up, args=arguments, name="handfast-look-ups", daemon=True).start()
 
-    def _look_up(self) -> None:
-        if len(self._hosts) > 1:
-            self.target = f"dns:///{self._hosts[0]}"  # whose error callers see, where nothing is found
-        first = threading.Event()
-        arguments = (ref(self), self._hosts, self._closed, first)
-        threading.Thread(target=_keep_looking_up, args=arguments, name="handfast-look-ups", daemon=True).start()
-        if len(self._hosts) > 1:
-            first.wait(FIRST_PATIENCE)
+    def _known(self) -> str:
+        """The target with all that is found; empty where nothing is."""
+        found = frozenset[Host]().union(*self._found.values())
+        return _target(found) if found else ""
 
-    def take(self, found: list[frozenset[Host]], first: threading.Event) -> None:
-        """A host that is not found is still where it was."""
-        before, self._found = self._found, [new or old for new, old in zip(found, self._found or found, strict=True)]
-        everywhere = frozenset[Host]().union(*self._found)
-        is_known_to_grpc = before is None and len(self._hosts) == 1
-        if everywhere and self._found != before and not is_known_to_grpc:
-            self.target = _target(everywhere)
-        first.set()
-        if self._tell is not None:
-            self._tell()
+    def take(self, name: Host, found: frozenset[Host]) -> None:
+        """A name that is not found any more is still where it was."""
+        with self._lock:
+            self._found[name] = found or self._found[name]
+            self.target = self._known() or self.target
+            if self._tell is not None:
+                self._tell()
+            self._not_looked_up.discard(name)
+            if not self._not_looked_up:
+                self.looked_up.set()
 
     def when_looked_up(self, tell: Callable[[], object]) -> None:
         """`tell` is called now, and in another thread after each look-up."""
-        self._tell = tell
-        tell()
+        with self._lock:
+            self._tell = tell
+            tell()
+
+    def wait(self) -> None:
+        """Until it is `looked_up`, or that has taken too long."""
+        if not self.looked_up.is_set():
+            self.looked_up.wait(max(0.0, self._patient_until_s - time.monotonic()))
 
     def close(self) -> None:
         self._closed.set()
 
 
-def _keep_looking_up(
-    replicas: ref[Replicas], hosts: Sequence[Host], closed: threading.Event, first: threading.Event
-) -> None:
+def _keep_looking_up(replicas: ref[Replicas], name: Host, closed: threading.Event) -> None:
     while True:
-        found = [_addresses(each) for each in hosts]
+        found = _addresses(name)
         held = replicas()
         if held is None or closed.is_set():
             return
         try:
-            held.take(found, first)
+            held.take(name, found)
         except (RuntimeError, ValueError):  # what was to move is closed, or its event loop
             return
         del held

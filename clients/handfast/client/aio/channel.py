@@ -33,7 +33,7 @@ def channel(
     tracing: bool = False,
 ) -> aio.Channel:
     """As `handfast.client.channel`; the function that gives tokens can be async. Belongs to the event loop that it is
-    made in."""
+    made in. Nothing but `async with` waits for look-ups: calls that are made before go by what is found by then."""
     check_address(address, setting="address")
     security = security_of(credentials, tls, token, may_be_async=True)
     return channel_class(WellBehaved, tracing)(address, security, check_timeout(timeout), interceptors)
@@ -126,6 +126,9 @@ class WellBehaved(aio.Channel):
         await asyncio.gather(*(each.close(grace) for each in self._generations.channels()))
 
     async def __aenter__(self) -> WellBehaved:
+        """Waits until the names of a list have been looked up, for 2 seconds at most."""
+        if not self._replicas.looked_up.is_set():
+            await asyncio.to_thread(self._replicas.wait)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -97,6 +97,7 @@ class Suite:
         await asyncio.gather(*(each.close() for each in self._services.opened()))
 
     async def __aenter__(self) -> Suite:
+        await asyncio.gather(*(each.__aenter__() for each in self._services.opened()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
