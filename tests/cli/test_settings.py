@@ -153,7 +153,8 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         (
             "users_address",
             "http://127.0.0.1:1",
-            "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, not 'http:",
+            "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, or several of these with commas and no spaces, "
+            "not 'http:",
         ),
         ("participant", ("credits",), "--participant (or HANDFAST_PARTICIPANTS) must be NAME=ADDRESS, the name in"),
         ("participant", ("credits",), "single underscores, up to 32, not 'credits'"),
@@ -166,7 +167,10 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("participant", ("a=h:1", "b=h:1"), "must not give b the address of a, h:1"),
         ("participant", ("a=h:1", "i:1", "b=j:1", "i:1"), "must not give b the address of a, i:1"),
         ("participant", ("a=h:1", "b"), "has an address for a that must be HOST:PORT"),
-        ("users_address", "h:1,i", "must be HOST:PORT"),
+        ("users_address", "h:1,i", "or several of these with commas and no spaces, not 'h:1,i'"),
+        ("users_address", "h:1, i:2", "or several of these with commas and no spaces, not 'h:1, i:2'"),
+        ("users_address", "h:1,", "or several of these with commas and no spaces, not 'h:1,'"),
+        ("users_address", "h:\u0661", "must be HOST:PORT"),
         ("peer_server_name", "users", "needs --peer-ca, too"),
         ("participant", ("credits=",), "has an address for credits that must be HOST:PORT"),
         ("participant", ("credits=127.0.0.1:0",), "has an address for credits that must name a port"),

@@ -9,9 +9,7 @@ from urllib.parse import urlsplit
 MAX_PORT = 65535
 
 _HOST_AND_PORT = "must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
-_PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+")
-# https://grpc.github.io/grpc/core/md_doc_naming.html
-_GRPC_NAMES_WITHOUT_PORT = ("unix:", "unix-abstract:", "vsock:", "xds:")
+_PLAIN_ADDRESS = re.compile("[A-Za-z0-9.-]+:[0-9]+")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -37,17 +35,18 @@ def is_loopback(host: str) -> bool:
 
 
 def check_peer_address(address: str) -> None:
-    """Raises ValueError, worded to follow the setting's name, unless this is `HOST:PORT`, or another name that gRPC
-    resolves."""
-    if not address.startswith(_GRPC_NAMES_WITHOUT_PORT) and not split_address(address)[1]:
-        raise ValueError(f"must name a port, not {address!r}")
-    if not _PLAIN_ADDRESS.fullmatch(address):
-        from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
+    """Raises ValueError, worded to follow the setting's name, unless this is `HOST:PORT`, a list of those, or another
+    name that gRPC resolves."""
+    if _PLAIN_ADDRESS.fullmatch(address):
+        if not split_address(address)[1]:
+            raise ValueError(f"must name a port, not {address!r}")
+        return
+    from handfast.client.addresses import check_address  # takes grpc with it, which `up` and help do without
 
-        try:
-            check_address(address, setting="address")
-        except ValueError:
-            raise ValueError(f"{_HOST_AND_PORT}, not {address!r}") from None
+    try:
+        check_address(address, setting="address")
+    except ValueError:
+        raise ValueError(f"{_HOST_AND_PORT}, or several of these with commas and no spaces, not {address!r}") from None
 
 
 def is_url(place: str) -> bool:
