@@ -19,7 +19,8 @@ from tests.transactions.bank import Bank, put
 
 
 @pytest.fixture
-def bank(database_url: str) -> Iterator[Bank]:
+def bank(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bank]:
+    monkeypatch.setattr(open_branches, "RECOUNT_S", 0.0)
     bank = Bank(database_url, OpenBranches(most=4, most_per_caller=2))
     yield bank
     bank.database.close()
@@ -55,19 +56,32 @@ def test_no_further_one_of_anybody_is_opened_beyond_the_limit_for_all(bank: Bank
     assert (refused.value.values["limit"], refused.value.values["of"]) == ("4", "all")
 
 
-def test_what_another_replica_opens_and_finishes_counts_from_the_next_sweep_on(bank: Bank) -> None:
-    here = bank.participant._open_branches
-    ids = [new_id(), new_id()]
-    for number, id_ in enumerate(ids):
-        bank.stage(id_, 1, put(f"a{number}", 1), owner="ada")
-    here.set({})  # as on a replica that has just started
+def test_what_another_replica_opens_counts_from_the_next_sweep_on(bank: Bank) -> None:
+    for number in range(2):
+        bank.stage(new_id(), 1, put(f"a{number}", 1), owner="ada")
+    bank.participant._open_branches.set({})  # as on a replica that has just started
     bank.participant.sweeper._round()
     with pytest.raises(TooManyTransactions):
         bank.stage(new_id(), 1, put("c", 1), owner="ada")
-    bank.finish(ids[0], Outcome.ABORTED)
-    here.set({"ada": 2})
-    bank.participant.sweeper._round()
-    bank.stage(new_id(), 1, put("c", 1), owner="ada")
+
+
+def test_nobody_is_refused_for_what_another_replica_has_finished(bank: Bank) -> None:
+    bank.participant._open_branches.set({"ada": 2, "bob": 2})
+    bank.stage(new_id(), 1, put("a", 1), owner="ada")
+
+
+def test_those_who_are_refused_do_not_have_the_database_count_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_branches, "RECOUNT_S", 3600.0)
+    here, counted = OpenBranches(most=1), list[str]()
+
+    def count() -> dict[str, int]:
+        counted.append("once more")
+        return {"ada": 1}
+
+    for _ in range(3):
+        here.recount(count)
+        assert here.refusal("ada", "tx") is not None
+    assert len(counted) == 1
 
 
 def test_no_count_and_no_name_is_kept_of_those_who_have_none_open(bank: Bank) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from handfast.server.transactions.participant.errors import TooManyTransactions
 
 MAX_OPEN, MAX_OPEN_PER_CALLER = 10_000, 2_500
+RECOUNT_S = 0.2
+"""How old the counts are at the most by which a transaction is refused, or those who come again would have the database
+count for each."""
 
 
 class OpenBranches:
     """Counts branches by who has opened them, in memory. The sweeper sets the counts right about once a second, for
-    what other replicas open and finish.
+    what other replicas open and finish; and before somebody is refused, they are set right, too.
     """
 
     def __init__(self, most: int = MAX_OPEN, most_per_caller: int = MAX_OPEN_PER_CALLER) -> None:
@@ -21,6 +25,15 @@ class OpenBranches:
         self._lock = threading.Lock()
         self._by_owner: Counter[str] = Counter()
         self._total = 0  # of all owners, who can be as many as there are connections
+        self._set_s = float("-inf")
+
+    def recount(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Sets the counts to what `count` finds in the database, unless that was done just now."""
+        with self._lock:
+            if time.monotonic() < self._set_s + RECOUNT_S:
+                return
+            self._set_s = time.monotonic()
+        self.set(count())
 
     def refusal(self, owner: str, transaction_id: str) -> TooManyTransactions | None:
         """Why this caller can open no further one; None where it can."""
@@ -50,3 +63,4 @@ class OpenBranches:
         with self._lock:
             self._by_owner = +Counter(counts)
             self._total = self._by_owner.total()
+            self._set_s = time.monotonic()

@@ -160,10 +160,8 @@ class Participant:
                 f"{transaction_metadata.DEADLINE} lies further ahead than any transaction may take.",
                 key=transaction_metadata.DEADLINE,
             )
-        if stage.number == 1 and (refusal := self._open_branches.refusal(stage.owner, stage.transaction_id)):
-            with self.store.database.read() as connection:
-                if self.store.branches.find(connection, stage.transaction_id) is None:  # else it is a repeat
-                    raise refusal
+        if stage.number == 1 and self._open_branches.refusal(stage.owner, stage.transaction_id):
+            self._check_room(stage.owner, stage.transaction_id)
         with stage_span(stage.transaction_id):
             staged = self._unblocked(
                 lambda: self.store.database.write(partial(self._stage, stage, work, reply_type, read_before, [])), stage
@@ -174,6 +172,17 @@ class Participant:
             self._finished(staged.followed)
         reached("participant.staged")
         return staged
+
+    def _check_room(self, owner: str, transaction_id: str) -> None:
+        """Raises TooManyTransactions where this would open one too many, also by what the database says: another
+        replica may have finished some."""
+        branches = self.store.branches
+        with self.store.database.read() as connection:
+            if branches.find(connection, transaction_id) is not None:
+                return  # it is a repeat
+            self._open_branches.recount(lambda: branches.unfinished_by_owner(connection))
+        if refusal := self._open_branches.refusal(owner, transaction_id):
+            raise refusal
 
     def _apply(
         self, work: Work[Reply], reply_type: type[Reply], seen: list[tuple[str, str]], connection: sa.Connection
