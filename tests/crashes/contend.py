@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,12 @@ from handfast.client import Aborted, ServiceError, Suite
 from handfast.preferences.v1 import preferences_pb2 as preferences_pb
 from handfast.preferences.v1.preferences_pb2 import Preferences
 from handfast.users.v1.users_pb2 import User
-from tests.crashes.rivals import Report, compete
-from tests.crashes.suite import DATABASES, suite
+from tests.crashes.rivals import compete
+from tests.crashes.suite import DATABASES, POSTGRESQL, suite
+from tests.crashes.suite import Suite as Started
+from tests.databases.postgresql import postgresql
 from tests.people import create_user
+from tests.replicas.servers import Replicas
 
 CLIENTS, RIVALS = 32, 16
 FEW, MANY = 3, 3000
@@ -104,20 +107,21 @@ class _Counter(threading.Thread):
         return {self.told.get(user_id, 0), *self.tried.get(user_id, ())}
 
 
-def contend(database: str, *, folder: Path, accounts: int, clients: int, seconds: float) -> Outcome:
-    """`crowd` on a suite of its own."""
-    with suite(database, folder) as target, contextlib.ExitStack() as stack:
+@contextlib.contextmanager
+def connected(database: str, clients: int, replicas: int) -> Iterator[list[Suite]]:
+    """Clients of a suite of their own, or of so many replicas of each server if there are several."""
+    with tempfile.TemporaryDirectory(prefix="handfast-contend-") as name, contextlib.ExitStack() as stack:
+        target: Started | Replicas
+        if replicas == 1:
+            target = stack.enter_context(suite(database, Path(name)))
+        else:
+            server = stack.enter_context(postgresql())
+            server.execute("ALTER SYSTEM SET max_connections = 1000")  # by default there are 100
+            server.kill_and_start()
+            target = Replicas(replicas, Path(name), server.create_databases(), {"HANDFAST_LOG_LEVEL": "warning"})
+            stack.callback(target.stop)
         target.start()
-        faces = [stack.enter_context(target.connect(CALL_TIMEOUT)) for _ in range(clients)]
-        return crowd(faces, accounts=accounts, seconds=seconds)
-
-
-def rivals(database: str, *, folder: Path, clients: int, seconds: float) -> Report:
-    """`compete` on a suite of its own."""
-    with suite(database, folder) as target, contextlib.ExitStack() as stack:
-        target.start()
-        faces = [stack.enter_context(target.connect(CALL_TIMEOUT)) for _ in range(clients)]
-        return compete(faces, prefix="rivals", seconds=seconds)
+        yield [stack.enter_context(target.connect(CALL_TIMEOUT)) for _ in range(clients)]
 
 
 def crowd(faces: Sequence[Suite], *, accounts: int, seconds: float) -> Outcome:
@@ -187,23 +191,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20, help="for each number of accounts, and transactions (20)")
     parser.add_argument("--clients", type=int, default=CLIENTS, help=f"that update ({CLIENTS})")
     parser.add_argument("--rivals", type=int, default=RIVALS, help=f"that run transactions ({RIVALS})")
+    parser.add_argument("--replicas", type=int, default=1, help="of each server, on PostgreSQL (1)")
     chosen = parser.parse_args(argv)
+    if chosen.replicas > 1:
+        chosen.database = POSTGRESQL
     good = True
     for database in DATABASES if chosen.database == "both" else (chosen.database,):
         outcomes = []
         for accounts in (MANY, FEW):
-            with tempfile.TemporaryDirectory(prefix="handfast-contend-") as folder:
-                outcome = contend(
-                    database, folder=Path(folder), accounts=accounts, clients=chosen.clients, seconds=chosen.seconds
-                )
+            with connected(database, chosen.clients, chosen.replicas) as faces:
+                outcome = crowd(faces, accounts=accounts, seconds=chosen.seconds)
             print(f"{database:<10} {outcome}", *outcome.lost[:10], *outcome.stuck[:10], sep="\n  ", flush=True)
             outcomes.append(outcome)
         many, few = outcomes
         ratio = few.per_second / many.per_second
         print(f"{database:<10} ratio {ratio:.2f}, to stay above {LOWEST_RATIO:.2f}", flush=True)
         good = good and ratio > LOWEST_RATIO and not any((*many.lost, *many.stuck, *few.lost, *few.stuck))
-        with tempfile.TemporaryDirectory(prefix="handfast-contend-") as folder:
-            report = rivals(database, folder=Path(folder), clients=chosen.rivals, seconds=chosen.seconds)
+        with connected(database, chosen.rivals, chosen.replicas) as faces:
+            report = compete(faces, prefix="rivals", seconds=chosen.seconds)
         print(f"{database:<10} {report}", flush=True)
         good = good and not report.anomalies and min(report.committed) > 0
     return 0 if good else 1
