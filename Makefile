@@ -32,7 +32,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade fuzz simulate mutate
-.PHONY: image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
+.PHONY: dist image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -124,6 +124,9 @@ $(MUTATOR): tools/mutation/requirements.txt
 	$(PYTHON) -m venv .venv-mutate
 	.venv-mutate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+dist: ## build the sdist and the wheel in dist/, and try them as those do who install them
+	tools/dist.sh $(PYTHON)
 
 image: ## build the image of the servers (BUILD='docker build', ARGS='--build-arg BASE=python:3.12-slim')
 	$(BUILD) --tag handfast $(ARGS) --file Containerfile .

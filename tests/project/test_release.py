@@ -1,0 +1,80 @@
+"""What a release goes through: the check of its tag, and the workflows, which have to name what there is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.project.commands import ROOT, run
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def steps(workflow: Path) -> list[dict[str, Any]]:
+    return [step for job in yaml.safe_load(workflow.read_text())["jobs"].values() for step in job["steps"]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What the check of a release reads, of a version 1.2.3."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "check-release.sh", tmp_path / "tools")
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [1.2.3] - 2026-12-01\n")
+    return tmp_path
+
+
+def test_a_tag_is_released_where_version_and_changelog_have_it(project: Path) -> None:
+    assert run("tools/check-release.sh", "v1.2.3", cwd=project).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog", "why"),
+    [
+        ("v1.2.4", "## [1.2.3] - 2026-12-01", "the tag is v1.2.4, and pyproject.toml has the version 1.2.3"),
+        ("1.2.3", "## [1.2.3] - 2026-12-01", "the tag is 1.2.3, and"),
+        ("v1.2.3", "## [Unreleased]", "has no section '## [1.2.3] - YYYY-MM-DD'"),
+        ("v1.2.3", "## [1.2.3]", "has no section"),
+        ("v1.2.3", "## [1x2.3] - 2026-12-01", "has no section"),
+    ],
+)
+def test_any_other_tag_is_not(project: Path, tag: str, changelog: str, why: str) -> None:
+    (project / "CHANGELOG.md").write_text(f"# Changelog\n\n{changelog}\n")
+    done = run("tools/check-release.sh", tag, cwd=project)
+    assert done.returncode == 1
+    assert why in done.stdout
+
+
+def test_ci_runs_everything_on_each_python_that_the_package_is_for() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())["jobs"]
+    assert {"run": ".ci/run"} in jobs["everything"]["steps"]
+    versions = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    assert jobs["everything"]["strategy"]["matrix"]["python"] == versions
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_what_a_workflow_runs_is_there(workflow: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = [step["run"].split() for step in steps(workflow) if "run" in step]
+    assert commands
+    for command in commands:
+        if command[0] == "make":
+            assert command[1] in targets
+        elif not command[0].startswith(".venv/"):
+            assert (ROOT / command[0]).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_may_do_no_more_than_it_has_to(workflow: Path) -> None:
+    told = yaml.safe_load(workflow.read_text())
+    assert told["permissions"] == {"contents": "read"}
+    more = {name: job["permissions"] for name, job in told["jobs"].items() if "permissions" in job}
+    assert more == ({"publish": {"id-token": "write"}} if workflow.name == "release.yaml" else {})
+    assert all("timeout-minutes" in job for job in told["jobs"].values())
