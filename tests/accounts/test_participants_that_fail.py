@@ -100,7 +100,7 @@ def test_with_one_service_away_the_other_is_left_as_it_was(client: Suite, accoun
 def test_a_service_is_found_again_whose_connection_went_silent(
     client: Suite, addresses: dict[str, str], accounts_with: StartAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "OF_ONE", options.OF_REPLICAS)
+    monkeypatch.setattr(options, "DEFAULT_KEEPALIVE", 1.0)
     account = create_account(client)
     with way_to(addresses["preferences"]) as way:
         suite = accounts_with(way.address)

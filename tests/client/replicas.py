@@ -15,11 +15,10 @@ import grpc
 import pytest
 import structlog
 
-from handfast.client import TLS, aio, channel
+from handfast.client import TLS, aio, connect
 from handfast.server.chassis.logs import log as logs
 from handfast.server.chassis.server import Server
 from handfast.users.v1.users_pb2 import GetUserRequest, GetUserResponse
-from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.chassis.conftest import new_server, new_users
 from tests.eventually import PATIENCE, eventually
 
@@ -92,8 +91,8 @@ class Load:
 
 
 def call(load: Load, address: str, tls: TLS | None) -> None:
-    with channel(address, tls=tls) as opened:
-        users = UserServiceStub(opened)
+    with connect(users=address, tls=tls) as suite:
+        users = suite.users
         while not load.over.is_set():
             try:
                 for pending in [users.GetUser.future(ADA) for _ in range(4)]:
@@ -107,8 +106,8 @@ def call(load: Load, address: str, tls: TLS | None) -> None:
 
 def call_asynchronously(load: Load, address: str, tls: TLS | None) -> None:
     async def calls() -> None:
-        async with aio.channel(address, tls=tls) as opened:
-            users: Any = UserServiceStub(opened)
+        async with aio.connect(users=address, tls=tls) as suite:
+            users = suite.users
             while not load.over.is_set():
                 for outcome in await asyncio.gather(*(users.GetUser(ADA) for _ in range(4)), return_exceptions=True):
                     load.note(outcome if isinstance(outcome, Exception) else None)

@@ -211,3 +211,15 @@ def test_an_address_of_another_type_is_refused(address: Any) -> None:
         connect(users=address)
     with pytest.raises(TypeError, match=r"^address: must be a str"):
         channel(address)
+
+
+@pytest.mark.parametrize("open_channel", [channel, aio.channel])
+def test_how_often_a_server_is_asked_for_a_sign_of_life_is_within_bounds(open_channel: Callable[..., Any]) -> None:
+    for no_number, name in NO_NUMBERS:
+        with pytest.raises(TypeError, match=rf"^keepalive_seconds: must be a number of seconds, not {name}$"):
+            open_channel("localhost:50051", keepalive_seconds=no_number)
+    for seconds in (0, -1, 0.4, 86_401, *NO_TIMES):
+        with pytest.raises(
+            ValueError, match=r"^keepalive_seconds: must be a number of seconds from 0\.5 to 86,400, not "
+        ):
+            open_channel("localhost:50051", keepalive_seconds=seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 MAX_TIMEOUT = 1_000_000_000  # seconds; gRPC takes what is much longer for over
+MIN_KEEPALIVE, MAX_KEEPALIVE = 0.5, 86_400  # seconds; servers on the chassis allow no less
 
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests
 _KEY = re.compile(r"[0-9a-z_.-]+")
@@ -23,13 +24,27 @@ def check_timeout(timeout: float) -> float:
     return seconds
 
 
+def check_keepalive(seconds: float) -> float:
+    """Raises TypeError or ValueError."""
+    _check_number("keepalive_seconds", seconds)
+    if not MIN_KEEPALIVE <= seconds <= MAX_KEEPALIVE:
+        raise ValueError(
+            f"keepalive_seconds: must be a number of seconds from {MIN_KEEPALIVE} to {MAX_KEEPALIVE:,}, not {seconds}"
+        )
+    return float(seconds)
+
+
 def check_call_timeout(timeout: float) -> float:
     """Seconds for one call, of which none may be left. Raises TypeError or ValueError."""
-    if isinstance(timeout, bool) or not isinstance(timeout, Real):
-        raise TypeError(f"timeout: must be a number of seconds, not {_type_of(timeout)}")
+    _check_number("timeout", timeout)
     if not timeout <= MAX_TIMEOUT:  # no comparison with NaN is true
         raise ValueError(f"timeout: must be a number of seconds, up to {MAX_TIMEOUT:,}, not {timeout}")
     return float(timeout)
+
+
+def _check_number(argument: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        raise TypeError(f"{argument}: must be a number of seconds, not {_type_of(seconds)}")
 
 
 def check_credentials(credentials: grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:

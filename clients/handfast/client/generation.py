@@ -38,11 +38,12 @@ class Generation:
         target: str,
         address: str,
         server_name: str | None,
+        keepalive_s: float,
         open_channel: Callable[[str, options.Options, bool], Any],
     ) -> None:
         self.target = target
-        self.retrying = open_channel(target, options.retrying(address, server_name), True)
-        self.plain = open_channel(target, options.plain(address, server_name), False)
+        self.retrying = open_channel(target, options.retrying(address, server_name, keepalive_s), True)
+        self.plain = open_channel(target, options.plain(address, server_name, keepalive_s), False)
 
     def method(self, make: Make, channel: Any) -> Any:
         """What `make` makes on one of the channels."""

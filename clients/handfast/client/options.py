@@ -14,7 +14,7 @@ fails has begun to answer. What a service says in RetryInfo is left to the calle
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from handfast.client.addresses import hosts_of, is_on_this_machine, is_one_server
 
@@ -31,28 +31,26 @@ _HEALTH: dict[str, Any] = {"healthCheckConfig": {"serviceName": ""}}
 whole; one that has no health service is called all the same."""
 
 
-class Keepalive(NamedTuple):
-    """When a connection is given up (https://github.com/grpc/grpc/blob/master/doc/keepalive.md)."""
-
-    time: float
-    """Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING."""
-    timeout: float
-    """Seconds that its answer may take. Then the connection is given up, and its calls end as UNAVAILABLE."""
-    max_pause: float
-    """Seconds between two attempts to connect to a server that cannot be reached, at the most."""
-
-
-OF_ONE = Keepalive(10.0, 10.0, 10.0)
-"""Of an address that stands for one server, without which its callers can do nothing."""
-OF_REPLICAS = Keepalive(1.0, 1.0, 1.0)
-"""Of an address that may stand for several. A call that meets a silent one is made again on another after two seconds,
-well before its deadline, and one that is back is called again before the next is restarted. A connection that carries
-calls is not asked; a server pays 2 % of a processor for 1000 that rest (measured)."""
+DEFAULT_KEEPALIVE = 10.0
+"""Seconds without a word from the server after which it is asked for a sign of life, by an HTTP/2 PING, and that its
+answer may take. Then the connection is given up, and its calls end as UNAVAILABLE
+(https://github.com/grpc/grpc/blob/master/doc/keepalive.md)."""
+_KEEPALIVE_OF_REPLICAS = 1.0
+_MAX_PAUSE, _MAX_PAUSE_OF_REPLICAS = 10.0, 1.0
+"""Seconds between two attempts to connect to a server that cannot be reached: one of several that is back is called
+again before the next is restarted."""
 
 Options = tuple[tuple[str, str | int], ...]
 
 
-def retrying(address: str, server_name: str | None = None) -> Options:
+def keepalive_on_chassis(address: str) -> float:
+    """As `DEFAULT_KEEPALIVE`, for servers on the chassis, which allow it. Where there may be several, a call that meets
+    a silent one is made again on another after two seconds, well before its deadline. A connection that carries calls
+    is not asked; a server pays 2 % of a processor for 1000 that rest (measured)."""
+    return DEFAULT_KEEPALIVE if is_one_server(address) else _KEEPALIVE_OF_REPLICAS
+
+
+def retrying(address: str, server_name: str | None = None, keepalive_s: float = DEFAULT_KEEPALIVE) -> Options:
     """The options of a gRPC channel that tries all its calls again. `server_name`, with or without a port, is what the
     certificates of servers are to name, else that is the host of the target."""
     policy = {
@@ -64,12 +62,13 @@ def retrying(address: str, server_name: str | None = None) -> Options:
         "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     every_method = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
-    return (*_common(address, server_name), ("grpc.service_config", json.dumps(_balancing(address) | every_method)))
+    common = _common(address, server_name, keepalive_s)
+    return (*common, ("grpc.service_config", json.dumps(_balancing(address) | every_method)))
 
 
-def plain(address: str, server_name: str | None = None) -> Options:
+def plain(address: str, server_name: str | None = None, keepalive_s: float = DEFAULT_KEEPALIVE) -> Options:
     """The options of a gRPC channel that tries each call once."""
-    return (*_common(address, server_name), ("grpc.service_config", json.dumps(_balancing(address))))
+    return (*_common(address, server_name, keepalive_s), ("grpc.service_config", json.dumps(_balancing(address))))
 
 
 def _balancing(address: str) -> dict[str, Any]:
@@ -77,25 +76,25 @@ def _balancing(address: str) -> dict[str, Any]:
     return _ROUND_ROBIN if is_one_server(address) else _ROUND_ROBIN | _HEALTH
 
 
-def _common(address: str, server_name: str | None) -> Options:
-    keepalive = OF_ONE if is_one_server(address) else OF_REPLICAS
-    timeout_ms = int(keepalive.timeout * 1000)
+def _common(address: str, server_name: str | None, keepalive_s: float) -> Options:
+    max_pause = _MAX_PAUSE if is_one_server(address) else _MAX_PAUSE_OF_REPLICAS
+    keepalive_ms = int(keepalive_s * 1000)
     return (
         # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", int(keepalive.max_pause * 1000)),
+        ("grpc.max_reconnect_backoff_ms", int(max_pause * 1000)),
         # By default gRPC looks a name up at most every 30 seconds, when a connection breaks.
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
         # A request is kept for its retries up to this size; the default would exclude the large ones.
         ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
         # Without calls, too, so that the first call after a pause does not have to find out, and as often as it takes:
         # by default gRPC stops after two.
-        ("grpc.keepalive_time_ms", int(keepalive.time * 1000)),
+        ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
-        ("grpc.keepalive_timeout_ms", timeout_ms),
-        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),
         # A proxy that the environment names (`http_proxy`) is for what is elsewhere, and takes no list.
         ("grpc.enable_http_proxy", 0 if is_on_this_machine(address) or len(hosts_of(address)) > 1 else 1),
         # What the certificates of servers are to name; where gRPC gets IP addresses for a name, it would take those.

@@ -11,11 +11,11 @@ from grpc import aio
 
 from handfast.client.addresses import check_address
 from handfast.client.aio.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from handfast.client.arguments import check_timeout
+from handfast.client.arguments import check_keepalive, check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT, channel_class
 from handfast.client.generation import Generation, Generations, server_name
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
-from handfast.client.options import Options
+from handfast.client.options import DEFAULT_KEEPALIVE, Options
 from handfast.client.replicas import Replicas
 from handfast.client.security.security import Security, security_of
 from handfast.client.security.tls import TLS
@@ -30,13 +30,16 @@ def channel(
     token: AsyncToken | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     interceptors: Sequence[aio.ClientInterceptor] = (),
+    keepalive_seconds: float = DEFAULT_KEEPALIVE,
     tracing: bool = False,
 ) -> aio.Channel:
     """As `handfast.client.channel`; the function that gives tokens can be async. Belongs to the event loop that it is
     made in. Nothing but `async with` waits for look-ups: calls that are made before go by what is found by then."""
     check_address(address, setting="address")
     security = security_of(credentials, tls, token, may_be_async=True)
-    return channel_class(WellBehaved, tracing)(address, security, check_timeout(timeout), interceptors)
+    return channel_class(WellBehaved, tracing)(
+        address, security, check_timeout(timeout), interceptors, check_keepalive(keepalive_seconds)
+    )
 
 
 class WellBehaved(aio.Channel):
@@ -48,6 +51,7 @@ class WellBehaved(aio.Channel):
         security: Security | grpc.ChannelCredentials | None,
         timeout: float,
         interceptors: Sequence[aio.ClientInterceptor],
+        keepalive_s: float,
     ) -> None:
         name = server_name(address, security)
         self._timeout = timeout
@@ -60,7 +64,7 @@ class WellBehaved(aio.Channel):
 
         self._replicas = Replicas(address)
         self._generations = Generations(
-            lambda target: Generation(target, address, name, open_channel), self._replicas.target
+            lambda target: Generation(target, address, name, keepalive_s, open_channel), self._replicas.target
         )
         self._replicas.when_looked_up(self._move_soon)
 

@@ -13,6 +13,7 @@ from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.aio.channel import WellBehaved
 from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT, channel_class
+from handfast.client.options import keepalive_on_chassis
 from handfast.client.security.security import security_of_suite
 from handfast.client.security.tls import TLS
 from handfast.client.security.tokens import AsyncToken
@@ -130,7 +131,7 @@ def connect(
     made_by = channel_class(WellBehaved, tracing)
 
     def open_channel(address: str) -> aio.Channel:
-        return made_by(address, security, timeout, interceptors)
+        return made_by(address, security, timeout, interceptors, keepalive_on_chassis(address))
 
     opened = [open_channel(address) for address in addresses]
     return Suite(

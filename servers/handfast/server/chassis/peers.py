@@ -7,6 +7,7 @@ from functools import partial
 import grpc
 
 from handfast.client import TLS, channel
+from handfast.client.options import keepalive_on_chassis
 from handfast.server.chassis.server import StartError
 from handfast.server.process.secrets import read_token
 from handfast.server.process.settings import ServerSettings, flag
@@ -21,6 +22,12 @@ def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     token = partial(read_token, settings.peer_token) if settings.peer_token else None
     try:
         tls = TLS(*files, settings.peer_server_name or None) if settings.peer_ca else None
-        return channel(address, tls=tls, token=token, tracing=settings.tracing)
+        return channel(
+            address,
+            tls=tls,
+            token=token,
+            keepalive_seconds=keepalive_on_chassis(address),
+            tracing=settings.tracing,
+        )
     except ValueError as error:
         raise StartError(f"cannot call {address} by the settings {flag('peer')}-…: {error}") from None
