@@ -60,10 +60,6 @@ class Call:
     def failed(self) -> bool:
         return self.code not in ANSWERS
 
-    @property
-    def harmed(self) -> bool:
-        return self.failed or self.seconds > SLOW_S
-
     def __str__(self) -> str:
         """The same for all that are alike."""
         little = LITTLE if self.timeout < LITTLE_S else ""
@@ -82,7 +78,7 @@ class Calls(grpc.UnaryUnaryClientInterceptor):
 
         def note(ended: Any) -> None:
             code, reason = ended.code(), ""
-            if code not in ANSWERS:
+            if code is not grpc.StatusCode.OK:
                 error = service_error(ended, "")
                 reason = error.reason or error.message
             call = Call(details.method.rpartition("/")[2], began, time.monotonic(), details.timeout, code, reason)
@@ -131,8 +127,8 @@ class Alone(Worker):
 
 @dataclass(frozen=True)
 class Felt:
-    """What callers felt since a moment: which of so many calls failed or were slow, how long after that moment the last
-    of these began, and how long the longest took.
+    """What callers felt since a moment who have no others in their way: which calls failed, conflicts included, or were
+    slow, how long after that moment the last of these began, and how long the longest took.
     """
 
     since: float
@@ -140,7 +136,7 @@ class Felt:
 
     @property
     def harmed(self) -> list[Call]:
-        return [call for call in self.calls if call.harmed]
+        return [call for call in self.calls if call.code is not grpc.StatusCode.OK or call.seconds > SLOW_S]
 
     @property
     def seconds(self) -> float:
