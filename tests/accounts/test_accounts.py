@@ -11,11 +11,13 @@ from handfast.accounts.v1.accounts_pb2 import (
     GetAccountRequest,
     UpdateUserAndPreferencesRequest,
 )
+from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
 from handfast.client import NotFound, Suite
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
 from handfast.transactions.v1.transactions_pb2 import TRANSACTION_STATE_COMMITTED, GetTransactionRequest
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import create_account, get_account, text, update
+from tests.calls import bare_channel
 from tests.people import create_user, new_email, new_id
 
 
@@ -146,11 +148,20 @@ def test_defaults_come_where_they_are_asked_for(client: Suite) -> None:
     assert "theme" not in defaults
 
 
-def test_the_transaction_is_named_by_the_reply_and_by_the_initial_metadata(client: Suite) -> None:
-    request = CreateAccountRequest(user=User(email=new_email()))
-    answer, call = client.accounts.CreateAccount.with_call(request)
-    initial = dict(call.initial_metadata())
-    assert initial["handfast-transaction-id"] == answer.transaction_id
+def test_the_transaction_is_named_by_the_reply_and_by_the_initial_metadata(
+    client: Suite, addresses: dict[str, str]
+) -> None:
+    """By the latter where the caller could not make the call again: no client does by itself once there is some."""
+    request = CreateAccountRequest(user=User(email=new_email()), request_id=new_id())
+    with bare_channel(addresses["accounts"]) as channel:
+        create = AccountServiceStub(channel).CreateAccount
+        first, call = create.with_call(request)
+        again, repeated = create.with_call(request)
+        assert first == again
+        assert not call.initial_metadata()
+        assert not repeated.initial_metadata()
+        answer, call = create.with_call(CreateAccountRequest(user=User(email=new_email())))
+    assert dict(call.initial_metadata())["handfast-transaction-id"] == answer.transaction_id
     found = client.transactions.GetTransaction(GetTransactionRequest(transaction_id=answer.transaction_id))
     assert found.transaction.state == TRANSACTION_STATE_COMMITTED
     counts = {branch.participant: branch.operation_count for branch in found.transaction.branches}

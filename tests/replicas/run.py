@@ -134,25 +134,20 @@ def _spread(times: Sequence[float]) -> str:
 
 
 def upset(
-    folder: Path,
-    database: PostgreSQL,
+    target: Replicas,
     faults: Mapping[str, float],
     *,
     rounds: int,
-    replicas: int,
     clients: int,
     seed: str,
     quiet: float = QUIET_S,
 ) -> Report:
-    """So many rounds of each of the faults, with the seconds that it lasts. Before it and after its end there are up to
-    `quiet` seconds of calls.
+    """So many rounds of each of the faults, with the seconds that it lasts, on replicas with cables that are ready.
+    Before a fault and after its end there are up to `quiet` seconds of calls.
     """
     world, history, stopping = World(), list[Event](), threading.Event()
     calls, calls_alone, chance = Calls(), Calls(), random.Random(seed)
-    target = Replicas(replicas, folder, database.create_databases("replicas_"), LOGS, cables=True)
     with contextlib.ExitStack() as stack:
-        stack.callback(target.stop)
-        target.start()
         faces = [stack.enter_context(target.connect(interceptors=[calls])) for _ in range(clients)]
         world.create(faces[0])
         workers = [
@@ -172,6 +167,17 @@ def upset(
         _join(workers, stopping)
         workers[0].read_all()
     return Report(done, history, check(history, world.initial), freed)
+
+
+@contextlib.contextmanager
+def several(count: int, folder: Path, database: PostgreSQL) -> Iterator[Replicas]:
+    """So many replicas of each server, with cables, which are ready."""
+    replicas = Replicas(count, folder, database.create_databases("replicas_"), LOGS, cables=True)
+    try:
+        replicas.start()
+        yield replicas
+    finally:
+        replicas.stop()
 
 
 def _round(
@@ -222,13 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="an empty folder to leave logs and history in")
     chosen = parser.parse_args(argv)
     print(f"{chosen.replicas} replicas of each server, seed {chosen.seed}", flush=True)
-    with _folder(chosen.keep) as folder, postgresql() as database:
+    with _folder(chosen.keep) as folder, postgresql() as database, several(chosen.replicas, folder, database) as target:
         report = upset(
-            folder,
-            database,
+            target,
             {fault: lasts for fault, lasts in LASTS.items() if chosen.only in (None, fault)},
             rounds=chosen.rounds,
-            replicas=chosen.replicas,
             clients=chosen.clients,
             seed=chosen.seed,
         )

@@ -69,10 +69,12 @@ class Server:
         self._environment = {**environment, SuiteSettings.variable(name, "listen"): address}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, more: Mapping[str, str] = NO_SETTINGS) -> None:
+        """`more` variables are for this time."""
+        environment = {**self._environment, **more}
         with self.log.open("a") as stderr:
             self._process = subprocess.Popen(
-                [*HANDFAST, "serve", self.name], env=self._environment, stdin=subprocess.DEVNULL, stderr=stderr
+                [*HANDFAST, "serve", self.name], env=environment, stdin=subprocess.DEVNULL, stderr=stderr
             )
 
     def wait_until_ready(self) -> None:

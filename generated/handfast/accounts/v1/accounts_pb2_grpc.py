@@ -30,9 +30,9 @@ class AccountServiceStub(object):
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     def __init__(self, channel):
@@ -68,9 +68,9 @@ class AccountServiceServicer(object):
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     def CreateAccount(self, request, context):
@@ -139,9 +139,9 @@ class AccountService(object):
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     @staticmethod

@@ -33,9 +33,9 @@ class AccountServiceStub:
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     @_typing.overload
@@ -61,9 +61,9 @@ class AccountServiceAsyncStub(AccountServiceStub):
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -85,9 +85,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A change is staged in both services, decided in one place, and then finished; until it is decided nobody
     sees any of it, and from then on everybody sees all of it. What one of the services refuses reaches the
-    caller as that service's own error, and leaves both as they were. The initial metadata
-    `handfast-transaction-id` names the transaction as soon as it may be committed, for a caller that loses the
-    reply; of one that was rolled back, the trailing metadata does.
+    caller as that service's own error, and leaves both as they were. A caller that loses the reply makes the same
+    call again with its `request_id`. Where a call has none, the initial metadata `handfast-transaction-id` names the
+    transaction as soon as it may be committed. Of one that was rolled back, the trailing metadata does, always.
     """
 
     @_abc_1.abstractmethod

@@ -151,8 +151,10 @@ class Coordinator:
             deadline_us = self._clock() + TIMEOUT_US
             replies = stage(transaction_id, deadline_us, calls, faults, first_attempt, self._clock, follows)
             reply = compose(replies, transaction_id)
-            # From here on it may be committed, so a caller that loses the reply should know its name.
-            call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, transaction_id))
+            # From here on it may be committed. A caller that loses the reply makes the call again by its request id,
+            # which gRPC does by itself as long as nothing has come back; without one it can but ask by this name.
+            if not answer.request_id:
+                call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, transaction_id))
             reached("coordinator.staged")
             stored = without_personal_data(reply).SerializeToString() if answer.request_id else None
             self._decide(commit, replace(answer, reply=stored))
@@ -252,7 +254,6 @@ def _as_answered(call: Call, answer: StoredReply, digest: bytes, reply_type: typ
         status = Status.FromString(answer.failure)
         call.add_trailer(transaction_metadata.TRANSACTION_ID, answer.transaction_id)
         raise ServiceError(status.message, status_proto=status)
-    call.send_initial_metadata((transaction_metadata.TRANSACTION_ID, answer.transaction_id))
     return reply_type.FromString(answer.reply or b"")
 
 
