@@ -16,7 +16,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from handfast.client import TLS, Cancelled, Unavailable, aio, channel, connect, options, replicas
+from handfast.client import TLS, Cancelled, DeadlineExceeded, Unavailable, aio, channel, connect, options, replicas
 from handfast.client.replicas import Replicas
 from handfast.server.chassis.pipeline import pools
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
@@ -407,6 +407,29 @@ def test_a_proxy_is_given_names_and_lists_go_without(names: Names, monkeypatch: 
     with started(()) as (first,), load_on(f"users.example.com:{first.port},127.0.0.1:{first.port}"):
         assert first.is_called_again()
     assert replicas.target == "users.example.com:50051"
+
+
+@pytest.mark.parametrize("around", [{"no_grpc_proxy": "other.test, Example.com"}, {"grpc_proxy": ""}])
+def test_a_name_that_goes_around_the_proxy_is_looked_up_as_others_are(
+    names: Names, monkeypatch: pytest.MonkeyPatch, around: dict[str, str]
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    with started((HOSTS[0],)) as (first,), started((HOSTS[1], first.port)) as (second,):
+        names.ips["users.example.com"] = [HOSTS[0]]
+        with channel(f"users.example.com:{first.port}", timeout=1) as opened:
+            users = UserServiceStub(opened)
+            assert eventually(lambda: _is_answered(users) and first.calls)
+            names.ips["users.example.com"] = [HOSTS[1]]
+            assert eventually(lambda: _is_answered(users) and second.calls)
+
+
+def _is_answered(users: Any) -> bool:
+    with contextlib.suppress(Unavailable, DeadlineExceeded):
+        users.GetUser(ADA)
+        return True
+    return False
 
 
 def test_by_tls_a_list_of_several_hosts_needs_the_name_that_their_certificates_have(authority: Authority) -> None:

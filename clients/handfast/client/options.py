@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from handfast.client.addresses import hosts_of, is_on_this_machine, is_one_server
+from handfast.client.addresses import is_one_server
+from handfast.client.proxy import may_go_by_proxy
 
 MAX_ATTEMPTS = 5  # the most that gRPC makes: with the pauses between them, more than a restart takes
 FIRST_PAUSE = 0.1
@@ -95,8 +96,8 @@ def _common(address: str, server_name: str | None, keepalive_s: float) -> Option
         # The first is for what the kernel sends (TCP_USER_TIMEOUT); the answer to a PING has only the second.
         ("grpc.keepalive_timeout_ms", keepalive_ms),
         ("grpc.http2.ping_timeout_ms", keepalive_ms),
-        # A proxy that the environment names (`http_proxy`) is for what is elsewhere, and takes no list.
-        ("grpc.enable_http_proxy", 0 if is_on_this_machine(address) or len(hosts_of(address)) > 1 else 1),
+        # By default gRPC asks the proxy for what is on this machine, and for the addresses that a name stands for.
+        ("grpc.enable_http_proxy", int(may_go_by_proxy(address))),
         # What the certificates of servers are to name; where gRPC gets IP addresses for a name, it would take those.
         *(() if server_name is None else (("grpc.default_authority", server_name),)),
     )

@@ -7,20 +7,19 @@ list of names. What is looked up here reaches it as a list of IP addresses.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
 from weakref import ref
 
-from handfast.client.addresses import Host, hosts_of, is_ip, is_on_this_machine
+from handfast.client.addresses import Host, hosts_of, is_ip
+from handfast.client.proxy import may_go_by_proxy
 
 INTERVAL = 5.0
 """Seconds between two look-ups."""
 FIRST_PATIENCE = 2.0
 """Seconds that the first look-up of a list may take, until calls go by what is found by then."""
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 class Replicas:
@@ -44,7 +43,7 @@ class Replicas:
         names = {each for each in hosts if not is_ip(each.name)}
         if len(hosts) > 1:
             self.target = self._known() or f"dns:///{hosts[0]}"  # whose error callers see, where nothing is found
-        elif _goes_by_proxy(address):
+        elif may_go_by_proxy(address):
             names.clear()
         self._not_looked_up = names.copy() if len(hosts) > 1 else set()
         if not self._not_looked_up:
@@ -115,7 +114,3 @@ def _target(hosts: Iterable[Host]) -> str:
         return "ipv4:" + ",".join(f"{ip}:{port}" for ip, port in found)
     mapped = ((ip if ip.version == 6 else f"::ffff:{ip}", port) for ip, port in found)
     return "ipv6:" + ",".join(f"[{ip}]:{port}".replace("%", "%25") for ip, port in mapped)
-
-
-def _goes_by_proxy(address: str) -> bool:
-    return not is_on_this_machine(address) and any(os.environ.get(each) for each in _PROXIES)
