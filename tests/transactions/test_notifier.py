@@ -258,6 +258,20 @@ def test_what_an_answer_leaves_out_is_sent_again_and_not_taken_as_confirmed(deci
     assert [row.decision.transaction_id for row in decisions.unfinished("", 10)] == [left_out]
 
 
+def test_what_an_answer_leaves_out_is_told_again_in_the_next_pass_of_who_decided_it(decisions: DecisionStore) -> None:
+    confirmed, left_out = decide(decisions), decide(decisions)
+    users = ConfirmingOne(confirmed.decision.transaction_id)
+    stubs: Any = {"users": users}
+    notifier = DecisionNotifier(decisions, stubs)
+    for row in (confirmed, left_out):
+        notifier.decided(row)
+    notifier.by_participant["users"].run_once()
+    users.notified.clear()
+    for _ in range(2):
+        notifier.by_participant["users"].run_once()
+    assert users.notified == 2 * [left_out.decision.transaction_id]
+
+
 def test_a_participant_is_notified_once_and_only_of_what_it_has_a_part_in(decisions: DecisionStore) -> None:
     theirs, ours, shared = new_id(), new_id(), new_id()
     for id_, branches in ((theirs, {"preferences": 1}), (ours, {"users": 1}), (shared, {"users": 1, "preferences": 1})):

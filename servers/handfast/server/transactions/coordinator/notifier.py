@@ -243,13 +243,15 @@ class ParticipantNotifier(threading.Thread):
         """One pass: tells what was decided here, and looks for what was left when it is time to."""
         with self._woken:
             new, self._new = self._new, []
-        for start in range(0, len(new), BATCH):
-            try:
-                self._tell(new[start : start + BATCH])
-            except Exception:
-                with self._woken:
-                    self._new = [*new[start:], *self._new][:MOST_KEPT]
-                raise
+        left_out: list[Decision] = []
+        try:
+            while new:
+                self._tell(new[:BATCH])
+                left_out += self._due(new[:BATCH])
+                del new[:BATCH]
+        finally:
+            with self._woken:
+                self._new = [*left_out, *new, *self._new][:MOST_KEPT]
         everything, self._everything = self._everything, False
         if everything or time.monotonic() >= self._look_at:
             try:
@@ -290,14 +292,17 @@ class ParticipantNotifier(threading.Thread):
     def _tell(self, decisions: Sequence[Decision]) -> bool:
         """Notifies the participant of those that it has not confirmed, and marks those as finished that all have.
         Returns whether there was anything to do."""
-        due = {
-            decision.transaction_id: decision
+        if due := self._due(decisions):
+            self._notify({decision.transaction_id: decision for decision in due})
+        return self._confirmations.store(decisions) or bool(due)
+
+    def _due(self, decisions: Sequence[Decision]) -> list[Decision]:
+        """Those that the participant has not confirmed, but for those that are lost and not to be told yet."""
+        return [
+            decision
             for decision in self._confirmations.missing(decisions, self._participant)
             if self._participant in decision.loss_accepted or not self.lost.waits(decision.transaction_id)
-        }
-        if due:
-            self._notify(due)
-        return self._confirmations.store(decisions) or bool(due)
+        ]
 
     def _notify(self, due: Mapping[str, Decision]) -> None:
         request = pb.FinishTransactionsRequest(
