@@ -122,7 +122,9 @@ REFUSED = {
     "users = 3": "users in FILE is no setting of users",
     "[[users]]\nthreads = 3": "users in FILE is no setting of users",
     "name = 'users'": "name in FILE is no setting of users",
-    "'' = 'x'": " in FILE is no setting of users; what only another server has",
+    "'' = 'x'": "'' in FILE is no setting of users; what only another server has",
+    '"a\\nb" = 1': "'a\\nb' in FILE is no setting of users; what only another server has",
+    '["users\\n"]': "['users\\n'] of FILE is not for users; did you mean [users]?",
     'token_issuer = "a\\u0000"': "token_issuer in FILE must have no NUL",
     'participants.a = "h:1\\u0000"': "participants in FILE must have no NUL",
     "config = 'other.toml'": "config in FILE is no setting of users",
@@ -141,6 +143,12 @@ REFUSED = {
 def test_a_mistake_is_told_in_one_line_with_file_key_and_rule(content: str, write: Write) -> None:
     path = write(content)
     assert REFUSED[content].replace("FILE", path) in refusal(path)
+
+
+def test_a_mistake_that_is_found_later_is_told_like_this_too(write: Write) -> None:
+    path = write("[users]\nthreads = 3\n")
+    with pytest.raises(Failure, match=rf"^threads in \[users\] of {re.escape(path)} must be even$"):
+        settings_by(path).require("threads", False, "must be even")
 
 
 def test_a_text_that_is_not_utf_8_is_refused(write: Write) -> None:
@@ -349,6 +357,10 @@ class TestPrinting:
         assert f'#database_url = "postgresql://ada@db/users" # {variable}, secrets hidden' in lines_of(printed)
         assert tomllib.loads(printed) == {"users": {}}
 
+    def test_what_is_no_text_is_printed_all_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        url = "postgresql://ada@db/" + os.fsdecode(b"a\xffb")
+        assert '"postgresql://ada@db/a\ufffdb"' in self.printed(capsys, HANDFAST_USERS_DATABASE_URL=url)
+
     def test_a_rule_that_is_broken_is_told_after_all_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(Failure, match=r"--threads \(or HANDFAST_THREADS\) must be from 1 to 1000, not 0"):
             self.printed(capsys, HANDFAST_THREADS="0", HANDFAST_USERS_DATABASE_URL="postgresql://h/d")
@@ -358,15 +370,18 @@ class TestPrinting:
 def test_the_command_prints_all_servers_and_what_up_has(handfast: Callable[..., Result], write: Write) -> None:
     servers = ("users", "preferences", "accounts")
     tables = "".join(f'[{server}]\ndatabase_url = "sqlite:////tmp/{server}"\n' for server in servers)
-    path = write(f"threads = 3\n{tables}[up]\nfirst_port = 6000\n")
+    path = write(f"threads = 3\n[participants]\n{tables}[up]\nfirst_port = 6000\n[prefs]\n[library]\n")
     result = handfast("config", "--config", path)
     assert (result.status, result.stderr) == (0, "")
     printed = tomllib.loads(result.stdout)
     assert list(printed) == [*servers, "up"]
     assert printed["up"] == {"first_port": 6000}
-    assert all(printed[server] == {"threads": 3, "database_url": f"sqlite:////tmp/{server}"} for server in servers)
-    assert handfast("config", "up", HANDFAST_CONFIG=path).stdout == result.stdout[result.stdout.index("[up]") :]
-    assert "data_dir" in result.stdout
+    for server in servers:
+        assert printed[server] == {"threads": 3, "participants": [], "database_url": f"sqlite:////tmp/{server}"}
+    of_up, _, others = result.stdout.partition("[up]\n")[2].partition("\n\n")
+    assert others == f"# For no server of the suite: prefs, library of {path}\n"
+    assert handfast("config", "up", HANDFAST_CONFIG=path).stdout == f"[up]\n{of_up}\n"
+    assert "data_dir" in of_up
 
 
 def test_the_command_fails_where_a_server_could_not_start(handfast: Callable[..., Result], write: Write) -> None:

@@ -73,13 +73,13 @@ for _server, _address in on_this_machine().items():
 def config(servers: Sequence[str], **flags: Any) -> None:
     """Print the value of each setting and where it is from: a variable, the file or the default.
 
-    SERVER is users, preferences or accounts, or up for what `handfast up` has besides; all of them by default. What is
-    printed is TOML, with defaults and secrets commented out. `handfast serve users --print-config` does the same with
-    flags.
+    SERVER is users, preferences or accounts, as `handfast serve` runs them, or up for what `handfast up` has besides;
+    all of them by default. What is printed is TOML, with defaults and secrets commented out. `handfast serve users
+    --print-config` does the same with flags.
     """
     from handfast.server.cli.config import run
 
-    run(servers or [*SERVERS, UP], flags)
+    run(servers, flags)
 
 
 @handfast.command(params=[CONFIG])

@@ -8,17 +8,21 @@ from typing import Any
 
 import click
 
-from handfast.server.cli.settings import OF_UP, UP, on_this_machine, read_of_up
+from handfast.server.cli.settings import OF_UP, SERVERS, UP, on_this_machine, read_of_up
 from handfast.server.process.command import Failure
-from handfast.server.process.flags import print_settings
+from handfast.server.process.config_file import config_file
+from handfast.server.process.flags import print_settings, settings_of
 from handfast.server.process.listing import listing
 from handfast.server.process.sources import values
 from handfast.server.suite import SuiteSettings
 
 
-def run(servers: Sequence[str], flags: Mapping[str, Any]) -> None:
-    """Prints those of each. Raises Failure at the end, with a line for each server that could not start with them."""
-    faults = []
+def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Prints those of each that is named, or else of all, and which tables of the file are for none of these. Raises
+    Failure at the end, with a line for each server that could not start with them.
+    """
+    file = config_file(flags, os.environ)
+    servers, faults = named or (*SERVERS, UP), []
     for server in servers:
         if server != servers[0]:
             click.echo()
@@ -31,5 +35,9 @@ def run(servers: Sequence[str], flags: Mapping[str, Any]) -> None:
                 print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ)
         except Failure as error:
             faults.append(f"{server}: {error}")
+    known = {*servers, *(setting.key for setting in settings_of(SuiteSettings, UP, ""))}
+    others = [name for name, value in file.content.items() if isinstance(value, dict) and name not in known]
+    if others and not named:
+        click.echo(f"\n# For no server of the suite: {', '.join(others)} of {file.path}")
     if faults:
         raise Failure("\n".join(faults))

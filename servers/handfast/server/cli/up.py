@@ -104,9 +104,11 @@ def run(flags: Mapping[str, Any]) -> int:
         _check_peers(suite)
         _check_ports(suite)
         if elsewhere := [each["database_url"].place for each in given.values() if "database_url" in each]:
-            click.echo(f"Databases are taken from {', '.join(elsewhere)}.")
+            click.echo(f"Databases are taken from {', '.join(dict.fromkeys(elsewhere))}.")
         if unused := [each[name].place for each in given.values() for name in each if name.endswith("listen")]:
-            click.echo(f"Passed over, as {flag('first_port')} says where servers listen: {', '.join(unused)}.")
+            click.echo(
+                f"Passed over, as {flag('first_port')} says where servers listen: {', '.join(dict.fromkeys(unused))}."
+            )
         return supervise(programs, grace=max(each.grace for each in suite), on_ready=on_ready)
 
 

@@ -72,7 +72,7 @@ class ConfigFile:
             server, settings, "; what only another server has stands in the table of that server"
         )
         if server not in self.content and (near := get_close_matches(server, others, 1, _NEAR)):
-            raise Failure(f"[{near[0]}] of {self.path} is not for {server}; did you mean [{server}]?")
+            raise Failure(f"[{_bare(near[0])}] of {self.path} is not for {server}; did you mean [{server}]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Table:
             if key not in known:
                 near = get_close_matches(key, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else otherwise
-                raise Failure(f"{key} in {self.place} is no setting of {server}{hint}")
+                raise Failure(f"{_bare(key)} in {self.place} is no setting of {server}{hint}")
 
     def _beside(self, setting: Setting, value: Any) -> Any:
         """Paths in the file are relative to its folder."""
@@ -172,6 +172,11 @@ def _texts(setting: Setting, value: Any, called: str) -> tuple[str, ...]:
         return tuple(value)
     forms = f"an array of texts{', or a table of them' if named else ''}"
     raise SettingsError(called, f"must be {forms}, not {_kind(value)}")
+
+
+def _bare(key: str) -> str:
+    """A key as it stands in the file, in quotes where it has other characters than keys have mostly."""
+    return key if re.fullmatch(r"[\w-]+", key) else repr(key)
 
 
 def _kind(value: object) -> str:

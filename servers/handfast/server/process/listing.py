@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def listing(table: str, settings: Sequence[Setting], given: Mapping[str, Given],
     """
     lines = [_line(setting, given.get(setting.name), values) for setting in settings]
     width = min(_WIDEST, max(len(line) for line, _ in lines))
-    return "\n".join([f"[{table}]", *(f"{line:<{width}}  # {place}" for line, place in lines)])
+    text = "\n".join([f"[{table}]", *(f"{line:<{width}}  # {place}" for line, place in lines)])
+    return os.fsencode(text).decode(errors="replace")  # names of files can be no text, which TOML cannot have
 
 
 def _line(setting: Setting, given: Given | None, values: Mapping[str, Any]) -> tuple[str, str]:
