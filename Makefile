@@ -31,7 +31,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
-.PHONY: test crash failover replicas contend upgrade fuzz simulate mutate
+.PHONY: test crash failover replicas contend upgrade trace fuzz simulate mutate
 .PHONY: dist image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
@@ -110,6 +110,9 @@ contend: $(INSTALLED) ## let many clients update few accounts, and run transacti
 
 upgrade: $(INSTALLED) ## run the last version and this one side by side, forth and back (ARGS='--rounds 100')
 	$(BIN)/python -m tests.upgrade.run $(ARGS)
+
+trace: $(INSTALLED) ## draw docs/trace.svg: an atomic update as servers export it
+	@$(BIN)/python -m tests.tracing.picture
 
 fuzz: $(INSTALLED) ## send the servers what no honest client would (ARGS='--examples 2000')
 	$(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -91,7 +91,7 @@ class Place:
         self._folder, self._stack = folder, stack
         usable = sorted(os.sched_getaffinity(0))
         self._servers_on, self.callers_on = ([usable[0]], [usable[-1]]) if pinned else (usable, usable)
-        self._suites: dict[tuple[int, int, Security], Suite] = {}
+        self._suites: dict[tuple[int, int, Security, str], Suite] = {}
         self._sides: dict[Callable[[Place], Side], Side] = {}
 
     def side(self, start: Callable[[Place], Side]) -> Side:
@@ -108,22 +108,38 @@ class Place:
             server.start()
             return server
 
-    def suite(self, users: int = USERS, finished: int = 0, security: Security = Security.OPEN) -> Suite:
-        """With so many users, and so many transactions that have finished."""
-        wanted = users, finished, security
+    def suite(
+        self, users: int = USERS, finished: int = 0, security: Security = Security.OPEN, traced: str = ""
+    ) -> Suite:
+        """With so many users, and so many transactions that have finished. `traced` is the share of calls that is
+        recorded and exported; empty without tracing."""
+        wanted = users, finished, security, traced
         if wanted not in self._suites:
             folder = self.new_folder()
             urls = self.new_databases(folder)
-            settings, credentials = {}, None
+            settings: dict[str, str] = {}
+            credentials = None
             if security is not Security.OPEN:
                 made, credentials = self.new_credentials(security)
                 settings = _settings(made, security)
+            if traced:
+                settings |= self._tracing(traced)
             with running_on(self._servers_on):
                 process = self._stack.enter_context(suite_up(folder, variables(urls) | settings))
             fill.users(urls, users)
             fill.finished_transactions(urls, finished)
             self._suites[wanted] = Suite(process, urls, users, credentials)
         return self._suites[wanted]
+
+    def _tracing(self, share: str) -> dict[str, str]:
+        """As the suite's environment. What is exported takes a processor of the callers."""
+        collector = self.peer("collector", on=self.callers_on)
+        return {
+            "HANDFAST_TRACING": "true",
+            "OTEL_TRACES_SAMPLER_ARG": share,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",  # milliseconds, so that a turn exports what it has recorded
+        }
 
     @cached_property
     def client(self) -> Client:
@@ -150,9 +166,10 @@ class Place:
         self.postgresql.execute(*(f"CREATE DATABASE {name}" for name in names.values()))
         return {name: self.postgresql.url(database) for name, database in names.items()}
 
-    def peer(self, module: str, *arguments: str) -> Peer:
-        """A module of `benchmarks.peers`, as a process. Raises RuntimeError where it does not start."""
-        with running_on(self._servers_on), (self._folder / f"{module}.log").open("a") as log:
+    def peer(self, module: str, *arguments: str, on: Iterable[int] = ()) -> Peer:
+        """A module of `benchmarks.peers`, as a process, by default on the processor of servers. Raises RuntimeError
+        where it does not start."""
+        with running_on(on or self._servers_on), (self._folder / f"{module}.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"benchmarks.peers.{module}", *arguments],
                 stdin=subprocess.PIPE,

@@ -107,6 +107,25 @@ def _secured(name: str, title: str, side: Start, beside_title: str, beside: Star
     return Row(name, title, beside_title, side, beside, Figure.RATE, goal, engines=(SQLITE,), quick=goal is not None)
 
 
+def _traced(name: str, title: str, side: Callable[..., Side]) -> tuple[Row, ...]:
+    def row(share: str, percent: str) -> Row:
+        traced, text = partial(side, traced=share), f"{title}, of which {percent} is recorded"
+        beside = f"{title} without tracing"
+        return Row(
+            f"{name}-traced-{percent[:-1]}",
+            text,
+            beside,
+            traced,
+            side,
+            Figure.CPU,
+            None,
+            engines=(SQLITE,),
+            quick=False,
+        )
+
+    return tuple(row(share, percent) for share, percent in (("0", "0%"), ("0.01", "1%"), ("1", "100%")))
+
+
 TABLES = {
     "cost": (
         _cost("get-user", "GetUser", sides.get_user, at_most(2.1)),
@@ -149,6 +168,10 @@ TABLES = {
             "UpdateUserAndPreferences",
             sides.atomic_update,
         ),
+    ),
+    "tracing": (
+        *_traced("get-user", "GetUser", sides.get_user),
+        *_traced("atomic-update", "UpdateUserAndPreferences", sides.atomic_update),
     ),
     "guarantee": (
         _beside_facade("throughput", Figure.RATE, at_least(0.7), callers=8),

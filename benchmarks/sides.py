@@ -39,9 +39,9 @@ _UPDATE_BOTH = "/handfast.accounts.v1.AccountService/UpdateUserAndPreferences"
 # The suite
 
 
-def get_user(place: Place, security: Security = Security.OPEN) -> Side:
-    """GetUser of the suite, which asks that of its callers; counted is the users server."""
-    suite = place.suite(security=security)
+def get_user(place: Place, security: Security = Security.OPEN, traced: str = "") -> Side:
+    """GetUser of the suite, which asks that of its callers and records that share; counted is the users server."""
+    suite = place.suite(security=security, traced=traced)
     return Calls([_method(suite, "users", _GET_USER, _get_user)], _servers(suite, "users"))
 
 
@@ -61,11 +61,13 @@ def two_updates(place: Place) -> Side:
     return Calls(methods, _servers(suite, "users", "preferences"))
 
 
-def atomic_update(place: Place, users: int = USERS, finished: int = 0, security: Security = Security.OPEN) -> Side:
-    """UpdateUserAndPreferences of the suite, which has so many users and finished transactions, and asks that of its
-    callers; counted are all three servers, until every transaction is finished.
+def atomic_update(
+    place: Place, users: int = USERS, finished: int = 0, security: Security = Security.OPEN, traced: str = ""
+) -> Side:
+    """UpdateUserAndPreferences of the suite, which has so many users and finished transactions, asks that of its
+    callers and records that share; counted are all three servers, until every transaction is finished.
     """
-    suite = place.suite(users, finished, security)
+    suite = place.suite(users, finished, security, traced)
     return Calls([_method(suite, "accounts", _UPDATE_BOTH, _update_both)], _all_servers(suite))
 
 

@@ -7,6 +7,7 @@ fastapi_app.py   FastAPI: read and update a user
 facade.py        UpdateUserAndPreferences as two updates without the guarantee
 two_phase.py     UpdateUserAndPreferences by PREPARE TRANSACTION, in one process
 dbos_app.py      UpdateUserAndPreferences as a DBOS workflow, in one process
+collector.py     takes what traced servers export
 
 database.py      the two updates as plain SQL, for those that write to the databases themselves
 in_process.py    lets a process without a server be measured
