@@ -92,13 +92,13 @@ def svg(update: list[Span], ends: list[list[Span]]) -> str:
         parts.append(f'<text x="{LEFT + 110 * place + 18}" y="20">{service}</text>')
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if (last - first) / 1e6 / step <= 12)
     for ms in range(0, int((last - first) / 1e6) + 1, step):
-        at = x(first + ms * 1_000_000)
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 8}" y2="{height - 8}" stroke-opacity=".3"/>')
-        parts.append(f'<text x="{at:.1f}" y="{TOP - 14}" text-anchor="middle">{ms} ms</text>')
-    at = {each.span.span_id: each for each in drawn}
+        tick = x(first + ms * 1_000_000)
+        parts.append(f'<line x1="{tick:.1f}" x2="{tick:.1f}" y1="{TOP - 8}" y2="{height - 8}" stroke-opacity=".3"/>')
+        parts.append(f'<text x="{tick:.1f}" y="{TOP - 14}" text-anchor="middle">{ms} ms</text>')
+    by_id = {each.span.span_id: each for each in drawn}
     for each in drawn:
         for link in each.span.links:
-            if (other := at.get(link)) is not None:
+            if (other := by_id.get(link)) is not None:
                 from_x, from_y = x(other.span.end_ns) + LABEL, y(other.row) + ROW / 2
                 parts.append(
                     f'<path d="M{from_x:.1f} {from_y}h10V{y(each.row) + ROW / 2}H{x(each.span.start_ns):.1f}" '

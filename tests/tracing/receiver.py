@@ -53,11 +53,11 @@ class Receiver(pb_grpc.TraceServiceServicer):
         with self._lock:
             return "".join(self._text)
 
-    def of_trace(self, trace_id: str, count: int) -> list[Span]:
-        """The spans of a trace in the order in which they began, once there are so many."""
+    def of_trace(self, trace_id: str, count: int, name: str = "") -> list[Span]:
+        """The spans of a trace, or those of a name, in the order in which they began, once there are so many."""
 
         def found() -> list[Span]:
-            spans = [span for span in self.spans if span.trace_id == trace_id]
+            spans = [span for span in self.spans if span.trace_id == trace_id and name in ("", span.name)]
             return spans if len(spans) >= count else []
 
         return sorted(eventually(found) or [], key=lambda span: span.start_ns)

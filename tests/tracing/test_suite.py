@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import grpc
 import pytest
@@ -26,7 +27,9 @@ from handfast.users.v1.users_pb2 import CreateUserRequest, GetUserRequest, Updat
 from tests.cli.processes import Process, suite_up
 from tests.eventually import eventually
 from tests.people import new_email, new_id
+from tests.project.readme import OBSERVABILITY, quoted, table
 
+from .picture import svg
 from .receiver import Receiver, Span, receiving
 
 ACCOUNTS, USERS = "handfast.accounts.v1.AccountService", "handfast.users.v1.UserService"
@@ -126,6 +129,37 @@ def test_an_atomic_update_is_one_trace_over_all_servers(traced: Traced) -> None:
     }
     assert not any(span.is_error for span in spans)
     assert all(call.start_ns <= span.start_ns <= span.end_ns for span in spans)
+
+
+def test_the_page_shows_the_trace_of_an_update_and_all_attributes(traced: Traced) -> None:
+    created, metadata = traced.trace()
+    dark = Preferences(values={"theme": Value(string_value="dark")})  # of which the definition is read once
+    account = CreateAccountRequest(user=new_user(), preferences=dark)
+    user = traced.suite.accounts.CreateAccount(account, metadata=metadata).account.user
+    finished = traced.receiver.linked_to(traced.receiver.of_trace(created, 2, "stage"), "finish", 2)
+    assert finished  # so that nothing is in the way of the update
+    trace_id, metadata = traced.trace()
+    dark.user_id = user.user_id
+    request = UpdateUserAndPreferencesRequest(user=User(user_id=user.user_id, display_name="Ada"), preferences=dark)
+    traced.suite.accounts.UpdateUserAndPreferences(request, metadata=metadata)
+    update = traced.receiver.of_trace(trace_id, 11)
+    shown = [re.sub(r"handfast\S+/", "", line) for line in tree(update)]
+    page = OBSERVABILITY.read_text()
+    assert "```text\n" + "\n".join(shown) + "\n```" in page
+    documented = {name for names, *_ in table(OBSERVABILITY, "attribute", "of", "says") for name in quoted(names)}
+    assert {name for span in traced.receiver.spans for name in span.attributes} <= documented
+
+
+def test_the_picture_has_a_bar_for_each_span(traced: Traced) -> None:
+    trace_id, metadata = traced.trace()
+    traced.suite.accounts.CreateAccount(CreateAccountRequest(user=new_user()), metadata=metadata)
+    update = traced.receiver.of_trace(trace_id, 11)
+    ends = [traced.receiver.of_trace(end.trace_id, 5) for end in traced.receiver.linked_to(update, "notify", 2)]
+    picture = ElementTree.fromstring(svg(update, ends))
+    namespace = "{http://www.w3.org/2000/svg}"
+    bars = [each for each in picture.iter(f"{namespace}rect") if each.get("height") == "14"]
+    assert len(bars) == 21
+    assert len([*picture.iter(f"{namespace}path")]) == 4  # the links
 
 
 def test_finishing_is_a_trace_of_its_own_that_is_linked_to_the_update(traced: Traced) -> None:
