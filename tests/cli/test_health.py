@@ -77,5 +77,5 @@ def test_certificates_come_from_the_environment_as_for_every_client(handfast: Ha
     result = handfast("health", "localhost:50051", HANDFAST_CERTIFICATE="client.pem")
     assert (result.status, result.stderr) == (
         2,
-        "handfast: health: HANDFAST_KEY: is needed, too, where HANDFAST_CERTIFICATE is given\n",
+        "handfast: health: HANDFAST_KEY: is needed, too: a certificate is used with its key\n",
     )

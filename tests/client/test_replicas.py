@@ -439,6 +439,7 @@ def test_by_tls_a_list_of_several_hosts_needs_the_name_that_their_certificates_h
             open_channel("a:1,b:1", tls=tls)
         with pytest.raises(ValueError, match=r"^credentials: do not go with a list of several hosts, such as a:1,b:1,"):
             open_channel("a:1,b:1", credentials=grpc.ssl_channel_credentials())
+    channel("users.invalid:1,Users.invalid.:2", tls=tls).close()  # which is one name
     for name in ("users:50051", "", "two names"):
         with pytest.raises(ValueError, match=r"^tls\.server_name: must be the name of a host, without a port"):
             TLS(server_name=name)

@@ -315,7 +315,7 @@ def test_a_token_goes_with_it(backend: SecureBackend, files: TLS) -> None:
 def test_the_environment_names_the_files(backend: SecureBackend, files: TLS, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANDFAST_CA", str(files.ca))
     monkeypatch.setenv("HANDFAST_CERTIFICATE", str(files.certificate))
-    with pytest.raises(ValueError, match=r"^HANDFAST_KEY: is needed, too, where HANDFAST_CERTIFICATE is given$"):
+    with pytest.raises(ValueError, match=r"^HANDFAST_KEY: is needed, too: a certificate is used with its key$"):
         connect()
     monkeypatch.setenv("HANDFAST_KEY", str(files.key))
     with connect(users=backend.address) as suite:
@@ -326,6 +326,33 @@ def test_the_environment_names_the_files(backend: SecureBackend, files: TLS, mon
             assert (await suite.users.GetUser(ADA)).user.user_id == "ada"
 
     asyncio.run(call())
+
+
+def test_errors_name_the_variable_or_the_flag_that_is_at_fault(
+    files: TLS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def opened_by_environment(value: str) -> None:
+        monkeypatch.setenv("HANDFAST_SERVER_NAME", value)
+        connect(users="a:1,b:1")
+
+    def opened_by_flags(value: str) -> None:
+        settings = ServerSettings(name="users", listen="127.0.0.1:0", peer_ca=str(files.ca), peer_server_name=value)
+        peer_channel(settings, "a:1,b:1")
+
+    monkeypatch.setenv("HANDFAST_CA", str(files.ca))
+    for opened, name in (
+        (opened_by_environment, "^HANDFAST_SERVER_NAME: "),
+        (opened_by_flags, "^cannot call a:1,b:1 by the settings --peer-…: --peer-server-name: "),
+    ):
+        for value, says in (("", "is needed for a:1,b:1"), ("a:1", "must be the name of a host, without a port, not")):
+            with pytest.raises((ValueError, StartError), match=name + says):
+                opened(value)
+    nothing = tmp_path / "nothing.pem"
+    nothing.write_text("nothing")
+    monkeypatch.setenv("HANDFAST_CA", str(nothing))
+    monkeypatch.delenv("HANDFAST_SERVER_NAME")
+    with pytest.raises(ValueError, match=r"^HANDFAST_CA: .*nothing\.pem has no certificate in PEM"):
+        connect()
 
 
 def test_servers_call_each_other_by_their_settings(backend: SecureBackend, files: TLS, tmp_path: Path) -> None:

@@ -91,14 +91,13 @@ def server_name(address: str, security: Security | grpc.ChannelCredentials | Non
     if tls is not None and tls.server_name is not None:
         return tls.server_name
     hosts = hosts_of(address)
-    names = {each.name for each in hosts}
+    names = {each.name.lower().rstrip(".") for each in hosts}
     if len(names) > 1 and isinstance(security, grpc.ChannelCredentials):
         raise ValueError(
             f"credentials: do not go with a list of several hosts, such as {address}, as they do not say which name "
             "all certificates have; give tls=TLS(server_name=…), or one name that stands for all hosts"
         )
     if len(names) > 1 and tls is not None:
-        raise ValueError(
-            f"tls.server_name: is needed for {address}: the certificates of its several hosts have to have one name"
-        )
+        rule = f"is needed for {address}: the certificates of its several hosts have to have one name"
+        raise ValueError(f"{tls.setting('server_name')}: {rule}")
     return str(hosts[0]) if hosts else None

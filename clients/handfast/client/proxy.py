@@ -11,8 +11,8 @@ from handfast.client.addresses import hosts_of, is_on_this_machine
 
 
 def may_go_by_proxy(address: str) -> bool:
-    """Not what is on this machine, nor a list, which no proxy takes. Whether `no_proxy` has the network of an IP address
-    is for gRPC to see."""
+    """Not what is on this machine, nor a list, which no proxy takes. Whether `no_proxy` has the network of an IP
+    address is for gRPC to see."""
     hosts = hosts_of(address)
     if not _first("grpc_proxy", "https_proxy", "http_proxy") or is_on_this_machine(address) or len(hosts) > 1:
         return False

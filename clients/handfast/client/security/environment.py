@@ -14,13 +14,17 @@ CA, CERTIFICATE, KEY, TOKEN_FILE = "HANDFAST_CA", "HANDFAST_CERTIFICATE", "HANDF
 SERVER_NAME = "HANDFAST_SERVER_NAME"
 
 
+class EnvironmentTLS(TLS):
+    def setting(self, field: str) -> str:
+        return f"HANDFAST_{field.upper()}"
+
+
 def tls() -> TLS | None:
     """None where no variable names a file. Raises ValueError."""
     ca, certificate, key = (os.environ.get(name) or None for name in (CA, CERTIFICATE, KEY))
-    if (certificate is None) != (key is None):
-        given, lacking = (KEY, CERTIFICATE) if certificate is None else (CERTIFICATE, KEY)
-        raise ValueError(f"{lacking}: is needed, too, where {given} is given")
-    return TLS(ca, certificate, key, os.environ.get(SERVER_NAME) or None) if ca or certificate else None
+    if not ca and not certificate and not key:
+        return None
+    return EnvironmentTLS(ca, certificate, key, os.environ.get(SERVER_NAME) or None)
 
 
 def token() -> Callable[[], str] | None:

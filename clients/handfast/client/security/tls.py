@@ -45,14 +45,19 @@ class TLS:
         for name in ("ca", "certificate", "key"):
             value = getattr(self, name)
             if not isinstance(value, str | os.PathLike | None):
-                raise TypeError(f"tls.{name}: must be the path of a file, not {type(value).__name__}")
+                raise TypeError(f"{self.setting(name)}: must be the path of a file, not {type(value).__name__}")
         if not isinstance(self.server_name, str | None):
-            raise TypeError(f"tls.server_name: must be a str, not {type(self.server_name).__name__}")
+            raise TypeError(f"{self.setting('server_name')}: must be a str, not {type(self.server_name).__name__}")
         if self.server_name is not None and not _HOST.fullmatch(self.server_name):
-            raise ValueError(f"tls.server_name: must be the name of a host, without a port, not {self.server_name!r}")
+            rule = f"must be the name of a host, without a port, not {self.server_name!r}"
+            raise ValueError(f"{self.setting('server_name')}: {rule}")
         if (self.certificate is None) != (self.key is None):
             lacking = "key" if self.key is None else "certificate"
-            raise ValueError(f"tls.{lacking}: is needed, too: a certificate is used with its key")
+            raise ValueError(f"{self.setting(lacking)}: is needed, too: a certificate is used with its key")
+
+    def setting(self, field: str) -> str:
+        """What errors call `ca`, `certificate`, `key` or `server_name`."""
+        return f"tls.{field}"
 
 
 class TLSFiles:
@@ -92,7 +97,7 @@ class TLSFiles:
         while self._seen != (seen := self._signature()):  # until they have not changed between being read and checked
             self._seen = seen
             ca_pem, certificate_pem = _read(ca), _read(certificate)
-            key_pem = None if key is None else read_secret(key, "tls.key")
+            key_pem = None if key is None else read_secret(key, self._tls.setting("key"))
             self._check_set()
         return grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
 
@@ -106,13 +111,19 @@ class TLSFiles:
             try:
                 context.load_verify_locations(tls.ca)
             except OSError as error:  # which an SSLError is
-                raise ValueError(f"tls.ca: {os.fspath(tls.ca)} has no certificate in PEM ({_why(error)})") from None
+                rule = f"{os.fspath(tls.ca)} has no certificate in PEM ({_why(error)})"
+                raise ValueError(f"{tls.setting('ca')}: {rule}") from None
         if tls.certificate is not None:
             try:
-                context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
+                context.load_cert_chain(tls.certificate, tls.key, password=self._no_password)
             except OSError as error:
                 pair = f"{os.fspath(tls.certificate)} and {os.fspath(tls.key or '')}"
-                raise ValueError(f"tls.certificate: {pair} are no certificate and its key ({_why(error)})") from None
+                rule = f"{pair} are no certificate and its key ({_why(error)})"
+                raise ValueError(f"{tls.setting('certificate')}: {rule}") from None
+
+    def _no_password(self) -> str:
+        key = self._tls.setting("key")
+        raise ValueError(f"{key}: must not be encrypted by a password, as nobody is there to give it")
 
     def _signature(self) -> _Signature:
         """Changes when a file does."""
@@ -122,10 +133,6 @@ class TLSFiles:
         return tuple(
             None if path is None else Path(path) for path in (self._tls.ca, self._tls.certificate, self._tls.key)
         )
-
-
-def _no_password() -> str:
-    raise ValueError("tls.key: must not be encrypted by a password, as nobody is there to give it")
 
 
 def _read(path: Path | None) -> bytes | None:

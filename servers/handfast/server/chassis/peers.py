@@ -13,6 +13,11 @@ from handfast.server.process.secrets import read_token
 from handfast.server.process.settings import ServerSettings, flag
 
 
+class PeerTLS(TLS):
+    def setting(self, field: str) -> str:
+        return flag(f"peer_{field}")
+
+
 def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     """A channel to another server: by TLS where there is a CA for it, and with the token of a file where there is one.
     The files are read again when they change, the token's where it expires. Raises StartError where a token would leave
@@ -21,7 +26,7 @@ def peer_channel(settings: ServerSettings, address: str) -> grpc.Channel:
     files = (settings.peer_ca, settings.peer_certificate or None, settings.peer_key or None)
     token = partial(read_token, settings.peer_token) if settings.peer_token else None
     try:
-        tls = TLS(*files, settings.peer_server_name or None) if settings.peer_ca else None
+        tls = PeerTLS(*files, settings.peer_server_name or None) if settings.peer_ca else None
         return channel(
             address,
             tls=tls,
