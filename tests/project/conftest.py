@@ -81,6 +81,12 @@ def consumer(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="session")
+def traced_consumer(consumer: Consumer) -> Consumer:
+    consumer.install("[otel]")
+    return consumer
+
+
+@pytest.fixture(scope="session")
 def typed_consumer(consumer: Consumer) -> Consumer:
     consumer.install("[types]")
     return consumer

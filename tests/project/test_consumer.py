@@ -26,8 +26,10 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_client_brings_no_server(consumer: Consumer) -> None:
-    stubs = {"types-grpcio", "types-protobuf"}  # there already, where a test of types ran first
-    assert consumer.installed() - stubs <= CLIENT_AND_WHAT_IT_NEEDS
+    # Extras are there already, where a test of these ran first.
+    extras = {"types-grpcio", "types-protobuf", "importlib-metadata", "zipp"}
+    installed = {name for name in consumer.installed() - extras if not name.startswith("opentelemetry")}
+    assert installed <= CLIENT_AND_WHAT_IT_NEEDS
 
 
 def test_client_and_stubs_import(consumer: Consumer) -> None:
@@ -71,6 +73,44 @@ def test_consumer_passes_strict_type_checkers(typed_consumer: Consumer, tmp_path
     assert list(code.rglob("*.py"))
     status, output = typed_consumer.typecheck(checker, code)
     assert status == 0, output
+
+
+TRACED = """
+import asyncio
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from handfast.client import ServiceError, aio, connect
+from handfast.users.v1.users_pb2 import GetUserRequest
+
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+nowhere = ("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1")
+with connect(*nowhere, tracing=True, timeout=0.2) as suite:
+    try:
+        suite.users.GetUser(GetUserRequest(user_id="ada"))
+    except ServiceError:
+        pass
+
+async def call():
+    async with aio.connect(*nowhere, tracing=True, timeout=0.2) as suite:
+        try:
+            await suite.users.GetUser(GetUserRequest(user_id="ada"))
+        except ServiceError:
+            pass
+
+asyncio.run(call())
+print(*(span.name for span in exporter.get_finished_spans()), sep="\\n")
+"""
+
+
+def test_calls_are_traced_with_either_version_of_opentelemetry(traced_consumer: Consumer) -> None:
+    printed = succeed((traced_consumer.python, "-c", TRACED), cwd=traced_consumer.folder)
+    assert printed.split() == ["handfast.users.v1.UserService/GetUser"] * 2
 
 
 CONTRACT = """
