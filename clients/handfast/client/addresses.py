@@ -55,7 +55,8 @@ def check_address(address: str, *, setting: str) -> str:
     """Returns `address` if it is one of gRPC, or a list of hosts and ports. gRPC itself would say so only when a call
     fails."""
     if not isinstance(address, str):
-        raise TypeError(f"{setting}: must be a str such as localhost:50051, not {type(address).__name__}")
+        given = type(address).__name__
+        raise TypeError(f"{setting}: must be a str such as localhost:50051, or several with commas, not {given}")
     prefix = _PREFIX.match(address)
     scheme = prefix[1] if prefix else ""
     hosts = (address[prefix.end() :] if prefix else address).split(",")
