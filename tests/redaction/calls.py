@@ -19,6 +19,7 @@ from tests.people import new_id
 from tests.redaction import contracts
 from tests.redaction.samples import Sample, fill, invalid, valid
 from tests.redaction.serve import CARELESS, WAYS
+from tests.tracing.receiver import Span
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 QUOTING = "quote"
@@ -51,6 +52,8 @@ class Printed:
     calls: list[Sent] = field(default_factory=list)
     log: str = ""
     metrics: str = ""
+    traces: str = ""
+    spans: list[Span] = field(default_factory=list)
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from tests.databases.postgresql import DATABASES, postgresql
 from tests.project.commands import ROOT
 from tests.redaction import samples
 from tests.redaction.calls import METHODS, Caller, Printed
+from tests.tracing.receiver import receiving
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -31,7 +32,8 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         urls = {f"HANDFAST_{name.upper()}_DATABASE_URL": sqlite_url(folder / name) for name in DATABASES}
         if printed.database == "postgresql":
             urls = stack.enter_context(postgresql()).create_databases()
-        process = start(folder, urls)
+        receiver = stack.enter_context(receiving())
+        process = start(folder, {**urls, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{receiver.address}"})
         stack.callback(stop_process, process)
         suite = stack.enter_context(process.connect())
         for key, kind in samples.DEFINED.items():
@@ -44,13 +46,15 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 refuse_all(url)
             list(threads.map(caller.be_refused_by_the_database, METHODS))
         printed.metrics = "".join(scraped(process))
+        stop_process(process)  # exports the last of what is traced
+        printed.traces, printed.spans = receiver.text, receiver.spans
     printed.log = process.stderr
     return printed
 
 
 def start(folder: Path, urls: dict[str, str]) -> Process:
     first_port = free_first_port()
-    arguments = ("up", "--data-dir", str(folder), "--first-port", str(first_port), "--log-level", "debug")
+    arguments = ("up", "--data-dir", str(folder), "--first-port", str(first_port), "--log-level", "debug", "--tracing")
     with (folder / "stderr").open("w") as stderr:
         popen = subprocess.Popen(
             [sys.executable, "-m", "tests.redaction.serve", *arguments],

@@ -1,5 +1,5 @@
 """No value of a field with personal data comes out of a server but in the replies to its callers: not in the log at its
-most talkative, whatever handlers do with a request, nor in metrics or errors.
+most talkative, whatever handlers do with a request, nor in metrics, traces or errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def found(texts: list[str], where: str) -> list[str]:
 
 def test_a_field_with_personal_data_is_not_printed(printed: Printed) -> None:
     for sent in printed.calls:
-        assert found(sent.sample.values + sent.sample.keys, printed.log + printed.metrics) == [], sent
+        everywhere = printed.log + printed.metrics + printed.traces
+        assert found(sent.sample.values + sent.sample.keys, everywhere) == [], sent
 
 
 def test_an_error_quotes_no_value(printed: Printed) -> None:
@@ -47,6 +48,12 @@ def test_each_call_is_in_the_log_that_was_looked_at(printed: Printed) -> None:
         assert (line["grpc.code"], line["level"]) == (GO_NAMES[sent.code], level)
 
 
+def test_each_call_is_in_the_traces_that_were_looked_at(printed: Printed) -> None:
+    served = [span.name.rpartition("/")[2] for span in printed.spans if span.kind == "SERVER"]
+    for method in METHODS:
+        assert served.count(method.name) >= sum(sent.method == method.name for sent in printed.calls)
+
+
 def test_what_is_withheld_was_there(printed: Printed) -> None:
     events = [line["event"] for line in printed.lines]
     for event in ("asked", "failed", "a thread ended"):
@@ -66,8 +73,8 @@ def test_each_field_has_a_value_that_is_valid() -> None:
 def test_the_fields_of_a_line_are_those_that_are_documented(printed: Printed) -> None:
     documented = [name for row in table(OBSERVABILITY, "field", "type", "there", "says") for name in quoted(row[0])]
     logged = {name for line in printed.lines if line["event"] == "call" for name in line}
-    # No error here is that large, no caller sends a trace, and nobody is asked who calls.
-    of_others = {"error.cut", "trace_id", "on_behalf_of", "would_refuse", "would_refuse.message"}
+    # No error here is that large, and nobody is asked who calls.
+    of_others = {"error.cut", "on_behalf_of", "would_refuse", "would_refuse.message"}
     assert logged | of_others == set(documented)
 
 
