@@ -207,7 +207,9 @@ def test_credentials_of_another_type_are_refused(opener: str, credentials: Any) 
 
 @pytest.mark.parametrize("address", [50051, b"localhost:50051", ("localhost", 50051), ["a:1", "b:1"]])
 def test_an_address_of_another_type_is_refused(address: Any) -> None:
-    with pytest.raises(TypeError, match=r"^users: must be a str such as localhost:50051, or several with commas, not \w+$"):
+    with pytest.raises(
+        TypeError, match=r"^users: must be a str such as localhost:50051, or several with commas, not \w+$"
+    ):
         connect(users=address)
     with pytest.raises(TypeError, match=r"^address: must be a str"):
         channel(address)
