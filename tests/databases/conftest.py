@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from handfast.server.process.settings import sqlite_url
-from tests.databases.postgresql import PostgreSQL
+from tests.databases.postgresql import PostgreSQL, postgresql
 
 _numbers = itertools.count(1)
 
@@ -28,3 +29,10 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return sqlite_url(tmp_path / "new.sqlite3")
     server: PostgreSQL = request.getfixturevalue("server")
     return server.emptied()
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[PostgreSQL]:
+    """A server whose settings these tests change, and which they pause."""
+    with postgresql() as server:
+        yield server

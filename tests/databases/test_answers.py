@@ -73,7 +73,7 @@ class Kept(NamedTuple):
             self.database.write(lambda connection: self.answers.insert(connection, **KEY, **self.columns))
 
     def find(self, caller: Caller) -> bytes | None:
-        with called_by(caller), self.database.read() as connection:
+        with called_by(caller), self.database.read_durable() as connection:
             row = self.answers.find(connection, **KEY)
             return None if row is None else bytes(row.reply)
 

@@ -9,26 +9,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from contextvars import copy_context
-from functools import partial
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from handfast.server.accounts import tables
-from handfast.server.accounts.server import SCHEMA
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import LOOK_EVERY, Canceller
 from handfast.server.chassis.data import postgresql as backend
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.chassis.errors.database import kind_of
-from handfast.server.chassis.ids import new_id
-from handfast.server.transactions.coordinator.decision_store import DecisionStore
-from handfast.server.transactions.core.model import Decision, Outcome
-from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.databases.postgresql import PostgreSQL
+from tests.databases.standby import no_standby, said, waiting_for_standby
 from tests.eventually import PATIENCE, eventually
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
@@ -37,13 +31,6 @@ VALUE = sa.text("SELECT value FROM counters")
 SESSION = sa.text("SELECT pg_backend_pid()")
 COUNTERS = sa.table("counters", sa.column("value", sa.Integer))
 PROBE = sa.select(sa.literal(1))
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgreSQL]:
-    """A server whose settings these tests change, and which they pause."""
-    with postgresql() as server:
-        yield server
 
 
 @pytest.fixture
@@ -59,16 +46,6 @@ def url(own_server: PostgreSQL) -> str:
 def database(url: str) -> Iterator[Database]:
     with closing(Database(url)) as database:
         yield database
-
-
-@contextmanager
-def said(server: PostgreSQL, setting: str, value: str) -> Iterator[None]:
-    """The server has this setting meanwhile, in all its sessions that do not have one of their own."""
-    server.execute(f"ALTER SYSTEM SET {setting} = '{value}'", "SELECT pg_reload_conf()")
-    try:
-        yield
-    finally:
-        server.execute(f"ALTER SYSTEM RESET {setting}", "SELECT pg_reload_conf()")
 
 
 def add(database: Database, *, one_statement: bool = False) -> None:
@@ -144,29 +121,6 @@ def test_one_that_must_replicate_uses_no_connection_whose_commits_wait_for_no_st
                 why = f"synchronous_commit = {level}, and database_must_replicate is set"
                 assert eventually(lambda: refused(lambda: database.probe(PROBE), why))
                 assert refused(lambda: value(database), why)
-
-
-def waiting_for_standby(server: PostgreSQL) -> list[int]:
-    """Sessions that wait for a standby, in COMMIT."""
-    engine = sa.create_engine(server.url("postgres"))
-    with closing(engine.raw_connection()) as connection:
-        cursor = connection.cursor()
-        cursor.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-        return [pid for (pid,) in cursor.fetchall()]
-
-
-@contextmanager
-def no_standby(server: PostgreSQL) -> Iterator[None]:
-    """Each commit waits for a standby that does not exist. The server is told, and does so a moment later."""
-    with said(server, "synchronous_standby_names", "nowhere"), ThreadPoolExecutor(1) as pool:
-        while True:
-            commit = pool.submit(server.execute, "SELECT pg_logical_emit_message(true, 'handfast', '')")
-            assert eventually(lambda: commit.done() or waiting_for_standby(server))  # noqa: B023
-            if not commit.done():
-                break
-        while not commit.done():
-            server.execute(*(f"SELECT pg_cancel_backend({pid})" for pid in waiting_for_standby(server)))
-        yield
 
 
 @pytest.fixture(params=["warnings", "no warnings"])
@@ -275,22 +229,3 @@ def test_what_nobody_cancels_gives_up_a_server_that_is_paused(
         add(database)
         database.probe(PROBE)
         assert value(database) == 1
-
-
-def test_a_decision_that_stands_is_told_only_once_the_standby_has_it(own_server: PostgreSQL) -> None:
-    """Whoever stored it may have lost its connection in COMMIT, or may have been told that the wait was cancelled."""
-    with closing(Database(own_server.emptied())) as database:
-        upgrade(database, SCHEMA)
-        decisions = DecisionStore(database, tables.coordinator)
-        decided = Decision(new_id(), Outcome.COMMITTED, {"users": 1})
-        aborted = Decision(decided.transaction_id, Outcome.ABORTED, {"users": 0})
-        with ThreadPoolExecutor(1) as pool:
-            with no_standby(own_server):
-                deciding = pool.submit(refused, partial(decisions.decide, decided), "standby was cancelled")
-                (waiting,) = eventually(lambda: waiting_for_standby(own_server)) or [0]
-                own_server.execute(f"SELECT pg_cancel_backend({waiting})")
-                assert deciding.result(PATIENCE)
-                standing = pool.submit(decisions.decide, aborted)
-                assert eventually(lambda: waiting_for_standby(own_server))
-                assert not standing.done()
-            assert standing.result(PATIENCE).decision == decided

@@ -138,6 +138,8 @@ def test_behind_a_pooler_each_local_transaction_has_its_timeouts_and_leaves_none
         return {name: shown(connection, name) for name in TIMEOUTS}
 
     assert pooled.write(look) == {"lock_timeout": "3s", "idle_in_transaction_session_timeout": "5s"}
+    with pooled.read_durable() as connection:
+        assert look(connection) == {"lock_timeout": "3s", "idle_in_transaction_session_timeout": "5s"}
     with pooled.read() as connection:
         assert look(connection) == {"lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 

@@ -36,6 +36,7 @@ ROUND_TRIPS = {
     "GetUser": 1,
     "UpdateUser": 2,
     "UpdateUser with a request id": 2,
+    "a repeat of that": 4,
     "a stage": 3,
     "a stage that takes an email": 5,
     "a decision": 1,
@@ -115,6 +116,7 @@ class Calls:
             "GetUser": (lambda: "ada", users.collection.get),
             "UpdateUser": (str, self.update),
             "UpdateUser with a request id": (new_id, self.update),
+            "a repeat of that": (self.updated, self.update),
             "a stage": (self.new_user, lambda user_id: users.stage(new_id(), user_id)),
             "a stage that takes an email": (self.new_name, lambda user_id: users.stage(new_id(), user_id)),
             "a decision": (new_id, self.decide),
@@ -146,6 +148,10 @@ class Calls:
         request, reply = UpdateUserRequest(request_id=request_id), UpdateUserResponse()
         work = self._users.collection.changing("ada", lambda before: (after, reply))
         self._users.participant.write_plainly("Update", request, work, UpdateUserResponse)
+
+    def updated(self) -> str:
+        self.update(request_id := new_id())
+        return request_id
 
     def read(self, count: int) -> list[Read]:
         """What a transaction notes that reads so many users."""

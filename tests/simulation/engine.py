@@ -305,12 +305,16 @@ class SimulatedDatabase(Database):
         with self._simulated.connect() as connection:
             yield connection
 
+    read_durable = read  # there is no standby
+
     def _run(self, work: Callable[[Any], Any], connection: Any) -> Any:
         return work(connection)
 
 
 class SimulatedBackend:
     """What the database has its writes done by."""
+
+    replicates = False
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from handfast.server.chassis.clock import Clock
 from handfast.server.chassis.data.idempotency import IdempotencyStore
-from handfast.server.transactions.coordinator.decision_store import DecisionStore
+from handfast.server.transactions.coordinator.decision_store import MOST_KNOWN, DecisionStore, RecentIds
 from handfast.server.transactions.coordinator.reply_store import ReplyStore
 from handfast.server.transactions.core import coordinator as coordinator_rules
 from handfast.server.transactions.core.model import BranchState
@@ -341,7 +341,7 @@ class SimulatedRegister(SimulatedPrunable, DecisionStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         super().__init__(engine)
         engine.tables.setdefault("decisions", {})
-        self._clock = clock
+        self._clock, self._durable = clock, RecentIds(MOST_KNOWN)
         self.on_decided = lambda row: None
         self.on_finished = lambda outcome, decide_time, finish_time: None
         self.on_loss_accepted = lambda: None

@@ -42,7 +42,8 @@ class Answers:
             columns.method == sa.bindparam("method"),
             columns.request_id == sa.bindparam("request_id"),
         )
-        self._find = Statement(database, found.order_by(columns.caller.desc()))
+        locked = found.order_by(columns.caller.desc()).with_for_update(read=True, key_share=True)
+        self._find = Statement(database, locked)
 
     def insert(self, connection: sa.Connection, **values: Any) -> None:
         """Inserts an answer, in the round trip of the next statement; `values` are all columns but `caller`. From there
@@ -57,7 +58,8 @@ class Answers:
             self._insert.send_each(connection, [{"caller": each, **values} for each in (ANYBODY, caller)])
 
     def find(self, connection: sa.Connection, method: str, request_id: str) -> Row | None:
-        """The answer that a repeat gets; None where there is none."""
+        """The answer that a repeat gets; None where there is none. It may be told once it is durable, so it is found
+        within `Database.read_durable`."""
         call = serving()
         callers = [ANYBODY] if call is None or call.caller is None else [ANYBODY, call.caller]
         return self._find.first(connection, callers=callers, method=method, request_id=request_id)

@@ -44,6 +44,10 @@ class Session(Protocol):
     def cancel_scope(self) -> AbstractContextManager[None]:
         """When the call being served is over, the statements of the block fail."""
 
+    def durable(self) -> AbstractContextManager[None]:
+        """The one statement of the block locks what it reads. Once the block is left, that is as durable as what a
+        `write` has returned for."""
+
     def reset(self) -> bool:
         """Leaves the connection as its next user needs it. False where that is not possible."""
 
@@ -64,6 +68,8 @@ class Backend:
     dialect: sa.Dialect
     """In which sessions take statements."""
     group_metrics: GroupMetrics
+    replicates = False
+    """Whether commits wait for a standby, as far as is known."""
 
     @abstractmethod
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:

@@ -93,6 +93,22 @@ class Database:
             self._kept.give_back(connection)
         self.backend.check_read()
 
+    @contextmanager
+    def read_durable(self) -> Iterator[sa.Connection]:
+        """`read`, by one statement that locks what it reads, `FOR KEY SHARE`. Leaves the block once that is as durable
+        as what `write` has returned for, and raises DBAPIError where it is not known to be.
+
+        PostgreSQL shows a commit before its standby has it where somebody cancelled the wait for that, or where the
+        server found it in its log when it started again. So this is for what tells that a write was done. It is itself
+        a write to PostgreSQL, if it finds anything.
+        """
+        with self.read() as connection:
+            try:
+                with connection.info[SESSION].durable():
+                    yield connection
+            except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                raise as_sqlalchemy(connection, error, "COMMIT") from error
+
     def write(self, work: Callable[[sa.Connection], Result], *, one_statement: bool = False) -> Result:
         """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
         to another. Of `one_statement`, which may be followed by reads, PostgreSQL makes a local transaction by itself,

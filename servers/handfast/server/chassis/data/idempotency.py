@@ -110,7 +110,7 @@ class IdempotencyStore:
         except Exception:
             # Looked up only now, as repeats are rare. What stands in the way of a repeat can be the very change that
             # the first call made, so that call's reply comes before it.
-            with shield(), self._database.read() as connection:
+            with shield(), self._database.read_durable() as connection:
                 stored = self._answers.find(connection, method, request_id)
             if stored is None:
                 raise

@@ -141,6 +141,7 @@ class Postgresql(Backend):
         pid, in_recovery = rows[0][:2]
         settings = {name: value for *_, name, value in rows}
         synchronous_commit = settings["synchronous_commit"]
+        self.replicates = bool(settings["synchronous_standby_names"])
         why = ""
         if in_recovery:
             why = "PostgreSQL is in recovery, so it is a standby or about to start: it takes no writes"

@@ -121,6 +121,16 @@ class PostgresqlSession:
         check_active()
         return nullcontext()
 
+    @contextmanager
+    def durable(self) -> Iterator[None]:
+        """To lock a row is a write: its commit waits until the standby has all that was written before."""
+        if self.pooled:
+            self.begin()
+        yield
+        if self.pooled:
+            self.commit()
+        self.check_replicated()
+
     def reset(self) -> bool:
         """Whether it is in no transaction, alive as far as is known, and has what it has prepared."""
         pgconn = self._pgconn

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +125,10 @@ class SqliteSession:
 
     def cancel_scope(self) -> AbstractContextManager[None]:
         return cancel_scope(self._driver.interrupt)
+
+    def durable(self) -> AbstractContextManager[None]:
+        """Nobody sees a commit before it is on the disk."""
+        return nullcontext()
 
     def reset(self) -> bool:
         """Closes what was executed and not read to its end. It would hold up a COMMIT, and have all later reads of the

@@ -213,8 +213,8 @@ class Coordinator:
         """Raises IntegrityError, with nothing stored, where there is an answer to the request id already."""
         insert = partial(self._insert, decision=decision, answer=answer)
         row = self._decisions.database.write(insert, one_statement=answer is None)
-        self._notifier.decided(row)
         self._decisions.observe(row)
+        self._notifier.decided(row)
         return row.decision
 
     def _insert(self, connection: sa.Connection, decision: Decision, answer: StoredReply | None) -> DecisionRow:

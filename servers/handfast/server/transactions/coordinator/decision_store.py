@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +38,8 @@ class DecisionRow:
     inserted: bool = False
 
 
+MOST_KNOWN = 10_000
+
 _log = structlog.get_logger()
 
 
@@ -52,8 +54,11 @@ class DecisionStore(Prunable):
         self.on_finished: Callable[[Outcome, int, int], None] = lambda outcome, decide_time, finish_time: None
         self.on_loss_accepted: Callable[[], None] = lambda: None
         self._table, self._clock = table, clock
+        self._durable = RecentIds(MOST_KNOWN)
         self._insert = Statement(database, _insert_unless_forgotten(database, tables))
         self._find = Statement(database, sa.select(table).where(one_of_them))
+        lock_known = sa.select(id_).where(one_of_them).order_by(id_).with_for_update(read=True, key_share=True)
+        self._lock_known = Statement(database, lock_known)
         unfinished = sa.select(table).where(sa.not_(finished), id_ > sa.bindparam("after"))
         unfinished = unfinished.order_by(id_).limit(sa.bindparam("limit_"))
         self._unfinished = Statement(database, across_keys(Reason.MAINTENANCE, unfinished))
@@ -95,15 +100,31 @@ class DecisionStore(Prunable):
         return row
 
     def observe(self, row: DecisionRow) -> None:
-        """Tells of it, if `insert` did insert it. Apart from it, as what is inserted may be rolled back."""
+        """Notes that it is durable, and tells of it, if `insert` did insert it. Apart from it, as what is inserted may
+        be rolled back."""
+        self._durable.add(row.decision.transaction_id)
         if row.inserted:
             self.on_decided(row)
 
     def find(self, transaction_ids: Collection[str]) -> tuple[dict[str, DecisionRow], str]:
-        """Those that are decided, and the horizon, read afterwards: what is below and not found has been forgotten."""
+        """Those that are decided, which are durable, and the horizon, read afterwards: what is below and not found has
+        been forgotten."""
         with self.database.read() as connection:
-            found = self._find.all(connection, ids=list(transaction_ids))
-            return {row.transaction_id: _decision_row(row) for row in found}, self.horizon(connection)
+            rows = self._find.all(connection, ids=list(transaction_ids))
+            horizon = self.horizon(connection)
+        found = {row.transaction_id: _decision_row(row) for row in rows}
+        self.wait_until_durable(found)
+        return found, horizon
+
+    def wait_until_durable(self, transaction_ids: Iterable[str]) -> None:
+        """Returns once these decisions can be told. Who goes by one that a failover takes away tears its transaction.
+        Of nearly all this is known, as they were made here, or asked for before."""
+        unknown = [each for each in transaction_ids if each not in self._durable]
+        if unknown and self.database.backend.replicates:
+            with self.database.read_durable() as connection:
+                self._lock_known.all(connection, ids=unknown)
+            for each in unknown:
+                self._durable.add(each)
 
     def page(self, start: str, limit: int, outcome: Outcome | None, *, unfinished: bool = False) -> list[DecisionRow]:
         """The newest first, from before the transaction `start` on; of those that are `unfinished` the oldest first,
@@ -163,6 +184,22 @@ class DecisionStore(Prunable):
         new = [name for name in participants if name not in accepted]
         connection.execute(self._accept_loss, {"id_": transaction_id, "loss_accepted": [*accepted, *new]})
         return _decision_row(self._find.first(connection, ids=[transaction_id])), new
+
+
+class RecentIds:
+    """The ids that were added last: `most` of them at least, and twice as many at the most."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._newer, self._older = set[str](), set[str]()
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._newer or id_ in self._older
+
+    def add(self, id_: str) -> None:
+        self._newer.add(id_)
+        if len(self._newer) >= self._most:
+            self._newer, self._older = set(), self._newer
 
 
 def _insert_unless_forgotten(database: Database, tables: CoordinatorTables) -> Any:

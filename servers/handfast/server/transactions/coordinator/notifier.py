@@ -317,6 +317,7 @@ class ParticipantNotifier(threading.Thread):
             ],
             participant=self._participant,
         )
+        self._decisions.wait_until_durable(due.keys())
         reached("notifier.sending")
         with later_span("notify", Phase.DECIDE, due.keys()):
             results = self._stub.FinishTransactions(request, timeout=TIMEOUT).results

@@ -42,7 +42,9 @@ def load_key(database: Database, table: sa.Table) -> bytes:
 
     def load(connection: sa.Connection) -> bytes:
         connection.execute(database.insert_new(table), {"id": 1, "key": secrets.token_bytes(KEY_BYTES)})
-        key: bytes = connection.execute(sa.select(table.c.key)).scalar_one()
+        # Locked, so that it is used only once it is durable.
+        find = sa.select(table.c.key).with_for_update(read=True, key_share=True)
+        key: bytes = connection.execute(find).scalar_one()
         return key
 
     return database.write(load)

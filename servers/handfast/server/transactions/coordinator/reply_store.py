@@ -43,7 +43,7 @@ class ReplyStore:
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
         """What the call was answered that the call being served repeats, or asks for."""
-        with self._database.read() as connection:
+        with self._database.read_durable() as connection:
             row = self._answers.find(connection, method, request_id)
         if row is None:
             return None
