@@ -20,6 +20,7 @@ from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor
 from handfast.server.cli.ports import free_first_port
 from handfast.server.cli.settings import on_this_machine
 from handfast.server.cli.supervisor import HANDFAST
+from handfast.server.process.supervision import SUPERVISED
 from handfast.server.suite import SuiteSettings
 from tests.calls import bare_channel
 from tests.cli.processes import CLEAN
@@ -28,7 +29,7 @@ from tests.silence import Way
 
 NAMES = ("users", "preferences", "accounts")
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-START_S = 60.0
+START_S = 120.0
 STOP_S = 30.0
 
 
@@ -61,7 +62,7 @@ class Cable:
 
 class Server:
     """`handfast serve`, whose address and log stay the same over any number of starts. `environment` is all that its
-    process has; its address is added.
+    process has; its address is added. It ends with this process, however that ends.
     """
 
     def __init__(self, name: str, address: str, environment: Mapping[str, str], log: Path) -> None:
@@ -71,10 +72,10 @@ class Server:
 
     def start(self, more: Mapping[str, str] = NO_SETTINGS) -> None:
         """`more` variables are for this time."""
-        environment = {**self._environment, **more}
+        environment = {**self._environment, **more, SUPERVISED: "1"}
         with self.log.open("a") as stderr:
             self._process = subprocess.Popen(
-                [*HANDFAST, "serve", self.name], env=environment, stdin=subprocess.DEVNULL, stderr=stderr
+                [*HANDFAST, "serve", self.name], env=environment, stdin=subprocess.PIPE, stderr=stderr
             )
 
     def wait_until_ready(self) -> None:
@@ -112,11 +113,12 @@ class Server:
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.process.kill()
+        self.process.communicate()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def pause(self) -> None:
         """As a machine does that is suspended: its connections stay, and nobody answers."""
