@@ -251,7 +251,8 @@ def test_the_operator_finds_them_in_the_log(by_the_old_rule: Write, new_url: str
         eventually(lambda: '"event": "serving"' in process.stderr)
     finally:
         stop_process(process)
-    first = json.loads(process.stderr.splitlines()[0])
+    starting, first = map(json.loads, process.stderr.splitlines()[:2])
+    assert starting["event"] == "starting"
     assert (first["level"], first["service"]) == ("warning", "users")
     assert (first["event"], first["user_id"], first["holder"]) == (
         "two users have one email; the older keeps it", "bob", "ada",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -110,10 +111,9 @@ def test_it_stops_on_a_signal(tmp_path: Path) -> None:
 
 def test_its_port_is_told_where_it_is_taken(postage: Postage) -> None:
     done = run(sys.executable, POSTAGE / "service.py", "--listen", postage.address, "--metrics-listen", "127.0.0.1:0")
-    assert (done.returncode, done.stdout) == (
-        2,
-        f"postage: cannot listen on {postage.address}: Address already in use\n",
-    )
+    logged, told = done.stdout.splitlines()
+    assert json.loads(logged)["event"] == "starting"
+    assert (done.returncode, told) == (2, f"postage: cannot listen on {postage.address}: Address already in use")
 
 
 def test_the_command_that_is_shown_generates_its_stubs(tmp_path: Path) -> None:
