@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from handfast.users.v1.users_pb2 import GetUserRequest, User
 from tests.cli.processes import run_process, suite_up
 from tests.databases.pgbouncer import PGBOUNCER, SESSIONS, pgbouncer
 from tests.databases.postgresql import PostgreSQL
+from tests.project.commands import ROOT
 
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="`make pgbouncer` gets it, where apt-get is")
 OWNERS = {"users": "USERS", "preferences": "PREFERENCES", "accounts": "TRANSACTIONS"}
@@ -69,15 +71,25 @@ def test_a_password_is_not_shown_wherever_it_stands_in_the_url() -> None:
         assert "hunter2" not in Database(url).name
 
 
-def test_three_servers_share_a_database_where_each_has_a_schema(
+def test_three_servers_share_a_database_of_which_each_has_a_schema_as_the_operator_is_told_to_set_it_up(
     server: PostgreSQL, empty_database: str, tmp_path: Path
 ) -> None:
-    server.execute(*(f"CREATE SCHEMA {owner}" for owner in OWNERS), database=empty_database)
-    urls = {
-        f"HANDFAST_{variable}_DATABASE_URL": server.url(empty_database) + f"&options=-csearch_path%3D{owner}"
-        for owner, variable in OWNERS.items()
-    }
-    with suite_up(tmp_path, urls) as process, process.connect() as suite:
+    section = (ROOT / "docs" / "operations.md").read_text().partition("\n## Databases\n")[2].partition("\n## ")[0]
+    shell, roles = re.findall(r"```(?:sh|sql)\n(.*?)```", section, re.DOTALL)[:2]
+    told = dict(re.findall(r"export (\w+)='postgresql://handfast@db/handfast\?(options=[^']*)'", shell))
+    assert told.keys() == {f"HANDFAST_{each}_DATABASE_URL" for each in ("USERS", "PREFERENCES", "TRANSACTIONS")}
+
+    def urls(role: str) -> dict[str, str]:
+        url = sa.make_url(server.url(empty_database)).set(username=role).render_as_string(hide_password=False)
+        return {name: f"{url}&{options}" for name, options in told.items()}
+
+    server.execute("CREATE ROLE handfast LOGIN", f"ALTER DATABASE {empty_database} OWNER TO handfast")  # createdb
+    with closing(Database(urls("handfast")["HANDFAST_USERS_DATABASE_URL"])) as database:
+        (schemas,) = re.findall(r"psql .* -c '(.*)'", shell)
+        database.write(lambda connection: [connection.exec_driver_sql(each) for each in schemas.split(";")])
+    server.execute(*filter(str.strip, roles.split(";")), database=empty_database)
+    assert run_process(("migrate",), urls("handfast")).status == 0
+    with suite_up(tmp_path, urls("handfast_server")) as process, process.connect() as suite:
         changes_an_account(suite)
 
 
@@ -93,12 +105,16 @@ def test_a_server_refuses_the_database_of_another_in_one_line(server: PostgreSQL
         assert told.endswith(f": it holds the data of users, and {other} needs a database or a schema of its own")
 
 
-def test_a_schema_that_does_not_exist_is_told_in_one_line(server: PostgreSQL, empty_database: str) -> None:
-    url = with_parameters(server.url(empty_database), options="-csearch_path=users")
-    result = run_process(("serve", "users", "--database-url", url), {})
-    assert result.status == 2
-    (told,) = result.told
-    assert told.endswith("the search_path is users, and no such schema exists")
+def test_a_schema_that_does_not_exist_or_that_the_role_may_not_use_is_told_in_one_line(
+    server: PostgreSQL, empty_database: str
+) -> None:
+    server.execute("CREATE ROLE outsider LOGIN", "CREATE SCHEMA users", database=empty_database)
+    for role, schema in (("postgres", "absent"), ("outsider", "users")):
+        url = with_parameters(server.url(empty_database), options=f"-csearch_path={schema}", user=role)
+        result = run_process(("migrate", "users", "--database-url", url), {})
+        assert result.status == 2
+        (told,) = result.told
+        assert told.endswith(f"the search_path is {schema}, and has no schema that the role {role} may use")
 
 
 @pytest.fixture

@@ -58,14 +58,14 @@ class Schema:
 
 
 def namespace(connection: sa.Connection) -> str | None:
-    """The schema of PostgreSQL in which tables are made, which is the first of the search_path that exists; None on
-    SQLite. Raises DatabaseError where none exists."""
+    """The schema of PostgreSQL in which tables are made, which is the first of the search_path that exists and that the
+    role may use; None on SQLite. Raises DatabaseError where there is none."""
     if connection.dialect.name != "postgresql":
         return None
     name: str | None = connection.execute(sa.select(sa.func.current_schema())).scalar_one()
     if name is None:
-        path = connection.exec_driver_sql("SHOW search_path").scalar_one()
-        raise DatabaseError(f"the search_path is {path}, and no such schema exists")
+        path, role = connection.exec_driver_sql("SELECT current_setting('search_path'), current_user").one()
+        raise DatabaseError(f"the search_path is {path}, and has no schema that the role {role} may use")
     return name
 
 
