@@ -268,18 +268,24 @@ def test_a_dns_server_that_is_named_is_asked_when_a_connection_breaks() -> None:
 
 
 def test_a_client_watches_the_health_of_each_server_once(names: Names) -> None:
-    """Though it has two channels of gRPC, and others after a look-up."""
+    """Also after a look-up that found another."""
     with started((HOSTS[0],)) as (first,), started((HOSTS[1], first.port)) as (second,):
         names.ips["users.localhost"] = [HOSTS[0]]
         with channel(f"users.localhost:{first.port}") as opened:
             users = UserServiceStub(opened)
-            spend: Any = opened.unary_unary(
-                "/handfast.users.v1.UserService/GetUser"
-            )  # without a contract: on the other one
-            assert eventually(lambda: users.GetUser(ADA) and spend(b"") is not None and first.watchers() == 1)
+            assert eventually(lambda: users.GetUser(ADA) and first.watchers() == 1)
             names.ips["users.localhost"] = [*HOSTS[:2]]
-            assert eventually(lambda: users.GetUser(ADA) and spend(b"") is not None and second.watchers() == 1)
-            assert first.watchers() == 1
+            assert eventually(lambda: users.GetUser(ADA) and second.watchers() == 1)
+            assert eventually(lambda: first.watchers() == 1)
+
+
+def test_no_two_channels_watch_health_by_one_connection() -> None:
+    """Where two begin to in the same moment, grpcio crashes the process."""
+    with started((), ()) as (first, second):
+        address = f"{first.address},{second.address}"
+        with channel(address) as one, channel(address) as other:
+            users = [UserServiceStub(each) for each in (one, other)]
+            assert eventually(lambda: all(each.GetUser(ADA) is not None for each in users) and first.watchers() == 2)
 
 
 @pytest.mark.usefixtures("short_pauses")

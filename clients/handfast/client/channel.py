@@ -51,8 +51,8 @@ def channel(
     """A channel to `address` for the stubs of any service, connected when it is first used.
 
     An address is one of gRPC (`host:port`, `dns:///host:port`, …) or a list with commas (`a:50051,b:50051`). Calls go
-    round all servers that it stands for which are healthy. Names are looked up again every few seconds, and those of a
-    list for the first time now: to make a stub waits for that, up to 2 seconds.
+    round all servers that it stands for which are healthy. Names are looked up now, and again every few seconds. To
+    make a stub waits for the first look-up, up to 2 seconds.
 
     `timeout` in seconds is for calls that give none; streams have none unless they give one. Its calls raise
     ServiceError. Raises ValueError or TypeError on what cannot be an address, a timeout, `tls`, a token or credentials,

@@ -1,6 +1,6 @@
 """The channels of gRPC behind one of this package, which make way for others when its address stands for other servers.
 
-gRPC shares the connections of channels that are set up alike, so a new generation connects to new servers only.
+A new generation has connections of its own.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ gRPC's own retries (https://github.com/grpc/proposal/blob/master/A6-client-retri
 futures and asyncio alike, within the call's deadline, and tell the server (`grpc-previous-rpc-attempts`).
 They are configured for a channel, before it is known which services will be called on it, so each channel of
 this package has two gRPC channels: one retries all that is called on it, the other nothing, and the contract
-says for each method which one it gets. A team's own service is thereby treated the same as ours. The two
-share their connections and the watch of health on each, as gRPC does for all channels with the same address.
+says for each method which one it gets. A team's own service is thereby treated the same as ours. To one
+server the two share their connection, as gRPC does for all channels with the same address. Where there may be
+several, so that gRPC watches their health, none is shared: of two channels that begin a watch on one connection
+in the same moment, grpcio crashes the process (seen with 1.85).
 
 gRPC tries again only while nothing but a status has come back: a server that sends initial metadata before it
 fails has begun to answer. What a service says in RetryInfo is left to the caller.
@@ -81,6 +83,7 @@ def _common(address: str, server_name: str | None, keepalive_s: float) -> Option
     max_pause = _MAX_PAUSE if is_one_server(address) else _MAX_PAUSE_OF_REPLICAS
     keepalive_ms = int(keepalive_s * 1000)
     return (
+        ("grpc.use_local_subchannel_pool", 0 if is_one_server(address) else 1),
         # Reconnect while a call still has attempts left: by default gRPC waits a second, and fails them all.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", int(max_pause * 1000)),

@@ -19,21 +19,21 @@ from handfast.client.proxy import may_go_by_proxy
 INTERVAL = 5.0
 """Seconds between two look-ups."""
 FIRST_PATIENCE = 2.0
-"""Seconds that the first look-up of a list may take, until calls go by what is found by then."""
+"""Seconds that the first look-up may take, until calls go by what is found by then."""
 
 
 class Replicas:
     """`target` is what gRPC is to be given for an address. It may change until this is closed or lost.
 
-    Each name is looked up by itself, so that none waits for another that takes its time. Until a single one is found,
-    gRPC looks for it. One behind a proxy, which is given names, and one with a DNS server of its own
+    Each name is looked up by itself, so that none waits for another that takes its time. Until one is found, gRPC looks
+    for the first. One behind a proxy, which is given names, and one with a DNS server of its own
     (`dns://server/name`) are left to gRPC.
     """
 
     def __init__(self, address: str) -> None:
         self.target = address
         self.looked_up = threading.Event()
-        """Each name of a list has been looked up once."""
+        """Each name has been looked up once."""
         self._patient_until_s = time.monotonic() + FIRST_PATIENCE
         self._tell: Callable[[], object] | None = None
         self._closed = threading.Event()
@@ -45,7 +45,7 @@ class Replicas:
             self.target = self._known() or f"dns:///{hosts[0]}"  # whose error callers see, where nothing is found
         elif may_go_by_proxy(address):
             names.clear()
-        self._not_looked_up = names.copy() if len(hosts) > 1 else set()
+        self._not_looked_up = names.copy()
         if not self._not_looked_up:
             self.looked_up.set()
         for name in names:

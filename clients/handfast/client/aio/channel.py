@@ -130,7 +130,7 @@ class WellBehaved(aio.Channel):
         await asyncio.gather(*(each.close(grace) for each in self._generations.channels()))
 
     async def __aenter__(self) -> WellBehaved:
-        """Waits until the names of a list have been looked up, for 2 seconds at most."""
+        """Waits until names have been looked up, for 2 seconds at most."""
         if not self._replicas.looked_up.is_set():
             await asyncio.to_thread(self._replicas.wait)
         return self
