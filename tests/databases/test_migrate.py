@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
 import sqlalchemy as sa
 
 from handfast.server.chassis import DatabaseSettings, StartError, open_database
-from handfast.server.chassis.data import steps
+from handfast.server.chassis.data import migrations, steps
 from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import migrate, plan, upgrade
-from handfast.server.chassis.data.revisions import Revisions
+from handfast.server.chassis.data.revisions import Plan, Revisions
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.ids import new_id
+from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.users.errors import EmailTaken
 from handfast.server.users.server import SCHEMA as USERS
@@ -105,6 +107,27 @@ def test_an_empty_database_that_must_exist_is_not_set_up(database: Database, mig
     expected = "it is empty, and it must exist" if database.dialect == "postgresql" else "and it must exist"
     with pytest.raises(StartError, match=expected):
         start(database, USERS, migrate=migrates, database_must_exist=True)
+
+
+def test_of_two_that_migrate_to_different_revisions_at_once_one_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, where each revision is a turn; on PostgreSQL the second waits until the first is through."""
+    url = sqlite_url(tmp_path / "new.sqlite3")
+    takes_a_turn = migrations._go_on
+
+    def another_takes_it_back(database: Database, *arguments: Any) -> Plan:
+        turn = takes_a_turn(database, *arguments)
+        with closing(Database(url)) as other:
+            takes_a_turn(other, USERS, Revisions.of(USERS), "0003", False)
+        return turn
+
+    with closing(opened(url)) as database:
+        migrate(database, USERS, "0003")
+        monkeypatch.setattr(migrations, "_go_on", another_takes_it_back)
+        with pytest.raises(DatabaseError, match="its schema is 0003 again: somebody else migrates it at"):
+            migrate(database, USERS)
+        assert version(database, USERS) == ("0003", "0003")
 
 
 def test_of_several_that_migrate_at_once_one_works_and_the_others_wait(database: Database, new_url: str) -> None:

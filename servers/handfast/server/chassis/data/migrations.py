@@ -76,14 +76,20 @@ def migrate(database: Database, schema: Schema, to: str | None = None, *, must_e
     do this at once, one works and the others wait.
 
     Raises DatabaseError where the database is another server's, where this code may not run on it, where it is empty
-    though it must exist, where a revision fails, or where others keep its tables locked.
+    though it must exist, where a revision fails, where others keep its tables locked, or where another process migrates
+    a file of SQLite elsewhere.
     """
     revisions = Revisions.of(schema)
     done: Plan | None = None
+    left: int | None = None
     with _in_words(database), _alone(database):
         while True:
             rest = patiently(partial(_go_on, database, schema, revisions, to, must_exist))
             done = done or rest
+            if left is not None and len(rest.revisions) >= left:  # or the two would take turns for ever
+                who = "somebody else migrates it at the same time, to another revision"
+                raise DatabaseError(f"its schema is {rest.version} again: {who}")
+            left = len(rest.revisions)
             if rest.revisions and rest.works_in_steps():
                 patiently(partial(run_apart, database, rest.revisions[0], back=rest.goes_back))
                 patiently(partial(_note, database, schema, revisions, rest, must_exist))
