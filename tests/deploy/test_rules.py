@@ -17,7 +17,14 @@ from tests.project.commands import ROOT, find_tool, run
 # https://patroni.readthedocs.io/en/latest/rest_api.html#monitoring-endpoint
 PATRONI: Series = {
     f"patroni_{name}": {"scope": {"handfast"}, "name": {"one"}, "instance": {"one:8008"}, "job": {"patroni"}}
-    for name in ("sync_standby", "quorum_standby", "xlog_location", "xlog_replayed_location")
+    for name in (
+        "primary",
+        "postgres_streaming",
+        "sync_standby",
+        "quorum_standby",
+        "xlog_location",
+        "xlog_replayed_location",
+    )
 }
 CHECK = Path("tools/check-alerts.sh")
 
