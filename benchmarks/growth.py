@@ -292,23 +292,46 @@ def _spent(database: _PostgreSQL, call: Callable[[int], None]) -> tuple[float, f
     return (seconds_after - seconds) / CALLS / MICRO, (log_after - log) / CALLS
 
 
+def _number(kind: type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Reads an argument."""
+    rule = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"must be a number, and is {text}")
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"must be {rule}, and is {text}")
+        return number
+
+    return read
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--users", type=int, help="how many (a table of several)")
-    parser.add_argument("--calls-per-day", type=float, help="(10 for each user)")
-    parser.add_argument("--writes", type=float, default=Load.writes, help="the share of plain writes (%(default)s)")
-    parser.add_argument("--atomic", type=float, default=Load.atomic, help="of writes of both services (%(default)s)")
-    parser.add_argument("--peak", type=float, default=Plan.peak, help="as a multiple of the mean (%(default)s)")
-    parser.add_argument("--utilization", type=float, default=Plan.utilization, help="at the peak (%(default)s)")
-    parser.add_argument("--machine-processors", type=int, default=Plan.machine_processors, help="(%(default)s)")
+    share, count = _number(float, 0, 1), _number(int, 1)
+    parser.add_argument("--users", type=count, help="how many (a table of several)")
+    parser.add_argument("--calls-per-day", type=_number(float, 0), help="(10 for each user)")
+    parser.add_argument("--writes", type=share, default=Load.writes, help="the share of plain writes (%(default)s)")
+    parser.add_argument("--atomic", type=share, default=Load.atomic, help="of writes of both services (%(default)s)")
+    parser.add_argument("--peak", type=_number(float, 1), default=Plan.peak, help="multiple of the mean (%(default)s)")
+    parser.add_argument(
+        "--utilization", type=_number(float, 0.01, 1), default=Plan.utilization, help="at the peak (%(default)s)"
+    )
+    parser.add_argument("--machine-processors", type=count, default=Plan.machine_processors, help="(%(default)s)")
     parser.add_argument("--measure", action="store_true", help="measure PostgreSQL first, and write growth.json")
     options = parser.parse_args(argv)
+    if (shares := options.writes + options.atomic) > 1:
+        parser.error(f"--writes and --atomic are shares of all calls, and come to {shares:g}")
     if options.measure:
         MEASURED.write_text(json.dumps(measure(), indent=2) + "\n")
-    counts = [options.users] if options.users else USERS
+    given = options.calls_per_day
     loads = [
-        Load(users, options.calls_per_day or CALLS_OF_A_USER * users, options.writes, options.atomic)
-        for users in counts
+        Load(users, CALLS_OF_A_USER * users if given is None else given, options.writes, options.atomic)
+        for users in ([options.users] if options.users else USERS)
     ]
     print(table(loads, load_costs(), Plan(options.peak, options.utilization, options.machine_processors)))
 

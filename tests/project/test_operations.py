@@ -49,6 +49,34 @@ def test_the_table_of_sizes_is_what_the_program_prints(capsys: pytest.CaptureFix
     assert f"{ServerSettings.threads + BESIDE_CALLS + 1} each with the default `--threads`" in OPERATIONS.read_text()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--users 0", "argument --users: must be at least 1, and is 0"),
+        ("--users -5", "argument --users: must be at least 1, and is -5"),
+        ("--users many", "argument --users: must be a number, and is many"),
+        ("--calls-per-day -1", "argument --calls-per-day: must be at least 0, and is -1"),
+        ("--calls-per-day inf", "argument --calls-per-day: must be a number, and is inf"),
+        ("--writes 1.1", "argument --writes: must be from 0 to 1, and is 1.1"),
+        ("--writes 0.9 --atomic 0.5", "--writes and --atomic are shares of all calls, and come to 1.4"),
+        ("--peak 0.5", "argument --peak: must be at least 1, and is 0.5"),
+        ("--utilization 0", "argument --utilization: must be from 0.01 to 1, and is 0"),
+        ("--machine-processors 0", "argument --machine-processors: must be at least 1, and is 0"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused_in_one_line(
+    arguments: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        growth.main(arguments.split())
+    assert capsys.readouterr().err.endswith(f"error: {why}\n")
+
+
+def test_a_load_of_no_calls_is_not_taken_for_one_that_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    growth.main(["--users", "1000", "--calls-per-day", "0"])
+    assert "| 1,000 | 0 | 0 |" in capsys.readouterr().out
+
+
 def test_the_assumptions_of_the_table_are_those_of_the_program() -> None:
     load, plan = Load(1, 1), Plan()
     shown = (
