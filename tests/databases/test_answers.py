@@ -14,9 +14,11 @@ from sqlalchemy.exc import IntegrityError
 from handfast.client.propagation import propagating
 from handfast.server.accounts import tables
 from handfast.server.chassis.call import Call, Method, Pool
+from handfast.server.chassis.data import answers as module
 from handfast.server.chassis.data import idempotency
 from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
+from tests.databases.postgresql import PostgreSQL
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
 
@@ -58,7 +60,7 @@ def kept(request: pytest.FixtureRequest, new_url: str) -> Iterator[Kept]:
     table, columns = COLUMNS[request.param]
     with contextlib.closing(Database(new_url)) as database:
         database.write(table.create)
-        yield Kept(database, Answers(database, table), columns)
+        yield Kept(database, Answers(database, table), columns, table)
 
 
 class Kept(NamedTuple):
@@ -67,10 +69,19 @@ class Kept(NamedTuple):
     database: Database
     answers: Answers
     columns: Mapping[str, Any]
+    table: sa.Table
 
     def insert(self, caller: Caller) -> None:
         with called_by(caller):
             self.database.write(lambda connection: self.answers.insert(connection, **KEY, **self.columns))
+
+    def insert_old(self, request_id: str, time: int) -> None:
+        values = {**KEY, **self.columns, "request_id": request_id, "create_time": time}
+        self.database.write(lambda connection: self.answers.insert(connection, **values))
+
+    def left(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(self.table)).scalar_one())
 
     def find(self, caller: Caller) -> bytes | None:
         with called_by(caller), self.database.read_durable() as connection:
@@ -97,6 +108,34 @@ def test_a_repeat_is_found_and_inserts_nothing(kept: Kept, first: Caller, then: 
     with pytest.raises(IntegrityError):
         kept.insert(then)
     assert kept.find(then) == b"1"
+
+
+def test_old_answers_are_forgotten_some_at_a_time_until_none_is_left(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORGOTTEN_AT_ONCE", 2)
+    answers = Answers(kept.database, kept.table)
+    for number in range(5):
+        kept.insert_old(str(number), time=number)
+    once = iter([True, False])
+    answers.forget(4, lambda: next(once))
+    assert kept.left() == 3
+    answers.forget(4)
+    assert kept.left() == 1
+
+
+def test_answers_that_one_replica_forgets_another_does_not_wait_for(server: PostgreSQL) -> None:
+    with contextlib.closing(Database(server.emptied())) as database:
+        database.write(REQUESTS.create)
+        kept = Kept(database, Answers(database, REQUESTS), COLUMNS["of a participant"][1], REQUESTS)
+        for number in range(3):
+            kept.insert_old(str(number), time=number)
+        with database.engine.begin() as replica:
+            replica.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == "1").with_for_update())
+            kept.answers.forget(10)
+            assert kept.left() == 1
+        kept.answers.forget(10)
+        assert kept.left() == 0
 
 
 @pytest.mark.parametrize("other", [STRANGER, ANYBODY])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from contextvars import copy_context
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,10 +18,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import LOOK_EVERY, Canceller
 from handfast.server.chassis.data import postgresql as backend
+from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.migrations import MIGRATION_LOCK, upgrade
 from handfast.server.chassis.data.statements import Statement
 from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.chassis.errors.database import kind_of
+from handfast.server.users.server import SCHEMA
 from tests.databases.postgresql import PostgreSQL
 from tests.databases.standby import no_standby, said, waiting_for_standby
 from tests.eventually import PATIENCE, eventually
@@ -226,6 +230,64 @@ def test_what_nobody_cancels_gives_up_a_server_that_is_paused(
                 database.write(lambda connection: count.all(connection))
             with pytest.raises(OperationalError, match="does not answer"):
                 database.probe(PROBE)
+        with paused(own_server, database), pytest.raises(OperationalError, match="does not answer"):
+            value(database)
+        with paused(own_server, database), pytest.raises(OperationalError, match="does not answer"):
+            add(database)
         add(database)
         database.probe(PROBE)
         assert value(database) == 1
+
+
+def test_a_migration_takes_its_time_but_gives_up_a_server_that_is_paused(
+    own_server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setitem(backend.CONNECTION, "connect_timeout", 2)
+    with closing(Database(own_server.emptied())) as database, ThreadPoolExecutor(1) as pool:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            connection.exec_driver_sql("SELECT pg_sleep(1)")
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            migrating = pool.submit(upgrade, database, SCHEMA)
+            assert eventually(lambda: asks_again(own_server))
+            with (
+                all_paused(own_server),
+                pytest.raises(DatabaseError, match=r"cannot use .*: the server does not answer"),
+            ):
+                migrating.result(PATIENCE)
+        upgrade(database, SCHEMA)
+
+
+def asks_again(server: PostgreSQL) -> bool:
+    """Whether a session of the shared database has been refused the lock of migrations."""
+    engine = sa.create_engine(server.url("postgres"))
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = 'shared' AND query = 'ROLLBACK'")
+        return bool(cursor.fetchall())
+
+
+@contextmanager
+def all_paused(server: PostgreSQL) -> Iterator[None]:
+    """All processes of the server."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    pids = [server.pid, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_migration_whose_wait_for_the_standby_was_cancelled_does_not_count_as_done(own_server: PostgreSQL) -> None:
+    with closing(Database(own_server.emptied())) as database, ThreadPoolExecutor(1) as pool:
+        with no_standby(own_server):
+            migrating = pool.submit(upgrade, database, SCHEMA)
+            while not migrating.done():
+                own_server.execute(*(f"SELECT pg_cancel_backend({pid})" for pid in waiting_for_standby(own_server)))
+            with pytest.raises(DatabaseError, match="the wait for the synchronous standby was cancelled"):
+                migrating.result()
+        upgrade(database, SCHEMA)

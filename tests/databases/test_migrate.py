@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -83,6 +84,27 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(database: Database) -> 
 def test_a_revision_that_there_is_not_is_named_with_those_that_there_are(database: Database) -> None:
     with pytest.raises(DatabaseError, match="there is no revision 7000; there are 0001, 0002, "):
         migrate(database, USERS, "7000")
+
+
+@pytest.mark.parametrize("do", [plan, migrate])
+def test_tables_of_another_program_are_told_in_one_line_by_a_dry_run_too(
+    database: Database, do: Callable[[Database, Schema], object]
+) -> None:
+    for name in ("users", "claims", "of_another"):
+        database.write(methodcaller("exec_driver_sql", f"CREATE TABLE {name} (id INTEGER)"))
+    with pytest.raises(DatabaseError, match="it has tables of the names claims, users, which are not users's"):
+        do(database, USERS)
+    assert found_in(database) == {"users", "claims", "of_another"}
+
+
+@pytest.mark.parametrize("do", [plan, migrate, lambda database, _: start(database, USERS)])
+def test_a_version_that_was_lost_is_told_in_one_line(
+    database: Database, do: Callable[[Database, Schema], object]
+) -> None:
+    upgrade(database, USERS)
+    database.write(methodcaller("exec_driver_sql", "DELETE FROM alembic_version_users"))
+    with pytest.raises((DatabaseError, StartError), match="its table alembic_version_users is empty: was only a part"):
+        do(database, USERS)
 
 
 def test_a_server_does_not_start_on_what_is_not_set_up_and_leaves_it_so(database: Database) -> None:

@@ -414,6 +414,9 @@ class SimulatedAnswerRows:
     def find(self, connection: Connection, method: str, request_id: str) -> Any:
         return self._find.first(connection, method=method, request_id=request_id)
 
+    def forget(self, before_us: int, going_on: Callable[[], bool]) -> None:
+        """No simulation lasts as long as they are kept."""
+
 
 class SimulatedAnswers(ReplyStore):
     def __init__(self, engine: Engine, clock: Clock) -> None:
@@ -433,4 +436,3 @@ class SimulatedRequests(IdempotencyStore):
             return Result(rowcount=len(about))
 
         self._erase: Any = Statement(erase)
-        self._delete: Any = Statement(lambda c, p: Result())  # no simulation lasts as long as they are kept

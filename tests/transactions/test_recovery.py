@@ -16,6 +16,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, now
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.migrations import upgrade
 from handfast.server.chassis.ids import new_id
+from handfast.server.transactions import horizon
 from handfast.server.transactions import lost as lost_module
 from handfast.server.transactions.coordinator.decision_store import DecisionStore
 from handfast.server.transactions.coordinator.errors import TransactionForgotten as CoordinatorForgot
@@ -245,6 +246,21 @@ def test_finished_decisions_are_forgotten_and_none_is_made_in_their_place(regist
     for transaction_id in (older, done):
         with pytest.raises(CoordinatorForgot):
             register.decide(Decision(transaction_id, Outcome.ABORTED, {}))
+
+
+def test_a_backlog_is_forgotten_some_at_a_time(register: DecisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizon, "FORGOTTEN_AT_ONCE", 2)
+    decisions = DecisionStore(register.database, accounts_tables.coordinator)
+    ids = [old_id(60 - number) for number in range(5)]
+    for transaction_id in ids:
+        decisions.decide(Decision(transaction_id, Outcome.COMMITTED, {"users": 1}))
+    decisions.mark_finished(ids)
+    once = iter([True, False])
+    assert decisions.prune(id_at(now()), lambda: next(once)) == 2
+    found, reached = decisions.find(ids)
+    assert found.keys() == set(ids[2:])
+    assert ids[1] < reached < ids[2]
+    assert decisions.prune(id_at(now())) == 3
 
 
 def test_a_coordinator_whose_clock_was_a_day_ahead_once_decides_what_is_new(register: DecisionStore) -> None:

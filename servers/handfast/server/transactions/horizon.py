@@ -7,6 +7,7 @@ every id.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from handfast.server.chassis.data.distribution import Reason, across_keys, small
 from handfast.server.transactions.core import pruning as rules
 
 LENGTH = 36
+FORGOTTEN_AT_ONCE = 1000
 
 
 def define(metadata: sa.MetaData) -> sa.Table:
@@ -45,7 +47,8 @@ class Prunable:
         self._count_unfinished = across_keys(Reason.MAINTENANCE, count)
         oldest = sa.select(sa.func.min(id_)).where(unfinished)
         self._oldest_unfinished = across_keys(Reason.MAINTENANCE, oldest)
-        newest = sa.select(id_).where(below, finished).order_by(id_.desc()).limit(1)
+        oldest_finished = sa.select(id_).where(below, finished).order_by(id_).limit(FORGOTTEN_AT_ONCE).subquery()
+        newest = sa.select(sa.func.max(oldest_finished.c[0]))
         self._newest_finished = across_keys(Reason.MAINTENANCE, newest)
         self._delete_finished = across_keys(Reason.MAINTENANCE, sa.delete(id_.table).where(below, finished))
         self._select_horizon = sa.select(horizon.c.transaction_id)
@@ -64,11 +67,17 @@ class Prunable:
     def horizon(self, connection: sa.Connection) -> str:
         return str(connection.execute(self._select_horizon).scalar_one())
 
-    def prune(self, wanted: str) -> int:
+    def prune(self, wanted: str, going_on: Callable[[], bool] = lambda: True) -> int:
         """Forgets what is finished below the id `wanted`, as far as rule 10 lets it, and advances the horizon right
-        behind that. Returns how many transactions were forgotten.
+        behind that: some at a time, as decisions wait for the horizon. Ends early where `going_on` says so. Returns how
+        many transactions were forgotten.
         """
-        return self.database.write(partial(self._prune, wanted))
+        total = 0
+        forgotten = FORGOTTEN_AT_ONCE
+        while forgotten >= FORGOTTEN_AT_ONCE and going_on():
+            forgotten = self.database.write(partial(self._prune, wanted))
+            total += forgotten
+        return total
 
     def _prune(self, wanted: str, connection: sa.Connection) -> int:
         horizon = connection.execute(self._lock_horizon).scalar_one()

@@ -17,24 +17,29 @@ by two replicas, of which one enforces already, one comes second.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.call import serving
 from handfast.server.chassis.data.database import Database
+from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Row, Statement
 
+FORGOTTEN_AT_ONCE = 1000
 ANYBODY = ""
 """The caller under whose name answers are kept for everybody."""
 
 
 class Answers:
-    """The rows of a table with the key `caller`, `method` and `request_id`. They belong to the caller of the call being
-    served."""
+    """The rows of a table with the key `caller`, `method` and `request_id`, and a `create_time`. They belong to the
+    caller of the call being served."""
 
     def __init__(self, database: Database, table: sa.Table) -> None:
         columns = table.c
+        self._database = database
         self._insert = Statement(database, sa.insert(table))
         self._insert_unless_anybodys = Statement(database, _insert_unless_anybodys(table))
         found = sa.select(table).where(
@@ -44,6 +49,11 @@ class Answers:
         )
         locked = found.order_by(columns.caller.desc()).with_for_update(read=True, key_share=True)
         self._find = Statement(database, locked)
+        key = table.primary_key.columns
+        old = sa.select(*key).where(columns.create_time < sa.bindparam("before")).limit(FORGOTTEN_AT_ONCE)
+        # Those of another replica are left to it.
+        delete = sa.delete(table).where(sa.tuple_(*key).in_(old.with_for_update(skip_locked=True)))
+        self._forget = Statement(database, across_keys(Reason.MAINTENANCE, delete))
 
     def insert(self, connection: sa.Connection, **values: Any) -> None:
         """Inserts an answer, in the round trip of the next statement; `values` are all columns but `caller`. From there
@@ -63,6 +73,13 @@ class Answers:
         call = serving()
         callers = [ANYBODY] if call is None or call.caller is None else [ANYBODY, call.caller]
         return self._find.first(connection, callers=callers, method=method, request_id=request_id)
+
+    def forget(self, before_us: int, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Forgets the answers of calls before this time, in microseconds since the epoch, some at a time: no local
+        transaction lasts long. Ends early where `going_on` says so."""
+        forgotten = FORGOTTEN_AT_ONCE
+        while forgotten >= FORGOTTEN_AT_ONCE and going_on():
+            forgotten = self._database.write(partial(self._forget.run, before=before_us))
 
 
 def _insert_unless_anybodys(table: sa.Table) -> Any:

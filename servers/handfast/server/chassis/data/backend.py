@@ -82,6 +82,9 @@ class Backend:
     def check_probed(self, connection: sa.Connection) -> None:
         """Raises the driver's error where the server to which one of `prober` leads might lose commits by now."""
 
+    def check_committed(self, connection: sa.Connection) -> None:
+        """Raises DBAPIError where what was committed on one of `engine` or `autocommit` might not last."""
+
     def is_there(self) -> bool:
         """False where it is known, without asking the database, that it is absent."""
         return True

@@ -90,8 +90,6 @@ class IdempotencyStore:
         self._answers = Answers(database, table)
         erase = sa.update(table).where(columns.about == sa.bindparam("about_")).values(is_erased=True, reply=b"")
         self._erase = Statement(database, across_keys(Reason.ERASURE, erase))
-        delete = sa.delete(table).where(columns.create_time < sa.bindparam("before"))
-        self._delete = Statement(database, across_keys(Reason.MAINTENANCE, delete))
 
     def once(
         self, method: str, request: Serializable, reply_type: type[Reply], work: Callable[[sa.Connection], Done[Reply]]
@@ -124,10 +122,9 @@ class IdempotencyStore:
         """Erases, in a local transaction, all replies about these resources."""
         self._erase.send_each(connection, [{"about_": each} for each in sorted(about)])
 
-    def prune(self) -> None:
-        """Forgets replies whose time is up."""
-        before = self._clock() - KEPT_US
-        self._database.write(lambda connection: self._delete.run(connection, before=before))
+    def prune(self, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Forgets replies whose time is up. Ends early where `going_on` says so."""
+        self._answers.forget(self._clock() - KEPT_US, going_on)
 
     def _work(self, work: Callable[[sa.Connection], Done[Reply]], connection: sa.Connection) -> Done[Reply]:
         done = work(connection)

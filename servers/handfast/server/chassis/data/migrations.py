@@ -90,7 +90,7 @@ def migrate(database: Database, schema: Schema, to: str | None = None, *, must_e
                 who = "somebody else migrates it at the same time, to another revision"
                 raise DatabaseError(f"its schema is {rest.version} again: {who}")
             left = len(rest.revisions)
-            if rest.revisions and rest.works_in_steps():
+            if rest.works_in_steps():
                 patiently(partial(run_apart, database, rest.revisions[0], back=rest.goes_back))
                 patiently(partial(_note, database, schema, revisions, rest, must_exist))
             if rest.next() == rest.target:
@@ -104,7 +104,10 @@ def plan(database: Database, schema: Schema, to: str | None = None, *, must_exis
         if not must_exist and not database.backend.is_there():
             return revisions.plan(None, to)
         with database.read() as connection:
-            return revisions.plan(_version(connection, schema, revisions, must_exist), to)
+            version = _version(connection, schema, revisions, must_exist)
+            if version is None:
+                _check_names(connection, schema)
+            return revisions.plan(version, to)
 
 
 def database_check(database: Database, schema: Schema) -> Check:
@@ -135,6 +138,9 @@ def run(metadata: sa.MetaData) -> None:
 
     connection: sa.Connection = context.config.attributes["connection"]
     schema: Schema = context.config.attributes["schema"]
+    stored.check_names(connection, schema, set(metadata.tables))
+    if context.config.attributes.get("only_checks"):
+        return
     found = stored.tables(connection)
     stored.take_over_version(connection, schema, set(metadata.tables))
     context.configure(
@@ -152,6 +158,18 @@ def run(metadata: sa.MetaData) -> None:
         raise
     if context.config.attributes["is_newest"] and (missing := set(metadata.tables) - stored.tables(connection)):
         raise _lacks(missing)
+
+
+def _check_names(connection: sa.Connection, schema: Schema) -> None:
+    """Raises DatabaseError where `run` does so at once. The service's `env.py` has the names of its tables."""
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    config = config_of(schema)
+    config.attributes.update(connection=connection, schema=schema, only_checks=True)
+    scripts = ScriptDirectory.from_config(config)
+    with EnvironmentContext(config, scripts):
+        scripts.run_env()
 
 
 def _lacks(missing: set[str]) -> DatabaseError:
@@ -181,7 +199,10 @@ def _version(connection: sa.Connection, schema: Schema, revisions: Revisions, mu
         if must_exist and stored.is_new(connection, schema):
             raise DatabaseError("it is empty, and it must exist: was it replaced?")
         return None
-    version, oldest_code = connection.execute(schema.version()).one()
+    noted = connection.execute(schema.version()).one_or_none()
+    if noted is None:
+        raise DatabaseError(f"its table {schema.version_table} is empty: was only a part of it restored?")
+    version, oldest_code = noted
     if version not in revisions:
         revisions.check(version, oldest_code)
     return version
@@ -205,10 +226,12 @@ def _alone(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _transaction(database: Database) -> Iterator[sa.Connection]:
-    with database.engine.begin() as connection:
-        if database.dialect == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        yield connection
+    with database.engine.connect() as connection:
+        with connection.begin():
+            if database.dialect == "postgresql":
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            yield connection
+        database.backend.check_committed(connection)
 
 
 def _go_on(database: Database, schema: Schema, revisions: Revisions, to: str | None, must_exist: bool) -> Plan:
@@ -255,5 +278,6 @@ def _in_words(database: Database) -> Iterator[None]:
         yield
     except DatabaseError as error:
         raise DatabaseError(f"cannot use {database.name}: {error}") from error
-    except DBAPIError as error:
-        raise DatabaseError(f"cannot use {database.name}: {one_line(error.orig)}") from error
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise DatabaseError(f"cannot use {database.name}: {one_line(cause)}") from error

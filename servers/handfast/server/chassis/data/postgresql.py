@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,7 +15,8 @@ from sqlalchemy.pool import NullPool
 from handfast.server.chassis.cancellation import check_active
 from handfast.server.chassis.data.backend import PATIENCE_S, SESSION, Backend, DatabaseError, as_sqlalchemy, flush
 from handfast.server.chassis.data.metrics import GroupMetrics
-from handfast.server.chassis.data.postgresql_session import ANSWER_TIMEOUT_S, PostgresqlSession
+from handfast.server.chassis.data.postgresql_connection import ANSWER_TIMEOUT_S, AnsweringConnection
+from handfast.server.chassis.data.postgresql_session import PostgresqlSession
 
 Result = TypeVar("Result")
 
@@ -68,8 +69,9 @@ class Postgresql(Backend):
         self.prober = self._engine(
             parsed, _PROBE_TIMEOUT_S, pool_size=1, max_overflow=0, pool_timeout=PATIENCE_S, pool_reset_on_return=None
         )
-        self.autocommit = self.reader
-        self.engine = _migrating(self.reader)
+        # A revision may take long, so it waits for as long as others are answered.
+        self.autocommit = self._engine(parsed, ANSWER_TIMEOUT_S, ask=self._ask, poolclass=NullPool)
+        self.engine = _migrating(self.autocommit)
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
         self.group_metrics = GroupMetrics()
@@ -100,7 +102,20 @@ class Postgresql(Backend):
     def check_probed(self, connection: sa.Connection) -> None:
         self._look(connection.info[SESSION])
 
-    def _engine(self, url: sa.URL, answer_timeout_s: float, **options: Any) -> sa.Engine:
+    def check_committed(self, connection: sa.Connection) -> None:
+        try:
+            connection.info[SESSION].check_replicated()
+        except psycopg.Error as error:
+            raise as_sqlalchemy(connection, error, "COMMIT") from error
+
+    def _ask(self) -> None:
+        """Raises OperationalError where a new connection is not answered."""
+        with self.prober.connect() as connection:
+            connection.invalidate()
+
+    def _engine(
+        self, url: sa.URL, answer_timeout_s: float, *, ask: Callable[[], object] | None = None, **options: Any
+    ) -> sa.Engine:
         """The parameters of the URL are those of libpq. What they say of `CONNECTION` and `TIMEOUTS` holds, and else
         those.
 
@@ -116,11 +131,17 @@ class Postgresql(Backend):
             **options,
         )
 
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+            driver = AnsweringConnection.connect(*arguments, **options)
+            driver.answer_timeout_s, driver.ask = answer_timeout_s, ask
+            return driver
+
         @event.listens_for(engine, "connect")
         def configure(driver: Any, record: Any) -> None:
             driver.autocommit = True  # as SQLAlchemy believes it to be
             driver.prepare_threshold = None  # the session prepares, and psycopg would at times deallocate all of that
-            session = record.info[SESSION] = PostgresqlSession(driver, answer_timeout_s)
+            session = record.info[SESSION] = PostgresqlSession(driver)
             try:
                 pid, synchronous_commit = self._look(session)
                 pooled = pid != driver.info.backend_pid  # a pooler makes up the number that it tells

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -20,14 +20,12 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active
+from handfast.server.chassis.data.postgresql_connection import AnsweringConnection, Waiting
 from handfast.server.chassis.logs.tracebacks import in_one_line
 
 CANCEL_TIMEOUT_S = 1.0
 GIVE_UP_AFTER_S = 2.0
 """Seconds from the end of a call until its connection is given up, where cancelling does not end its query."""
-ANSWER_TIMEOUT_S = 30.0
-"""Seconds until a connection is given up on which the server has not answered, for what nobody cancels, such as COMMIT:
-where a server is paused its kernel goes on to confirm what it receives, so TCP finds nothing wrong."""
 ROLLBACK_TIMEOUT_S = 5.0
 
 _log = structlog.get_logger()
@@ -49,9 +47,9 @@ class PostgresqlSession:
     pipelines each statement is a write to the network, for which the database wakes up.
     """
 
-    def __init__(self, driver: psycopg.Connection[Any], answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, driver: AnsweringConnection) -> None:
         """`configure` is to be called before `begin`. Until then it takes it that there is a pooler."""
-        self._driver, self._pgconn, self._answer_timeout_s = driver, driver.pgconn, answer_timeout_s
+        self._driver, self._pgconn = driver, driver.pgconn
         self._values = Transformer(driver)
         self._begin: list[_Message] = []
         self.pooled = self.may_cancel = True
@@ -112,7 +110,7 @@ class PostgresqlSession:
                 pgconn.enter_pipeline_mode()
                 pgconn.send_query_params(b"ROLLBACK", None)
                 pgconn.pipeline_sync()
-                self._driver.wait(_collect(pgconn, [], ROLLBACK_TIMEOUT_S))
+                self._driver.wait_at_most(ROLLBACK_TIMEOUT_S, _collect(pgconn, []))
                 pgconn.exit_pipeline_mode()
 
     def cancel_scope(self) -> AbstractContextManager[None]:
@@ -179,7 +177,7 @@ class PostgresqlSession:
         results: list[PGresult] = []
         error: psycopg.Error | None = None
         try:
-            self._driver.wait(_collect(self._pgconn, results, self._answer_timeout_s))
+            self._driver.wait(_collect(self._pgconn, results))
             self._pgconn.exit_pipeline_mode()
         except psycopg.OperationalError as lost:
             error = lost
@@ -209,23 +207,16 @@ class PostgresqlSession:
         self._pgconn.send_query_prepared(name, values, param_formats=formats)
 
 
-def _collect(pgconn: PGconn, results: list[PGresult], timeout_s: float) -> Generator[Wait, Ready | int, None]:
-    """Sends what libpq holds, and collects the results until everything was done or skipped. Raises OperationalError
-    where that takes too long."""
-    give_up_at = time.monotonic() + timeout_s
+def _collect(pgconn: PGconn, results: list[PGresult]) -> Waiting[None]:
+    """Sends what libpq holds, and collects the results until everything was done or skipped."""
     while pgconn.flush():
-        ready = yield Wait.RW
-        if ready & Ready.R:  # or each would wait for the other to read
+        if (yield Wait.RW) & Ready.R:  # or each would wait for the other to read
             pgconn.consume_input()
-        elif not ready:
-            _check_time(give_up_at)
     ended = False
     while True:
         while pgconn.is_busy():
             if (yield Wait.R):
                 pgconn.consume_input()
-            else:  # psycopg comes by ten times a second
-                _check_time(give_up_at)
         result = pgconn.get_result()
         if result is None:  # the end of one statement's results
             if ended:
@@ -236,11 +227,6 @@ def _collect(pgconn: PGconn, results: list[PGresult], timeout_s: float) -> Gener
             return
         ended = False
         results.append(result)
-
-
-def _check_time(give_up_at: float) -> None:
-    if time.monotonic() > give_up_at:
-        raise psycopg.OperationalError("the server does not answer")
 
 
 @contextmanager

@@ -104,6 +104,13 @@ def try_writing(database: Database) -> None:
     database.writing_failed = False
 
 
+def check_names(connection: sa.Connection, schema: Schema, expected: set[str]) -> None:
+    """Raises DatabaseError where there are tables that the server is to make, and they are another's."""
+    found = tables(connection)
+    if (taken := expected & found) and found.isdisjoint({_SHARED_VERSION_TABLE, schema.version_table}):
+        raise DatabaseError(f"it has tables of the names {', '.join(sorted(taken))}, which are not {schema.owner}'s")
+
+
 def take_over_version(connection: sa.Connection, schema: Schema, expected: set[str]) -> None:
     """Gives the version that was noted in a table for all servers to this one, whose tables, the `expected` ones, are
     there."""

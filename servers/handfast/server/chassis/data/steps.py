@@ -101,6 +101,7 @@ def run_apart(database: Database, revision: Revision, *, back: bool) -> None:
             step = revision.downgrade if back else revision.upgrade
             assert step is not None, revision.name
             step()
+        database.backend.check_committed(connection)
 
 
 def patiently(work: Callable[[], Result]) -> Result:

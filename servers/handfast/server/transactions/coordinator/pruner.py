@@ -20,5 +20,5 @@ class Pruner(Periodic):
         self._decisions, self._replies, self._clock = decisions, replies, clock
 
     def _prune(self) -> None:
-        self._decisions.prune(id_at(self._clock() - RETENTION_US))
-        self._replies.prune()
+        self._decisions.prune(id_at(self._clock() - RETENTION_US), lambda: not self.stopping)
+        self._replies.prune(lambda: not self.stopping)

@@ -7,17 +7,15 @@ that says when to call again is not kept, as calling again with the same request
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import sqlalchemy as sa
 
 from handfast.server.chassis.clock import Clock, now
 from handfast.server.chassis.data.answers import Answers
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.idempotency import KEPT_US
-from handfast.server.chassis.data.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,6 @@ class ReplyStore:
     def __init__(self, database: Database, table: sa.Table, clock: Clock = now) -> None:
         self._database, self._clock = database, clock
         self._answers = Answers(database, table)
-        delete = sa.delete(table).where(table.c.create_time < sa.bindparam("before"))
-        self._delete = Statement(database, across_keys(Reason.MAINTENANCE, delete))
 
     def find(self, method: str, request_id: str) -> StoredReply | None:
         """What the call was answered that the call being served repeats, or asks for."""
@@ -63,6 +59,6 @@ class ReplyStore:
             create_time=self._clock(),
         )
 
-    def prune(self) -> None:
-        """Forgets replies whose time is up."""
-        self._database.write(partial(self._delete.run, before=self._clock() - KEPT_US))
+    def prune(self, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Forgets replies whose time is up. Ends early where `going_on` says so."""
+        self._answers.forget(self._clock() - KEPT_US, going_on)

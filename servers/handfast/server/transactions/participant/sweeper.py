@@ -80,5 +80,5 @@ class Sweeper(Periodic):
         """Forgets finished branches of transactions that began before this time, in microseconds since the epoch, as
         far as the rules let it, and the answers of request ids whose time is up. Returns how many branches.
         """
-        self._requests.prune()
-        return self._store.branches.prune(id_at(before_us))
+        self._requests.prune(lambda: not self.stopping)
+        return self._store.branches.prune(id_at(before_us), lambda: not self.stopping)
