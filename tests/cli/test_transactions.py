@@ -232,6 +232,15 @@ class TestDecided:
         assert (result.status, result.stdout) == (2, "")
         assert "participants[0]: has no part in what was decided" in result.stderr
 
+    def test_nobody_accepts_the_loss_of_who_has_lost_nothing(self, client: Suite, command: Command, ada: User) -> None:
+        tx = staged(client, ada)
+        tx.commit()
+        assert command("resolve", tx.id).status == 0  # so it is finished
+        result = command("resolve", tx.id, "--accept-loss", "users")
+        assert (result.status, result.stdout) == (2, "")
+        assert re.search(r"users at \S+ finished it as decided, and lost nothing. Nothing was done$", result.stderr)
+        assert "An operator" not in command("show", tx.id).stdout
+
 
 UNKNOWN = "no server knows of this transaction: it was never used, or has only begun"
 

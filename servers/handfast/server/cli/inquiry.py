@@ -99,6 +99,12 @@ class Case:
             if not committed or self.committed_count(name)
         ]
 
+    def is_whole_at(self, participant: str) -> bool:
+        """Whether the participant has finished it as it is decided, and not without what it had lost."""
+        branch = self.branches.get(participant)
+        as_decided = branch is not None and branch.outcome == self.transaction.state
+        return as_decided and participant not in self.transaction.loss_accepted
+
     def committed_count(self, participant: str) -> int:
         """How many operations of a participant are committed."""
         return sum(each.operation_count for each in self.transaction.branches if each.participant == participant)

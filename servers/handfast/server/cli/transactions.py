@@ -12,7 +12,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -69,7 +69,7 @@ def _show(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
 def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
     transaction_id: str = arguments["transaction_id"]
     if arguments["accept_loss"]:
-        inquiry.accept_loss(transaction_id, arguments["accept_loss"])
+        _accept_loss(inquiry, transaction_id, arguments["accept_loss"])
     before = inquiry.case(transaction_id)
     if against := before.contradicting:
         raise Failure(
@@ -109,6 +109,13 @@ def _resolve(inquiry: Inquiry, arguments: Mapping[str, Any]) -> None:
         raise Failure(
             f"a participant did not confirm to the coordinator within {arguments['timeout']:g} s; it goes on trying"
         )
+
+
+def _accept_loss(inquiry: Inquiry, transaction_id: str, participants: Sequence[str]) -> None:
+    case = inquiry.case(transaction_id)
+    if whole := [each for each in participants if case.is_whole_at(each)]:
+        raise Failure(f"{_places(inquiry, whole)} finished it as decided, and lost nothing. Nothing was done")
+    inquiry.accept_loss(transaction_id, participants)
 
 
 def _ask_whether_to_end_unknown() -> None:
