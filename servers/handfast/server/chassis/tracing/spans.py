@@ -13,7 +13,6 @@ from typing import Protocol
 Attributes = Mapping[str, str | int]
 Span = AbstractContextManager[object]
 
-
 TRANSACTION_ID, OUTCOME = "handfast.transaction_id", "handfast.outcome"
 
 
