@@ -57,6 +57,9 @@ def all_at_once(
     return [outcome for outcome in outcomes if not isinstance(outcome, ServiceError)], errors
 
 
-def bare_channel(address: str) -> grpc.Channel:
-    """One that tries nothing again, so that what a server says is seen."""
-    return grpc.insecure_channel(address, (("grpc.enable_retries", 0),))
+def bare_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """One that tries nothing again, so that what a server says is seen. By TLS with `credentials`."""
+    options = (("grpc.enable_retries", 0),)
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)

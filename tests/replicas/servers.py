@@ -62,11 +62,19 @@ class Cable:
 
 class Server:
     """`handfast serve`, whose address and log stay the same over any number of starts. `environment` is all that its
-    process has; its address is added. It ends with this process, however that ends.
+    process has; its address is added. It ends with this process, however that ends. `credentials` are those of a
+    client, where the server takes TLS.
     """
 
-    def __init__(self, name: str, address: str, environment: Mapping[str, str], log: Path) -> None:
-        self.name, self.address, self.log = name, address, log
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        environment: Mapping[str, str],
+        log: Path,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.name, self.address, self.log, self._credentials = name, address, log, credentials
         self._environment = {**environment, SuiteSettings.variable(name, "listen"): address}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -86,7 +94,7 @@ class Server:
 
     def is_ready(self) -> bool:
         """By its health, as clients ask that call replicas."""
-        with bare_channel(self.address) as channel:
+        with bare_channel(self.address, self._credentials) as channel:
             health: Any = HealthStub(channel)
             try:
                 answer = health.Check(HealthCheckRequest(), timeout=2.0)

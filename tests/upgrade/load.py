@@ -1,14 +1,16 @@
-"""A client that makes every call of the suites that it is given, over and over, until its standard input ends.
+"""Clients that make every call of the suites that they are given, over and over, until the standard input ends: of each
+suite a synchronous one and one for asyncio.
 
     python load.py USERS,PREFERENCES,ACCOUNTS …
 
-It runs with the client of either version, so it uses what both have. It prints a line for each round that all suites
-have been through, and at the end what it has seen, as JSON. No call may fail; those that the
-service says may be made again are.
+They are those of either version, so they use what both have. A line is printed for each round that all have been
+through, and at the end what they have seen, as JSON. No call may fail; those that the service says may be made again
+are.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
@@ -28,7 +30,7 @@ from handfast.accounts.v1.accounts_pb2 import (
     GetAccountRequest,
     UpdateUserAndPreferencesRequest,
 )
-from handfast.client import NotFound, ServiceError, Suite, Transaction, connect
+from handfast.client import NotFound, ServiceError, Suite, Transaction, aio, connect
 from handfast.preferences.v1.preferences_pb2 import (
     BatchGetPreferencesRequest,
     CreatePreferenceDefinitionRequest,
@@ -40,7 +42,9 @@ from handfast.preferences.v1.preferences_pb2 import (
     UpdatePreferencesRequest,
 )
 from handfast.transactions.v1.transactions_pb2 import (
+    AcceptLossRequest,
     BatchGetTransactionsRequest,
+    CloseBranchRequest,
     GetTransactionRequest,
     ListBranchesRequest,
     ListTransactionsRequest,
@@ -94,10 +98,53 @@ class Patient:
         return patiently
 
 
+class FromThreads:
+    """A suite for asyncio, or a transaction of one, as a thread sees it that has no event loop: as the synchronous one.
+    It lives in `loop`, which runs in another thread."""
+
+    def __init__(self, asynchronous: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._asynchronous, self._loop = asynchronous, loop
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._asynchronous, name)
+        return found if name == "id" else _StubFromThreads(found, self._loop)
+
+    def stub(self, *arguments: Any) -> Any:
+        return _StubFromThreads(self._asynchronous.stub(*arguments), self._loop)
+
+    def transact(self, work: Callable[[Any], None], timeout: float) -> None:
+        async def in_a_thread(tx: Any) -> None:
+            await asyncio.to_thread(work, FromThreads(tx, self._loop))
+
+        _wait(self._asynchronous.transact(in_a_thread, timeout), self._loop)
+
+    def close(self) -> None:
+        _wait(self._asynchronous.close(), self._loop)
+
+
+class _StubFromThreads:
+    def __init__(self, stub: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._stub, self._loop = stub, loop
+
+    def __getattr__(self, method: str) -> Callable[[Any], Any]:
+        async def call(request: Any) -> Any:
+            return await getattr(self._stub, method)(request)
+
+        return lambda request: _wait(call(request), self._loop)
+
+
+def _wait(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+async def _connect(*addresses: str) -> aio.Suite:
+    return aio.connect(*addresses)
+
+
 class Load:
     """Rounds of calls of one suite."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite | FromThreads) -> None:
         self._suite = suite
         self.increments = 0
         """Of the shared user, that were acknowledged."""
@@ -192,18 +239,38 @@ class Load:
         except RolledBack:
             assert self._users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
         suite.transact(read_both, timeout=60.0)
-        for participant in ("users", "preferences"):
-            branches = Patient(suite.stub(ParticipantServiceStub, participant), self.repeated)
-            branches.ListBranches(ListBranchesRequest(page_size=1, participant=participant))
+        self._ask_participants(name)
         listed = self._coordinator.ListTransactions(ListTransactionsRequest(page_size=3)).transactions
         ids = [each.transaction_id for each in listed]
         assert self._coordinator.BatchGetTransactions(BatchGetTransactionsRequest(transaction_ids=ids)).transactions
 
+    def _ask_participants(self, name: str) -> None:
+        branches = {
+            participant: Patient(self._suite.stub(ParticipantServiceStub, participant), self.repeated)
+            for participant in ("users", "preferences")
+        }
+
+        def close_and_regret(tx: Transaction) -> None:
+            tx.users.DeleteUser(DeleteUserRequest(user_id=name))
+            closed = branches["users"].CloseBranch(CloseBranchRequest(transaction_id=tx.id, participant="users"))
+            assert closed.branch.operation_count == 1
+            raise RolledBack
+
+        try:
+            self._suite.transact(close_and_regret, timeout=60.0)
+        except RolledBack:
+            assert self._users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
+        for participant, its_branches in branches.items():
+            its_branches.ListBranches(ListBranchesRequest(page_size=1, participant=participant))
+
     def _delete(self, name: str) -> None:
         delete = DeleteAccountRequest(user_id=name, request_id=str(uuid.uuid4()))
-        self._accounts.DeleteAccount(delete)
-        self._accounts.DeleteAccount(delete)
+        first, again = (self._accounts.DeleteAccount(delete) for _ in range(2))
+        assert first.transaction_id == again.transaction_id
         assert self._is_missing(name)
+        loss = AcceptLossRequest(transaction_id=first.transaction_id, participants=["users"])  # of nothing
+        state = self._coordinator.AcceptLoss(loss).transaction.state
+        assert state == TransactionState.TRANSACTION_STATE_COMMITTED
 
     def _is_missing(self, user_id: str) -> bool:
         try:
@@ -225,7 +292,11 @@ def read_both(tx: Transaction) -> None:
 
 def main() -> None:
     stopping = threading.Event()
-    suites = [connect(*addresses.split(",")) for addresses in sys.argv[1:]]
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    suites: list[Suite | FromThreads] = []
+    for addresses in (each.split(",") for each in sys.argv[1:]):
+        suites += [connect(*addresses), FromThreads(_wait(_connect(*addresses), loop), loop)]
     loads = [Load(suite) for suite in suites]
     rounds, failures = [0] * len(loads), Counter[str]()
     told = threading.Lock()

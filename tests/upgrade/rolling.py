@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -32,9 +33,11 @@ from tests.eventually import eventually
 from tests.replicas.servers import NAMES, start, stop
 from tests.upgrade.last_version import extract
 from tests.upgrade.load import SHARED
-from tests.upgrade.servers import Client, Servers, Version
+from tests.upgrade.servers import Access, Client, Servers, Version
 
 CONTENDED = "contended"
+TAKES_TLS = "servers/handfast/server/cli/dev/folder.py"
+"""What a version has that takes TLS and tokens. Then all servers and clients of the test do."""
 DATABASES = dict(zip(NAMES, ("users", "preferences", "transactions"), strict=True))
 
 
@@ -57,23 +60,25 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
     """Each of the steps lasts until every client has made all calls so many times. Raises NoHistory."""
     last, this = Version("last", extract(version, folder / "code")), Version("this")
     urls, seen = database.create_databases(), Seen()
+    access = Access(folder / "credentials") if (folder / "code" / TAKES_TLS).exists() else None
+    with_access = access.of_suite if access else {}
     with contextlib.ExitStack() as stack:
 
         def servers(code: Version, addresses: Mapping[str, str], peers: Mapping[str, str]) -> Servers:
             logs = folder / f"{code.name}-{len(list(folder.glob(f'{code.name}-*')))}"
-            made = Servers(code, addresses, peers, urls, logs, migrate=code is last)
+            made = Servers(code, addresses, peers, urls, logs, access, migrate=code is last)
             stack.callback(stop, made.servers)
             return made
 
         def client(code: Version, *suites: Mapping[str, str]) -> Client:
-            made = Client(code, list(suites), folder / f"client-{len(list(folder.glob('client-*')))}")
+            made = Client(code, list(suites), folder / f"client-{len(list(folder.glob('client-*')))}", access)
             stack.callback(made.kill)
             return made
 
         first, of_this, of_last = (on_this_machine(free_first_port()) for _ in range(3))
         staying = servers(last, first, first)
         start(staying.servers)
-        suite = stack.enter_context(connect(*first.values()))
+        suite = stack.enter_context(connect(*first.values(), **with_access))
         for name in (SHARED, CONTENDED):
             user = User(user_id=name, email=f"{name}@example.com", labels={"count": "0"})
             suite.users.CreateUser(CreateUserRequest(user=user))
@@ -89,7 +94,7 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
         clients.append(client(last, of_this, {**of_this, "accounts": of_last["accounts"]}))
         clients.append(client(this, of_last, {**of_last, "accounts": of_this["accounts"]}))
         for addresses in (of_last, of_this):
-            _contend(addresses, seen)
+            _contend(addresses, with_access, seen)
         for calling in clients:
             calling.wait_for_rounds(rounds)
         for leaving in clients[1:]:
@@ -108,13 +113,13 @@ def roll(version: str, folder: Path, database: PostgreSQL, rounds: int) -> Seen:
     return seen
 
 
-def _contend(addresses: Mapping[str, str], seen: Seen) -> None:
+def _contend(addresses: Mapping[str, str], access: Mapping[str, Any], seen: Seen) -> None:
     """A transaction of this version's client that is aborted for another one, and then locks first what that was."""
     rename = UpdateUserRequest(
         user=User(user_id=CONTENDED, display_name="twice"), update_mask=FieldMask(paths=["display_name"])
     )
     attempts = 0
-    with connect(*addresses.values()) as suite, contextlib.ExitStack() as held:
+    with connect(*addresses.values(), **access) as suite, contextlib.ExitStack() as held:
         held.enter_context(suite.transaction()).users.UpdateUser(rename)
 
         def work(tx: Transaction) -> None:

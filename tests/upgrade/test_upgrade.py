@@ -15,8 +15,6 @@ from tests.upgrade.last_version import NoHistory, last_version
 from tests.upgrade.rolling import roll
 
 CONTRACTS = (users_pb2, preferences_pb2, accounts_pb2, transactions_pb2)
-BY_OPERATORS = {"AcceptLoss", "CloseBranch"}
-"""Methods that a client does not call."""
 WITH_AUTHENTICATION = {"GetOwnerKeys"}
 
 
@@ -25,7 +23,7 @@ METHODS = {
     for contract in CONTRACTS
     for service in contract.DESCRIPTOR.services_by_name.values()
     for method in service.methods
-    if method.name not in BY_OPERATORS | WITH_AUTHENTICATION
+    if method.name not in WITH_AUTHENTICATION
 }
 
 
