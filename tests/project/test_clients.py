@@ -162,9 +162,9 @@ def refusing() -> Iterator[Refusing]:
             return continuation(handler_call_details)
 
     server = grpc.server(
-        futures.ThreadPoolExecutor(2), handlers=[Handler()], interceptors=[Noting()], options=[("grpc.so_reuseport", 0)]
+        futures.ThreadPoolExecutor(8), handlers=[Handler()], interceptors=[Noting()], options=[("grpc.so_reuseport", 0)]
     )
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(experimental_non_blocking=False), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield Refusing(f"127.0.0.1:{port}", called)
