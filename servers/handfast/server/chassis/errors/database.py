@@ -130,6 +130,14 @@ def is_conflict(error: BaseException) -> bool:
     return isinstance(error, errors.DatabaseConflict) or kind_of(error) is errors.DatabaseConflict
 
 
+def is_undone(error: BaseException) -> bool:
+    """Whether nothing can have been stored of a local transaction that failed with this error of SQLAlchemy: another
+    one held what it needed, or there was no connection to send it by. After any other error it may be stored, as the
+    database can fail between its COMMIT and the answer.
+    """
+    return is_conflict(error) or getattr(error, "statement", None) is None
+
+
 def kind_of(error: BaseException) -> type[DomainError] | None:
     """The domain error by which the table has `error`; None where no row has it."""
     return next((_KINDS[key] for key in _keys(error) if key in _KINDS), None)

@@ -28,6 +28,7 @@ from handfast.server.chassis.clock import MICROSECONDS_PER_SECOND, Clock, now
 from handfast.server.chassis.data.idempotency import Identified, fingerprint
 from handfast.server.chassis.data.personal_data import without_personal_data
 from handfast.server.chassis.errors import DomainError, RequestIdReused, Violation, reason_name
+from handfast.server.chassis.errors.database import is_undone
 from handfast.server.chassis.errors.mapping import cause_for_log, to_status
 from handfast.server.chassis.security.callers import on_behalf_of
 from handfast.server.chassis.tracing.spans import decide_span
@@ -171,8 +172,8 @@ class Coordinator:
         """Aborts for `error`, before the caller hears of it, and returns the decision that stands: where the error came
         from the database, that can be `commit`, since a decision is written once.
         """
-        failed = isinstance(error, SQLAlchemyError)
-        if failed:
+        may_be_stored = isinstance(error, SQLAlchemyError) and not is_undone(error)
+        if may_be_stored:
             cause = cause_for_log(error)
             _log.error("a decision may not have been stored", transaction_id=commit.transaction_id, **cause)
         if answer.request_id:
@@ -183,7 +184,7 @@ class Coordinator:
         except _AnsweredBefore:
             raise
         except Exception as second:
-            if failed:
+            if may_be_stored:
                 raise errors.TransactionOutcomeUnknown(commit.transaction_id) from second
             if answer.failure is not None:
                 raise  # reported as final though it is not stored, it could be followed by a repeat that commits
