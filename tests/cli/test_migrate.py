@@ -57,6 +57,16 @@ def test_a_dry_run_tells_each_revision_in_words(handfast: Run, tmp_path: Path) -
     )
 
 
+def test_a_release_says_that_a_schema_is_newer_than_it_knows(handfast: Run, tmp_path: Path) -> None:
+    database = ("users", "--database-url", url(tmp_path, "users"))
+    handfast("migrate", *database)
+    with closing(sqlite3.connect(tmp_path / "users.sqlite3")) as newer:
+        newer.execute("UPDATE alembic_version_users SET version_num = '0006'")
+        newer.commit()
+    expected = "users: is at 0006, which a newer release has made, and stays as it is; this one knows 0005\n"
+    assert [handfast("migrate", *database, *more).stdout for more in ((), ("--dry-run",))] == [expected, expected]
+
+
 def test_a_dry_run_leaves_a_file_as_it_is_whatever_is_in_it(handfast: Run, tmp_path: Path) -> None:
     empty, another = tmp_path / "empty.sqlite3", tmp_path / "another.sqlite3"
     empty.touch()

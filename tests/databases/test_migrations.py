@@ -97,7 +97,8 @@ def test_code_does_not_run_on_an_older_schema(new_url: str, tmp_path: Path) -> N
     newer = newer_than_users(tmp_path, oldest_code=newest_of(USERS))
     with closing(Database(new_url)) as database:
         upgrade(database, USERS)  # such as from a backup, restored while the server runs
-        with pytest.raises(DatabaseError, match=f"its schema is {newest_of(USERS)}, and 9999 is needed"):
+        expected = f"its schema is {newest_of(USERS)}, and 9999 is needed: run `handfast migrate users=.*`, or"
+        with pytest.raises(DatabaseError, match=expected):
             database_check(database, newer)()
 
 

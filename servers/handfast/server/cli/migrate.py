@@ -99,4 +99,9 @@ def _planned(planned: Plan) -> str:
 
 
 def _as_it_is(unchanged: Plan) -> str:
-    return f"is at {unchanged.version}, and stays as it is"
+    if unchanged.ahead_of is None:
+        return f"is at {unchanged.version}, and stays as it is"
+    return (
+        f"is at {unchanged.version}, which a newer release has made, and stays as it is; "
+        f"this one knows {unchanged.ahead_of}"
+    )

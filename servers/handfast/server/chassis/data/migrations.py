@@ -120,6 +120,7 @@ def database_check(database: Database, schema: Schema) -> Check:
     def check() -> None:
         try:
             version, oldest_code = database.probe(schema.version())
+            _check_not_behind(schema, version, revisions)
             revisions.check(version, oldest_code)
             if database.writing_failed:
                 stored.try_writing(database)
@@ -183,9 +184,13 @@ def _check(database: Database, schema: Schema, must_exist: bool) -> None:
         version = _version(connection, schema, revisions, must_exist)
         if version is None:
             raise DatabaseError(_not_set_up(schema))
-        if version in revisions and version != revisions.head:
-            how = f"run `{schema.migrate_command}`, or start with --migrate"
-            raise DatabaseError(f"its schema is {version}, and {revisions.head} is needed: {how}")
+        _check_not_behind(schema, version, revisions)
+
+
+def _check_not_behind(schema: Schema, version: str, revisions: Revisions) -> None:
+    if version in revisions and version != revisions.head:
+        how = f"run `{schema.migrate_command}`, or start with --migrate"
+        raise DatabaseError(f"its schema is {version}, and {revisions.head} is needed: {how}")
 
 
 def _not_set_up(schema: Schema) -> str:
@@ -203,8 +208,7 @@ def _version(connection: sa.Connection, schema: Schema, revisions: Revisions, mu
     if noted is None:
         raise DatabaseError(f"its table {schema.version_table} is empty: was only a part of it restored?")
     version, oldest_code = noted
-    if version not in revisions:
-        revisions.check(version, oldest_code)
+    revisions.check(version, oldest_code)
     return version
 
 

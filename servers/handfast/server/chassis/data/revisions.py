@@ -38,12 +38,14 @@ class Revision:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What leads a database from its version to another: the revisions that are made, or taken back where it
-    `goes_back`, in that order. The version is None where nothing is set up."""
+    `goes_back`, in that order. The version is None where nothing is set up. `ahead_of` is the newest revision of the
+    code, where the version is newer still."""
 
     version: str | None
     target: str
     revisions: Sequence[Revision]
     goes_back: bool = False
+    ahead_of: str | None = None
 
     def next(self) -> str:
         """The version after the next step: a revision, or where nobody uses the database yet, all those that can be one
@@ -102,10 +104,8 @@ class Revisions:
         return self._all[self._names.index(name)].oldest_code
 
     def check(self, version: str, oldest_code: str) -> None:
-        """Raises DatabaseError unless this code may run on a schema of that version."""
-        if version != self.head and version in self:
-            raise DatabaseError(f"its schema is {version}, and {self.head} is needed")
-        if oldest_code not in self:
+        """Raises DatabaseError unless this code may run on a schema of that version, where that is newer than it."""
+        if version not in self and oldest_code not in self:
             raise DatabaseError(
                 f"its schema is {version}, which needs code of revision {oldest_code} or later; this is {self.head}"
             )
@@ -118,7 +118,7 @@ class Revisions:
         if version is not None and version not in self:
             if to is not None:
                 raise DatabaseError(f"its schema is {version}, from which only code that has this revision leads back")
-            return Plan(version, version, [])
+            return Plan(version, version, [], ahead_of=self.head)
         target = to or self.head
         start = 0 if version is None else self._names.index(version) + 1
         end = self._names.index(target) + 1
