@@ -29,7 +29,7 @@ from handfast.server.chassis.data.distribution import Reason, across_keys
 from handfast.server.chassis.data.statements import Row, Statement
 
 FORGOTTEN_AT_ONCE = 10_000
-"""Rows. Less would take longer in all: each part passes over what those before it have deleted, until it is vacuumed."""
+"""With fewer, all would take longer: each part passes over what those before it have deleted, until it is vacuumed."""
 ANYBODY = ""
 """The caller under whose name answers are kept for everybody."""
 
