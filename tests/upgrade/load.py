@@ -65,6 +65,8 @@ from handfast.users.v1.users_pb2 import (
 SHARED = "shared"
 """The user whose label and preference all clients count up, in transactions."""
 ATTEMPTS = 5
+CALL_S, TRANSACTION_S = 60.0, 120.0
+"""On a busy machine, on which all fight over one user."""
 COUNT = FieldMask(paths=["labels"])
 
 
@@ -138,7 +140,7 @@ def _wait(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Any:
 
 
 async def _connect(*addresses: str) -> aio.Suite:
-    return aio.connect(*addresses)
+    return aio.connect(*addresses, timeout=CALL_S)
 
 
 class Load:
@@ -227,7 +229,7 @@ class Load:
                 )
             )
 
-        suite.transact(count_up, timeout=60.0)
+        suite.transact(count_up, timeout=TRANSACTION_S)
         self.increments += 1
 
         def delete_and_regret(tx: Transaction) -> None:
@@ -235,10 +237,10 @@ class Load:
             raise RolledBack
 
         try:
-            suite.transact(delete_and_regret, timeout=60.0)
+            suite.transact(delete_and_regret, timeout=TRANSACTION_S)
         except RolledBack:
             assert self._users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
-        suite.transact(read_both, timeout=60.0)
+        suite.transact(read_both, timeout=TRANSACTION_S)
         self._ask_participants(name)
         listed = self._coordinator.ListTransactions(ListTransactionsRequest(page_size=3)).transactions
         ids = [each.transaction_id for each in listed]
@@ -257,7 +259,7 @@ class Load:
             raise RolledBack
 
         try:
-            self._suite.transact(close_and_regret, timeout=60.0)
+            self._suite.transact(close_and_regret, timeout=TRANSACTION_S)
         except RolledBack:
             assert self._users.GetUser(GetUserRequest(user_id=name)).user.user_id == name
         for participant, its_branches in branches.items():
@@ -296,7 +298,7 @@ def main() -> None:
     threading.Thread(target=loop.run_forever, daemon=True).start()
     suites: list[Suite | FromThreads] = []
     for addresses in (each.split(",") for each in sys.argv[1:]):
-        suites += [connect(*addresses), FromThreads(_wait(_connect(*addresses), loop), loop)]
+        suites += [connect(*addresses, timeout=CALL_S), FromThreads(_wait(_connect(*addresses), loop), loop)]
     loads = [Load(suite) for suite in suites]
     rounds, failures = [0] * len(loads), Counter[str]()
     told = threading.Lock()
