@@ -16,7 +16,7 @@ from handfast.client import Aborted, NotFound, Suite, transaction_metadata
 from handfast.client.errors import service_error
 from handfast.preferences.v1.preferences_pb2 import GetPreferencesRequest, Preferences, UpdatePreferencesRequest
 from handfast.server.chassis.data import database as databases
-from handfast.transactions.v1.transactions_pb2 import RollbackTransactionRequest
+from handfast.transactions.v1.transactions_pb2 import TRANSACTION_STATE_ABORTED, RollbackTransactionRequest
 from handfast.users.v1.users_pb2 import DeleteUserRequest, GetUserRequest, UpdateUserRequest, User
 from tests.accounts.accounts import StartAccounts, StartServer, create_account, text, update
 from tests.accounts.between import Between, Metadata, between
@@ -47,10 +47,20 @@ def test_a_refusal_that_says_when_to_call_again_is_no_final_answer(client: Suite
     older.stage("users", client.users.UpdateUser, UpdateUserRequest(user=User(user_id=user_id, locale="en")))
     request = update(User(user_id=user_id, display_name="Ada"), Preferences(), request_id=new_id())
     with pytest.raises(Aborted) as refused:
-        client.accounts.UpdateUserAndPreferences(request)
+        client.accounts.UpdateUserAndPreferences(request, timeout=2)
     assert (refused.value.reason, refused.value.retryable) == ("PENDING_CHANGE", True)
     older.rollback()
     assert client.accounts.UpdateUserAndPreferences(request).account.user.display_name == "Ada"
+
+
+def test_a_call_goes_on_once_the_time_is_up_of_what_is_in_its_way(client: Suite) -> None:
+    """As where a replica of the coordinator dies, and another gets the same call again."""
+    user_id = create_account(client).user.user_id
+    left = Transaction(client, timeout_seconds=2)
+    left.stage("users", client.users.UpdateUser, UpdateUserRequest(user=User(user_id=user_id, locale="en")))
+    request = update(User(user_id=user_id, display_name="Ada"), Preferences(), request_id=new_id())
+    assert client.accounts.UpdateUserAndPreferences(request).account.user.display_name == "Ada"
+    assert left.state() == TRANSACTION_STATE_ABORTED
 
 
 def test_a_refusal_that_could_not_be_kept_is_not_told_as_final(

@@ -50,9 +50,10 @@ TIMEOUT_US = 5 * MICROSECONDS_PER_SECOND
 """For so long a coordinator that dies between stages and decision keeps others from writing what it had staged."""
 REPEATED = "REQUEST_REPEATED"
 PENDING_CHANGE = reason_name(Reason, Reason.REASON_PENDING_CHANGE)
-ATTEMPTS = 10
-PAUSE_SECONDS = 0.02
-"""Before the second attempt at the most; each further one may pause longer by as much."""
+GIVE_UP_AFTER_US = TIMEOUT_US + MICROSECONDS_PER_SECOND
+"""By then what another coordinator had staged when it died is out of the way, such as a first attempt of this call."""
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.2
+"""Before the second attempt at the most, and before any; each pauses longer by as much as the second."""
 ENOUGH_SECONDS = 1.0
 """That must be left for another attempt."""
 FINAL = frozenset(
@@ -108,7 +109,7 @@ class Coordinator:
         owner = None if call.caller is None else on_behalf_of(call.caller)
         method = call.method.path.removeprefix("/")
         digest = fingerprint(method, request) if request.request_id else b""
-        first_attempt, attempts = "", 0
+        first_attempt, attempts, give_up_at_us = "", 0, self._clock() + GIVE_UP_AFTER_US
         with self._locks.holding(resource) as turn:
             while True:
                 attempts += 1
@@ -127,12 +128,12 @@ class Coordinator:
                     makes_way = isinstance(error, ServiceError) and error.reason == PENDING_CHANGE
                     remaining = call.remaining()
                     has_time = remaining is None or remaining > ENOUGH_SECONDS
-                    if not (makes_way and has_time and attempts < ATTEMPTS):
+                    if not (makes_way and has_time and self._clock() < give_up_at_us):
                         call.add_trailer(transaction_metadata.TRANSACTION_ID, transaction_id)
                         raise
                 # It made way for another transaction. As it keeps its age, it is the oldest at last, and others make
                 # way for it.
-                sleep(random.uniform(0, PAUSE_SECONDS * attempts))
+                sleep(random.uniform(0, min(PAUSE_SECONDS * attempts, LONGEST_PAUSE_SECONDS)))
 
     def _attempt(
         self,
