@@ -23,6 +23,8 @@ PGBOUNCER := .tools/bin/pgbouncer
 PATRONI   := .venv-failover/.installed
 ETCD      := .tools/bin/etcd
 HAPROXY   := .tools/bin/haproxy
+DOCS      := .venv-docs/.installed
+SCRIPTS   := .tools/docs/mermaid.min.js .tools/docs/iframe-worker.js
 PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
 DEBIAN    := .tools/image-base.tar
 CONTRACTS := . examples/postage examples/credits
@@ -32,7 +34,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade trace fuzz simulate mutate
-.PHONY: dist image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
+.PHONY: docs dist image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -127,6 +129,23 @@ $(MUTATOR): tools/mutation/requirements.txt
 	$(PYTHON) -m venv .venv-mutate
 	.venv-mutate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+docs: $(DOCS) $(SCRIPTS) ## build the docs as a site in build/site (needs npm)
+	.venv-docs/bin/python tools/docs.py .tools/docs
+	.venv-docs/bin/zensical build --clean --strict
+
+$(DOCS): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	@touch $@
+
+.tools/docs/mermaid.min.js:
+	tools/fetch-npm.sh mermaid@12.3.0 dist/mermaid.min.js $@
+
+.tools/docs/iframe-worker.js:
+	tools/fetch-npm.sh iframe-worker@1.0.4 shim/index.js $@
 
 dist: ## build the sdist and the wheel in dist/, and try them as those do who install them
 	tools/dist.sh $(PYTHON)
@@ -230,4 +249,4 @@ $(PGBOUNCER):
 	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-generate .venv-mutate .venv-failover .tools
+	rm -rf .venv .venv-docs .venv-generate .venv-mutate .venv-failover .tools

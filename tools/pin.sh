@@ -11,7 +11,7 @@ trap 'rm -rf "$scratch"' EXIT
 pip="$scratch/bin/python -m pip"
 
 $pip install --quiet --upgrade pip
-$pip install --quiet hatchling editables --editable '.[server,otel,types]' --group dev --group bench --group release
+$pip install --quiet hatchling editables --editable '.[server,otel,types]' --group dev --group bench --group docs --group release
 # Asks for Python 3.12; benchmarks/peers/kit.py does with 3.11.
 $pip install --quiet --no-deps --ignore-requires-python grpc-server-kit
 {
