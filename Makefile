@@ -25,16 +25,18 @@ ETCD      := .tools/bin/etcd
 HAPROXY   := .tools/bin/haproxy
 DOCS      := .venv-docs/.installed
 SCRIPTS   := .tools/docs/mermaid.min.js .tools/docs/iframe-worker.js
+HELM      := .tools/bin/helm
 PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
 DEBIAN    := .tools/image-base.tar
 CONTRACTS := . examples/postage examples/credits
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
-             check-alerts check-image
+             check-alerts check-image check-chart
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade trace fuzz simulate mutate
-.PHONY: docs dist image image-test check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool pgbouncer clean
+.PHONY: docs dist image image-test chart check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool helm
+.PHONY: pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -159,6 +161,9 @@ image-test: $(INSTALLED) $(DEBIAN) ## build the image on a small Debian, and run
 $(DEBIAN):
 	tools/image-base.sh $@
 
+chart: $(HELM) ## write tests/deploy/rendered: what Helm makes of the chart
+	tools/check-chart.sh --write
+
 check: $(INSTALLED) $(GENERATOR) ## run every check below, also after one has failed
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS)
 
@@ -191,6 +196,9 @@ check-alerts: ## … alerts fire when they should (needs promtool)
 
 check-image: $(INSTALLED) ## … the Containerfile is in style
 	$(BIN)/hadolint Containerfile
+
+check-chart: ## … the chart is in style, and gives what tests read of it (needs Helm)
+	tools/check-chart.sh
 
 format: $(INSTALLED) ## format code and contracts
 	$(BIN)/ruff format
@@ -237,6 +245,11 @@ promtool: $(PROMTOOL) ## get promtool into .tools/bin (needs apt-get)
 
 $(PROMTOOL):
 	tools/fetch-debian.sh prometheus /usr/bin/promtool $@
+
+helm: $(HELM) ## build helm in .tools/bin, which takes minutes (needs Go)
+
+$(HELM):
+	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
 
 pyright: $(PYRIGHT) ## install pyright in .tools, which tests run on what callers are shown (needs npm)
 

@@ -1,0 +1,76 @@
+"""What Helm makes of deploy/chart, read: rendered/, which `make chart` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.project.commands import ROOT
+
+CHART = ROOT / "deploy" / "chart"
+ETC = "/etc/handfast"
+"""Where pods have what is mounted."""
+
+Manifest = dict[str, Any]
+
+
+class Rendered:
+    """The manifests that one set of values gives, by kind and name."""
+
+    def __init__(self, name: str) -> None:
+        text = (ROOT / "tests" / "deploy" / "rendered" / f"{name}.yaml").read_text()
+        self.all: list[Manifest] = list(yaml.safe_load_all(text))
+        self._by_name = {(each["kind"], each["metadata"]["name"]): each for each in self.all}
+        self.is_open = name == "small"
+
+    def __call__(self, kind: str, name: str) -> Manifest:
+        return self._by_name[kind, f"handfast-{name}"]
+
+    def kind(self, kind: str) -> list[Manifest]:
+        return [each for each in self.all if each["kind"] == kind]
+
+    def pod(self, server: str) -> Manifest:
+        template: Manifest = self("Job" if server == "migrate" else "Deployment", server)["spec"]["template"]
+        return template
+
+    def container(self, server: str) -> Manifest:
+        (container,) = self.pod(server)["spec"]["containers"]
+        assert isinstance(container, dict)
+        return container
+
+    def secrets(self, server: str) -> dict[str, Manifest]:
+        """The variables that are taken from secrets."""
+        return {
+            each["name"]: each["valueFrom"]["secretKeyRef"]
+            for each in self.container(server)["env"]
+            if "valueFrom" in each
+        }
+
+    def told(self, server: str) -> dict[str, str]:
+        """All other variables."""
+        return {each["name"]: each["value"] for each in self.container(server)["env"] if "value" in each}
+
+    def mounted(self, server: str, secrets: Mapping[str, Path], folder: Path) -> dict[str, str]:
+        """Where a test has what is at each path of the server's pod: what is in secrets, by the names of their files;
+        what is in manifests, written into `folder`. Raises AssertionError where servers would refuse it, or not see it
+        renewed."""
+        volumes = {each["name"]: each for each in self.pod(server)["spec"].get("volumes", [])}
+        files: dict[str, str] = {}
+        for mount in self.container(server).get("volumeMounts", []):
+            assert mount["readOnly"]
+            assert "subPath" not in mount  # which is never renewed
+            volume = volumes.pop(mount["name"])
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] == 0o440  # with the pod's group, what servers allow
+                content = {item["path"]: secrets[item["path"]] for item in volume["secret"]["items"]}
+            else:
+                name = volume["configMap"]["name"].removeprefix("handfast-")
+                content = {file: folder / file for file in self("ConfigMap", name)["data"]}
+                for file, text in self("ConfigMap", name)["data"].items():
+                    content[file].write_text(text)
+            files |= {f"{mount['mountPath']}/{file}": str(path) for file, path in content.items()}
+        assert not volumes
+        return files
