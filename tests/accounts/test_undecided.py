@@ -14,7 +14,6 @@ from handfast.accounts.v1.accounts_pb2 import CreateAccountRequest
 from handfast.client import ServiceError, Suite, connect
 from handfast.server.accounts.server import build
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.data.postgresql import TIMEOUTS
 from handfast.server.chassis.errors.database import is_undone
 from handfast.server.suite import SuiteSettings
 from handfast.users.v1.users_pb2 import User
@@ -23,10 +22,10 @@ from tests.people import new_email, new_id
 
 
 @pytest.fixture
-def url(server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(server: PostgreSQL) -> str:
     """Of an empty database, whose locks are waited for briefly."""
-    monkeypatch.setitem(TIMEOUTS, "lock_timeout", 100)
-    return server.emptied()
+    url = sa.make_url(server.emptied()).update_query_dict({"options": "-clock_timeout=100"})
+    return url.render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -392,6 +392,7 @@ def test_what_is_locked_first_has_no_more_time_than_the_call_that_waits_for_it(f
     assert lock.time_remaining < 6  # not 60; gRPC rounds it up
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_it_runs_again_where_what_it_locks_first_cannot_be_locked(face: Face, suite: Fakes) -> None:
     refused = abort(**IN_THE_WAY, resource="users/ada", times=1, method="UpdateUser")
     away = abort(grpc.StatusCode.UNAVAILABLE, method="LockResources", times=20)  # more often than gRPC tries
