@@ -25,7 +25,7 @@ from tests.crashes import killing
 from tests.crashes.killing import counts
 from tests.crashes.suite import CREDITS, suite
 from tests.crashes.transactions import PREFERENCES, TIMEOUT, USERS, Refused, Row, transact
-from tests.crashes.worker import Worker
+from tests.crashes.worker import Worker, stop_all
 from tests.crashes.world import Seen, World, insist
 from tests.serializability.checker import Anomaly, check
 from tests.serializability.history import Outcome, Read, Write
@@ -153,7 +153,7 @@ def move(
         world.create(faces[0])
         _begin(faces[0])
         movers = [_Mover(f"c{number}", face, world, stopping, seed) for number, face in enumerate(faces)]
-        stack.callback(_join, movers, stopping)
+        stack.callback(stop_all, movers, stopping)
         for mover in movers:
             mover.start()
         killing.kill_again_and_again(
@@ -166,7 +166,7 @@ def move(
         stopping.set()
         target.kill_all()
         target.start()
-        _join(movers, stopping)
+        stop_all(movers, stopping)
         transfers = [each for mover in movers for each in mover.transfers]
         with target.connect(CALL_TIMEOUT) as client:
             sums = [*itertools.chain(*(mover.sums for mover in movers)), look(client, PATIENCE)]
@@ -255,9 +255,3 @@ def _history(transfers: Sequence[Transfer], entries: Mapping[str, Sequence[Entry
     end = max(each.noted.ended for each in transfers)
     last = [Read(account, found[-1].note) for account, found in entries.items()]
     return [*history, Noted("last look", end, end, Outcome.COMMITTED, last)]
-
-
-def _join(movers: Sequence[_Mover], stopping: threading.Event) -> None:
-    stopping.set()
-    for mover in movers:
-        mover.join()

@@ -19,6 +19,7 @@ from tests.crashes.history import Event, check, save
 from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.suite import DATABASES, suite
+from tests.crashes.worker import stop_all
 from tests.crashes.world import World
 from tests.serializability.checker import Anomaly
 
@@ -76,7 +77,7 @@ def crash(
         faces = [stack.enter_context(target.connect(timeout=CALL_TIMEOUT)) for _ in range(clients)]
         world.create(faces[0])
         workers = [Client(f"c{number}", face, world, history, stopping, seed) for number, face in enumerate(faces)]
-        stack.callback(_join, workers, stopping)
+        stack.callback(stop_all, workers, stopping)
         for worker in workers:
             worker.start()
         killing.kill_again_and_again(
@@ -92,16 +93,10 @@ def crash(
         target.start()
         with target.connect(timeout=CALL_TIMEOUT) as newcomer:  # other channels may wait before they connect again
             freed = time_to_free(newcomer, world, seed)
-        _join(workers, stopping)
+        stop_all(workers, stopping)
         workers[0].read_all()
         report_kills, points = target.kills(), target.points()
     return Report(history, check(history, world.initial), report_kills, points, freed)
-
-
-def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
-    stopping.set()
-    for worker in workers:
-        worker.join()
 
 
 def _acknowledged(history: Sequence[Event]) -> int:

@@ -1,8 +1,9 @@
-"""A client that works in a thread of its own."""
+"""Clients that work in threads of their own."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 
 class Worker(threading.Thread):
@@ -25,3 +26,10 @@ class Worker(threading.Thread):
         super().join(timeout)
         if self._error is not None:
             raise self._error
+
+
+def stop_all(workers: Sequence[Worker], stopping: threading.Event) -> None:
+    """Tells them by the event that they are to end, and waits until they have."""
+    stopping.set()
+    for worker in workers:
+        worker.join()

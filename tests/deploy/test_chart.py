@@ -7,7 +7,6 @@ gets it. So these tests need no Helm; where it is there, `make check-chart` says
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tomllib
@@ -34,7 +33,7 @@ from tests.deploy.containerfile import environment as of_the_image
 from tests.deploy.containerfile import instructions
 from tests.deploy.files import prometheus, targets
 from tests.deploy.promql import Series
-from tests.project.commands import ROOT, find_tool, run
+from tests.project.commands import ROOT, find_tool, run, run_alone
 from tests.project.readme import dangling_links
 
 CHECK = Path("tools/check-chart.sh")
@@ -349,14 +348,7 @@ def test_helm_refuses_what_servers_would_refuse_or_not_keep_to(value: str, rule:
 
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_without_helm_the_check_says_so(tmp_path: Path, ci: str) -> None:
-    elsewhere = tmp_path / CHECK
-    elsewhere.parent.mkdir()
-    shutil.copy(ROOT / CHECK, elsewhere)
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    for name in ("sh", "dirname"):
-        (commands / name).symlink_to(shutil.which(name) or name)
-    done = run(commands / "sh", elsewhere, PATH=os.fspath(commands), CI=ci)
+    done = run_alone(CHECK, tmp_path, CI=ci)
     assert done.returncode == 0
     assert "make helm" in done.stdout
     assert "NOT CHECKED" in done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.deploy.files import ALERTS, RECORDED, RULES, RUNBOOK, prometheus
 from tests.deploy.promql import Series, labels_of
-from tests.project.commands import ROOT, find_tool, run
+from tests.project.commands import ROOT, find_tool, run, run_alone
 
 # https://patroni.readthedocs.io/en/latest/rest_api.html#monitoring-endpoint
 PATRONI: Series = {
@@ -76,14 +75,7 @@ def test_rules_pass_their_own_tests() -> None:
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
 def test_without_promtool_the_check_says_so_and_fails_in_ci(tmp_path: Path, ci: str, status: int) -> None:
-    elsewhere = tmp_path / CHECK
-    elsewhere.parent.mkdir()
-    shutil.copy(ROOT / CHECK, elsewhere)
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    for name in ("sh", "dirname"):
-        (commands / name).symlink_to(shutil.which(name) or name)
-    done = run(commands / "sh", elsewhere, PATH=str(commands), CI=ci)
+    done = run_alone(CHECK, tmp_path, CI=ci)
     assert done.returncode == status
     assert "make promtool" in done.stdout
     assert "SUCCESS" not in done.stdout

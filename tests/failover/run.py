@@ -22,6 +22,7 @@ from tests.crashes.history import Event, check, save
 from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.suite import Suite
+from tests.crashes.worker import stop_all
 from tests.crashes.world import World
 from tests.eventually import eventually
 from tests.failover.cluster import PATIENCE, Cluster, cluster
@@ -103,7 +104,7 @@ def fail_over(folder: Path, *, synchronous: bool, rounds: int, clients: int, see
         faces = [stack.enter_context(target.connect(timeout=CALL_TIMEOUT)) for _ in range(clients)]
         world.create(faces[0])
         workers = [Client(f"c{number}", face, world, history, stopping, seed) for number, face in enumerate(faces)]
-        stack.callback(_join, workers, stopping)
+        stack.callback(stop_all, workers, stopping)
         for worker in workers:
             worker.start()
         done = []
@@ -111,7 +112,7 @@ def fail_over(folder: Path, *, synchronous: bool, rounds: int, clients: int, see
             done.append(_round(postgresql, number, fault, history, chance))
             print(done[-1], flush=True)
         freed = time_to_free(faces[0], world, seed)
-        _join(workers, stopping)
+        stop_all(workers, stopping)
         workers[0].read_all()
     return Report(done, history, check(history, world.initial), freed)
 
@@ -133,12 +134,6 @@ def _round(postgresql: Cluster, number: int, fault: str, history: Sequence[Event
 def acknowledged_since(since: float, history: Sequence[Event]) -> Event | None:
     """The first write that began since then and was acknowledged."""
     return next((event for event in history if event.began >= since and event.acknowledges_a_write), None)
-
-
-def _join(workers: Sequence[Client], stopping: threading.Event) -> None:
-    stopping.set()
-    for worker in workers:
-        worker.join()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

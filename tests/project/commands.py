@@ -40,3 +40,15 @@ def succeed(command: Sequence[str | Path], cwd: Path = ROOT) -> str:
     done = run(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def run_alone(script: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a copy of a script of the project in a folder, where no command is found but those of a shell."""
+    elsewhere = folder / script
+    elsewhere.parent.mkdir()
+    shutil.copy(ROOT / script, elsewhere)
+    commands = folder / "commands"
+    commands.mkdir()
+    for name in ("sh", "dirname"):
+        (commands / name).symlink_to(shutil.which(name) or name)
+    return run(commands / "sh", elsewhere, cwd=ROOT, PATH=os.fspath(commands), **environment)

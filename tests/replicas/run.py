@@ -20,7 +20,7 @@ from tests.crashes.clients import Client
 from tests.crashes.history import Event, check, save
 from tests.crashes.killing import counts
 from tests.crashes.settled import Freed, time_to_free
-from tests.crashes.worker import Worker
+from tests.crashes.worker import stop_all
 from tests.crashes.world import World
 from tests.databases.postgresql import PostgreSQL, postgresql
 from tests.replicas.callers import LITTLE, Alone, Call, Calls, Felt
@@ -156,7 +156,7 @@ def upset(
         ]
         face_alone = stack.enter_context(target.connect(interceptors=[calls_alone]))
         alone = [Alone(f"a{number}", face_alone, stopping) for number in range(ALONE)]
-        stack.callback(_join, [*workers, *alone], stopping)
+        stack.callback(stop_all, [*workers, *alone], stopping)
         for worker in [*workers, *alone]:
             worker.start()
         done = list[Round]()
@@ -164,7 +164,7 @@ def upset(
             done.append(_round(target, len(done) + 1, fault, faults[fault], quiet, calls, calls_alone, chance))
             print(done[-1], flush=True)
         freed = time_to_free(faces[0], world, seed)
-        _join(workers, stopping)
+        stop_all(workers, stopping)
         workers[0].read_all()
     return Report(done, history, check(history, world.initial), freed)
 
@@ -210,12 +210,6 @@ def _round(
         all_calls=len(all_since),
         failed=Counter(str(call) for call in all_since if call.failed),
     )
-
-
-def _join(workers: Sequence[Worker], stopping: threading.Event) -> None:
-    stopping.set()
-    for worker in workers:
-        worker.join()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,23 +16,18 @@ from handfast.client.begun_call import begin
 from handfast.client.propagation import Propagated, propagating
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
-from tests.client.backend import Backend, serve
+from tests.client.backend import Backend
+from tests.client.conftest import backend
 from tests.people import create_user, new_email
 
 from .conftest import Recorded
+
+__all__ = ["backend"]
 
 ADA = GetUserRequest(user_id="ada")
 GET_USER = "handfast.users.v1.UserService/GetUser"
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
-
-
-@pytest.fixture
-def backend() -> Iterator[Backend]:
-    backend = Backend()
-    server = serve(backend)
-    yield backend
-    server.stop(0).wait()
 
 
 def span_id(span: ReadableSpan) -> str:
