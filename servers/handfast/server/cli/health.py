@@ -13,7 +13,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from handfast.client.addresses import check_address, hosts_of, is_on_this_machine
+from handfast.client.addresses import check_address, hosts_of
+from handfast.client.proxy import may_go_by_proxy
 from handfast.client.security import environment
 from handfast.client.security.tls import TLSFiles
 from handfast.server.process.command import Failure
@@ -44,7 +45,7 @@ def _channel(address: str) -> grpc.Channel:
     """One of gRPC's own: that of `handfast.client` calls no server that is not SERVING. Raises ValueError."""
     if len(hosts_of(address)) > 1:
         raise ValueError(f"ADDRESS: {address!r} is a list, and one server is asked at a time")
-    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0 if is_on_this_machine(address) else 1)]
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", int(may_go_by_proxy(address)))]
     if (tls := environment.tls()) is None:
         return grpc.insecure_channel(address, options)
     if tls.server_name is not None:
