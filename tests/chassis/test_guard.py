@@ -17,7 +17,7 @@ from handfast.chassis.v1.options_pb2 import Permission
 from handfast.server.chassis import PermissionDenied, Server, ServerSettings, Service, current, refuse
 from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.permission import Permission as Declared
-from handfast.server.chassis.server import DeclarationError
+from handfast.server.chassis.start_errors import DeclarationError
 from handfast.users.v1 import users_pb2
 from tests.fuzz.calls import Call, send
 from tests.project.readme import blocks

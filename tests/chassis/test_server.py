@@ -20,7 +20,8 @@ from handfast.server.chassis import Periodic, Pool
 from handfast.server.chassis import server as server_module
 from handfast.server.chassis.logs.writer import LogWriter
 from handfast.server.chassis.pipeline import pools
-from handfast.server.chassis.server import Server, Service, StartError
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests.eventually import PATIENCE, eventually

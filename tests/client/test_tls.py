@@ -17,7 +17,7 @@ from handfast.client import TLS, Unavailable, aio, channel, connect
 from handfast.client.security import secret_files
 from handfast.client.security import tls as tls_module
 from handfast.server.chassis.peers import peer_channel
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.settings import ServerSettings
 from handfast.users.v1 import users_pb2_grpc
 from handfast.users.v1.users_pb2 import GetUserRequest

@@ -15,7 +15,7 @@ from alembic.operations import Operations
 from handfast.server.chassis.data.backend import DatabaseError
 from handfast.server.chassis.data.database import Database, key_text
 from handfast.server.chassis.ids import new_id
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions import migrations, resource_table
 from handfast.server.transactions.core.model import NO_REVISION, Outcome, Read, ResourceName

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 
 from handfast.client import connect
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.chassis.tracing.sdk import exporting
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import sqlite_url

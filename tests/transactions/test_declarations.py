@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from google.protobuf.wrappers_pb2 import StringValue
 
 from handfast.server.chassis.data.database import key_text
-from handfast.server.chassis.server import DeclarationError
+from handfast.server.chassis.start_errors import DeclarationError
 from handfast.server.transactions import ParticipantTables, ResourceType, resource_table
 from handfast.server.transactions.participant.tables import resource_columns
 from handfast.transactions.v1.transactions_pb2 import Read

@@ -14,7 +14,7 @@ from alembic.operations import Operations
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import AnswerErased
 from handfast.server.chassis.ids import new_id
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.suite import SuiteSettings
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.users.server import USERS, build

@@ -33,10 +33,13 @@ What they find there, and what is around them:
     errors/             what may be raised, and what becomes of it
     metadata.py         what metadata a handler may send
     connections.py      how long a connection lasts, and signs of life
+    peers.py            the channels to other services
     server.py           puts it all together: start, serve, drain
+    start_errors.py     why it does not
     serving.py          a server as a command
     security/           who calls, what they may do, and the certificates of the ports
     logs/               what is logged, and what must not be
+    tracing/            spans of OpenTelemetry
     operations/         health, readiness, reflection, periodic work
     data/               a service's own data: database, migrations, repeats of a request
     requests/           what to check in requests, how to list
@@ -79,8 +82,9 @@ from handfast.server.chassis.requests import fields
 from handfast.server.chassis.requests.paging import page_token, require_page
 from handfast.server.chassis.security.guard import refuse
 from handfast.server.chassis.security.identity import Identity
-from handfast.server.chassis.server import Background, Server, Service, StartError
+from handfast.server.chassis.server import Background, Server, Service
 from handfast.server.chassis.serving import serve
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.settings import DatabaseSettings, ServerSettings, SettingsError
 
 __all__ = [

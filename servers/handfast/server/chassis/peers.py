@@ -8,7 +8,7 @@ import grpc
 
 from handfast.client import TLS, channel
 from handfast.client.options import keepalive_on_chassis
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.secrets import read_token
 from handfast.server.process.settings import ServerSettings, flag
 

@@ -40,9 +40,9 @@ from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import EVERYBODY, Permission
 from handfast.server.chassis.security.rate import CallRate
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
+from handfast.server.chassis.start_errors import DeclarationError, StartError
 from handfast.server.process import open_files
 from handfast.server.process.addresses import join_address, split_address
-from handfast.server.process.command import Failure
 from handfast.server.process.processors import keep_to
 from handfast.server.process.settings import ServerSettings, flag
 from handfast.server.process.supervision import READY, notify
@@ -62,14 +62,6 @@ _OF_AUTHENTICATION = ("token_keys", "certificate_grants")
 _INTERRUPT_SECONDS = 1.0  # that handlers get to end once they are interrupted
 
 _log = structlog.get_logger()
-
-
-class StartError(Failure):
-    """The server cannot start. The message is one line for the operator."""
-
-
-class DeclarationError(StartError, ValueError):
-    """What a service declares of itself breaks a rule, so its server cannot start."""
 
 
 @dataclass(frozen=True, slots=True)

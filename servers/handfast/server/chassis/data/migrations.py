@@ -27,7 +27,7 @@ from handfast.server.chassis.data.revisions import Plan, Revisions, config_of
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.data.steps import LOCK_TIMEOUT, patiently, run_apart
 from handfast.server.chassis.operations.readiness import Check
-from handfast.server.chassis.server import StartError
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.settings import DatabaseSettings
 
 if TYPE_CHECKING:

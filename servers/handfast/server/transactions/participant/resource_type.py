@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from handfast.chassis.v1 import options_pb2
-from handfast.server.chassis.server import DeclarationError
+from handfast.server.chassis.start_errors import DeclarationError
 from handfast.server.transactions.participant.columns import ColumnMapping
 from handfast.server.transactions.participant.storable import LIBRARY_COLUMNS, StorableColumns, cannot_store
 from handfast.server.transactions.participant.tables import KEY_LENGTH, KIND_LENGTH

@@ -13,7 +13,8 @@ from handfast.server.chassis.data.metrics import export_writes
 from handfast.server.chassis.data.migrations import database_check, open_database
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.peers import peer_channel
-from handfast.server.chassis.server import Server, Service, StartError
+from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.process.settings import ParticipantLimits
 from handfast.server.transactions.metrics import export_participant
 from handfast.server.transactions.participant import migrations

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from handfast.server.chassis.data import idempotency
-from handfast.server.chassis.server import DeclarationError
+from handfast.server.chassis.start_errors import DeclarationError
 from handfast.server.transactions import horizon
 from handfast.server.transactions.core.model import OWNER_LENGTH
 from handfast.server.transactions.core.reading import REVISION_LENGTH
