@@ -10,6 +10,7 @@ place.py           where sides are started: databases, suites, peers, each on it
 fill.py            databases that are full from the start
 report.py          tables and a chart
 wire.py, http1.py  calls for a tenth of what a client costs
+growth.py          what a load takes: processors, connections, storage
 overload.py        what is left of a server when far more is asked of it than it can do
 overload_go.py     the same, with grpc-go callers
 

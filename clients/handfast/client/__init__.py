@@ -36,6 +36,7 @@ arguments.py             what may be given with a channel or a call
 methods.py               what happens to each call on its way out
 closing.py               keeps what is closed from crashing the process
 options.py               how gRPC is set up: retries, health checks, signs of life, proxies
+proxy.py                 which addresses are reached by a proxy
 multicallables.py        what `stub.Method` is on a synchronous channel
 failed_call.py           an error as a call that is over, which interceptors look at
 calls.py                 what a synchronous call gives back before it is over

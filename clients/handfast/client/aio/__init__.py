@@ -5,6 +5,7 @@
 
 suite.py               `connect`, `Suite`: the suite's own services
 channel.py             `channel`: the same for any address
+secured.py             … with TLS and a token
 multicallables.py      what `stub.Method` is on an asyncio channel
 calls.py               what a call gives back
 transaction.py         `Transaction`: what is called in it takes effect together or not at all

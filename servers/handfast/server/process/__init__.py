@@ -11,6 +11,7 @@
     certificates.py PEM files of certificates and keys, checked together
     secrets.py      files that nobody else may read
     supervision.py  tells a supervisor or systemd that the process is ready, and hears when it is to stop
+    open_files.py   how many files a process may have open
     processors.py   which processors a process may use, and how its Python is kept on one of them
 
 Nothing here imports gRPC or SQLAlchemy, so that help and a supervisor start at once.

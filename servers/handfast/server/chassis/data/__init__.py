@@ -20,4 +20,5 @@ steps.py                 … by steps that take long, while calls go on
 distribution.py          which rows belong together where a database spreads over machines
 idempotency.py           makes the repeat of a write harmless
 answers.py               whose the answers are that repeats get
+personal_data.py         takes personal data out of such answers
 """
