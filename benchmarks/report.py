@@ -197,6 +197,13 @@ def write(found: Found, effort: Effort, load_before: float, folder: Path = HERE)
     )
 
 
+_IN_THE_DARK = """@media (prefers-color-scheme: dark) {
+  .background { fill: #0d1117 !important }
+  text, tspan { fill: #e6edf3 !important }
+  .line, .guides .line { stroke: #8a8f98 !important }
+}"""
+
+
 def chart(measured: Iterable[Measured]) -> bytes:
     """The table `cost`: bars for each row, one for each database and one for what is to be reached."""
     import pygal  # only `make bench` installs it
@@ -204,6 +211,7 @@ def chart(measured: Iterable[Measured]) -> bytes:
     rows = [row for row in reversed(TABLES["cost"]) if row.beside is echo]  # drawn from below
     found = {(each.row, each.engine): each.result.ratio for each in measured}
     drawn = pygal.HorizontalBar(js=(), show_legend=True, print_values=True, legend_at_bottom=True, height=420)
+    drawn.config.css.append(f"inline:{_IN_THE_DARK}")
     drawn.title = "Server CPU of one call, in echoes of a bare grpc.server"
     drawn.x_labels = [row.title for row in rows]
     for engine in ("sqlite", "postgresql"):
