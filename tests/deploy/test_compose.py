@@ -25,6 +25,7 @@ from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import METRICS_PORT_OFFSET, ServerSettings
 from handfast.server.suite import DATABASES, SuiteSettings
 from tests.databases.postgresql import PostgreSQL
+from tests.deploy import containerfile
 from tests.deploy.containerfile import environment as of_the_image
 from tests.deploy.containerfile import instructions
 from tests.deploy.files import RULES
@@ -111,6 +112,20 @@ def test_servers_are_given_time_to_stop_and_postgresql_has_room_for_two_of_each(
     assert room > 2 * len(SERVERS) * (ServerSettings.threads + BESIDE_CALLS + 1) + len(SERVERS)
 
 
+def test_one_service_builds_the_image_and_none_takes_that_of_somebody_else() -> None:
+    every = [
+        each for services in read("compose.yaml", SECURE).values() for each in services.values() if "image" in each
+    ]
+    ours = [each for each in every if each["image"] == "handfast"]
+    assert len(ours) == len(SERVERS) + len(("migrate", "demo", "credentials"))
+    assert all(each["pull_policy"] == "never" for each in ours)
+    # Several at a time would write the same tag.
+    (build,) = (each["build"] for each in ours if "build" in each)
+    assert ROOT / build["context"] / build["dockerfile"] == containerfile.PATH
+    # Podman does not know where an image without a registry is.
+    assert all("." in each["image"].partition("/")[0] for each in every if each not in ours)
+
+
 @pytest.mark.parametrize("file", ["compose.yaml", SECURE])
 def test_files_that_are_mounted_are_there(file: str) -> None:
     for service in read(file)[file].values():
@@ -178,13 +193,31 @@ def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreS
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
 @pytest.mark.parametrize("over", [OPEN, SECURE])
 def test_compose_takes_the_files(over: str, tmp_path: Path) -> None:
-    passwords = tmp_path / "env"
-    passwords.write_text("".join(f"{name}=secret\n" for name in PASSWORDS))
-    command = ["docker-compose", "--env-file", str(passwords), "--file", "compose.yaml", "--file", over, "config"]
+    services = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}")
+    assert set(SERVERS) | {"migrate", "postgres", "prometheus", "grafana"} <= services.keys()
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_no_command_of_the_page_opens_what_it_has_secured(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (line,) = re.findall(r"^ *echo (COMPOSE_FILE=\S+) >> .env$", page, re.MULTILINE)
+    assert "docker compose --file" not in page
+    services = composed(tmp_path, line)
+    for server in SERVERS:
+        told = services[server]["environment"]
+        assert told["HANDFAST_AUTHENTICATION"] == "enforce"
+        assert not any("ALLOW" in name for name in told)
+
+
+def composed(tmp_path: Path, line: str) -> Services:
+    """The services as docker-compose reads them where .env has passwords and this line."""
+    settings = tmp_path / "env"
+    settings.write_text("".join(f"{name}=secret\n" for name in PASSWORDS) + line)
+    command = ["docker-compose", "--env-file", str(settings), "config"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    services = yaml.safe_load(done.stdout)["services"]
-    assert set(SERVERS) | {"migrate", "postgres", "prometheus", "grafana"} <= services.keys()
+    services: Services = yaml.safe_load(done.stdout)["services"]
+    return services
 
 
 def test_compose_names_no_password_that_it_does_not_ask_for() -> None:
