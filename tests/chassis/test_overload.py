@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -145,8 +146,12 @@ def ends(own: Running, number: int, *, first: Callable[[], object], timeout: flo
 def test_a_stop_tells_all_that_wait_to_be_refused(own: Running, full: threading.Event) -> None:
     def stop() -> None:
         assert eventually(lambda: in_flight(own, "refusals") > 0)
-        full.set()
-        own.server.stop()
+        with ThreadPoolExecutor(1) as pool:
+            stopped = pool.submit(own.server.stop)
+            # Only then, or a call that is still on its way would get the place of one that ends.
+            assert eventually(lambda: own.server._limiter.draining)
+            full.set()
+            stopped.result()
 
     for error in ends(own, 100, first=stop):
         assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
