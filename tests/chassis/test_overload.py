@@ -6,7 +6,6 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -62,6 +61,10 @@ def counted(own: Running) -> Counter[str]:
 
 def in_flight(own: Running, pool: str) -> float:
     return own.server.metrics.registry.get_sample_value("handfast_calls_in_flight", {"pool": pool}) or 0.0
+
+
+def shed(own: Running) -> float:
+    return own.server.metrics.registry.get_sample_value("handfast_calls_shed_total", {"pool": "calls"}) or 0.0
 
 
 def check(own: Running, seen: Counter[str]) -> None:
@@ -143,18 +146,20 @@ def ends(own: Running, number: int, *, first: Callable[[], object], timeout: flo
     return [call.exception(2 * PATIENCE) for call in calls]
 
 
-def test_a_stop_tells_all_that_wait_to_be_refused(own: Running, full: threading.Event) -> None:
+def test_a_stop_tells_all_that_wait_to_be_refused(
+    own: Running, full: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusal, "_PAUSE", 0.2)  # so that they wait
+
     def stop() -> None:
-        assert eventually(lambda: in_flight(own, "refusals") > 0)
-        with ThreadPoolExecutor(1) as pool:
-            stopped = pool.submit(own.server.stop)
-            # Only then, or a call that is still on its way would get the place of one that ends.
-            assert eventually(lambda: own.server._limiter.draining)
-            full.set()
-            stopped.result()
+        # All have come, or one that comes as a place is free would get it, and one that comes late would be cancelled.
+        assert eventually(lambda: shed(own) == 100)
+        assert in_flight(own, "refusals") > 0
+        full.set()
+        own.server.stop()
 
     for error in ends(own, 100, first=stop):
-        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert Failure(error).details_of(RetryInfo)
     assert in_flight(own, "refusals") == 0
 
