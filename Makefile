@@ -214,7 +214,8 @@ $(GENERATOR): tools/generate-requirements.txt
 	.venv-generate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-freeze: check ## when releasing: freeze the contracts as they are now
+freeze: check-contracts check-generated ## when releasing: freeze the contracts as they are now
+	@[ ! -e protos/released.binpb ] || tools/check-breaking.sh
 	$(BIN)/buf build --exclude-source-info --output protos/released.binpb
 
 pins: ## pin the newest version of every dependency in constraints.txt

@@ -13,7 +13,7 @@ image=${2:-$directory/protos/released.binpb}
 
 if [ ! -e "$image" ]; then
     if ! grep -q '^version = "0\.1\.0\.dev' "$root/pyproject.toml"; then
-        echo "breaking changes: $image is missing, though there has been a release" >&2
+        echo "breaking changes: $image is missing, though this is a release; \`make freeze\` writes it" >&2
         exit 1
     fi
     echo "breaking changes: nothing to compare with, no contract is released yet"

@@ -30,9 +30,8 @@ PIP_CONSTRAINT=constraints.txt "$scratch/release/bin/python" -m build --outdir d
 "$scratch/release/bin/python" -m twine check --strict dist/*
 wheel=$(echo dist/*.whl)
 
-echo "the sdist gives the same wheel"
-"$scratch/release/bin/python" -m pip wheel --no-deps --build-constraint constraints.txt --wheel-dir "$scratch/wheels" \
-    dist/*.tar.gz
+echo "the wheel, which is built out of the sdist, is that of the sources"
+"$scratch/release/bin/python" -m pip wheel --no-deps --build-constraint constraints.txt --wheel-dir "$scratch/wheels" .
 "$python" - "$wheel" "$scratch"/wheels/*.whl <<'PYTHON'
 import sys
 from zipfile import ZipFile
@@ -45,6 +44,8 @@ PYTHON
 for constraints in constraints.txt constraints-floor.txt; do
     echo "the client alone, with $constraints"
     install "client-$constraints" "$constraints" "$wheel"
+    contracts=$("$scratch/client-$constraints/bin/python" -m handfast.client.protos)
+    test -f "$contracts/handfast/users/v1/users.proto"
     "$scratch/client-$constraints/bin/python" - <<'PYTHON'
 from importlib.util import find_spec
 

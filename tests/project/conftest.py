@@ -65,8 +65,11 @@ class Consumer:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built out of the sdist, as that which is published."""
     folder = tmp_path_factory.mktemp("wheel")
-    succeed((*PIP, "wheel", "--no-deps", "--build-constraint", "constraints.txt", "--wheel-dir", folder, ROOT))
+    succeed((BIN / "hatchling", "build", "--target", "sdist", "--directory", folder))
+    (sdist,) = folder.glob("*.tar.gz")
+    succeed((*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, sdist))
     (built,) = folder.glob("*.whl")
     return built
 

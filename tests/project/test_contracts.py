@@ -155,6 +155,30 @@ def test_before_the_first_release_nothing_can_break(released: Path) -> None:
     assert "no contract is released yet" in done.stdout
 
 
+def test_a_release_freezes_its_contracts_and_the_next_one_may_not_break_them(tmp_path: Path) -> None:
+    for file in ("Makefile", "buf.yaml", "tools/check-breaking.sh"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    image = tmp_path / "protos" / "released.binpb"
+    others = [f"--assume-old={each}" for each in (".venv/.installed", "check-contracts", "check-generated")]
+
+    (tmp_path / "pyproject.toml").write_text('version = "0.1.0"\n')
+    done = run("make", "check-breaking", *others, cwd=tmp_path)
+    assert "is missing, though this is a release; `make freeze` writes it" in done.stdout
+    succeed(("make", "freeze", *others), cwd=tmp_path)
+    succeed(("make", "check-breaking", *others), cwd=tmp_path)
+    frozen = image.read_bytes()
+
+    (tmp_path / "pyproject.toml").write_text('version = "0.2.0"\n')
+    edit(tmp_path / USERS, EMAIL, EMAIL.replace("string", "bytes"))
+    done = run("make", "freeze", *others, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "changed type" in done.stdout
+    assert image.read_bytes() == frozen
+
+
 def test_stubs_out_of_date_are_listed(tmp_path: Path) -> None:
     committed, fresh = tmp_path / "committed", tmp_path / "fresh"
     for folder, files in {

@@ -59,6 +59,16 @@ def test_ci_runs_everything_on_each_python_that_the_package_is_for() -> None:
     assert jobs["everything"]["strategy"]["matrix"]["python"] == versions
 
 
+def test_where_tests_run_the_history_is_there_that_tests_of_upgrades_need() -> None:
+    jobs = [job for path in WORKFLOWS for job in yaml.safe_load(path.read_text())["jobs"].values()]
+    tested = [job["steps"] for job in jobs if {"run": ".ci/run"} in job["steps"]]
+    assert len(tested) == 2
+    for each in tested:
+        assert [
+            step["with"]["fetch-depth"] for step in each if step.get("uses", "").startswith("actions/checkout")
+        ] == [0]
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_what_a_workflow_runs_is_there(workflow: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -12,9 +12,14 @@ _ANY = Path("chassis", "v1", "options.proto")
 
 
 def folder() -> Path:
-    """The folder from which contracts are imported as `handfast/chassis/v1/options.proto`: the `-I` of protoc."""
-    portions = map(Path, handfast.__path__)  # several, where an editable install leaves sources where they are
-    return next(portion.parent for portion in portions if (portion / _ANY).is_file())
+    """The folder from which contracts are imported as `handfast/chassis/v1/options.proto`: the `-I` of protoc. Raises
+    FileNotFoundError where the contracts are not installed, as by a build that left them out.
+    """
+    # Several, where an editable install leaves sources where they are.
+    for portion in map(Path, handfast.__path__):
+        if (portion / _ANY).is_file():
+            return portion.parent
+    raise FileNotFoundError(f"the contracts are not installed: no {_ANY} in {[*handfast.__path__]}")
 
 
 if __name__ == "__main__":
