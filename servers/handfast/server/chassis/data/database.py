@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.exc import DBAPIError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.server.chassis.cancellation import sleep
@@ -33,6 +34,7 @@ from handfast.server.chassis.data.backend import (
     opened,
 )
 from handfast.server.chassis.data.postgresql import Postgresql
+from handfast.server.chassis.data.postgresql_connection import NoAnswer
 from handfast.server.chassis.data.sqlite import Sqlite
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.errors.database import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, kind_of
@@ -41,6 +43,8 @@ from handfast.server.process.settings import without_password
 Result = TypeVar("Result")
 
 WRITE_ATTEMPTS = 10
+REFUSED_S = 5.0
+"""Seconds for which nothing is written after a commit was given up, where no readiness check looks meanwhile."""
 
 
 def key_text(length: int) -> sa.types.TypeEngine[str]:
@@ -77,6 +81,7 @@ class Database:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
         self.engine = self.backend.engine
         self._kept = self.backend.kept = KeptConnections(self.backend.reader, connections)
+        self._refused_until_monotonic_s = 0.0
         self._here = threading.local()
 
     @contextmanager
@@ -102,12 +107,17 @@ class Database:
         server found it in its log when it started again. So this is for what tells that a write was done. It is itself
         a write to PostgreSQL, if it finds anything.
         """
-        with self.read() as connection:
-            try:
-                with connection.info[SESSION].durable():
-                    yield connection
-            except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
-                raise as_sqlalchemy(connection, error, "COMMIT") from error
+        self._check_commits_are_answered()
+        try:
+            with self.read() as connection:
+                try:
+                    with connection.info[SESSION].durable():
+                        yield connection
+                except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                    raise as_sqlalchemy(connection, error, "COMMIT") from error
+        except DBAPIError as error:
+            self._note_unanswered(error)
+            raise
 
     def write(self, work: Callable[[sa.Connection], Result], *, one_statement: bool = False) -> Result:
         """Runs `work` in one local transaction, durable when this returns; again where the database says that it lost
@@ -123,6 +133,7 @@ class Database:
         """
         if self.is_writing_here():
             raise RuntimeError("a write within the work of another would wait for itself")
+        self._check_commits_are_answered()
         for attempt in range(WRITE_ATTEMPTS):
             try:
                 return self._try_to_write(work, one_statement)
@@ -130,9 +141,34 @@ class Database:
                 if getattr(error.orig, "sqlstate", None) not in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
                     self.backend.note(error)
                     self.writing_failed |= kind_of(error) is DatabaseUnavailable
+                    self._note_unanswered(error)
                     raise
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
+
+    def check_commits(self) -> None:
+        """Raises DatabaseError, and has writes refused, where commits wait for a standby that is away. Else has them
+        tried again."""
+        stuck_commits = self.backend.stuck_commits
+        if stuck_commits is not None and self.probe(stuck_commits)[0]:
+            self._refuse_commits()
+            raise DatabaseError("commits wait for the synchronous standby, which is away")
+        self._refused_until_monotonic_s = 0.0
+
+    def _note_unanswered(self, error: DBAPIError) -> None:
+        """PostgreSQL keeps the session of a commit that was given up for as long as its standby is away. If more were
+        sent, they would take all sessions that it can have, and all threads, which reads need."""
+        if isinstance(error.orig, NoAnswer) and self.backend.replicates:
+            self.writing_failed = True
+            self._refuse_commits()
+
+    def _refuse_commits(self) -> None:
+        self._refused_until_monotonic_s = time.monotonic() + REFUSED_S
+
+    def _check_commits_are_answered(self) -> None:
+        if self._refused_until_monotonic_s and time.monotonic() < self._refused_until_monotonic_s:
+            refused = NoAnswer("a commit was not answered, so none is sent until that is known to be over")
+            raise OperationalError(None, None, refused)
 
     def _try_to_write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         return self.backend.write(partial(self._run, work), one_statement)

@@ -55,6 +55,8 @@ _LOOK = (
 )
 """`reset_val` is what the server's settings, and those of the database and the role, are by now."""
 
+_SESSIONS = sa.table("pg_stat_activity", sa.column("wait_event"), sa.column("state_change"))
+
 _PROBE_TIMEOUT_S = 2.0
 """Less than the patience of readiness, so that the next probe is on another connection."""
 
@@ -75,6 +77,10 @@ class Postgresql(Backend):
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
         self.group_metrics = GroupMetrics()
+        # Given up ones are among them. PostgreSQL tells a role of its own sessions only, which are enough.
+        since = sa.text(f"clock_timestamp() - interval '{ANSWER_TIMEOUT_S / 2:g} s'")
+        waits_since = [_SESSIONS.c.wait_event == "SyncRep", _SESSIONS.c.state_change < since]
+        self.stuck_commits = sa.select(sa.func.count()).select_from(_SESSIONS).where(*waits_since)
 
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """One statement commits by itself, but behind a pooler, where timeouts are set in each local transaction."""

@@ -20,8 +20,12 @@ Waiting = Generator[Wait, Ready | int, Result]
 ANSWER_TIMEOUT_S = 30.0
 
 
+class NoAnswer(psycopg.OperationalError):
+    """The server does not answer. What it was asked to do may be done."""
+
+
 class AnsweringConnection(psycopg.Connection[Any]):
-    """Raises OperationalError where an answer takes longer than `answer_timeout_s`, and is closed then. With `ask` it
+    """Raises NoAnswer where an answer takes longer than `answer_timeout_s`, and is closed then. With `ask` it
     goes on to wait, for as long again, unless that raises."""
 
     answer_timeout_s = ANSWER_TIMEOUT_S
@@ -55,4 +59,4 @@ class AnsweringConnection(psycopg.Connection[Any]):
             self.ask()
         except Exception as error:
             self.pgconn.finish()  # or a ROLLBACK would wait as long once more
-            raise psycopg.OperationalError("the server does not answer") from error
+            raise NoAnswer("the server does not answer") from error

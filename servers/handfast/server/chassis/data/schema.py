@@ -98,7 +98,9 @@ def is_new(connection: sa.Connection, schema: Schema) -> bool:
 
 
 def try_writing(database: Database) -> None:
-    """Writes as much as a large change may need, and removes it again. Raises what `Database.write` does."""
+    """Writes as much as a large change may need, and removes it again. Raises what `Database.write` does, and
+    DatabaseError where it would wait for a standby that is away."""
+    database.check_commits()
     for room in (os.urandom(ROOM), None):
         database.write(methodcaller("execute", sa.update(MARK).values(room=room)))
     database.writing_failed = False
