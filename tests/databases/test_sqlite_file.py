@@ -4,9 +4,12 @@ not kept, and health says so.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sqlite3
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -85,6 +88,35 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Users]:
     with grpc.insecure_channel(server.address) as to_users:
         yield Users(file, opened[0], UserServiceStub(to_users), health_pb2_grpc.HealthStub(to_users))
     server.stop()
+
+
+COMMIT_AND_DIE = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("CREATE TABLE notes (number INTEGER)")
+os._exit(0)
+"""
+
+
+def test_what_a_process_that_was_killed_has_committed_is_on_the_disk_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "data"
+    subprocess.run([sys.executable, "-c", COMMIT_AND_DIE, file], check=True)
+    synced: list[int] = []
+
+    def fail(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with closing(Database(sqlite_url(file))) as database:
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(sa.exc.OperationalError, match="cannot be written to its disk"), database.read():
+            pass
+        monkeypatch.setattr(os, "fsync", lambda opened: synced.append(os.fstat(opened).st_ino))
+        with database.read() as connection:
+            assert synced == [file.with_name("data-wal").stat().st_ino]
+            assert connection.exec_driver_sql("SELECT count(*) FROM notes").scalar_one() == 0
 
 
 def remove(file: Path) -> None:

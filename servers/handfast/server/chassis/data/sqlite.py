@@ -197,6 +197,8 @@ class SqliteFile:
         kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes them
         # In a folder in which SQLite can have no write-ahead log there is only one.
         found = [(file, os.stat(file)) for file in self._files if os.path.exists(file)]
+        for log, _ in found[1:2]:
+            _sync(log)
         self._opened = tuple((file, stat.st_dev, stat.st_ino) for file, stat in found)
         self._kept = kept
 
@@ -210,3 +212,13 @@ class SqliteFile:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+
+def _sync(log: bytes) -> None:
+    """A process that was killed in a COMMIT may have written to the log what is on no disk yet. SQLite shows that to
+    whoever opens the file next, and nobody may go by what a power cut can still take away."""
+    try:
+        with open(log, "rb") as opened:
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise sqlite3.OperationalError(f"{os.fsdecode(log)} cannot be written to its disk: {error.strerror}") from error
