@@ -1,18 +1,21 @@
-"""What Helm makes of deploy/chart, read: rendered/, which `make chart` writes."""
+"""What Helm makes of deploy/chart, read: rendered/, which `make chart` writes, or what it prints where it is there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.project.commands import ROOT
+from tests.project.commands import ROOT, find_tool, run
 
 CHART = ROOT / "deploy" / "chart"
 ETC = "/etc/handfast"
 """Where pods have what is mounted."""
+DATABASE_CA = f"{ETC}/database/ca.crt"
+"""In production, where that is by which URLs trust databases. Servers have no setting for it."""
 
 Manifest = dict[str, Any]
 
@@ -41,6 +44,9 @@ class Rendered:
         assert isinstance(container, dict)
         return container
 
+    def volumes(self, server: str) -> dict[str, Manifest]:
+        return {each["name"]: each for each in self.pod(server)["spec"].get("volumes", [])}
+
     def secrets(self, server: str) -> dict[str, Manifest]:
         """The variables that are taken from secrets."""
         return {
@@ -57,12 +63,14 @@ class Rendered:
         """Where a test has what is at each path of the server's pod: what is in secrets, by the names of their files;
         what is in manifests, written into `folder`. Raises AssertionError where servers would refuse it, or not see it
         renewed."""
-        volumes = {each["name"]: each for each in self.pod(server)["spec"].get("volumes", [])}
+        volumes = self.volumes(server)
         files: dict[str, str] = {}
         for mount in self.container(server).get("volumeMounts", []):
             assert mount["readOnly"]
             assert "subPath" not in mount  # which is never renewed
             volume = volumes.pop(mount["name"])
+            if mount["mountPath"] == str(Path(DATABASE_CA).parent):
+                continue
             if "secret" in volume:
                 assert volume["secret"]["defaultMode"] == 0o440  # with the pod's group, what servers allow
                 content = {item["path"]: secrets[item["path"]] for item in volume["secret"]["items"]}
@@ -74,3 +82,15 @@ class Rendered:
             files |= {f"{mount['mountPath']}/{file}": str(path) for file, path in content.items()}
         assert not volumes
         return files
+
+
+def helm(*arguments: str | Path) -> str:
+    """What `helm template` prints, its errors too."""
+    tool = find_tool("helm")
+    if tool is None:
+        pytest.skip("helm is neither in .tools/bin nor on the PATH; `make helm` builds it")
+    return run(tool, "template", *arguments, "--kube-version", "1.33.0").stdout
+
+
+def manifests(printed: str) -> Iterator[Manifest]:
+    return iter(yaml.safe_load_all(printed[printed.index("---\n") :]))

@@ -1,56 +1,141 @@
 {{/* What is told of a server: a dict with the keys `root`, which is the chart's own context, and `server`, its name. */}}
 
-{{/* The name of its Deployment, its Service and so on; the longest suffix has 12 characters, and a name 63. */}}
+{{/* The name of its Deployment, its Service and so on: 15 characters at the most after what is left of the release's. */}}
 {{- define "handfast.name" -}}
-{{ .root.Release.Name | trunc 50 | trimSuffix "-" }}-{{ .server }}
+{{ .root.Release.Name | trunc 48 | trimSuffix "-" }}-{{ .server }}
 {{- end }}
 
 {{- define "handfast.host" -}}
 {{ include "handfast.name" . }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
 {{- end }}
 
-{{/* Its values: those of all servers, and its own over them. */}}
+{{/* Its values: those of all servers, and its own over them. The same goes for the Job of migrations, `migrate`. */}}
 {{- define "handfast.values" -}}
-{{ mergeOverwrite (deepCopy .root.Values.server) (deepCopy (index .root.Values .server)) | toYaml }}
+{{ mergeOverwrite (deepCopy .root.Values.server) (deepCopy (index .root.Values .server | default dict)) | toYaml }}
+{{- end }}
+
+{{- define "handfast.metadata" -}}
+name: {{ include "handfast.name" . }}
+namespace: {{ .root.Release.Namespace | quote }}
+labels: {{- include "handfast.labels" . | nindent 2 }}
 {{- end }}
 
 {{/* Prometheus takes app.kubernetes.io/name for the job, and the rules find servers by it. */}}
 {{- define "handfast.selector" -}}
 app.kubernetes.io/name: handfast-{{ .server }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- end }}
 
 {{- define "handfast.labels" -}}
 {{ include "handfast.selector" . }}
-{{ include "handfast.suiteLabels" .root }}
-{{- end }}
-
-{{/* Of what belongs to no single server. */}}
-{{- define "handfast.suiteLabels" -}}
 app.kubernetes.io/part-of: handfast
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{- define "handfast.image" -}}
-{{ .Values.image.repository }}
-{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- define "handfast.podMetadata" -}}
+{{- $values := include "handfast.values" . | fromYaml -}}
+labels:
+  {{- include "handfast.labels" . | nindent 2 }}
+  {{- with $values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
-{{- define "handfast.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-# Files of secrets belong to this group, which alone may read them.
-fsGroup: 65532
-seccompProfile: {type: RuntimeDefault}
+{{/* What all pods have in their spec, but for the containers. */}}
+{{- define "handfast.pod" -}}
+{{- with .root.Values.serviceAccountName -}}
+serviceAccountName: {{ . | quote }}
+{{ end -}}
+automountServiceAccountToken: false
+# Services of this namespace would be told by variables that may look like settings.
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  # Files of secrets belong to this group, which alone may read them.
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $values := include "handfast.values" . | fromYaml }}
+{{- range $key := list "priorityClassName" "nodeSelector" "tolerations" "affinity" }}
+{{- with index $values $key }}
+{{ $key }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+volumes: {{- include "handfast.volumes" . | nindent 2 }}
 {{- end }}
 
-{{- define "handfast.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{/* What all containers have, but for their arguments and variables. */}}
+{{- define "handfast.container" -}}
+{{- with .root.Values -}}
+{{- $image := .image -}}
+image: {{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $.root.Chart.AppVersion }}{{ end }}
+imagePullPolicy: {{ $image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- with .extraEnvFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+volumeMounts: {{- include "handfast.volumeMounts" . | nindent 2 }}
+resources: {{- (include "handfast.values" . | fromYaml).resources | toYaml | nindent 2 }}
+{{- end }}
+
+{{/* Whole secrets, so that what is renewed is seen without a restart. */}}
+{{- define "handfast.volumes" -}}
+{{- $root := .root -}}
+- name: database
+  secret:
+    secretName: {{ $root.Values.databaseCa.secret | quote }}
+    optional: true
+    items: [{key: {{ $root.Values.databaseCa.key | quote }}, path: ca.crt}]
+{{- if and (not $root.Values.open) (ne .server "migrate") }}
+- name: certificate
+  secret:
+    secretName: {{ (index $root.Values .server).certificate.secret | quote }}
+    # Others may not read the key, or the server refuses it.
+    defaultMode: 0440
+    items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
+- name: ca
+  secret:
+    secretName: {{ $root.Values.tls.ca.secret | quote }}
+    defaultMode: 0440
+    items: [{key: {{ $root.Values.tls.ca.key | quote }}, path: ca.crt}]
+{{- if ne $root.Values.authentication.mode "off" }}
+- name: authentication
+  configMap:
+    name: {{ include "handfast.name" (dict "root" $root "server" "authentication") }}
+{{- end }}
+{{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "handfast.volumeMounts" -}}
+{{- $root := .root -}}
+- {name: database, mountPath: /etc/handfast/database, readOnly: true}
+{{- if and (not $root.Values.open) (ne .server "migrate") }}
+- {name: certificate, mountPath: /etc/handfast/certificate, readOnly: true}
+- {name: ca, mountPath: /etc/handfast/ca, readOnly: true}
+{{- if ne $root.Values.authentication.mode "off" }}
+- {name: authentication, mountPath: /etc/handfast/authentication, readOnly: true}
+{{- end }}
+{{- end }}
+{{- with $root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "handfast.databaseVariable" -}}
@@ -70,10 +155,8 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 {{- with $root.Values.participants }}
 {{- $pairs := list }}
 {{- range $name, $address := . }}
-{{- if has $name (list "users" "preferences" "accounts") }}
-{{- fail (printf "participants must name no server of the suite, not %s" $name) }}
-{{- else if not (regexMatch "^[a-z][a-z0-9]*(_[a-z0-9]+)*$" $name) }}
-{{- fail (printf "participants must have names in lower-case letters, digits and single underscores, not %s" $name) }}
+{{- if has $name (list "users" "preferences" "accounts" "transactions" "coordinator" "up" "branches" "callers" "self") }}
+{{- fail (printf "participants must have names that the suite has no other use for, not %s" $name) }}
 {{- end }}
 {{- $pairs = append $pairs (printf "%s=%s" $name $address) }}
 {{- end }}
@@ -102,8 +185,10 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 {{- end }}
 {{- end }}
 {{- range $name, $_ := $values.env }}
-{{- if hasSuffix "_DATABASE_URL" $name }}
-{{- fail (printf "env must not have the secret %s: %s.database names where it is" $name $.server) }}
+{{- if regexMatch "_DATABASE_URL(_FILE)?$" $name }}
+{{- fail (printf "env must not have %s: %s.database says which secret has the URL" $name $.server) }}
+{{- else if hasSuffix "_LISTEN" $name }}
+{{- fail (printf "env must not have %s: Services and probes know the ports of the image" $name) }}
 {{- else if eq $name "HANDFAST_GRACE" }}
 {{- fail "env must not have HANDFAST_GRACE: gracePeriodSeconds says it to Kubernetes, too" }}
 {{- end }}
