@@ -11,7 +11,7 @@ from handfast.server.process import processors
 from handfast.server.process.addresses import join_address, split_address
 from handfast.server.process.command import run
 from handfast.server.process.flags import read_settings, server_command
-from handfast.server.process.settings import SettingsError, without_password
+from handfast.server.process.settings import HIDDEN, SettingsError, without_password
 from handfast.server.suite import SuiteSettings
 
 GIVEN: dict[str, Any] = {"name": "users", "listen": "127.0.0.1:50051", "database_url": "sqlite:////tmp/users.sqlite3"}
@@ -146,7 +146,12 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
         ("database_url", f"sqlite:////{'long/' * 200}", "names a path of 1000 bytes, and SQLite takes up to 504"),
         ("database_must_replicate", True, "must not be set with SQLite, which does not replicate"),
         ("database_url", "mysql://u:hunter2@h/d", "must be sqlite:///FILE or postgresql://…"),
-        ("database_url", "postgresql://u:a@hunter2@h/d", "must have each @ of a password written as %40"),
+        (
+            "database_url",
+            "postgresql://u:a@hunter2@h/d",
+            "must have each @ written as %40, but for the one before the host",
+        ),
+        ("database_url", "postgresql://us/er:hunter2@h/d", "must have each @ written as %40"),
         ("users_address", "users", "--users-address (or HANDFAST_USERS_ADDRESS) must be HOST:PORT"),
         ("preferences_address", "127.0.0.1:0", "--preferences-address (or HANDFAST_PREFERENCES_ADDRESS) must name a"),
         ("accounts_address", "", "--accounts-address (or HANDFAST_ACCOUNTS_ADDRESS) must be HOST:PORT"),
@@ -313,6 +318,34 @@ def test_settings_do_not_show_a_database_password() -> None:
 )
 def test_a_database_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "'postgresql://ada:hunter2@db/users'",
+        '"postgresql://ada:hunter2@db/users"',
+        " postgresql://ada:hunter2@db/users",
+        "postgresql://ada:b@hunter2@db/users",
+        "postgresql://a/da:hunter2@db/users",
+        "postgresql://ada%3ahunter2@db/users",
+        "postgresql:/ada:hunter2@db/users",
+        "postgre-sql://ada:hunter2@db/users",
+        "ada:hunter2@db/users",
+        "host=db user=ada password=hunter2",
+        "postgresql://db/users#password=hunter2",
+        "postgresql://db/users&password=hunter2",
+    ],
+)
+def test_nothing_is_shown_of_a_url_that_is_mistyped(url: str) -> None:
+    assert without_password(url) == HIDDEN
+
+
+@pytest.mark.parametrize(
+    "parameters", ["user=ada;password=hunter2", "sslmode=require#password=hunter2", "dbname=postgresql://a:hunter2@db"]
+)
+def test_a_parameter_with_another_in_its_value_is_not_shown(parameters: str) -> None:
+    assert without_password(f"postgresql://db/users?{parameters}") == "postgresql://db/users"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:50051", "users.example.com:443"])

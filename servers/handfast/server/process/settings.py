@@ -56,6 +56,15 @@ _PUBLIC_PARAMETERS = frozenset(
         *("connect_timeout", "tcp_user_timeout", "keepalives", "load_balance_hosts"),
     }
 )
+_PUBLIC_VALUE = re.compile(r"[\w.,:/~+%-]*")
+# A user with a colon that is encoded may be one with the password.
+_PUBLIC_PLACE = re.compile(
+    r"sqlite(\+pysqlite)?:///.*|"
+    r"postgresql(\+psycopg)?://(((?!%3a)[\w.~+%-])*@)?([\w.-]*|\[[\w:.%]*\])(:\d*)?(/[^:@#;&=]*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+HIDDEN = "(hidden)"
+"""Stands for a secret of which no part can be shown."""
 
 
 class SettingsError(Failure):
@@ -82,11 +91,18 @@ def setting(value: Any, help: str, **more: object) -> Any:
 
 
 def without_password(database_url: str) -> str:
-    """The URL without its password, and with no parameters but those that are no secret: fit to be printed."""
+    """The URL without its password, and with no parameters but those that are no secret: fit to be printed. HIDDEN for
+    what has another form: where that is mistyped, the password may be anywhere in it."""
     # What counts as the password is what SQLAlchemy's make_url takes for it.
     place, _, parameters = re.sub(r"^([\w+]+://[^:/]*):[^@]*@", r"\1@", database_url).partition("?")
-    kept = [each for each in parameters.split("&") if each.partition("=")[0] in _PUBLIC_PARAMETERS]
+    if not _PUBLIC_PLACE.fullmatch(place):
+        return HIDDEN
+    kept = [each for each in parameters.split("&") if _is_public(*each.partition("=")[::2])]
     return "?".join(filter(None, (place, "&".join(kept))))
+
+
+def _is_public(parameter: str, value: str) -> bool:
+    return parameter in _PUBLIC_PARAMETERS and _PUBLIC_VALUE.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,8 +433,10 @@ class DatabaseSettings(ServerSettings):
             )
         else:
             # What follows the first @ would be taken for the host, and shown in errors.
-            authority = re.split("[/?]", without_password(self.database_url).partition("://")[2])[0]
-            self.require("database_url", authority.count("@") <= 1, "must have each @ of a password written as %40")
+            rest = re.sub("^[^:/]*:[^@]*@", "@", self.database_url.partition("://")[2])
+            host, _, database = rest.partition("?")[0].partition("/")
+            rule = "must have each @ written as %40, but for the one before the host"
+            self.require("database_url", host.count("@") <= 1 and "@" not in database, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
