@@ -73,8 +73,9 @@ class Running:
 
     def log_lines(self, request_id: str) -> list[dict[str, Any]]:
         self._writer.flush()
-        lines = [json.loads(line) for line in self._log.getvalue().splitlines()]
-        return [line for line in lines if line.get("request_id") == request_id]
+        as_logged = json.dumps(request_id).encode()
+        named = [line for line in self._log.getvalue().splitlines() if as_logged in line]
+        return [line for line in map(json.loads, named) if line.get("request_id") == request_id]
 
     def metric(self, sample: str) -> float:
         """The value of one sample, given as it stands in the text."""

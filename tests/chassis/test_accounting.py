@@ -65,15 +65,16 @@ class Bench(Running):
     def records(self, labels: dict[str, str]) -> dict[str, float]:
         """What the metrics say of a method: started, ended by code, observed."""
 
-        def value(name: str, **more: str) -> float:
-            found = self.server.metrics.registry.get_sample_value(name, {**labels, **more})
-            return found or 0.0
-
-        handled = {code: value("grpc_server_handled_total", grpc_code=name) for code, name in GO_NAMES.items()}
+        found = {
+            (sample.name, sample.labels.get("grpc_code")): sample.value
+            for metric in self.server.metrics.registry.collect()
+            for sample in metric.samples
+            if labels.items() <= sample.labels.items()
+        }
         return {
-            "started": value("grpc_server_started_total"),
-            "observed": value("grpc_server_handling_seconds_count"),
-            **{name.name: count for name, count in handled.items()},
+            "started": found.get(("grpc_server_started_total", None), 0.0),
+            "observed": found.get(("grpc_server_handling_seconds_count", None), 0.0),
+            **{code.name: found.get(("grpc_server_handled_total", name), 0.0) for code, name in GO_NAMES.items()},
         }
 
     def in_flight(self) -> float:

@@ -52,11 +52,15 @@ def own(log: Any, writer: Any) -> Iterator[Running]:
 
 def counted(own: Running) -> Counter[str]:
     """The ends of GetUsers by code, as metrics have them."""
-    codes: Counter[str] = Counter()
-    for code, name in GO_NAMES.items():
-        labels = {"grpc_type": "unary", "grpc_service": USERS.full_name, "grpc_method": "GetUser", "grpc_code": name}
-        codes[code.name] = int(own.server.metrics.registry.get_sample_value("grpc_server_handled_total", labels) or 0)
-    return +codes
+    names = {name: code.name for code, name in GO_NAMES.items()}
+    return +Counter(
+        {
+            names[sample.labels["grpc_code"]]: int(sample.value)
+            for metric in own.server.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "grpc_server_handled_total" and sample.labels["grpc_method"] == "GetUser"
+        }
+    )
 
 
 def in_flight(own: Running, pool: str) -> float:

@@ -104,8 +104,9 @@ class Lines:
         return [line["event"] for line in self._about(request_id)] == ["call"]
 
     def _about(self, request_id: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in list(self.all)]
-        return [line for line in lines if line.get("request_id") == request_id]
+        as_logged = json.dumps(request_id).encode()
+        named = [line for line in list(self.all) if as_logged in line]
+        return [line for line in map(json.loads, named) if line.get("request_id") == request_id]
 
 
 @pytest.fixture
