@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from handfast.server.chassis import Server, ServerSettings, serve
+from handfast.server.chassis.logs.values import loggable
 from handfast.server.cli.settings import on_this_machine, read_addresses, read_participants
 from handfast.server.cli.temporary import environment_of_its_own
 from handfast.server.process.command import Failure
@@ -257,7 +258,7 @@ class PostageSettings(ServerSettings):
     surcharge: int = field(default=0, metadata={"help": "cents on top of each letter"})
     prices: str = field(default="", metadata={"help": "file of prices", "metavar": "FILE"})
     seal: str = field(default="", metadata={"help": "what signs letters", "secret": True})
-    code: int = field(default=0, metadata={"help": "what opens the letter box", "secret": True})
+    code: int = field(default=0, metadata={"help": "what opens the letter box", "secret": True, "bounds": (0, 999_999)})
     zones: tuple[str, ...] = field(default=(), metadata={"help": "where it delivers"})
 
     def __post_init__(self) -> None:
@@ -288,6 +289,14 @@ class TestServersOfOnesOwn:
     def test_its_secrets_are_wholly_so(self, write: Write) -> None:
         with pytest.raises(Failure, match=r"seal in .* is secret, in a file that others"):
             self.read(write('seal = "hunter2"\n'))
+        settings = self.read(write('seal = "hunter2"\ncode = 1234\nsurcharge = 3\n', 0o600))
+        for told in (repr(settings), str(loggable(settings))):
+            assert "surcharge" in told
+            assert "hunter2" not in told
+            assert "1234" not in told
+        path = write("code = 1234567\n", 0o600)
+        with pytest.raises(Failure, match=rf"^code in {re.escape(path)} must be from 0 to 999999$"):
+            self.read(path)
 
     def test_a_secret_that_is_no_text_may_be_in_a_file_of_its_own(self, write: Write, tmp_path: Path) -> None:
         path = write('code_file = "code"\n')

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,12 @@ class ServerSettings:
         False, "serve other machines whoever they are, without authentication and without mutual TLS"
     )
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        for each in vars(cls).values():
+            if isinstance(each, Field) and each.metadata.get("secret"):
+                each.repr = False  # it is no dataclass yet; the log goes by this, too
+
     def __post_init__(self) -> None:
         self._check_listen("listen", self.listen)
         if not self.metrics_listen:
@@ -252,7 +258,8 @@ class ServerSettings:
                 least, greatest = bounds
                 value: float = getattr(self, each.name)
                 unit = " seconds" if isinstance(each.default, float) else ""
-                rule = f"must be from {least} to {greatest}{unit}, not {shown(value)}"
+                found = "" if each.metadata.get("secret") else f", not {shown(value)}"
+                rule = f"must be from {least} to {greatest}{unit}{found}"
                 self.require(each.name, least <= value <= greatest, rule)
         self.require(
             "processor",
@@ -400,7 +407,6 @@ class DatabaseSettings(ServerSettings):
     """
 
     database_url: str = field(
-        repr=False,  # may hold a password
         metadata={
             "help": "sqlite:////absolute/file or postgresql://user:password@host/name",
             "metavar": "URL",
