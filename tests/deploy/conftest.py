@@ -39,7 +39,7 @@ def exported(running: Process, client: Suite, of_certificates: Series) -> Series
     decided = "handfast_transactions_decided_total"
     assert eventually(lambda: "TRANSACTION_EXPIRED" in _stored(running)[decided]["reason"])
     series = _stored(running)
-    of_servers = {label: series["up"][label] for label in ("job", "instance")}
+    of_servers = {label: series["up"][label] for label in ("suite", "job", "instance")}
     return {**series, **{name: {**labels, **of_servers} for name, labels in of_certificates.items()}}
 
 
@@ -98,7 +98,7 @@ def _stored(running: Process) -> Series:
 
 def _samples(running: Process) -> Iterator[tuple[str, dict[str, str]]]:
     for job, target in targets():
-        of_target = {"job": job, "instance": target}
+        of_target = {"suite": "handfast/handfast", "job": job, "instance": target}
         yield "up", of_target  # Prometheus adds it
         port = running.first_port + int(target.rpartition(":")[2]) - FIRST_PORT
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:

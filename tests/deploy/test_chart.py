@@ -283,11 +283,18 @@ def test_helm_gives_what_is_rendered() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_helm_hands_the_rules_to_prometheus_as_they_are() -> None:
-    printed = helm("handfast", CHART, "--set", "monitoring.enabled=true", "--show-only", "templates/rules.yaml")
-    (rules,) = manifests(printed)
-    assert rules["spec"] == prometheus("rules.yaml")
-    assert (rules["apiVersion"], rules["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+def test_helm_hands_the_rules_to_prometheus_as_they_are_but_for_which_suite_may_be_absent() -> None:
+    arguments = ("--namespace", "shop", "--set", "monitoring.enabled=true")
+    printed = helm("staging", CHART, *arguments)
+    (rules,) = (each for each in manifests(printed) if each["kind"] == "PrometheusRule")
+    here = json.dumps(prometheus("rules.yaml")).replace("absent(up{", 'absent(up{suite=\\"shop/staging\\", ')
+    assert rules["spec"] == json.loads(here)
+    assert json.dumps(rules["spec"]).count("shop/staging") == len(SERVERS)
+    assert rules["apiVersion"] == "monitoring.coreos.com/v1"
+    relabelings = [
+        each["spec"]["endpoints"][0]["relabelings"] for each in manifests(printed) if each["kind"] == "ServiceMonitor"
+    ]
+    assert relabelings == [[{"targetLabel": "suite", "replacement": "shop/staging"}]] * len(SERVERS)
 
 
 @pytest.mark.parametrize("ci", ["", "true"])

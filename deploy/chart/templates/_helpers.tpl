@@ -9,6 +9,11 @@
 {{ include "handfast.name" . }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
 {{- end }}
 
+{{/* What Prometheus calls this release, among others. */}}
+{{- define "handfast.suite" -}}
+{{ .Release.Namespace }}/{{ .Release.Name }}
+{{- end }}
+
 {{/* Its values: those of all servers, and its own over them. The same goes for the Job of migrations, `migrate`. */}}
 {{- define "handfast.values" -}}
 {{ mergeOverwrite (deepCopy .root.Values.server) (deepCopy (index .root.Values .server | default dict)) | toYaml }}
