@@ -405,6 +405,27 @@ def test_the_command_fails_where_a_server_could_not_start(handfast: Callable[...
     assert handfast("config", "up", "--config", path) == Result(2, "", f"handfast: config: up: {complaint}\n")
 
 
+def test_that_a_file_of_whom_to_trust_cannot_be_used_is_told_where_settings_are_printed(
+    handfast: Callable[..., Result], write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = 'authentication = "observe"\ntoken_keys = "keys.json"\ntoken_issuer = "i"\ntoken_audience = "a"\n'
+    path, keys = write(f'{tokens}[users]\ndatabase_url = "sqlite:////tmp/users"\n'), tmp_path / "keys.json"
+    complaint = f"token_keys in {path} is {keys}, which cannot be read: No such file or directory\n"
+    for arguments, who in ((["config", "users"], "config: users"), (["serve", "users", "--print-config"], "users")):
+        result = handfast(*arguments, "--config", path)
+        assert (result.status, result.stderr) == (2, f"handfast: {who}: {complaint}")
+        assert f'token_keys = "{keys}" # {path}' in lines_of(result.stdout)
+    keys.write_text("[]")
+    path = write(tokens)
+    argv = ["--print-config", "--config", path]
+    assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=argv) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(
+        f"postage: token_keys in {path} is {keys}, which breaks a rule: it is no JSON Web Key Set"
+    )
+    assert f'token_keys = "{keys}" # {path}' in lines_of(told.out)
+
+
 class TestWhereASuiteIs:
     FILE = '[accounts]\nusers_address = "u:1"\n[participants]\ncredits = "c:1"\n[up]\nfirst_port = 6000\n'
 

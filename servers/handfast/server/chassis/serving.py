@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from handfast.server.chassis.logs import log
+from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.server import Server
 from handfast.server.chassis.versions import versions
 from handfast.server.process import open_files
@@ -44,7 +45,7 @@ def serve(
 
     build_server = functools.partial(_build_by_name, build) if isinstance(build, str) else build
     run_server = functools.partial(build_and_run, build_server)
-    return run(server_command(settings, name, listen, run_server, who=name), argv)
+    return run(server_command(settings, name, listen, run_server, name, check_files), argv)
 
 
 def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:
@@ -57,6 +58,13 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     log.configure(settings.name, settings.log_level)
     structlog.get_logger().info("starting", **versions())
     build(settings).run(stop)
+
+
+def check_files(settings: ServerSettings) -> None:
+    """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used. Certificates are
+    checked by the settings themselves."""
+    log.configure(settings.name, "error")  # or what it would log of them would stand among what is printed
+    Authenticator.of(settings, ())
 
 
 def _build_by_name(name: str, settings: ServerSettings) -> Server:

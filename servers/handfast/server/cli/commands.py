@@ -63,8 +63,16 @@ def _run_server(settings: SuiteSettings, stop: threading.Event) -> None:
     build_and_run(importlib.import_module(f"handfast.server.{settings.name}.server").build, settings, stop)
 
 
+def _check_files(settings: SuiteSettings) -> None:
+    from handfast.server.cli.config import check_files
+
+    check_files(settings)
+
+
 for _server, _address in on_this_machine().items():
-    serve.add_command(server_command(SuiteSettings, _server, _address, _run_server, who=f"handfast: {_server}"))
+    serve.add_command(
+        server_command(SuiteSettings, _server, _address, _run_server, f"handfast: {_server}", _check_files)
+    )
 
 
 @handfast.command(params=[CONFIG])

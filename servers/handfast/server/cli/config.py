@@ -32,7 +32,7 @@ def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
                 defaults = {each.name: each.parse(each.shown_default or "") for each in OF_UP}
                 click.echo(listing(UP, OF_UP, given, defaults | values(given)))
             else:
-                print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ)
+                print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ, check_files)
         except Failure as error:
             faults.append(f"{server}: {error}")
     known = {*servers, *(setting.key for setting in settings_of(SuiteSettings, UP, ""))}
@@ -41,3 +41,11 @@ def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
         click.echo(f"\n# For no server of the suite: {', '.join(others)} of {file.path}")
     if faults:
         raise Failure("\n".join(faults))
+
+
+def check_files(settings: SuiteSettings) -> None:
+    """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used."""
+    if settings.authentication != "off":
+        from handfast.server.chassis import serving  # takes most of a second, and is installed with servers only
+
+        serving.check_files(settings)

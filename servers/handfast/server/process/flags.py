@@ -81,22 +81,29 @@ def made(
 
 
 def print_settings(
-    kind: type[ServerSettings], server: str, listen: str, flags: Mapping[str, Any], environment: Mapping[str, str]
+    kind: type[Settings],
+    server: str,
+    listen: str,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    check: Callable[[Settings], object] = lambda settings: None,
 ) -> None:
-    """Prints the settings that `read_settings` gives, each with where it is from. Raises SettingsError as that does,
-    after they are printed if they can be: where each value is of its type.
+    """Prints the settings that `read_settings` gives, each with where it is from. Raises SettingsError as that does and
+    as `check` does, after they are printed if they can be: where each value is of its type.
     """
     settings = settings_of(kind, server, listen)
     given = _read(settings, server, flags, environment)
     fault = None
     try:
-        found = vars(made(kind, server, listen, settings, given))
+        whole = made(kind, server, listen, settings, given)
+        found = vars(whole)
     except SettingsError as error:
         fault = error
         found = {field.name: field.default for field in dataclasses.fields(kind)} | {"listen": listen, **values(given)}
     click.echo(listing(server, settings, given, found))
     if fault:
         raise fault
+    check(whole)
 
 
 def _read(
@@ -108,16 +115,22 @@ def _read(
 
 
 def server_command(
-    kind: type[Settings], name: str, listen: str, run: Callable[[Settings, threading.Event], None], who: str
+    kind: type[Settings],
+    name: str,
+    listen: str,
+    run: Callable[[Settings, threading.Event], None],
+    who: str,
+    check: Callable[[Settings], object] = lambda settings: None,
 ) -> click.Command:
     """The command that runs the server `name`: `run` gets its settings, of the class `kind`, and the event that is set
     when this process is asked to stop. `listen` is the default of its address; `who` begins the line of a failure.
+    `check` raises Failure for settings with which `run` would at once; they are printed all the same.
     """
 
     @failing_as(who)
     def serve(print_config: bool, **flags: Any) -> None:
         if print_config:
-            print_settings(kind, name, listen, flags, os.environ)
+            print_settings(kind, name, listen, flags, os.environ, check)
             return
         settings = read_settings(kind, name, listen, flags, os.environ)
         stop = threading.Event()
