@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from handfast.server.chassis.tracing import spans
+from handfast.server.chassis.tracing.sampler import ByRatio
 
 
 class Recorded:
@@ -29,9 +30,15 @@ class Recorded:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+def sampler() -> ByRatio | None:
+    """That of the servers, which a test may give; None for that of an application, which knows nothing of it."""
+    return None
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, sampler: ByRatio | None) -> Iterator[Recorded]:
     """As an application would do by `trace.set_tracer_provider`, which a process can do only once."""
-    provider = TracerProvider()
+    provider = TracerProvider(sampler, id_generator=None if sampler is None else sampler.ids)
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     monkeypatch.setattr(spans, "recorder", None)

@@ -12,23 +12,30 @@ import pytest
 import sqlalchemy as sa
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from sqlalchemy.exc import IntegrityError
 
 from handfast.client import DeadlineExceeded, channel
+from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import InvalidMetadata, PeerUnavailable
 from handfast.server.chassis.server import Server, Service
 from handfast.server.chassis.tracing.database import TracedDatabase
+from handfast.server.chassis.tracing.sampler import ByRatio
 from handfast.server.process.settings import ServerSettings, sqlite_url
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests.chassis.conftest import USERS, Users
+from tests.client.backend import Backend
+from tests.client.conftest import backend
 from tests.databases.postgresql import PostgreSQL
 from tests.eventually import eventually
 
 from .conftest import Recorded
 
+__all__ = ["backend"]
+
 CALLS = {"pool": "calls"}
 ADA = users_pb2.GetUserRequest(user_id="ada")
+UNRECORDED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 Stub = users_pb2_grpc.UserServiceStub
 
 
@@ -115,6 +122,56 @@ def test_what_a_handler_does_is_within_its_call(served: Served, recorded: Record
             Stub(opened).GetUser(ADA)
     calls = [span.context.span_id for span in served.spans(2) if span.context]
     assert [span.parent.span_id for span in recorded.spans if span.name == "work" and span.parent] == calls
+
+
+@pytest.mark.parametrize("sampler", [ByRatio(0)])
+@pytest.mark.parametrize(
+    "metadata",
+    [(), (("traceparent", UNRECORDED),), (("traceparent", UNRECORDED), ("tracestate", "a=b"))],
+    ids=["begun here", "its caller's", "its caller's with a state"],
+)
+def test_of_a_call_that_is_not_recorded_nothing_is_and_its_trace_goes_on(
+    served: Served, recorded: Recorded, backend: Backend, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    calls: list[Call] = []
+
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        calls.append(current())
+        with recorded.tracer.start_as_current_span("work"):
+            Stub(peer).GetUser(ADA)
+        Stub(peer).GetUser(ADA)
+        return users_pb2.GetUserResponse()
+
+    served.servicer.behavior = behave
+    with channel(backend.address, tracing=True) as peer, channel(served.server.address) as opened:
+        Stub(opened).GetUser(ADA, metadata=metadata)
+    assert not recorded.spans
+    (call,) = calls
+    traceparents = [str(value) for value in backend.metadata_values("traceparent")]
+    assert {value[:35] for value in traceparents} == {f"00-{call.trace_id}"}
+    assert {int(value[-2:], 16) & 1 for value in traceparents} == {0}
+    if metadata:
+        assert (call.trace_id, call.span_id != UNRECORDED[36:52]) == (UNRECORDED[3:35], True)
+    assert backend.metadata_values("tracestate") == ({"a=b"} if len(metadata) == 2 else {None})
+
+
+@pytest.mark.parametrize("sampler", [ByRatio(0.5)])
+def test_the_id_of_a_trace_that_begins_here_decides_whether_it_is_recorded(served: Served, recorded: Recorded) -> None:
+    """As other servers of the trace may go by its id, too."""
+    trace_ids: list[str] = []
+
+    def behave(request: Any, context: Any) -> users_pb2.GetUserResponse:
+        trace_ids.append(current().trace_id or "")
+        return users_pb2.GetUserResponse()
+
+    served.servicer.behavior = behave
+    with channel(served.server.address) as opened:
+        for _ in range(64):  # of which none is recorded, or all are, once in 2^63 times
+            Stub(opened).GetUser(ADA)
+    chosen = {trace_id for trace_id in trace_ids if int(trace_id[16:], 16) < 2**63}
+    assert len(set(trace_ids)) == 64
+    assert 0 < len(chosen) < 64
+    assert {format_trace_id(span.context.trace_id) for span in served.spans(len(chosen)) if span.context} == chosen
 
 
 def test_an_unexpected_exception_tells_nothing_of_itself(served: Served) -> None:

@@ -242,7 +242,9 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded(traced: Traced)
     assert traced.receiver.of_trace(other_id, 11)
     assert trace_id not in {span.trace_id for span in traced.receiver.spans}
     # It goes on all the same, and logs name it.
-    assert {line["service"] for line in traced.log_lines(trace_id, 3)} == {"accounts", "users", "preferences"}
+    lines = traced.log_lines(trace_id, 3)
+    assert {line["service"] for line in lines} == {"accounts", "users", "preferences"}
+    assert len({line["span_id"] for line in lines} - {PARENT}) == 3
 
 
 def test_the_state_of_a_trace_goes_on_to_peers(traced: Traced) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from handfast.client.addresses import hosts_of
@@ -99,14 +99,15 @@ class _TracedMethod:
         """The span of a call, and its metadata with that. Its parent is what the metadata says, or what is current, or
         the call that is being served."""
         given = check_metadata(metadata)
-        headers, parent = dict(given), None
+        headers, current, parent = dict(given), trace.get_current_span(), None
         if TRACEPARENT_KEY in headers:
             parent = parent_in(headers)
-        elif (traceparent := CURRENT.get().traceparent) and not trace.get_current_span().get_span_context().is_valid:
+        elif isinstance(current, Unrecorded):
+            return current, _with_headers(given, current.headers)
+        elif (traceparent := CURRENT.get().traceparent) and not current.get_span_context().is_valid:
             parent = parent_in({TRACEPARENT_KEY: traceparent})
         span = self._tracer.start_span(self._name, parent, SpanKind.CLIENT, self._attributes)
-        ours = headers_of(span)
-        return span, (*(entry for entry in given if entry[0] not in ours), *ours.items())
+        return span, _with_headers(given, headers_of(span.get_span_context()))
 
     def _made(self, span: Span, make: Any, *arguments: Any, **named: Any) -> Any:
         try:
@@ -137,13 +138,21 @@ class _TracedBegun:
         _end(self._span, grpc.StatusCode.CANCELLED)  # unless it is over already: the first end counts
 
 
+class Unrecorded(NonRecordingSpan):
+    """The span of a call of which nothing is recorded, as is known of all within it, too: that needs no spans."""
+
+    def __init__(self, span_context: SpanContext) -> None:
+        super().__init__(span_context)
+        self.headers = headers_of(span_context)
+
+
 class TransactionSpan:
     """The span of a transaction, which is current within its block."""
 
     def __init__(self) -> None:
         self._span = trace.get_tracer("handfast.client", schema_url=SCHEMA).start_span("transaction")
         self._token: Token[context.Context] = context.attach(trace.set_span_in_context(self._span))
-        self.traceparent = headers_of(self._span).get(TRACEPARENT_KEY)
+        self.traceparent = headers_of(self._span.get_span_context()).get(TRACEPARENT_KEY)
         """Of its calls, also in other threads, where it is not current."""
 
     def end(self, error: BaseException | None, transaction_id: str, outcome: str) -> None:
@@ -160,10 +169,14 @@ def parent_in(headers: Mapping[str, str | bytes]) -> context.Context:
     return _W3C.extract(ours, context.Context())
 
 
-def headers_of(span: Span) -> dict[str, str]:
+def headers_of(span: SpanContext) -> dict[str, str]:
     """The metadata by which others learn of a span; none of one that is not valid, as without an SDK."""
-    headers: dict[str, str] = {}
-    _W3C.inject(headers, trace.set_span_in_context(span))
+    if not span.is_valid:
+        return {}
+    # As `_W3C.inject` writes it, for a third of the time.
+    headers = {TRACEPARENT_KEY: f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"}
+    if span.trace_state:
+        headers[TRACESTATE_KEY] = span.trace_state.to_header()
     return headers
 
 
@@ -176,6 +189,12 @@ def fail(span: Span, error: str) -> None:
     """Has the span say that it failed. Messages of errors may have personal data, so they are left out."""
     span.set_attribute(ERROR_TYPE, error)
     span.set_status(StatusCode.ERROR)
+
+
+def _with_headers(
+    given: tuple[tuple[str, str | bytes], ...], headers: Mapping[str, str]
+) -> tuple[tuple[str, str | bytes], ...]:
+    return (*(entry for entry in given if entry[0] not in headers), *headers.items())
 
 
 def _end(span: Span, code: grpc.StatusCode) -> None:

@@ -304,12 +304,12 @@ class Call(Propagated):
     @property
     def trace_id(self) -> str | None:
         """The id of the trace, 32 hexadecimal digits; None without one."""
-        return None if self.traceparent is None else self.traceparent.split("-")[1]
+        return None if self.traceparent is None else self.traceparent[3:35]
 
     @property
     def span_id(self) -> str | None:
         """The id of this call's span, 16 hexadecimal digits; None where it is not traced."""
-        return None if self.traceparent is None or self.span is None else self.traceparent.split("-")[2]
+        return None if self.traceparent is None or self.span is None else self.traceparent[36:52]
 
     def personal_data(self) -> PersonalData | None:
         """What the request has that must not be printed, as it was when this was first asked. None before there is

@@ -7,5 +7,6 @@ These are imported with tracing only, and OpenTelemetry with them:
     calls.py      a span for each call, as the pipeline reports it, and exemplars for how long it took
     recorder.py   the spans of a transaction's phases, and of what is done for it later
     database.py   a span for each local transaction
+    sampler.py    which traces are recorded
     sdk.py        sets the SDK up by the standard variables OTEL_…
 """

@@ -21,6 +21,7 @@ from handfast.client.tracing import (
     SERVER_ADDRESS,
     SERVER_PORT,
     STATUS_CODE,
+    TRACESTATE_KEY,
     TRANSACTION_ID,
     fail,
     headers_of,
@@ -30,6 +31,7 @@ from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.pipeline.pools import DURATIONS_S
 from handfast.server.chassis.tracing import spans
 from handfast.server.chassis.tracing.recorder import OpenTelemetryRecorder, tracer
+from handfast.server.chassis.tracing.sampler import ByRatio
 
 ERRORS = frozenset(
     {
@@ -54,12 +56,15 @@ class CallTracing:
 
     def __init__(self) -> None:
         self._tracer = tracer()
+        self._by_ratio: ByRatio | None = None
         self._server: dict[str, str | int] = {}
         self.exemplars: dict[tuple[Method, int], Exemplar] = {}
         spans.recorder = spans.recorder or OpenTelemetryRecorder()
 
     def serve_at(self, host: str, port: int) -> None:
         self._server = {SERVER_ADDRESS: host, SERVER_PORT: port}
+        sampler = getattr(trace.get_tracer_provider(), "sampler", None)
+        self._by_ratio = sampler if isinstance(sampler, ByRatio) else None
 
     def begin(self, call: Call) -> None:
         """In the context in which the handler is about to run: what it does is part of the call's span."""
@@ -90,8 +95,17 @@ class CallTracing:
         self.exemplars[call.method, bucket] = Exemplar(labels, call.seconds, time.time())
 
     def _start(self, call: Call) -> Span:
+        unrecorded = None
+        if self._by_ratio is not None and TRACESTATE_KEY not in call.metadata:
+            unrecorded = self._by_ratio.unrecorded(call.traceparent)
+        span = unrecorded or self._by_sdk(call)
+        headers = headers_of(span.get_span_context()) if unrecorded is None else unrecorded.headers
+        call.span, call.traceparent = span, headers.get(TRACEPARENT_KEY, call.traceparent)
+        return span
+
+    def _by_sdk(self, call: Call) -> Span:
         name = call.method.path.removeprefix("/")
-        call.span = span = self._tracer.start_span(
+        return self._tracer.start_span(
             name or RPC["rpc.system.name"],
             # A malformed `traceparent` is none.
             parent_in(call.metadata if call.traceparent else {}),
@@ -99,8 +113,6 @@ class CallTracing:
             {**RPC, METHOD: name or "_OTHER", **self._server},
             start_time=_ns_at_arrival(call),
         )
-        call.traceparent = headers_of(span).get(TRACEPARENT_KEY, call.traceparent)
-        return span
 
 
 def _ns_at_arrival(call: Call) -> int:

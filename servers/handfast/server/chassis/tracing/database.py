@@ -18,7 +18,6 @@ from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fai
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.tracing.recorder import Block, tracer
-from handfast.server.chassis.tracing.spans import NO_SPAN
 from handfast.server.process.settings import sqlite_file
 
 NAME = "db.namespace"
@@ -35,18 +34,21 @@ class TracedDatabase(Database):
         # SQLite runs in this process.
         self._kind = SpanKind.CLIENT if SERVER_ADDRESS in self._attributes else SpanKind.INTERNAL
 
+    def read(self) -> AbstractContextManager[sa.Connection]:  # type: ignore[override]  # of which nobody asks for more
+        return self._traced_read() if trace.get_current_span().is_recording() else super().read()
+
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def _traced_read(self) -> Iterator[sa.Connection]:
         with self._span("SELECT"), super().read() as connection:
             yield connection
 
     def _try_to_write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
+        if not trace.get_current_span().is_recording():
+            return super()._try_to_write(work, one_statement)
         with self._span("TRANSACTION"):
             return super()._try_to_write(work, one_statement)
 
-    def _span(self, operation: str) -> AbstractContextManager[object]:
-        if not trace.get_current_span().is_recording():
-            return NO_SPAN
+    def _span(self, operation: str) -> Block:
         name, attributes = f"{operation} {self._attributes[NAME]}", {**self._attributes, "db.operation.name": operation}
         return _Block(self._tracer.start_span(name, None, self._kind, attributes))
 

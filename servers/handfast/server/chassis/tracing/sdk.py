@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
-from opentelemetry.trace import Link, SpanKind, TraceState
-from opentelemetry.util.types import Attributes
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from handfast.server.chassis.start_errors import StartError
+from handfast.server.chassis.tracing.sampler import ByRatio
 
 EXPORTERS, SAMPLER, RATIO = "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -52,30 +50,13 @@ def exporting(service: str) -> Iterator[None]:
         ending.join(LAST_SECONDS)
 
 
-class LinkedOrRatio(TraceIdRatioBased):
-    """Records a share of traces, and all that are linked to one that is recorded: so what is done for a transaction
-    later is recorded where the transaction is."""
-
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Attributes = None,
-        links: Sequence[Link] | None = None,
-        trace_state: TraceState | None = None,
-    ) -> SamplingResult:
-        if any(link.context.trace_flags.sampled for link in links or ()):
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
-        return super().should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-
-
 def _provider(service: str) -> TracerProvider:
     """Raises ValueError, with the variable that breaks its rule."""
     exporters = _exporters()
     resource = Resource.create({SERVICE_NAME: service}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(sampler=_sampler(), resource=resource, shutdown_on_exit=False)
+    sampler = _sampler()
+    ids = sampler.ids if isinstance(sampler, ByRatio) else None
+    provider = TracerProvider(sampler, resource, shutdown_on_exit=False, id_generator=ids)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
@@ -87,7 +68,7 @@ def _sampler() -> Sampler | None:
         return None
     text = os.environ.get(RATIO) or "1"
     try:
-        return ParentBased(LinkedOrRatio(float(text)))
+        return ByRatio(float(text))
     except ValueError:
         raise ValueError(f"{RATIO} must be a number from 0 to 1, not {text!r}") from None
 
