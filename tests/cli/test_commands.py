@@ -73,7 +73,7 @@ def test_the_help_of_a_server_names_each_flag_with_its_value_variable_and_defaul
         ("--grace SECONDS", "HANDFAST_GRACE", "default: 10"),
         ("--processor NUMBER|any", "HANDFAST_ACCOUNTS_PROCESSOR", "default: any"),
         ("--log-level debug|info|warning|error", "HANDFAST_LOG_LEVEL", "default: info"),
-        ("--allow-plaintext-beyond-loopback", "HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK", "default: false"),
+        ("--no-allow-plaintext-beyond-loopback", "HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK", "default: false"),
     ):
         assert re.search(rf"{re.escape(flag)} [^\[]+\[env var: {variable}; {re.escape(default)}\]", text), flag
 

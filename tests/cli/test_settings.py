@@ -52,9 +52,10 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
 @pytest.mark.parametrize(
     ("argv", "threads", "allowed"),
     [
-        ([], 2, False),
-        (["--threads", "3"], 3, False),
-        (["--threads=3", "--allow-plaintext-beyond-loopback"], 3, True),
+        ([], 2, True),
+        (["--threads", "3"], 3, True),
+        (["--threads=3", "--no-allow-plaintext-beyond-loopback"], 3, False),
+        (["--allow-plaintext-beyond-loopback"], 2, True),
     ],
 )
 def test_flags_of_a_command_line_reach_the_settings(
@@ -62,6 +63,7 @@ def test_flags_of_a_command_line_reach_the_settings(
 ) -> None:
     monkeypatch.setenv("HANDFAST_USERS_DATABASE_URL", "postgresql://h/users")
     monkeypatch.setenv("HANDFAST_THREADS", "2")
+    monkeypatch.setenv("HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK", "true")
     monkeypatch.setattr("handfast.server.process.flags.when_asked_to_stop", lambda stop: None)
     served: list[SuiteSettings] = []
     command = server_command(

@@ -13,6 +13,7 @@ from handfast.server.process.flags import read_settings
 from handfast.server.suite import SuiteSettings
 from tests.project.commands import BIN, run
 from tests.project.readme import blocks, dangling_links, shows_the_same
+from tests.security.issuer import Issuer
 from tools.settings_page import PAGE, page
 
 
@@ -33,6 +34,7 @@ def file(tmp_path: Path) -> Path:
     file.write_text(example.code.replace("/run/secrets/accounts-database", "url"))
     (tmp_path / "url").touch(0o600)
     (tmp_path / "url").write_text("postgresql://handfast:hunter2@db/accounts\n")
+    (tmp_path / "keys.json").write_bytes(Issuer().jwks)
     return file
 
 

@@ -58,9 +58,10 @@ class Setting(click.Option):
         secret: bool | Callable[[str], str] = False,
         key: str = "",
     ) -> None:
-        # The flag of a bool has no value: to give it is to say true.
-        form: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if parse is yes_or_no else {"metavar": metavar}
-        super().__init__([flag(name), name], help=help, type=str, default=None, multiple=parse is several, **form)
+        flags, form = flag(name), {"type": str, "metavar": metavar}
+        if parse is yes_or_no:  # it has no value: to give it is to say true
+            flags, form = f"{flags}/{flag(f'no_{name}')}", {"type": bool}
+        super().__init__([flags, name], help=help, default=None, multiple=parse is several, **form)
         self.parse = parse
         self.variable = variable
         self.file_variable = f"{variable}{FILE.upper()}" if secret else ""

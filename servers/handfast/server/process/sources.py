@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from handfast.server.process.option import Setting
 from handfast.server.process.secrets import read_secret_line
-from handfast.server.process.settings import SettingsError, flag, names
+from handfast.server.process.settings import SettingsError, flag, names, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Texts of a command line, by the names of the settings."""
+    """Values of a command line, by the names of the settings."""
 
     given: Mapping[str, Any]
 
     def find(self, setting: Setting) -> Given | None:
-        text = self.given.get(setting.name)
-        if setting.multiple:
-            text = ",".join(text or ()) or None
-        return None if text is None else _given(setting, text, flag(setting.name))
+        value = self.given.get(setting.name)
+        if value is None or value == ():
+            return None
+        return _given(setting, shown(value), flag(setting.name))
 
 
 @dataclass(frozen=True, slots=True)
