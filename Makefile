@@ -35,8 +35,8 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 .DEFAULT_GOAL := help
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade trace fuzz simulate mutate
-.PHONY: docs dist image image-test chart check $(CHECKS) format generate freeze pins grpcurl ghz pyright promtool helm
-.PHONY: pgbouncer clean
+.PHONY: docs dist image image-test chart check $(CHECKS) format generate freeze version pins grpcurl ghz pyright
+.PHONY: promtool helm pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -217,6 +217,10 @@ $(GENERATOR): tools/generate-requirements.txt
 freeze: check-contracts check-generated ## when releasing: freeze the contracts as they are now
 	@[ ! -e protos/released.binpb ] || tools/check-breaking.sh
 	$(BIN)/buf build --exclude-source-info --output protos/released.binpb
+
+version: ## when releasing: write another version wherever it stands (VERSION=0.1.0)
+	@$(CHECK_PYTHON)
+	$(PYTHON) tools/set_version.py $(VERSION)
 
 pins: ## pin the newest version of every dependency in constraints.txt
 	@$(CHECK_PYTHON)

@@ -32,6 +32,7 @@ from tests.deploy.files import prometheus, targets
 from tests.deploy.promql import Series
 from tests.project.commands import ROOT, find_tool, run, run_alone
 from tests.project.readme import dangling_links
+from tools.set_version import as_semver
 
 CHECK = Path("tools/check-chart.sh")
 SETS = ("small", "production", "participants")
@@ -273,7 +274,7 @@ def test_the_chart_has_the_version_of_the_project() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == version
-    assert chart["version"] == version.replace(".dev", "-dev")
+    assert chart["version"] == as_semver(version)
 
 
 def test_helm_gives_what_is_rendered() -> None:

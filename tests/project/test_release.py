@@ -1,4 +1,4 @@
-"""What a release goes through: the check of its tag, and the workflows, which have to name what there is."""
+"""What a release goes through: its version, the check of its tag, and the workflows, which name only what there is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.project.commands import ROOT, run
+from tools.set_version import PLACES, as_semver, set_version
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -50,6 +51,58 @@ def test_any_other_tag_is_not(project: Path, tag: str, changelog: str, why: str)
     done = run("tools/check-release.sh", tag, cwd=project)
     assert done.returncode == 1
     assert why in done.stdout
+
+
+@pytest.fixture
+def versioned(tmp_path: Path) -> Path:
+    """Copies of all files that have the version in them."""
+    for file in ("CHANGELOG.md", *(str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(place))):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    return tmp_path
+
+
+def versions(root: Path) -> set[str]:
+    chart = yaml.safe_load((root / "deploy" / "chart" / "Chart.yaml").read_text())
+    (manifest, *_) = yaml.safe_load_all((root / "tests" / "deploy" / "rendered" / "production.yaml").read_text())
+    labels = manifest["metadata"]["labels"]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    (pushed,) = re.findall(r"podman push handfast \S+:(\S+)", (root / "docs" / "deploy.md").read_text())
+    assert labels["helm.sh/chart"] == f"handfast-{chart['version']}"
+    assert project["version"] == chart["appVersion"] == labels["app.kubernetes.io/version"] == pushed
+    return {project["version"], chart["version"]}
+
+
+def test_one_command_writes_the_version_wherever_it_stands(versioned: Path) -> None:
+    assert versions(versioned) == {PROJECT["version"], as_semver(PROJECT["version"])}
+    set_version("7.8.9rc1", versioned)
+    assert versions(versioned) == {"7.8.9rc1", "7.8.9-rc1"}
+    assert (versioned / "CHANGELOG.md").read_text() == (ROOT / "CHANGELOG.md").read_text()
+    set_version("7.8.9", versioned)
+    assert versions(versioned) == {"7.8.9"}
+    unreleased, released = (versioned / "CHANGELOG.md").read_text().split("## [7.8.9] - ")
+    assert unreleased.endswith("## [Unreleased]\n\n")
+    assert "### Added" in released
+    set_version("7.9.0.dev0", versioned)
+    assert versions(versioned) == {"7.9.0.dev0", "7.9.0-dev0"}
+    project = (versioned / "pyproject.toml").read_text().replace("7.9.0.dev0", PROJECT["version"])
+    assert project == (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("version", ["", "v1.2.3", "1.2", "1.2.3-dev0", "1.2.3+local"])
+def test_what_is_no_version_is_refused(versioned: Path, version: str) -> None:
+    with pytest.raises(SystemExit, match=r"is none; such as 0\.1\.0"):
+        set_version(version, versioned)
+
+
+def test_no_other_file_has_the_version() -> None:
+    if shutil.which("git") is None or run("git", "rev-parse").returncode != 0:
+        pytest.skip("this is no clone")
+    expected = {str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(place)} | {"CHANGELOG.md"}
+    for version in {PROJECT["version"], as_semver(PROJECT["version"])}:
+        named = rf"handfast(\[.*\])?(:|-|==){re.escape(version)}"
+        found = run("git", "grep", "--files-with-matches", "--extended-regexp", named, "--", ":!tests/project")
+        assert set(found.stdout.split()) <= expected
 
 
 def test_ci_runs_everything_on_each_python_that_the_package_is_for() -> None:
