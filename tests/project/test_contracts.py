@@ -164,6 +164,7 @@ def test_a_release_freezes_its_contracts_and_the_next_one_may_not_break_them(tmp
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
     (tmp_path / ".venv").symlink_to(BIN.parent)
     image = tmp_path / "protos" / "released.binpb"
+    image.unlink(missing_ok=True)
     others = [f"--assume-old={each}" for each in (".venv/.installed", "check-contracts", "check-generated")]
 
     (tmp_path / "pyproject.toml").write_text('version = "0.1.0"\n')
