@@ -58,7 +58,8 @@ class Setting(click.Option):
         secret: bool | Callable[[str], str] = False,
         key: str = "",
     ) -> None:
-        flags, form = flag(name), {"type": str, "metavar": metavar}
+        flags = flag(name)
+        form: dict[str, Any] = {"type": str, "metavar": metavar}
         if parse is yes_or_no:  # it has no value: to give it is to say true
             flags, form = f"{flags}/{flag(f'no_{name}')}", {"type": bool}
         super().__init__([flags, name], help=help, default=None, multiple=parse is several, **form)
