@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import pytest
 
 from handfast.server.chassis import Server, ServerSettings, serve
 from handfast.server.chassis.logs.values import loggable
-from handfast.server.cli.settings import on_this_machine, read_addresses, read_participants
+from handfast.server.cli.settings import SERVERS, on_this_machine, read_addresses, read_participants
 from handfast.server.cli.temporary import environment_of_its_own
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import print_settings, read_settings
@@ -424,6 +425,26 @@ def test_that_a_file_of_whom_to_trust_cannot_be_used_is_told_where_settings_are_
         f"postage: token_keys in {path} is {keys}, which breaks a rule: it is no JSON Web Key Set"
     )
     assert f'token_keys = "{keys}" # {path}' in lines_of(told.out)
+
+
+def test_a_pipe_is_read_once_and_is_none_for_a_suite_whose_servers_each_read_it(
+    handfast: Callable[..., Result], tmp_path: Path
+) -> None:
+    def piped(*command: str) -> Result:
+        path = tmp_path / f"{command[0]}.toml"
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_text, args=["threads = 3\n"])
+        writer.start()
+        result = handfast(*command, "--config", str(path))
+        writer.join()
+        return result
+
+    assert [line for line in lines_of(piped("config").stdout) if line.startswith("threads")] == [
+        f"threads = 3 # {tmp_path / 'config.toml'}"
+    ] * len(SERVERS)
+    path = tmp_path / "up.toml"
+    complaint = f"--config (or HANDFAST_CONFIG) names {path}, which is no file that each server can read by itself"
+    assert piped("up", "--data-dir", str(tmp_path / "data")) == Result(2, "", f"handfast: up: {complaint}\n")
 
 
 class TestWhereASuiteIs:

@@ -81,6 +81,8 @@ def run(flags: Mapping[str, Any]) -> int:
     for name, of_servers in read(OF_ALL_SERVERS, [Flags(flags)]).items():
         environment[SuiteSettings.variable(UP, name)] = shown(of_servers.value)
     if file := config_file(flags, os.environ).path:
+        if not os.path.isfile(file):
+            raise SettingsError(CONFIG.names, f"names {file}, which is no file that each server can read by itself")
         environment[CONFIG.variable] = os.path.abspath(file)
     credentials = None
     if own.get("secure"):

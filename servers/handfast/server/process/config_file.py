@@ -4,6 +4,7 @@ such as `[users]`, what holds for that one alone; that wins. `docs/settings.md` 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -135,7 +136,15 @@ def config_file(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Con
     if len(paths) > 1:
         raise SettingsError(CONFIG.names, "is given more than once; all settings are in one file")
     path = paths[0] if paths else environment.get(CONFIG.variable)
-    return _load(path) if path else ConfigFile()
+    if not path:
+        return ConfigFile()
+    return _load(path) if os.path.isfile(path) else _load_once(path)
+
+
+@functools.cache
+def _load_once(path: str) -> ConfigFile:
+    """A pipe, such as that of `--config <(decrypt handfast.toml)`, is empty when it is read again."""
+    return _load(path)
 
 
 def _load(path: str) -> ConfigFile:
