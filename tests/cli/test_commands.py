@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +135,19 @@ sys.exit(main(["up"]))
 def test_ctrl_c_ends_a_command_without_a_word_also_while_it_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], env=CLEAN, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_command_that_waits_for_a_database_ends_by_sigterm_without_a_word() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        command = [*HANDFAST, "migrate", "users", "--database-url", f"postgresql://users@127.0.0.1:{port}/users"]
+        with subprocess.Popen(command, env=CLEAN, stdout=PIPE, stderr=subprocess.STDOUT) as process:
+            caller, _ = silent.accept()
+            with caller:
+                process.terminate()
+                printed, _ = process.communicate(timeout=PATIENCE)
+    # It is handled, or the first process of a container would pass over it.
+    assert (process.returncode, printed.strip()) == (128 + signal.SIGTERM, b"")
 
 
 def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:

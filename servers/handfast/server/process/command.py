@@ -43,15 +43,24 @@ def run(command: click.Command, argv: Sequence[str] | None, program: str | None 
     called by, unless they are given.
 
     A reader of its output who leaves before the end, such as `head`, ends it without a word, with status 1; a disk that
-    is full, with one line.
+    is full, with one line. Asked to stop by SIGTERM, it ends as by SIGINT: a query that runs is cancelled.
     """
+    interrupted_by = signal.SIGINT
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted_by
+        interrupted_by = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    # The first process of a container would pass over a signal that nothing handles.
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         status = command.main(argv, program, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return 128 + interrupted_by
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
