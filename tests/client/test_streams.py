@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import grpc
 import pytest
 
 from handfast.client import Aborted, aio, channel
+from tests.eventually import PATIENCE, eventually
 
 from .backend import WITHOUT_CONTRACT, Backend
 
@@ -87,3 +90,52 @@ def test_an_asyncio_stream_that_breaks_raises_a_typed_error(backend: Backend) ->
             await stream.read()
 
     run(backend, calls)
+
+
+def hold_streams(backend: Backend) -> threading.Event:
+    """Each has a first reply, and then goes on until its caller ends it, which sets the event."""
+    ended = threading.Event()
+
+    def behave(context: grpc.ServicerContext, attempt: int) -> None:
+        is_over = threading.Event()
+        context.add_callback(is_over.set)
+        if is_over.wait(2 * PATIENCE):
+            ended.set()
+
+    backend.behave = behave
+    return ended
+
+
+dropped_streams = pytest.mark.parametrize(
+    "options", [{}, {"token": "abc"}, {"tracing": True}], ids=["plain", "token", "traced"]
+)
+
+
+@dropped_streams
+def test_a_stream_that_its_caller_drops_is_cancelled(backend: Backend, options: dict[str, Any]) -> None:
+    ended = hold_streams(backend)
+    with channel(backend.address, **options) as opened:
+        stub: Any = opened
+        stream = stub.unary_stream(COUNT)(b"")
+        assert next(stream) == b"1"
+        assert eventually(lambda: backend.received)
+        del stream
+        gc.collect()
+        assert ended.wait(PATIENCE)
+
+
+@dropped_streams
+def test_an_asyncio_stream_that_its_caller_drops_is_cancelled(backend: Backend, options: dict[str, Any]) -> None:
+    ended = hold_streams(backend)
+
+    async def run() -> None:
+        async with aio.channel(backend.address, **options) as opened:
+            stub: Any = opened
+            stream = stub.unary_stream(COUNT)(b"")
+            assert await stream.read() == b"1"
+            assert await asyncio.to_thread(eventually, lambda: backend.received)
+            del stream
+            gc.collect()
+            assert await asyncio.to_thread(ended.wait, PATIENCE)
+
+    asyncio.run(run())

@@ -18,6 +18,8 @@ from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
 from tests.client.backend import Backend
 from tests.client.conftest import backend
+from tests.client.test_streams import COUNT, hold_streams
+from tests.eventually import eventually
 from tests.people import create_user, new_email
 
 from .conftest import Recorded
@@ -177,6 +179,30 @@ def test_streams_end_with_their_last_reply(recorded: Recorded, backend: Backend)
     assert [(span.name, span.status.status_code) for span in recorded.spans] == [
         ("no.Such/Stream", StatusCode.ERROR)
     ] * 3
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_stream_that_its_caller_drops_is_a_span_that_was_cancelled(
+    recorded: Recorded, backend: Backend, kind: str
+) -> None:
+    hold_streams(backend)
+
+    def is_recorded() -> bool:
+        return [dict(span.attributes or {})["error.type"] for span in recorded.spans] == ["CANCELLED"]
+
+    async def run() -> None:
+        async with aio.channel(backend.address, tracing=True) as opened:
+            stub: Any = opened
+            assert await stub.unary_stream(COUNT)(b"").read() == b"1"
+            assert await asyncio.to_thread(eventually, is_recorded)
+
+    if kind == "asyncio":
+        asyncio.run(run())
+    else:
+        with channel(backend.address, tracing=True) as opened:
+            stub: Any = opened
+            assert next(stub.unary_stream(COUNT)(b"")) == b"1"
+            assert eventually(is_recorded)
 
 
 def test_without_tracing_there_is_no_span_and_no_header(recorded: Recorded, backend: Backend) -> None:

@@ -72,6 +72,10 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic i
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         self._call.add_done_callback(lambda _: fn(self))
 
+    def when_over(self, fn: Callable[[Any], None]) -> None:
+        """As `add_done_callback`, but `fn` gets gRPC's own call, and this one is not held until then."""
+        self._call.add_done_callback(fn)
+
     def cancelled(self) -> bool:
         return self._call.cancelled()  # type: ignore[no-any-return]
 
@@ -86,6 +90,11 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic i
             self._error = service_error(error, self._request_id)
             self._error.__cause__ = error
         return self._error
+
+    def __del__(self) -> None:
+        # Nobody has it any more. gRPC cancels a call then by itself, but not one that a callback of its end holds.
+        if hasattr(self._call, "cancel"):  # some interceptors give back a generator
+            self._call.cancel()
 
 
 class CallIterator(CallFuture):

@@ -73,8 +73,8 @@ class _TracedMethod:
     def __call__(self, request: Any = None, timeout: Any = None, metadata: Any = None, *more: Any, **named: Any) -> Any:
         span, metadata = self._start(metadata)
         outcome = self._made(span, self._inner, request, timeout, metadata, *more, **named)
-        if isinstance(outcome, grpc.Future | grpc.aio.Call):  # a stream, or any call of asyncio
-            outcome.add_done_callback(lambda call: _end(span, _code_of(call)))
+        if hasattr(outcome, "when_over"):  # a stream, or any call of asyncio
+            outcome.when_over(lambda call: _end(span, _code_of(call)))
         else:
             _end(span, grpc.StatusCode.OK)
         return outcome
@@ -88,7 +88,7 @@ class _TracedMethod:
     def future(self, request: Any, timeout: Any = None, metadata: Any = None, *more: Any, **named: Any) -> Any:
         span, metadata = self._start(metadata)
         future = self._made(span, self._inner.future, request, timeout, metadata, *more, **named)
-        future.add_done_callback(lambda call: _end(span, _code_of(call)))
+        future.when_over(lambda call: _end(span, _code_of(call)))
         return future
 
     def begin(self, request: Any, timeout: Any = None, metadata: Any = ()) -> Any:

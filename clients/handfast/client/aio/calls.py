@@ -34,6 +34,10 @@ class _Call(aio.Call):
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._call.add_done_callback(lambda _: callback(self))
 
+    def when_over(self, callback: Callable[[Any], None]) -> None:
+        """As `add_done_callback`, but `callback` gets gRPC's own call, and this one is not held until then."""
+        self._call.add_done_callback(callback)
+
     async def initial_metadata(self) -> aio.Metadata:
         return await self._call.initial_metadata()  # type: ignore[no-any-return]
 
@@ -88,6 +92,10 @@ class _StreamResponse(_Call):
             return await self._call.read()
         except grpc.RpcError as error:
             raise service_error(error, self._request_id) from error
+
+    def __del__(self) -> None:
+        # Nobody has it any more. gRPC holds a stream by a task of its own until that is over.
+        self._call.cancel()
 
 
 class UnaryUnaryCall(_UnaryResponse, aio.UnaryUnaryCall[Any, Any]):
