@@ -72,12 +72,16 @@ def test_a_server_that_dies_is_restarted_ever_later(up: Up) -> None:
         assert eventually(lambda: suite.servers().get("users", seen[-1]) not in seen)
         seen.append(suite.servers()["users"])
     assert eventually(lambda: _serves_users(suite))
+    asked = suite.servers()["preferences"]
+    os.kill(asked, signal.SIGTERM)
+    assert eventually(lambda: suite.servers().get("preferences", asked) != asked)
     deaths = [record for record in _logged(suite) if record["event"] == "server ended, restarting"]
-    assert [(death["service"], death["pid"], death["exit_code"]) for death in deaths] == [
-        ("users", pid, -signal.SIGKILL) for pid in seen[:2]
+    assert [(death["service"], death["pid"], death["exit_code"], death["level"]) for death in deaths] == [
+        *(("users", pid, -signal.SIGKILL, "error") for pid in seen[:2]),
+        ("preferences", asked, 0, "info"),
     ]
-    assert [death["restart_delay_s"] for death in deaths] == [0.1, 0.2]
-    assert all(death["level"] == "error" and death["timestamp"] for death in deaths)
+    assert [death["restart_delay_s"] for death in deaths] == [0.1, 0.2, 0.1]
+    assert all(death["timestamp"] for death in deaths)
 
 
 @pytest.mark.skipif(len(usable_processors()) < 2, reason="there is nothing to choose from")

@@ -41,6 +41,13 @@ def test_callers_of_the_addresses_that_it_says_do_not_notice_that_a_replica_of_e
         assert _replicas(suite) > before - killed
 
 
+def test_what_must_replicate_is_told_by_a_flag(tmp_path: Path) -> None:
+    told = "--database-must-replicate (or HANDFAST_DATABASE_MUST_REPLICATE) must not be set with SQLite"
+    command = ("up", "--database-must-replicate", "--data-dir", str(tmp_path / "data"))
+    assert run_process(command, {}).stderr.startswith(f"handfast: up: {told}")
+    assert not (tmp_path / "data").exists()
+
+
 def test_each_server_has_one_replica_where_its_database_is_a_file(tmp_path: Path) -> None:
     told = "handfast: up: --replicas (or HANDFAST_REPLICAS) must be 1, not 2, where a database is a file of SQLite; "
     environment = {"HANDFAST_REPLICAS": "2", "HANDFAST_DATA_DIR": str(tmp_path / "data")}

@@ -78,7 +78,8 @@ OF_UP = [
         yes_or_no,
     ),
 ]
-OF_ALL_SERVERS = [_BY_NAME[name] for name in ("participant", "threads", "queue", "grace", "log_level", "tracing")]
+_OF_ALL_SERVERS = ("participant", "threads", "queue", "grace", "log_level", "tracing", "database_must_replicate")
+OF_ALL_SERVERS = [_BY_NAME[name] for name in _OF_ALL_SERVERS]
 """Settings of the servers that `up` takes as flags, too."""
 UP_SETTINGS = [CONFIG, *OF_UP, *OF_ALL_SERVERS]
 _ADDRESSES = [_BY_NAME[f"{server}_address"] for server in SERVERS]

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -101,7 +102,10 @@ class _Supervisor:
                 return
             if loop.time() - started >= STEADY_AFTER:
                 delay = FIRST_RESTART_DELAY
-            _log("server ended, restarting", program, **outcome, restart_delay_s=delay)
+            was_asked = outcome.get("exit_code") in (0, -signal.SIGTERM)
+            _log(
+                "server ended, restarting", program, "info" if was_asked else "error", **outcome, restart_delay_s=delay
+            )
             await self._unless_stopped(asyncio.sleep(delay))
             program = replace(program, environment={**program.environment, **program.again})
             delay = min(2 * delay, LONGEST_RESTART_DELAY)
@@ -168,9 +172,9 @@ class _Supervisor:
             await process.wait()
 
 
-def _log(event: str, program: Program, **details: object) -> None:
+def _log(event: str, program: Program, level: str = "error", /, **details: object) -> None:
     """One JSON object on one line, shaped like the servers' own logs."""
     timestamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    record = {"timestamp": timestamp, "level": "error", "event": event, "service": program.name, **details}
+    record = {"timestamp": timestamp, "level": level, "event": event, "service": program.name, **details}
     with contextlib.suppress(OSError):  # that nobody reads it any more is no reason to stop
         print(json.dumps(record), file=sys.stderr, flush=True)
