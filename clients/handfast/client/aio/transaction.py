@@ -86,16 +86,8 @@ class Transaction:
     async def __aexit__(
         self, error_class: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with self._services.ending(self._span, self._journal, error):
             await self._leave(error)
-        except BaseException as raised:
-            self._end_span(raised)
-            raise
-        self._end_span(error)
-
-    def _end_span(self, error: BaseException | None) -> None:
-        if self._span is not None:
-            self._span.end(error, self.id, self.outcome)
 
     async def _leave(self, error: BaseException | None) -> None:
         if not self._services.take_open(self):  # rolled back already

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -68,6 +69,22 @@ class Services(Generic[Channel]):
         span = TransactionSpan()
         journal.traceparent = span.traceparent or journal.traceparent
         return span
+
+    @contextmanager
+    def ending(self, span: TransactionSpan | None, journal: Journal, error: BaseException | None) -> Iterator[None]:
+        """In this block a transaction ends, and with it its span: by what the block raises, or else by `error`, which
+        ended the transaction's own block."""
+
+        def end(by: BaseException | None) -> None:
+            if span is not None:
+                span.end(by, journal.id, journal.outcome)
+
+        try:
+            yield
+        except BaseException as raised:
+            end(raised)
+            raise
+        end(error)
 
     def add_open(self, transaction: Any) -> None:
         """Raises TransactionMisuse where the suite is closed."""
