@@ -6,10 +6,9 @@ import argparse
 import contextlib
 import random
 import sys
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.suite import DATABASES, suite
 from tests.crashes.worker import stop_all
 from tests.crashes.world import World
+from tests.kept import folder_of_run
 from tests.serializability.checker import Anomaly
 
 CALL_TIMEOUT = 2.0
@@ -118,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for database in DATABASES if chosen.database == "both" else (chosen.database,):
         if chosen.only != "money":
             print(f"{database}, calls, seed {chosen.seed}", flush=True)
-            with _folder(chosen.keep, f"{database}-calls") as folder:
+            with folder_of_run(chosen.keep and chosen.keep / f"{database}-calls", "crash") as folder:
                 good = _calls(chosen, database, folder) and good
         if chosen.only != "calls":
             print(f"{database}, money, seed {chosen.seed}", flush=True)
-            with _folder(chosen.keep, f"{database}-money") as folder:
+            with folder_of_run(chosen.keep and chosen.keep / f"{database}-money", "crash") as folder:
                 good = _money(chosen, database, folder) and good
     return 0 if good else 1
 
@@ -141,16 +141,6 @@ def _money(chosen: argparse.Namespace, database: str, folder: Path) -> bool:
     report = money.move(database, folder=folder, seconds=seconds, clients=money.CLIENTS, seed=chosen.seed)
     print(report, flush=True)
     return not report.violations and report.acknowledged > 0
-
-
-@contextlib.contextmanager
-def _folder(keep: Path | None, database: str) -> Iterator[Path]:
-    if keep is not None:
-        (keep / database).mkdir(parents=True)
-        yield keep / database
-        return
-    with tempfile.TemporaryDirectory(prefix="handfast-crash-") as folder:
-        yield Path(folder)
 
 
 if __name__ == "__main__":

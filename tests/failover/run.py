@@ -9,11 +9,10 @@ import contextlib
 import itertools
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tests.crashes.world import World
 from tests.eventually import eventually
 from tests.failover.cluster import PATIENCE, Cluster, cluster
 from tests.failover.faults import FAULTS, LOSING, in_turns
+from tests.kept import folder_of_run
 from tests.serializability.checker import Anomaly
 
 CALL_TIMEOUT = 2.0
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="an empty folder to leave configuration, data, logs and history in")
     chosen = parser.parse_args(argv)
     print(f"{'asynchronous' if chosen.asynchronous else 'synchronous'}, seed {chosen.seed}", flush=True)
-    with _folder(chosen.keep) as folder:
+    with folder_of_run(chosen.keep, "failover") as folder:
         report = fail_over(
             folder,
             synchronous=not chosen.asynchronous,
@@ -162,16 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.asynchronous:
         return 0 if report.violations else 1
     return 0 if report.good else 1
-
-
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="handfast-failover-") as folder:
-        yield Path(folder)
 
 
 if __name__ == "__main__":

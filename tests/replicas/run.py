@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from tests.crashes.settled import Freed, time_to_free
 from tests.crashes.worker import stop_all
 from tests.crashes.world import World
 from tests.databases.postgresql import PostgreSQL, postgresql
+from tests.kept import folder_of_run
 from tests.replicas.callers import LITTLE, Alone, Call, Calls, Felt
 from tests.replicas.faults import FAULTS, LASTS, ROLLING
 from tests.replicas.servers import Replicas
@@ -222,7 +222,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="an empty folder to leave logs and history in")
     chosen = parser.parse_args(argv)
     print(f"{chosen.replicas} replicas of each server, seed {chosen.seed}", flush=True)
-    with _folder(chosen.keep) as folder, postgresql() as database, several(chosen.replicas, folder, database) as target:
+    with (
+        folder_of_run(chosen.keep, "replicas") as folder,
+        postgresql() as database,
+        several(chosen.replicas, folder, database) as target,
+    ):
         report = upset(
             target,
             {fault: lasts for fault, lasts in LASTS.items() if chosen.only in (None, fault)},
@@ -233,16 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         save(report.history, folder / "history.jsonl")
     print(report, flush=True)
     return 0 if report.good else 1
-
-
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True)
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(prefix="handfast-replicas-") as folder:
-        yield Path(folder)
 
 
 if __name__ == "__main__":

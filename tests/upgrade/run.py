@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from tests.databases.postgresql import postgresql
+from tests.kept import folder_of_run
 from tests.upgrade.last_version import NoHistory, last_version
 from tests.upgrade.rolling import roll
 
@@ -17,15 +17,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make upgrade", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of all calls, by each client, in each step")
     parser.add_argument("--version", default=None, help="the commit or tag that counts as the last version")
-    parser.add_argument("--keep", type=Path, default=None, help="a folder for the logs of servers and clients")
+    parser.add_argument("--keep", type=Path, default=None, help="an empty folder for the logs of servers and clients")
     arguments = parser.parse_args()
     version = arguments.version or last_version()
     print(f"from {version}", flush=True)
     began = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="handfast-upgrade-") as temporary, postgresql() as database:
-            folder = arguments.keep or Path(temporary)
-            folder.mkdir(parents=True, exist_ok=True)
+        with folder_of_run(arguments.keep, "upgrade") as folder, postgresql() as database:
             seen = roll(version, folder, database, arguments.rounds)
     except NoHistory as error:
         print(error, file=sys.stderr)
