@@ -246,11 +246,14 @@ def test_a_suite_and_each_server_that_is_restarted_have_their_settings_by_the_fi
     file = tmp_path / "handfast.toml"
     text = f"""
         log_level = "error"
+        users_address = "127.0.0.1:2"
         [participants]
         credits = "127.0.0.1:9"
         [users]
         log_level = "info"
         listen = "127.0.0.1:1"
+        migrate = false
+        accounts_address = "127.0.0.1:{first_port + 2}"
         database_url = "sqlite:///elsewhere.sqlite3"
         [up]
         first_port = {first_port}
@@ -260,10 +263,9 @@ def test_a_suite_and_each_server_that_is_restarted_have_their_settings_by_the_fi
     suite = start("up", "--config", os.path.relpath(file), "--queue", "47", first_port=first_port)
     printed = suite.read_until("ready")
     assert printed.startswith(f"Databases are taken from database_url in [users] of {os.path.relpath(file)}.\n")
-    passed_over = (
-        f"Passed over, as --first-port says where servers listen: listen in [users] of {os.path.relpath(file)}.\n"
-    )
-    assert passed_over in printed
+    name = os.path.relpath(file)
+    passed_over = f"listen in [users] of {name}, migrate in [users] of {name}, users_address in {name}"
+    assert f"Passed over, as this command says it itself: {passed_over}.\n" in printed
     assert f"users        {sqlite_url(tmp_path / 'elsewhere.sqlite3')}\n" in printed
     assert {each.name for each in (tmp_path / "data").glob("*.sqlite3")} == {
         "preferences.sqlite3",

@@ -73,7 +73,7 @@ def _settings(schema: Schema, flags: Mapping[str, Any]) -> SuiteSettings:
     """The server's own, as far as they say which database it has. Raises Failure."""
     listen = next(iter(on_this_machine().values()))
     settings = settings_of(SuiteSettings, schema.owner, listen)
-    return made(SuiteSettings, schema.owner, listen, settings, read_of_server(schema.owner, DATABASE, flags))
+    return made(SuiteSettings, schema.owner, listen, settings, read_of_server(schema.owner, flags, DATABASE))
 
 
 def _done(done: Plan) -> str:

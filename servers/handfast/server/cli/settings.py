@@ -94,8 +94,10 @@ def read_of_up(flags: Mapping[str, Any]) -> dict[str, Given]:
     return read(OF_UP, [Flags(flags), Environment(os.environ), table])
 
 
-def read_of_server(server: str, names: Container[str], flags: Mapping[str, Any]) -> dict[str, Given]:
-    """What is given of these settings of a server. Raises Failure."""
+def read_of_server(
+    server: str, flags: Mapping[str, Any], names: Container[str] = frozenset(_BY_NAME)
+) -> dict[str, Given]:
+    """What is given of the settings of a server that are named, by default of all. Raises Failure."""
     settings = [each for each in settings_of(SuiteSettings, server, "") if each.name in names]
     return read(settings, [Flags(flags), Environment(os.environ), *_tables_of(server, config_file(flags, os.environ))])
 
@@ -140,7 +142,7 @@ def _tables_of(server: str, file: ConfigFile) -> Sequence[Source]:
 
 def read_participants(flags: Mapping[str, Any]) -> Mapping[str, str]:
     """The addresses of participants beside the suite's own, by name. Raises Failure."""
-    given = read_of_server(COORDINATOR, [PARTICIPANT_SETTING.name], flags).get(PARTICIPANT_SETTING.name)
+    given = read_of_server(COORDINATOR, flags, [PARTICIPANT_SETTING.name]).get(PARTICIPANT_SETTING.name)
     if given is None:
         return {}
     try:

@@ -48,8 +48,6 @@ from handfast.server.process.sources import Flags, Given, read, values
 from handfast.server.process.supervision import READY, notify
 from handfast.server.suite import DATABASES, FIRST_PORT, SuiteSettings
 
-OF_PLACE = ("database_url", "processor", "listen", "metrics_listen")
-"""Settings of a server that differ from those of others on the same machine."""
 NEEDS = {"accounts": ("users", "preferences")}
 MIGRATE = {SuiteSettings.variable(UP, "migrate"): "true"}
 AGAIN = {SuiteSettings.variable(UP, "database_must_exist"): "true"}
@@ -64,7 +62,7 @@ def run(flags: Mapping[str, Any]) -> int:
     own = values(of_up)
     data_dir = Path(own.get("data_dir", DATA_DIR)).absolute()
     # A database that the environment or a file names is used as it is; the others are files in the data directory.
-    given = {server: read_of_server(server, OF_PLACE, flags) for server in SERVERS}
+    given = {server: read_of_server(server, flags) for server in SERVERS}
     files = {server: f"{name}.sqlite3" for server, name in DATABASES.items() if "database_url" not in given[server]}
     urls = {SuiteSettings.variable(each, "database_url"): sqlite_url(data_dir / file) for each, file in files.items()}
     for url in urls.values():
@@ -107,10 +105,8 @@ def run(flags: Mapping[str, Any]) -> int:
         _check_ports(suite)
         if elsewhere := [each["database_url"].place for each in given.values() if "database_url" in each]:
             click.echo(f"Databases are taken from {', '.join(dict.fromkeys(elsewhere))}.")
-        if unused := [each[name].place for each in given.values() for name in each if name.endswith("listen")]:
-            click.echo(
-                f"Passed over, as {flag('first_port')} says where servers listen: {', '.join(dict.fromkeys(unused))}."
-            )
+        if others := _passed_over(given, programs):
+            click.echo(f"Passed over, as this command says it itself: {', '.join(others)}.")
         return supervise(programs, grace=max(each.grace for each in suite), on_ready=on_ready)
 
 
@@ -172,6 +168,18 @@ def _programs(
         command = [*HANDFAST, "serve", place.server]
         programs.append(Program(place.name, command, {**environment, **its_own}, needs, AGAIN))
     return programs
+
+
+def _passed_over(given: Mapping[str, Mapping[str, Given]], programs: Sequence[Program]) -> list[str]:
+    """Where settings are given that the servers do not have as they are given."""
+    places = {}
+    for server, program in zip(SERVERS, programs, strict=False):  # of other replicas it is the same
+        for name, each in given[server].items():
+            variable = SuiteSettings.variable(server, name)
+            text = program.environment.get(variable, "")
+            if text not in ("", shown(each.value), os.environ.get(variable)):
+                places[each.place] = None
+    return list(places)
 
 
 def _check_databases(suite: Sequence[SuiteSettings], replicas: int, called: str) -> None:
