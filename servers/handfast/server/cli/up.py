@@ -172,7 +172,7 @@ def _programs(
 
 def _passed_over(given: Mapping[str, Mapping[str, Given]], programs: Sequence[Program]) -> list[str]:
     """Where settings are given that the servers do not have as they are given."""
-    places = {}
+    places: dict[str, None] = {}
     for server, program in zip(SERVERS, programs, strict=False):  # of other replicas it is the same
         for name, each in given[server].items():
             variable = SuiteSettings.variable(server, name)
