@@ -19,9 +19,12 @@ from handfast.client import DeadlineExceeded, channel
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import InvalidMetadata, PeerUnavailable
 from handfast.server.chassis.server import Server, Service
+from handfast.server.chassis.tracing import spans
 from handfast.server.chassis.tracing.database import TracedDatabase
+from handfast.server.chassis.tracing.recorder import OpenTelemetryRecorder
 from handfast.server.chassis.tracing.sampler import ByRatio
 from handfast.server.process.settings import ServerSettings, sqlite_url
+from handfast.server.transactions.participant.unit_of_work import Blocked
 from handfast.users.v1 import users_pb2, users_pb2_grpc
 from tests.chassis.conftest import USERS, Users
 from tests.client.backend import Backend
@@ -236,11 +239,16 @@ def test_a_failure_of_the_database_is_named_by_its_code(recorded: Recorded, data
     assert not write.events  # an exception's text would be there
 
 
-def test_that_a_work_refuses_is_no_failure_of_the_database(recorded: Recorded, database: TracedDatabase) -> None:
+@pytest.mark.parametrize(
+    "refusal", [InvalidMetadata("no", key="k"), Blocked("A user", "ada")], ids=["refused", "waits"]
+)
+def test_that_a_work_does_not_end_is_no_failure_of_the_database(
+    recorded: Recorded, database: TracedDatabase, refusal: Exception
+) -> None:
     def refuse(connection: sa.Connection) -> None:
-        raise InvalidMetadata("no", key="k")
+        raise refusal
 
-    with recorded.tracer.start_as_current_span("call"), pytest.raises(InvalidMetadata):
+    with recorded.tracer.start_as_current_span("call"), pytest.raises(type(refusal)):
         database.write(refuse)
     assert recorded.spans[0].status.status_code is StatusCode.UNSET
 
@@ -250,3 +258,10 @@ def test_where_the_call_is_not_recorded_there_is_no_span(recorded: Recorded, dat
     with trace.use_span(unrecorded):
         database.write(insert("ada"))
     assert not recorded.spans
+
+
+def test_what_is_done_for_a_phase_of_another_process_names_its_transactions(recorded: Recorded) -> None:
+    recorder = OpenTelemetryRecorder()
+    with recorded.tracer.start_as_current_span("call"), recorder.later("finish", spans.Phase.STAGE, ["t1", "t2"]):
+        pass
+    assert attributes(recorded.spans[0]) == {"handfast.transaction_ids": ("t1", "t2")}

@@ -180,15 +180,18 @@ def _translated(error: BaseException, call: Call) -> DomainError:
     return errors.Unforeseen()
 
 
+def code_of(error: DomainError) -> grpc.StatusCode:
+    return next(CODES[ancestor] for ancestor in type(error).__mro__ if ancestor in CODES)
+
+
 def _own_status(error: DomainError, call: Call) -> Status:
-    code = next(CODES[ancestor] for ancestor in type(error).__mro__ if ancestor in CODES)
     delay = None
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMicroseconds(round(error.retry_after * 1e6))
     return _build_status(
         call,
-        code.value[0],
+        code_of(error).value[0],
         error.message,
         reason=error.reason,
         domain=call.method.domain,

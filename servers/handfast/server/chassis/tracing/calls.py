@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 
-import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind
 from prometheus_client.samples import Exemplar
@@ -30,20 +29,9 @@ from handfast.client.tracing import (
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.pipeline.pools import DURATIONS_S
 from handfast.server.chassis.tracing import spans
-from handfast.server.chassis.tracing.recorder import OpenTelemetryRecorder, tracer
+from handfast.server.chassis.tracing.recorder import ERRORS, REASON, OpenTelemetryRecorder, tracer
 from handfast.server.chassis.tracing.sampler import ByRatio
 
-ERRORS = frozenset(
-    {
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
-"""What is an error of the server, by the semantic conventions; other codes tell the caller of one of its own."""
 _OPERATIONS = "grpc."
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 """Where gRPC says how often it has made the call before."""
@@ -86,7 +74,7 @@ class CallTracing:
         if transaction_id := call.log.get("transaction_id"):
             span.set_attribute(TRANSACTION_ID, str(transaction_id))
         if reason := call.log.get("error.reason"):
-            span.set_attribute("handfast.error.reason", str(reason))
+            span.set_attribute(REASON, str(reason))
         if call.code in ERRORS:
             fail(span, call.code.name)
         span.end(_ns_at_arrival(call) + int(call.seconds * _NS_PER_SECOND))

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fail
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.tracing.recorder import Block, tracer
 from handfast.server.process.settings import sqlite_file
 
@@ -54,7 +54,7 @@ class TracedDatabase(Database):
 
 
 class _Block(Block):
-    """That a work refuses something, and so is rolled back, is no failure of the database."""
+    """What else a work raises, such as that it has to wait for another transaction, is no failure of the database."""
 
     def note(self, error: BaseException) -> None:
         if isinstance(error, DBAPIError):
@@ -62,7 +62,7 @@ class _Block(Block):
             if state is not None:
                 self.span.set_attribute("db.response.status_code", state)
             fail(self.span, state or type(error.orig).__qualname__)
-        elif not isinstance(error, DomainError):
+        elif isinstance(error, NoConnection):
             fail(self.span, error_type(error))
 
 

@@ -7,14 +7,28 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from types import TracebackType
 
+import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, Span, SpanContext
 
 from handfast.client.tracing import SCHEMA, TRANSACTION_ID, error_type, fail
 from handfast.server.chassis.errors import DomainError
+from handfast.server.chassis.errors.mapping import code_of
 from handfast.server.chassis.tracing import spans
 from handfast.server.chassis.tracing.spans import NO_SPAN, Attributes, Phase
 
+ERRORS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""What is an error of the server, by the semantic conventions; other codes tell the caller of one of its own."""
+REASON, TRANSACTION_IDS = "handfast.error.reason", "handfast.transaction_ids"
 MOST_REMEMBERED = 10_000
 """How many phases, the last ones: far more than there are before what follows them."""
 
@@ -48,12 +62,13 @@ class OpenTelemetryRecorder:
         if not found and not trace.get_current_span().is_recording():
             return NO_SPAN
         links = [Link(span_context, {TRANSACTION_ID: id_}) for id_, span_context in found.items()]
-        return Block(self._tracer.start_span(name, links=links))
+        # Ids, too, as what came before may be of another process.
+        return Block(self._tracer.start_span(name, attributes={TRANSACTION_IDS: [*transaction_ids]}, links=links))
 
 
 class Block(AbstractContextManager[None]):
-    """A block in which the span is current. What leaves it is an error, but not its message, which may have personal
-    data."""
+    """A block in which the span is current. What leaves it is named, but not its message, which may have personal data.
+    A refusal is an error where it would be one of the server."""
 
     __slots__ = ("_token", "span")
 
@@ -72,4 +87,9 @@ class Block(AbstractContextManager[None]):
         self.span.end()
 
     def note(self, error: BaseException) -> None:
-        fail(self.span, error.reason if isinstance(error, DomainError) else error_type(error))
+        if not isinstance(error, DomainError):
+            fail(self.span, error_type(error))
+            return
+        self.span.set_attribute(REASON, error.reason)
+        if code_of(error) in ERRORS:
+            fail(self.span, error.reason)
