@@ -35,13 +35,18 @@ class Rendered:
     def kind(self, kind: str) -> list[Manifest]:
         return [each for each in self.all if each["kind"] == kind]
 
-    def pod(self, server: str) -> Manifest:
-        template: Manifest = self("Job" if server == "migrate" else "Deployment", server)["spec"]["template"]
+    def pod(self, name: str) -> Manifest:
+        if name == "test":
+            return self("Pod", name)
+        template: Manifest = self("Job" if name == "migrate" else "Deployment", name)["spec"]["template"]
         return template
 
-    def container(self, server: str) -> Manifest:
-        (container,) = self.pod(server)["spec"]["containers"]
-        assert isinstance(container, dict)
+    def containers(self, pod: str) -> list[Manifest]:
+        containers: list[Manifest] = self.pod(pod)["spec"]["containers"]
+        return containers
+
+    def container(self, pod: str) -> Manifest:
+        (container,) = self.containers(pod)
         return container
 
     def volumes(self, server: str) -> dict[str, Manifest]:
@@ -65,7 +70,7 @@ class Rendered:
         renewed."""
         volumes = self.volumes(server)
         files: dict[str, str] = {}
-        for mount in self.container(server).get("volumeMounts", []):
+        for mount in self.containers(server)[0].get("volumeMounts", []):
             assert mount["readOnly"]
             assert "subPath" not in mount  # which is never renewed
             volume = volumes.pop(mount["name"])

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ def handfast(*arguments: str, environment: Mapping[str, str]) -> int:
     return subprocess.run([*HANDFAST, *arguments], env=CLEAN | dict(environment)).returncode
 
 
-def serves(address: str, credentials: Mapping[str, str]) -> bool:
-    return handfast("health", address, environment=credentials) == 0
+def succeeds(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    return handfast(*arguments, environment=environment) == 0
 
 
 def status(host: str, path: str, context: ssl.SSLContext) -> int:
@@ -88,8 +88,11 @@ def main(folder: Path) -> None:
                 50051,
             )
             stack.callback(stop_process, process)
-        for host in hosts.values():
-            assert eventually(partial(serves, f"{host}:50051", credentials))
+        # With the certificate of a server, here that of the last one.
+        mounted = rendered.mounted("test", secrets, folder)
+        for container in rendered.containers("test"):
+            told = {each["name"]: mounted[each["value"]] for each in container["env"]}
+            assert eventually(partial(succeeds, container["args"], told))
         assert handfast("demo", environment=called | credentials) == 0
 
         probe = ssl._create_unverified_context()  # as the kubelet's

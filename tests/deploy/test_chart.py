@@ -1,7 +1,8 @@
 """What Helm makes of deploy/chart fits the servers, the image, the rules and Kubernetes.
 
-rendered/ has what it makes of each set of values but for the rules (`make chart` writes it), and is read here as a pod
-gets it. So these tests need no Helm; where it is there, `make check-chart` says whether that is still what it makes.
+rendered/ has what it makes of each set of values (`make chart` writes it), but for what it takes from beside the chart.
+It is read here as a pod gets it. So these tests need no Helm; where it is there, `make check-chart` says whether that
+is still what it makes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tests.cli.processes import Process
 from tests.deploy.chart import CHART, DATABASE_CA, ETC, Rendered, helm, manifests
 from tests.deploy.containerfile import environment as of_the_image
 from tests.deploy.containerfile import instructions
-from tests.deploy.files import prometheus, targets
+from tests.deploy.files import DEPLOY, prometheus, targets
 from tests.deploy.promql import Series
 from tests.project.commands import ROOT, find_tool, run, run_alone
 from tests.project.readme import dangling_links
@@ -106,6 +107,10 @@ def test_migrations_have_the_database_of_every_server(rendered: Rendered) -> Non
         ((variable, secret),) = rendered.secrets(server).items()
         assert secrets[variable]["name"] == secret["name"] == f"handfast-{server}-database"
         assert (secret["key"], secrets[variable]["key"]) == ("url", "migrate-url")
+    # Besides, they keep the rules of servers about databases.
+    told = rendered.told("migrate")
+    assert told == {} if rendered.is_open else {"HANDFAST_DATABASE_MUST_REPLICATE": "true"}.items() <= told.items()
+    assert told.items() <= rendered.told("users").items()
     annotations = rendered("Job", "migrate")["metadata"]["annotations"]
     assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
 
@@ -132,6 +137,8 @@ def test_ports_are_those_of_the_server_and_its_name_has_all_pods(rendered: Rende
     assert service["clusterIP"] == "None"
     assert {each["name"]: each["port"] for each in service["ports"]} == ports
     assert all(each["targetPort"] == each["name"] for each in service["ports"])
+    # What a mesh takes for gRPC in plain text it reads, and cannot where that is TLS.
+    assert [each.get("appProtocol") for each in service["ports"]] == ["grpc" if rendered.is_open else "tls", None]
 
 
 def test_what_selects_pods_finds_those_of_its_own_server_and_no_other(rendered: Rendered) -> None:
@@ -171,19 +178,34 @@ def test_a_server_is_given_time_to_stop_and_callers_time_to_find_the_next(render
 
 
 @pytest.mark.parametrize("pod", [*SERVERS, "migrate"])
+def test_a_pod_is_not_replaced_because_the_chart_has_another_version(rendered: Rendered, pod: str) -> None:
+    labels = rendered.pod(pod)["metadata"]["labels"]
+    assert labels.keys() == {f"app.kubernetes.io/{each}" for each in ("name", "instance", "part-of")}
+
+
+def test_a_test_of_the_release_asks_each_server_by_its_name(rendered: Rendered) -> None:
+    pod = rendered("Pod", "test")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["restartPolicy"] == "Never"
+    asked = [each["args"][:2] for each in rendered.containers("test")]
+    assert asked == [["health", f"handfast-{server}.handfast.svc.cluster.local:{PORT}"] for server in SERVERS]
+
+
+@pytest.mark.parametrize("pod", [*SERVERS, "migrate", "test"])
 def test_a_pod_may_do_no_more_than_the_image_needs(rendered: Rendered, pod: str) -> None:
     (user,) = instructions("USER")
     security = rendered.pod(pod)["spec"]["securityContext"]
     assert f"{security['runAsUser']}:{security['runAsGroup']}" == user == f"{security['fsGroup']}:{security['fsGroup']}"
     assert security["runAsNonRoot"]
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert rendered.container(pod)["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
     assert rendered.pod(pod)["spec"]["automountServiceAccountToken"] is False
-    assert {"requests", "limits"} <= rendered.container(pod)["resources"].keys()
+    for container in rendered.containers(pod):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"requests", "limits"} <= container["resources"].keys()
 
 
 def test_autoscaling_goes_by_a_metric_that_is_exported_and_leaves_replicas_alone(exported: Series) -> None:
@@ -218,7 +240,7 @@ def test_policies_of_the_network_let_through_what_servers_need_and_nothing_else(
         assert outgoing.keys() == {53, 5432, PORT, 443, 50061}
         for peers in (incoming[PORT], outgoing[PORT]):
             names, instance = peers[0]["podSelector"]["matchExpressions"]
-            assert set(names["values"]) == suite
+            assert set(names["values"]) == suite | {rendered("Pod", "test")["metadata"]["name"]}
             assert instance["values"] == ["handfast"]
 
 
@@ -251,9 +273,10 @@ def test_prometheus_scrapes_every_server_under_the_name_of_the_rules() -> None:
     assert jobs == {job for job, _ in targets()}
 
 
-def test_the_rules_of_the_chart_are_those_beside_it() -> None:
-    assert yaml.safe_load((CHART / "files" / "rules.yaml").read_text()) == prometheus("rules.yaml")
-    assert (CHART / "files" / "rules.yaml").is_symlink()
+@pytest.mark.parametrize(("file", "source"), [("rules.yaml", "prometheus"), ("handfast.json", "grafana")])
+def test_rules_and_dashboard_of_the_chart_are_those_beside_it(file: str, source: str) -> None:
+    assert (CHART / "files" / file).is_symlink()
+    assert (CHART / "files" / file).samefile(DEPLOY / source / file)
 
 
 def test_the_page_that_leads_through_it_names_each_set_of_values_and_its_links_lead_somewhere() -> None:
@@ -296,6 +319,15 @@ def test_helm_hands_the_rules_to_prometheus_as_they_are_but_for_which_suite_may_
         each["spec"]["endpoints"][0]["relabelings"] for each in manifests(printed) if each["kind"] == "ServiceMonitor"
     ]
     assert relabelings == [[{"targetLabel": "suite", "replacement": "shop/staging"}]] * len(SERVERS)
+
+
+def test_helm_hands_the_dashboard_to_grafana_as_it_is() -> None:
+    printed = helm("handfast", CHART, "--set", "monitoring.dashboard=true", "--show-only", "templates/dashboard.yaml")
+    (dashboard,) = manifests(printed)
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    (text,) = dashboard["data"].values()
+    assert json.loads(text) == json.loads((DEPLOY / "grafana" / "handfast.json").read_text())
+    assert len(text) < 100_000  # a release, which is compressed, has to fit into 1 MiB with it
 
 
 @pytest.mark.parametrize("ci", ["", "true"])

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import reduce
@@ -24,7 +25,7 @@ from tests.deploy.chart import CHART, helm, manifests
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-OF_PODS = {"podLabels", "podAnnotations", "priorityClassName", "nodeSelector", "tolerations", "affinity"}
+OF_PODS = {"env", "podLabels", "podAnnotations", "priorityClassName", "nodeSelector", "tolerations", "affinity"}
 """What the Job of migrations has of its own, and else takes from `server`."""
 
 
@@ -136,6 +137,16 @@ def test_pods_have_what_is_set_of_pods_and_those_of_migrations_too(tmp_path: Pat
         assert pod["metadata"]["labels"]["team"] == "one"
         inject = "false" if name == "handfast-migrate" else "true"
         assert pod["metadata"]["annotations"] == {"sidecar.istio.io/inject": inject}
+
+
+def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_path: Path) -> None:
+    host = "handfast-users.default.svc.cluster.local"
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump({"authentication": {"grants": {host: ["users.read"]}}}))
+    (printed,) = manifests(helm("handfast", CHART, "--values", file, "--show-only", "templates/authentication.yaml"))
+    grants = tomllib.loads(printed["data"]["grants.toml"])["grants"]
+    assert grants[host] == ["transactions.run", "transactions.resolve", "users.read"]
+    assert len(grants) == len(SERVERS)
 
 
 @pytest.mark.parametrize(

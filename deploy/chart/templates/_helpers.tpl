@@ -14,9 +14,11 @@
 {{ .Release.Namespace }}/{{ .Release.Name }}
 {{- end }}
 
-{{/* Its values: those of all servers, and its own over them. The same goes for the Job of migrations, `migrate`. */}}
+{{/* Its values: those of all servers, and its own over them. The Job of migrations, `migrate`, has such values, too, and
+     so has the Pod that tests the release, `test`, which are those of the Job. */}}
 {{- define "handfast.values" -}}
-{{ mergeOverwrite (deepCopy .root.Values.server) (deepCopy (index .root.Values .server | default dict)) | toYaml }}
+{{- $own := index .root.Values (eq .server "test" | ternary "migrate" .server) }}
+{{- mergeOverwrite (deepCopy .root.Values.server) (deepCopy $own) | toYaml }}
 {{- end }}
 
 {{- define "handfast.metadata" -}}
@@ -36,13 +38,15 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/part-of: handfast
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* Without what changes with each version of the chart, as pods are replaced where this does. */}}
 {{- define "handfast.podMetadata" -}}
 {{- $values := include "handfast.values" . | fromYaml -}}
 labels:
-  {{- include "handfast.labels" . | nindent 2 }}
+  {{- include "handfast.selector" . | nindent 2 }}
+  app.kubernetes.io/part-of: handfast
   {{- with $values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -108,7 +112,7 @@ resources: {{- (include "handfast.values" . | fromYaml).resources | toYaml | nin
 {{- if and (not $root.Values.open) (ne .server "migrate") }}
 - name: certificate
   secret:
-    secretName: {{ (index $root.Values .server).certificate.secret | quote }}
+    secretName: {{ (index $root.Values .server | default $root.Values.users).certificate.secret | quote }}
     # Others may not read the key, or the server refuses it.
     defaultMode: 0440
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
