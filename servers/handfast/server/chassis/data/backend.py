@@ -70,8 +70,8 @@ class Backend:
     group_metrics: GroupMetrics
     replicates = False
     """Whether commits wait for a standby, as far as is known."""
-    stuck_commits: sa.Select[int] | None = None
-    """Counts the commits that have waited for a standby for too long, where there can be such."""
+    stuck_commits: sa.Select[int]
+    """Counts the commits that have waited for a standby for too long, where it `replicates`."""
 
     @abstractmethod
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:

@@ -149,8 +149,7 @@ class Database:
     def check_commits(self) -> None:
         """Raises DatabaseError, and has writes refused, where commits wait for a standby that is away. Else has them
         tried again."""
-        stuck_commits = self.backend.stuck_commits
-        if stuck_commits is not None and self.probe(stuck_commits)[0]:
+        if self.backend.replicates and self.probe(self.backend.stuck_commits)[0]:
             self._refuse_commits()
             raise DatabaseError("commits wait for the synchronous standby, which is away")
         self._refused_until_monotonic_s = 0.0
