@@ -30,6 +30,16 @@ PIP_CONSTRAINT=constraints.txt "$scratch/release/bin/python" -m build --outdir d
 "$scratch/release/bin/python" -m twine check --strict dist/*
 wheel=$(echo dist/*.whl)
 
+if git rev-parse --git-dir >/dev/null 2>&1; then
+    echo "the sdist has what git knows, and nothing else"
+    tar --list --file dist/*.tar.gz | sed 's,^[^/]*/,,' | grep -vx PKG-INFO | sort >"$scratch/packed"
+    git ls-files | grep -v '^examples/[a-z]*/deps/' | sort >"$scratch/known"
+    diff "$scratch/known" "$scratch/packed" >"$scratch/differ" || {
+        sed -n 's/^> /it has, and git does not know: /p; s/^< /it lacks: /p' "$scratch/differ"
+        exit 1
+    }
+fi
+
 echo "the wheel, which is built out of the sdist, is that of the sources"
 "$scratch/release/bin/python" -m pip wheel --no-deps --build-constraint constraints.txt --wheel-dir "$scratch/wheels" .
 "$python" - "$wheel" "$scratch"/wheels/*.whl <<'PYTHON'
@@ -59,12 +69,18 @@ assert find_spec("sqlalchemy") is None
 PYTHON
 done
 
-echo "the servers, with constraints.txt"
-install server constraints.txt "$wheel[server,otel]"
-"$scratch/server/bin/handfast" --version
-(cd "$scratch" && "$scratch/server/bin/handfast" demo >"$scratch/demo") || {
-    cat "$scratch/demo"
-    exit 1
-}
-tail -n 1 "$scratch/demo"
+# The lowest versions that pyproject.toml allows.
+"$scratch/release/bin/uv" pip compile --quiet --resolution lowest-direct --extra server --extra otel \
+    --python "$python" --output-file "$scratch/lowest" pyproject.toml >/dev/null
+for constraints in constraints.txt "$scratch/lowest"; do
+    name=server-$(basename "$constraints")
+    echo "the servers, with $(basename "$constraints")"
+    install "$name" "$constraints" "$wheel[server,otel]"
+    "$scratch/$name/bin/handfast" --version
+    (cd "$scratch" && "$scratch/$name/bin/handfast" demo >"$scratch/demo") || {
+        cat "$scratch/demo"
+        exit 1
+    }
+    tail -n 1 "$scratch/demo"
+done
 ls -l dist

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.project.commands import ROOT, run
+from tests.project.commands import BIN, ROOT, run, succeed
 from tools.set_version import PLACES, as_semver, set_version
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+RELEASED = "## [1.2.3] - 2026-12-01"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -27,28 +28,39 @@ def project(tmp_path: Path) -> Path:
     """What the check of a release reads, of a version 1.2.3."""
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "check-release.sh", tmp_path / "tools")
-    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
-    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [1.2.3] - 2026-12-01\n")
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n\n[project.urls]\n')
+    (tmp_path / "README.md").write_text("# Handfast\n")
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\n{RELEASED}\n\n### Added\n\n- Much.\n")
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    (tmp_path / "protos").mkdir()
+    (tmp_path / "buf.yaml").write_text("version: v2\nmodules: [{path: protos}]\n")
+    (tmp_path / "protos" / "one.proto").write_text('syntax = "proto3"; message One {}')
+    succeed((BIN / "buf", "build", "--exclude-source-info", "--output", "protos/released.binpb"), cwd=tmp_path)
     return tmp_path
 
 
-def test_a_tag_is_released_where_version_and_changelog_have_it(project: Path) -> None:
+def test_a_tag_is_released_where_all_belongs_to_it(project: Path) -> None:
     assert run("tools/check-release.sh", "v1.2.3", cwd=project).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("tag", "changelog", "why"),
+    ("file", "old", "new", "why"),
     [
-        ("v1.2.4", "## [1.2.3] - 2026-12-01", "the tag is v1.2.4, and pyproject.toml has the version 1.2.3"),
-        ("1.2.3", "## [1.2.3] - 2026-12-01", "the tag is 1.2.3, and"),
-        ("v1.2.3", "## [Unreleased]", "has no section '## [1.2.3] - YYYY-MM-DD'"),
-        ("v1.2.3", "## [1.2.3]", "has no section"),
-        ("v1.2.3", "## [1x2.3] - 2026-12-01", "has no section"),
+        ("pyproject.toml", "1.2.3", "1.2.4", "the tag is v1.2.3, and pyproject.toml has the version 1.2.4"),
+        ("pyproject.toml", "[project.urls]", "", "has no [project.urls]"),
+        ("README.md", "# Handfast", "Nothing is published yet.", "says that nothing is published yet"),
+        ("CHANGELOG.md", RELEASED, "", "has no section '## [1.2.3] - YYYY-MM-DD'"),
+        ("CHANGELOG.md", RELEASED, "## [1.2.3]", "has no section"),
+        ("CHANGELOG.md", RELEASED, "## [1x2.3] - 2026-12-01", "has no section"),
+        ("CHANGELOG.md", RELEASED, f"- More.\n\n{RELEASED}", "has something under [Unreleased]"),
+        ("protos/one.proto", "{}", "{ string added = 1; }", "`make freeze` writes it"),
     ],
 )
-def test_any_other_tag_is_not(project: Path, tag: str, changelog: str, why: str) -> None:
-    (project / "CHANGELOG.md").write_text(f"# Changelog\n\n{changelog}\n")
-    done = run("tools/check-release.sh", tag, cwd=project)
+def test_a_release_that_lacks_something_is_refused(project: Path, file: str, old: str, new: str, why: str) -> None:
+    text = (project / file).read_text()
+    assert old in text
+    (project / file).write_text(text.replace(old, new))
+    done = run("tools/check-release.sh", "v1.2.3", cwd=project)
     assert done.returncode == 1
     assert why in done.stdout
 
