@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from handfast.server.cli.installed import why_missing
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status. What it expects to go wrong is one line on stderr and status 2."""
+    # The first process of a container would pass over a signal that nothing handles. `run` does so once it is imported.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         # Imported only now: who has installed the client alone has the command, but nothing that it needs.
         from handfast.server.cli.commands import handfast
