@@ -39,7 +39,7 @@ def test_it_copies_what_the_package_is_built_from_and_the_build_is_given_no_more
     sources = {str(PurePath(each).parent) for each in wheel["only-include"]}
     assert sources == set(wheel["sources"])
     project = PROJECT["project"]
-    files = {"pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
+    files = {"pyproject.toml", "constraints.txt", *project["license-files"]}
     assert copied() == sources | files
     given = (ROOT / ".dockerignore").read_text().splitlines()
     assert {line[1:] for line in given if line.startswith("!")} == copied()
