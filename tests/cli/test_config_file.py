@@ -19,6 +19,7 @@ from handfast.server.cli.settings import SERVERS, on_this_machine, read_addresse
 from handfast.server.cli.temporary import environment_of_its_own
 from handfast.server.process.command import Failure
 from handfast.server.process.flags import print_settings, read_settings
+from handfast.server.process.processors import usable_processors
 from handfast.server.process.settings import sqlite_url
 from handfast.server.suite import SuiteSettings
 from tests.cli.processes import Result
@@ -67,11 +68,12 @@ def test_each_type_of_a_setting_has_one_in_toml(write: Write) -> None:
     path = write(
         "threads = 0x20\ngrace = 2\ntoken_leeway = 1.5\nmigrate = true\nlog_level = 'debug'\n"
         'participants = ["credits=h:1,i:1", "x=unix:/run/x"]\n'
+        f"processor = {usable_processors()[0]}\n"
     )
     settings = settings_by(path)
     assert (settings.threads, settings.grace, settings.token_leeway, settings.migrate) == (32, 2.0, 1.5, True)
     assert isinstance(settings.grace, float)
-    assert settings.log_level == "debug"
+    assert (settings.log_level, settings.processor) == ("debug", str(usable_processors()[0]))
     suite = {"users": "127.0.0.1:50051", "preferences": "127.0.0.1:50052"}
     assert settings.participants == suite | {"credits": "h:1,i:1", "x": "unix:/run/x"}
 
@@ -192,6 +194,13 @@ class TestPaths:
         assert settings.tls_key == ""
         assert settings.database_url == sqlite_url(tmp_path / "data" / "users.sqlite3")
 
+    def test_so_is_that_of_a_url_in_a_file_of_its_own(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "url").touch(0o600)
+        (tmp_path / "url").write_text("sqlite:///users.sqlite3\n")
+        path = write('[users]\ndatabase_url_file = "url"\n')
+        settings = settings_by(path, HANDFAST_USERS_DATABASE_URL="")
+        assert settings.database_url == sqlite_url(tmp_path / "users.sqlite3")
+
     def test_a_url_stays_one(self, write: Write) -> None:
         path = write(
             'token_keys = "https://issuer.example/keys"\ntoken_issuer = "i"\ntoken_audience = "a"\n'
@@ -310,6 +319,11 @@ class TestServersOfOnesOwn:
         with pytest.raises(Failure, match=r"^code_file in \S+ must be text in quotes, not a whole number$"):
             self.read(write("code_file = 1\n"))
 
+    @pytest.mark.parametrize("name", ["config", "help", "print_config"])
+    def test_one_that_would_take_a_flag_of_every_server_is_refused(self, name: str) -> None:
+        with pytest.raises(TypeError, match=rf"Taken\.{name}: each server has a flag --{name.replace('_', '-')} that"):
+            type("Taken", (ServerSettings,), {name: field(default="", metadata={"help": "what it is"})})
+
     def test_it_prints_what_it_would_run_with(self, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
         path = write('seal = "hunter2"\nthreads = 5\n[postage]\nzones = ["a", "b"]\n', 0o600)
         argv = ["--print-config", "--config", path, "--queue=7"]
@@ -392,6 +406,8 @@ def test_the_command_prints_all_servers_and_what_up_has(handfast: Callable[..., 
     assert others == f"# For no server of the suite: prefs, library of {path}\n"
     assert handfast("config", "up", HANDFAST_CONFIG=path).stdout == f"[up]\n{of_up}\n"
     assert "data_dir" in of_up
+    printed_too = handfast("config", HANDFAST_CONFIG=path, HANDFAST_THREDS="5", HANDFAST_CREDITS_LISTEN="127.0.0.1:1")
+    assert printed_too.stdout.endswith("\n# For no server of the suite: HANDFAST_CREDITS_LISTEN, HANDFAST_THREDS\n")
 
 
 def test_the_command_fails_where_a_server_could_not_start(handfast: Callable[..., Result], write: Write) -> None:
@@ -404,6 +420,8 @@ def test_the_command_fails_where_a_server_could_not_start(handfast: Callable[...
     path = write("[up]\nfrist_port = 6000\n")
     complaint = f"frist_port in [up] of {path} is no setting of up; did you mean first_port?"
     assert handfast("config", "up", "--config", path) == Result(2, "", f"handfast: config: up: {complaint}\n")
+    result = handfast("config", "up", "--config", write("[up]\nthreads = 8\n"))
+    assert result.stderr.endswith("is no setting of up; what servers have stands at the top, or in the table of one\n")
 
 
 def test_that_a_file_of_whom_to_trust_cannot_be_used_is_told_where_settings_are_printed(

@@ -10,7 +10,7 @@ import click
 
 from handfast.server.cli.settings import OF_UP, SERVERS, UP, on_this_machine, read_of_up
 from handfast.server.process.command import Failure
-from handfast.server.process.config_file import config_file
+from handfast.server.process.config_file import CONFIG, config_file
 from handfast.server.process.flags import print_settings, settings_of
 from handfast.server.process.listing import listing
 from handfast.server.process.sources import values
@@ -18,8 +18,8 @@ from handfast.server.suite import SuiteSettings
 
 
 def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
-    """Prints those of each that is named, or else of all, and which tables of the file are for none of these. Raises
-    Failure at the end, with a line for each server that could not start with them.
+    """Prints those of each that is named, or else of all, and which tables of the file and which variables are for none
+    of these. Raises Failure at the end, with a line for each server that could not start with them.
     """
     file = config_file(flags, os.environ)
     servers, faults = named or (*SERVERS, UP), []
@@ -39,8 +39,17 @@ def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
     others = [name for name, value in file.content.items() if isinstance(value, dict) and name not in known]
     if others and not named:
         click.echo(f"\n# For no server of the suite: {', '.join(others)} of {file.path}")
+    if (variables := _variables_of_none()) and not named:
+        click.echo(f"\n# For no server of the suite: {', '.join(variables)}")
     if faults:
         raise Failure("\n".join(faults))
+
+
+def _variables_of_none() -> list[str]:
+    """Those that begin as ours do, and may be slips of the pen, or are for clients or other servers."""
+    settings = [CONFIG, *OF_UP, *(each for server in SERVERS for each in settings_of(SuiteSettings, server, ""))]
+    known = {name for each in settings for name in (each.variable, each.file_variable)}
+    return sorted(name for name in os.environ if name.startswith("HANDFAST_") and name not in known)
 
 
 def check_files(settings: SuiteSettings) -> None:

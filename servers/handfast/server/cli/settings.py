@@ -130,7 +130,7 @@ def read_addresses(flags: Mapping[str, Any]) -> dict[str, str]:
 
 def _table_of_up(file: ConfigFile) -> Source:
     table = file.table(UP)
-    table.check(UP, OF_UP)
+    table.check(UP, OF_UP, "; what servers have stands at the top, or in the table of one")
     return table
 
 

@@ -104,7 +104,7 @@ class Table:
         if not isinstance(path, str):
             raise SettingsError(called, f"must be {_KINDS[str]}, not {_kind(path)}")
         line = secret_line(called, os.path.join(self._folder, path))
-        return Given(parsed(setting, line, called), called, called)
+        return Given(self._beside(setting, parsed(setting, line, called)), called, called)
 
     def check(self, server: str, settings: Sequence[Setting], otherwise: str = "") -> None:
         """Raises Failure for a key that is none of these settings, with the nearest one, or else `otherwise`."""
@@ -166,6 +166,8 @@ def _value(setting: Setting, value: Any, called: str) -> Any:
     """The value of what TOML has. Raises SettingsError where that is of another type."""
     if setting.multiple:
         return _texts(setting, value, called)
+    if type(value) is int and "NUMBER|" in (setting.metavar or ""):
+        value = str(value)
     found = parsed(setting, shown(value), called)
     if type(found) is not type(value) and not (isinstance(found, float) and type(value) is int):
         raise SettingsError(called, f"must be {_KINDS[type(found)]}, not {_kind(value)}")

@@ -46,6 +46,7 @@ _OF_ONE_SERVER = frozenset(
         *("tls_certificate", "tls_key", "peer_certificate", "peer_key", "peer_token"),
     }
 )
+_FLAGS_OF_COMMANDS = frozenset({"config", "help", "print_config"})
 _LONGEST_SQLITE_PATH = 504  # bytes; those of the files beside it have to fit into 512
 _DATABASE_URL = re.compile(r"(sqlite(\+pysqlite)?:///.+|postgresql(\+psycopg)?://.+)", re.DOTALL)
 # Those of libpq that are no secret: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -239,9 +240,13 @@ class ServerSettings:
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
-        for each in vars(cls).values():
-            if isinstance(each, Field) and each.metadata.get("secret"):
-                each.repr = False  # it is no dataclass yet; the log goes by this, too
+        for name, each in vars(cls).items():
+            if not isinstance(each, Field):  # the class is no dataclass yet
+                continue
+            if name in _FLAGS_OF_COMMANDS:
+                raise TypeError(f"{cls.__name__}.{name}: each server has a flag {flag(name)} that is no setting")
+            if each.metadata.get("secret"):
+                each.repr = False  # the log goes by this, too
 
     def __post_init__(self) -> None:
         self._check_listen("listen", self.listen)
