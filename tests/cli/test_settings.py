@@ -49,6 +49,18 @@ def test_a_flag_wins_over_its_variable_and_an_empty_variable_is_none() -> None:
     assert (settings.listen, settings.threads, settings.grace) == ("127.0.0.1:1", 3, 10.0)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_a_secret_in_a_variable_that_was_made_of_a_file_is_the_line_without_its_end(end: str) -> None:
+    url = "postgresql://users:hunter2@db/users?sslmode=require"
+    settings = read_server_settings("users", {}, {"HANDFAST_USERS_DATABASE_URL": url + end})
+    assert settings.database_url == url
+    for wrong in (f"{url}{end}{end}", f"{url}{end}{url}", end):
+        with pytest.raises(
+            SettingsError, match=r"--database-url \(or HANDFAST_USERS_DATABASE_URL\) must hold one line$"
+        ):
+            read_server_settings("users", {}, {"HANDFAST_USERS_DATABASE_URL": wrong})
+
+
 @pytest.mark.parametrize(
     ("argv", "threads", "allowed"),
     [

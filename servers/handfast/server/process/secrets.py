@@ -36,11 +36,20 @@ def read_public(path: str) -> bytes:
 def read_secret_line(path: str) -> str:
     """`read_secret` of a file with one line, without the end of that line."""
     try:
-        text = read_secret(path).decode().removesuffix("\n").removesuffix("\r")
+        text = read_secret(path).decode()
     except UnicodeDecodeError:
         raise ValueError(f"names {path}, which is not text in UTF-8") from None
+    try:
+        return one_line(text)
+    except ValueError as error:
+        raise ValueError(f"names {path}, which {error}") from None
+
+
+def one_line(text: str) -> str:
+    """The text without the end of its line. Raises ValueError, worded to follow the setting's name."""
+    text = text.removesuffix("\n").removesuffix("\r")
     if not text or "\n" in text:
-        raise ValueError(f"names {path}, which must hold one line")
+        raise ValueError("must hold one line")
     return text
 
 

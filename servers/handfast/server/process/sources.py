@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from handfast.server.process.option import Setting
-from handfast.server.process.secrets import read_secret_line
+from handfast.server.process.secrets import one_line, read_secret_line
 from handfast.server.process.settings import SettingsError, flag, names, shown
 
 
@@ -55,6 +55,12 @@ class Environment:
                 raise SettingsError(called, f"is given by {setting.variable}, too; say one of them")
             place = setting.file_variable
             text = secret_line(names(setting.name, place), path)
+        elif text and setting.secret:
+            # Who makes it of a file, as Kubernetes does, has the end of that line in it.
+            try:
+                text = one_line(text)
+            except ValueError as error:
+                raise SettingsError(setting.names, str(error)) from None
         return _given(setting, text, place) if text else None
 
 
