@@ -62,7 +62,7 @@ demo-credits: $(INSTALLED) ## watch a service of one's own take part in a transa
 	@cd examples/credits && exec $(CURDIR)/$(BIN)/python -m demo
 
 bench: $(BENCH) ## measure side by side what things cost (QUICK=1 for a first impression, ARGS='cost --only get-user')
-	.venv-bench/bin/python -m benchmarks $(if $(QUICK),--quick,$(if $(ARGS),,--write)) $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE .venv-bench/bin/python -m benchmarks $(if $(QUICK),--quick,$(if $(ARGS),,--write)) $(ARGS)
 
 # grpc-server-kit asks for Python 3.12; benchmarks/peers/kit.py does with 3.11.
 $(BENCH): pyproject.toml constraints.txt

@@ -11,6 +11,7 @@ import pytest
 
 from handfast.client import Suite, aio, channel, connect
 from handfast.client.addresses import check_address, resolve_address
+from handfast.client.security.given import CA, CERTIFICATE, KEY, TOKEN_FILE
 from handfast.transactions.v1.transactions_pb2 import GetTransactionRequest
 from handfast.users.v1.users_pb2 import GetUserRequest
 from handfast.users.v1.users_pb2_grpc import UserServiceStub
@@ -167,6 +168,16 @@ def test_a_program_that_calls_one_service_loads_no_stubs_of_the_others(client: s
     stubs = "name.startswith('handfast.') and name.endswith('_pb2_grpc')"
     loaded = loaded_by(f"{client}, handfast.users.v1.users_pb2_grpc", stubs)
     assert loaded == ["handfast.users.v1.users_pb2_grpc"]
+
+
+@pytest.mark.parametrize("client", ["handfast.client", "handfast.client.aio"])
+def test_a_program_without_tls_and_a_token_loads_nothing_of_them(monkeypatch: pytest.MonkeyPatch, client: str) -> None:
+    for name in (CA, CERTIFICATE, KEY, TOKEN_FILE):
+        monkeypatch.delenv(name, raising=False)
+    opened = "asyncio.run(connected())" if client.endswith("aio") else "client.connect()"
+    script = f"asyncio, {client} as client\nasync def connected(): client.connect()\n{opened}"
+    loaded = loaded_by(script, "name.startswith('handfast.client.security.')")
+    assert loaded == ["handfast.client.security.given"]
 
 
 @pytest.mark.parametrize("client", ["handfast.client", "handfast.client.aio"])

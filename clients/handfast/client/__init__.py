@@ -68,10 +68,10 @@ from handfast.client.errors import (
     Unimplemented,
     Unknown,
 )
-from handfast.client.security.tls import TLS
 from handfast.client.suite import Suite, connect
 
 if TYPE_CHECKING:
+    from handfast.client.security.tls import TLS
     from handfast.client.transactions.errors import TransactionMisuse
     from handfast.client.transactions.journal import Outcome
     from handfast.client.transactions.transaction import Transaction
@@ -105,11 +105,16 @@ __all__ = [
     "connect",
 ]
 
-_OF_TRANSACTIONS = {"Outcome": "journal", "Transaction": "transaction", "TransactionMisuse": "errors"}
+_LOADED_LATER = {
+    "TLS": "security.tls",
+    "Outcome": "transactions.journal",
+    "Transaction": "transactions.transaction",
+    "TransactionMisuse": "transactions.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is of transactions when it is first used."""
-    if name not in _OF_TRANSACTIONS:
+    """Loads TLS and what is of transactions when it is first used."""
+    if name not in _LOADED_LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"handfast.client.transactions.{_OF_TRANSACTIONS[name]}"), name)
+    return getattr(import_module(f"handfast.client.{_LOADED_LATER[name]}"), name)

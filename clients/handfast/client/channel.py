@@ -7,7 +7,7 @@ that looks at the outcome of a call makes `.future` wait for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -19,9 +19,12 @@ from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.multicallables import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from handfast.client.options import DEFAULT_KEEPALIVE, Options
 from handfast.client.replicas import Replicas
-from handfast.client.security.security import Security, security_of
-from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import Token
+from handfast.client.security.given import security_of
+
+if TYPE_CHECKING:
+    from handfast.client.security.security import Security
+    from handfast.client.security.tls import TLS
+    from handfast.client.security.tokens import Token
 
 DEFAULT_TIMEOUT = 10.0
 

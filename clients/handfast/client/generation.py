@@ -6,14 +6,16 @@ A new generation has connections of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import grpc
 
 from handfast.client import options
 from handfast.client.addresses import hosts_of
-from handfast.client.security.security import Security
+
+if TYPE_CHECKING:
+    from handfast.client.security.security import Security
 
 
 class _Called(Protocol):
@@ -85,7 +87,7 @@ def server_name(address: str, security: Security | grpc.ChannelCredentials | Non
     """What the certificates of all servers at `address` are to name; None where gRPC finds out by itself. Raises
     ValueError where there is no one such name, or a token would leave this machine in plain text."""
     tls = None
-    if isinstance(security, Security):
+    if security is not None and not isinstance(security, grpc.ChannelCredentials):
         security.credentials_for(address)
         tls = security.tls
     if tls is not None and tls.server_name is not None:

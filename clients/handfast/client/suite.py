@@ -12,12 +12,12 @@ from handfast.client.addresses import check_participants, resolve_address
 from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT, Interceptor, WellBehaved, channel_class
 from handfast.client.options import keepalive_on_chassis
-from handfast.client.security.security import security_of_suite
-from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import Token
+from handfast.client.security.given import security_of_suite
 
 if TYPE_CHECKING:
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceStub
+    from handfast.client.security.tls import TLS
+    from handfast.client.security.tokens import Token
     from handfast.client.transactions.transaction import Transaction
     from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceStub
     from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceStub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
@@ -17,9 +17,12 @@ from handfast.client.generation import Generation, Generations, server_name
 from handfast.client.methods import CLIENT_STREAMING, Method, Serializer
 from handfast.client.options import DEFAULT_KEEPALIVE, Options
 from handfast.client.replicas import Replicas
-from handfast.client.security.security import Security, security_of
-from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import AsyncToken
+from handfast.client.security.given import security_of
+
+if TYPE_CHECKING:
+    from handfast.client.security.security import Security
+    from handfast.client.security.tls import TLS
+    from handfast.client.security.tokens import AsyncToken
 
 
 def channel(

@@ -14,13 +14,13 @@ from handfast.client.aio.channel import WellBehaved
 from handfast.client.arguments import check_timeout
 from handfast.client.channel import DEFAULT_TIMEOUT, channel_class
 from handfast.client.options import keepalive_on_chassis
-from handfast.client.security.security import security_of_suite
-from handfast.client.security.tls import TLS
-from handfast.client.security.tokens import AsyncToken
+from handfast.client.security.given import security_of_suite
 
 if TYPE_CHECKING:  # one class makes both kinds of stub; the names for the asyncio kind are there for type checkers
     from handfast.accounts.v1.accounts_pb2_grpc import AccountServiceAsyncStub
     from handfast.client.aio.transaction import Transaction
+    from handfast.client.security.tls import TLS
+    from handfast.client.security.tokens import AsyncToken
     from handfast.preferences.v1.preferences_pb2_grpc import PreferencesServiceAsyncStub
     from handfast.transactions.v1.transactions_pb2_grpc import TransactionServiceAsyncStub
     from handfast.users.v1.users_pb2_grpc import UserServiceAsyncStub

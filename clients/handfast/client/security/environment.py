@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from handfast.client.security.given import CA, CERTIFICATE, KEY, TOKEN_FILE
 from handfast.client.security.secret_files import UnusableFile, read_secret
 from handfast.client.security.tls import TLS
 
-CA, CERTIFICATE, KEY, TOKEN_FILE = "HANDFAST_CA", "HANDFAST_CERTIFICATE", "HANDFAST_KEY", "HANDFAST_TOKEN_FILE"
 SERVER_NAME = "HANDFAST_SERVER_NAME"
 
 

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import grpc
 
 from handfast.client.addresses import is_on_this_machine, is_socket
-from handfast.client.arguments import check_credentials
 from handfast.client.failed_call import NotSent
 from handfast.client.security.tls import TLS, TLSFiles
 from handfast.client.security.tokens import KEY, AsyncToken, Entry, NoToken, TokenSource
@@ -92,30 +91,3 @@ def answer(asking: Future[Entry]) -> Entry:
         return asking.result()
     except NoToken as error:
         raise NotSent(grpc.StatusCode.UNAUTHENTICATED, str(error)) from error.__cause__
-
-
-def security_of(
-    credentials: grpc.ChannelCredentials | None, tls: TLS | None, token: AsyncToken | None, may_be_async: bool = False
-) -> Security | grpc.ChannelCredentials | None:
-    """What the caller has given; None where nothing was."""
-    check_credentials(credentials)
-    if tls is None and token is None:
-        return credentials
-    if credentials is not None:
-        given = "tls" if tls is not None else "token"
-        raise ValueError(
-            f"{given}: cannot be given beside credentials; a token can be part of them, "
-            "by grpc.composite_channel_credentials"
-        )
-    return Security(tls, token, may_be_async)
-
-
-def security_of_suite(
-    credentials: grpc.ChannelCredentials | None, tls: TLS | None, token: AsyncToken | None, may_be_async: bool = False
-) -> Security | grpc.ChannelCredentials | None:
-    """What the caller has given, and where it is lacking what the environment names."""
-    if credentials is None:
-        from handfast.client.security import environment
-
-        tls, token = tls or environment.tls(), environment.token() if token is None else token
-    return security_of(credentials, tls, token, may_be_async)
