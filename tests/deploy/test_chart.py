@@ -330,12 +330,12 @@ def test_helm_hands_the_dashboard_to_grafana_as_it_is() -> None:
     assert len(text) < 100_000  # a release, which is compressed, has to fit into 1 MiB with it
 
 
-@pytest.mark.parametrize("ci", ["", "true"])
-def test_without_helm_the_check_says_so(tmp_path: Path, ci: str) -> None:
-    done = run_alone(CHECK, tmp_path, CI=ci)
-    assert done.returncode == 0
+@pytest.mark.parametrize("asked_for", ["", "1"])
+def test_without_helm_the_check_says_so_and_fails_where_ci_asks_for_it(tmp_path: Path, asked_for: str) -> None:
+    done = run_alone(CHECK, tmp_path, CI="true", CI_HELM=asked_for)
+    assert done.returncode == (1 if asked_for else 0)
     assert "make helm" in done.stdout
-    assert "NOT CHECKED" in done.stdout
+    assert ("NOT CHECKED" in done.stdout) is not bool(asked_for)
 
 
 def test_a_suite_that_is_told_so_runs_by_the_names_of_a_cluster(tmp_path: Path) -> None:

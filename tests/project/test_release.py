@@ -79,7 +79,7 @@ def versions(root: Path) -> set[str]:
     (manifest, *_) = yaml.safe_load_all((root / "tests" / "deploy" / "rendered" / "production.yaml").read_text())
     labels = manifest["metadata"]["labels"]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    (pushed,) = re.findall(r"podman push handfast \S+:(\S+)", (root / "docs" / "deploy.md").read_text())
+    (pushed,) = re.findall(r"podman push \S+:(\S+)", (root / "docs" / "deploy.md").read_text())
     assert labels["helm.sh/chart"] == f"handfast-{chart['version']}"
     assert project["version"] == chart["appVersion"] == labels["app.kubernetes.io/version"] == pushed
     return {project["version"], chart["version"]}
@@ -119,15 +119,16 @@ def test_no_other_file_has_the_version() -> None:
 
 def test_ci_runs_everything_on_each_python_that_the_package_is_for() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())["jobs"]
-    assert {"run": ".ci/run"} in jobs["everything"]["steps"]
+    assert ".ci/run" in [step.get("run") for step in jobs["everything"]["steps"]]
     versions = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
     assert jobs["everything"]["strategy"]["matrix"]["python"] == versions
 
 
 def test_where_tests_run_the_history_is_there_that_tests_of_upgrades_need() -> None:
     jobs = [job for path in WORKFLOWS for job in yaml.safe_load(path.read_text())["jobs"].values()]
-    tested = [job["steps"] for job in jobs if {"run": ".ci/run"} in job["steps"]]
-    assert len(tested) == 2
+    tests = re.compile(r"\.ci/run|make test RETEST=1\b")
+    tested = [job["steps"] for job in jobs if any(tests.match(step.get("run", "")) for step in job["steps"])]
+    assert len(tested) == 3
     for each in tested:
         assert [
             step["with"]["fetch-depth"] for step in each if step.get("uses", "").startswith("actions/checkout")
@@ -142,8 +143,14 @@ def test_what_a_workflow_runs_is_there(workflow: Path) -> None:
     for command in commands:
         if command[0] == "make":
             assert command[1] in targets
-        elif not command[0].startswith(".venv/"):
+        elif command[0] not in ("git", "sudo") and not command[0].startswith(".venv/"):
             assert (ROOT / command[0]).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_uses_what_nobody_can_replace_by_something_else(workflow: Path) -> None:
+    pinned = re.findall(r"uses: \S+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", workflow.read_text(), re.MULTILINE)
+    assert len(pinned) == len([step for step in steps(workflow) if "uses" in step])
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
