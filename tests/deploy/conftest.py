@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handfast.client import Suite
 from handfast.server.chassis.security.transport import CertificateMetrics, ServerTls
+from handfast.server.cli.dev.folder import DevCredentials, make
 from handfast.server.process.settings import ServerSettings
 from handfast.server.suite import FIRST_PORT
 from handfast.users.v1.users_pb2 import DeleteUserRequest
@@ -29,6 +30,11 @@ from tests.transactions.calls import Transaction
 def database_urls() -> dict[str, str]:
     """SQLite: what is tested here does not depend on the database."""
     return {}
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> DevCredentials:
+    return make(tmp_path_factory.mktemp("chart") / "dev", [])
 
 
 @pytest.fixture(scope="session")

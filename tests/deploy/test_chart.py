@@ -20,7 +20,7 @@ from kubernetes_validate.utils import latest_version, validate
 
 from handfast.server.chassis.security.grants import parse_grants
 from handfast.server.chassis.security.tokens import parse_revoked
-from handfast.server.cli.dev.folder import DevCredentials, make
+from handfast.server.cli.dev.folder import DevCredentials
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import METRICS_PORT_OFFSET, ServerSettings
@@ -44,11 +44,6 @@ PORT = int(of_the_image()["HANDFAST_USERS_LISTEN"].rpartition(":")[2])
 @pytest.fixture(params=SETS)
 def rendered(request: pytest.FixtureRequest) -> Rendered:
     return Rendered(request.param)
-
-
-@pytest.fixture(scope="session")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> DevCredentials:
-    return make(tmp_path_factory.mktemp("chart") / "dev", [])
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -19,12 +19,17 @@ import pytest
 import yaml
 from kubernetes_validate.utils import validate
 
+from handfast.server.cli.dev.folder import DevCredentials
 from handfast.server.cli.settings import SERVERS
-from handfast.server.suite import LONGEST_NAME, NAME, NAMES_IN_USE
-from tests.deploy.chart import CHART, helm, manifests
+from handfast.server.process.flags import read_settings
+from handfast.server.suite import LONGEST_NAME, NAME, NAMES_IN_USE, SuiteSettings
+from tests.deploy.chart import CHART, ETC, helm, manifests
+from tests.deploy.containerfile import environment as of_the_image
+from tests.project.commands import ROOT
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+PRODUCTION = CHART / "values" / "production.yaml"
 OF_PODS = {"env", "podLabels", "podAnnotations", "priorityClassName", "nodeSelector", "tolerations", "affinity"}
 """What the Job of migrations has of its own, and else takes from `server`."""
 
@@ -139,6 +144,34 @@ def test_pods_have_what_is_set_of_pods_and_those_of_migrations_too(tmp_path: Pat
         assert pod["metadata"]["annotations"] == {"sidecar.istio.io/inject": inject}
 
 
+def test_callers_may_have_tokens_and_no_certificates_as_the_page_says(tmp_path: Path, dev: DevCredentials) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (told,) = (each for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "PEER_TOKEN" in each)
+    file = tmp_path / "values.yaml"
+    file.write_text(told)
+    printed = list(
+        manifests(helm("handfast", CHART, "--values", CHART / "values" / "production.yaml", "--values", file))
+    )
+    for server in SERVERS:
+        (pod,) = (
+            each["spec"]["template"]["spec"]
+            for each in printed
+            if (each["kind"], each["metadata"]["name"]) == ("Deployment", f"handfast-{server}")
+        )
+        (container,) = pod["containers"]
+        folders = {each["mountPath"] for each in container["volumeMounts"]}
+        given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        token = given[f"HANDFAST_{server.upper()}_PEER_TOKEN"]
+        assert str(Path(token).parent) in folders
+        here = {token: dev.token("admin"), f"{ETC}/certificate/tls.crt": dev.certificate(server)}
+        here |= {f"{ETC}/certificate/tls.key": dev.key(server), f"{ETC}/ca/ca.crt": dev.ca}
+        here |= {f"{ETC}/authentication/revoked.txt": dev.revoked_tokens}
+        given = of_the_image() | {name: str(here.get(value, value)) for name, value in given.items()}
+        url = {SuiteSettings.variable(server, "database_url"): "postgresql://db/name"}
+        settings = read_settings(SuiteSettings, server, "", {}, given | url)
+        assert (settings.authentication, settings.tls_client_ca) == ("enforce", "")
+
+
 def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_path: Path) -> None:
     host = "handfast-users.default.svc.cluster.local"
     file = tmp_path / "values.yaml"
@@ -157,14 +190,19 @@ def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_
         ("users.env.HANDFAST_USERS_DATABASE_URL_FILE=/url", "users.database says which secret"),
         ("server.env.HANDFAST_USERS_LISTEN=0.0.0.0:6000", "Services and probes know the ports"),
         ("server.env.HANDFAST_GRACE=60", "gracePeriodSeconds says it"),
+        (
+            "accounts.autoscaling.maxReplicas=2",
+            "autoscaling of accounts must have maxReplicas no lower than minReplicas",
+        ),
     ],
 )
-def test_helm_refuses_what_servers_would_refuse_or_not_keep_to(value: str, rule: str) -> None:
-    assert rule in helm("handfast", CHART, "--set-string", value)
+def test_helm_refuses_what_servers_or_kubernetes_would_refuse_or_not_keep_to(value: str, rule: str) -> None:
+    how = "--set" if "Replicas" in value else "--set-string"
+    assert rule in helm("handfast", CHART, "--values", PRODUCTION, how, value)
 
 
 def test_helm_refuses_the_names_of_participants_that_servers_refuse() -> None:
-    text = (CHART / "templates" / "_helpers.tpl").read_text()
+    text = (CHART / "templates" / "_pods.tpl").read_text()
     (names,) = re.findall(r"if has \$name \(list (.+)\) }}", text)
     assert set(shlex.split(names)) == NAMES_IN_USE
     rule = SCHEMA["properties"]["participants"]["propertyNames"]
