@@ -84,9 +84,10 @@ overload: $(INSTALLED) ## ask ten times more of the servers than they can do, an
 overload-go: $(INSTALLED) $(GHZ) ## the same with grpc-go callers, who come again at once (needs Go)
 	$(BIN)/python -m benchmarks.overload_go $(ARGS)
 
-# Each of the many servers that tests start would compile the sources anew where the environment keeps it from writing.
-test: $(INSTALLED) ## run the tests in two processes (ARGS='-k page'; RETEST=1: what failed once more, each by itself)
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/$(if $(RETEST),python tools/retest.py,pytest) -n 2 --dist worksteal $(ARGS)
+# Three processes keep two processors busy, as tests wait for a third of their time. And each of the many servers that
+# they start would compile the sources anew where the environment keeps it from writing.
+test: $(INSTALLED) ## run the tests in three processes (ARGS='-k page'; RETEST=1: what failed once more, each by itself)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/$(if $(RETEST),python tools/retest.py,pytest) -n 3 --dist worksteal $(ARGS)
 
 crash: $(INSTALLED) ## kill servers and databases while clients run, and check what they saw (ARGS='--kills 20')
 	PYTHONPATH=examples/credits $(BIN)/python -m tests.crashes.run $(ARGS)

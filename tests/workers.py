@@ -13,9 +13,8 @@ _ended_early = pytest.StashKey[bool]()
 def share(ports: Sequence[int]) -> Sequence[int]:
     """Those of the ports that this worker may take, and no other; all where there are no workers."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    size = len(ports) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    first = worker * size % len(ports)  # one that replaces another has a higher number
-    return ports[first : first + size]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return ports[worker % workers :: workers]  # one that replaces another has a higher number
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -30,6 +30,9 @@ def users(backend: Backend, request: pytest.FixtureRequest) -> Iterator[UserServ
         users.GetUser(REQUEST)  # so that the token is there
         backend.received.clear()
         yield users
+    # Ctrl-C can leave a lock of a gRPC channel to the main thread, and any other that then collects the channel hangs.
+    del users, opened
+    gc.collect()
 
 
 @pytest.fixture
