@@ -168,6 +168,13 @@ def test_a_file_that_cannot_be_read_is_told_with_flag_and_variable(tmp_path: Pat
     assert refusal(str(tmp_path / "large")).endswith("large, which is larger than 1048576 bytes")
 
 
+def test_a_file_that_everybody_can_write_is_refused(write: Write) -> None:
+    path = write("threads = 3\n", 0o646)
+    cause = "everybody can write it (mode 0646); say chmod o-w"
+    assert refusal(path) == f"--config (or HANDFAST_CONFIG) names {path}, which cannot be read: {cause}"
+    assert settings_by(write("threads = 3\n", 0o664)).threads == 3
+
+
 def test_a_second_file_is_refused(handfast: Callable[..., Result], write: Write) -> None:
     path = write("")
     result = handfast("serve", "users", "--config", path, "--config", path)
@@ -425,7 +432,11 @@ def test_the_command_fails_where_a_server_could_not_start(handfast: Callable[...
 
 
 def test_that_a_file_of_whom_to_trust_cannot_be_used_is_told_where_settings_are_printed(
-    handfast: Callable[..., Result], write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    handfast: Callable[..., Result],
+    write: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens = 'authentication = "observe"\ntoken_keys = "keys.json"\ntoken_issuer = "i"\ntoken_audience = "a"\n'
     path, keys = write(f'{tokens}[users]\ndatabase_url = "sqlite:////tmp/users"\n'), tmp_path / "keys.json"
@@ -436,6 +447,7 @@ def test_that_a_file_of_whom_to_trust_cannot_be_used_is_told_where_settings_are_
         assert f'token_keys = "{keys}" # {path}' in lines_of(result.stdout)
     keys.write_text("[]")
     path = write(tokens)
+    monkeypatch.setattr("handfast.server.chassis.logs.log.configure", lambda *_: None)  # which is for the whole process
     argv = ["--print-config", "--config", path]
     assert serve(never, PostageSettings, name="postage", listen="127.0.0.1:50061", argv=argv) == 2
     told = capsys.readouterr()

@@ -166,6 +166,8 @@ def test_metrics_are_served_beside_the_calls(listen: str, metrics_listen: str) -
             "must have each @ written as %40, but for the one before the host",
         ),
         ("database_url", "postgresql://us/er:hunter2@h/d", "must have each @ written as %40"),
+        ("database_url", "postgresql://h/d#password=hunter2", "and each # as %23"),
+        ("database_url", "postgresql://h/d?sslmode=require#password=hunter2", "and each # as %23"),
         ("users_address", "users", "--users-address (or HANDFAST_USERS_ADDRESS) must be HOST:PORT"),
         ("preferences_address", "127.0.0.1:0", "--preferences-address (or HANDFAST_PREFERENCES_ADDRESS) must name a"),
         ("accounts_address", "", "--accounts-address (or HANDFAST_ACCOUNTS_ADDRESS) must be HOST:PORT"),

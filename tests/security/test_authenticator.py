@@ -322,6 +322,15 @@ def test_a_server_with_a_bad_file_does_not_start(
     assert str(caught.value).startswith(f"--{setting.replace('_', '-')} (or HANDFAST_{setting.upper()}) is {file}, ")
 
 
+def test_a_file_that_everybody_can_write_is_not_trusted(issuer: Issuer, tmp_path: Path) -> None:
+    settings = server_settings(**issuer.settings(tmp_path))
+    Path(settings.token_keys).chmod(0o666)
+    with pytest.raises(
+        SettingsError, match=r"which breaks a rule: everybody can write it \(mode 0666\); say chmod o-w$"
+    ):
+        Authenticator(settings)
+
+
 def test_its_metrics_are_those_that_are_documented(authenticator: Authenticator) -> None:
     registry = CollectorRegistry()
     authenticator.register(registry)

@@ -63,8 +63,9 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
 def check_files(settings: ServerSettings) -> None:
     """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used. Certificates are
     checked by the settings themselves."""
-    log.configure(settings.name, "error")  # or what it would log of them would stand among what is printed
-    Authenticator.of(settings, ())
+    if settings.authentication != "off":
+        log.configure(settings.name, "error")  # or what is logged of them would stand among what is printed
+        Authenticator(settings)
 
 
 def _build_by_name(name: str, settings: ServerSettings) -> Server:

@@ -68,6 +68,7 @@ def read_and_exposure(path: str) -> tuple[bytes, str]:
     try:
         with open(path, "rb") as file:
             found = os.stat(file.fileno())  # of what was opened, whatever the name stands for by now
+            check_writers(found)
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise ValueError(f"names {path}, which cannot be read: {getattr(error, 'strerror', error)}") from None
@@ -78,3 +79,9 @@ def read_and_exposure(path: str) -> tuple[bytes, str]:
         return content, ""
     mode = f"{stat.S_IMODE(found.st_mode):04o}"
     return content, f"others than its owner can reach (mode {mode}); say chmod 600 {path}"
+
+
+def check_writers(found: os.stat_result) -> None:
+    """Raises ValueError, worded to follow the name of the file, where everybody can write it: it could say anything."""
+    if stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IWOTH:
+        raise ValueError(f"everybody can write it (mode {stat.S_IMODE(found.st_mode):04o}); say chmod o-w")

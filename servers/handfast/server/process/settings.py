@@ -446,8 +446,9 @@ class DatabaseSettings(ServerSettings):
             # What follows the first @ would be taken for the host, and shown in errors.
             rest = re.sub("^[^:/]*:[^@]*@", "@", self.database_url.partition("://")[2])
             host, _, database = rest.partition("?")[0].partition("/")
-            rule = "must have each @ written as %40, but for the one before the host"
-            self.require("database_url", host.count("@") <= 1 and "@" not in database, rule)
+            rule = "must have each @ written as %40, but for the one before the host, and each # as %23"
+            is_plain = host.count("@") <= 1 and "@" not in database and "#" not in rest
+            self.require("database_url", is_plain, rule)
 
 
 @dataclass(frozen=True, kw_only=True)

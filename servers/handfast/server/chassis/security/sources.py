@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
@@ -23,6 +22,7 @@ import structlog
 from handfast.server.chassis.logs.tracebacks import in_one_line
 from handfast.server.chassis.security.fetching import fetch
 from handfast.server.process.addresses import is_url
+from handfast.server.process.secrets import check_writers
 
 FILE_INTERVAL = 1.0
 """Seconds between two looks at a file."""
@@ -104,7 +104,7 @@ class Source(Generic[T]):
         if version is None or version != self._version:
             if self.value is not None and self._is_being_written(version):
                 return
-            data = fetch(self._place) if self.is_remote else Path(self._place).read_bytes()
+            data = fetch(self._place) if self.is_remote else _read(self._place)
             if data != self._data:
                 self.value = self._parse(data)
                 self._data = data
@@ -147,6 +147,12 @@ class Source(Generic[T]):
                 _log.error("trust could not be read", source=self.name, **{"error.cause": cause})
             return URL_RETRY if self.is_remote else FILE_INTERVAL
         return URL_INTERVAL if self.is_remote else FILE_INTERVAL
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        check_writers(os.stat(file.fileno()))
+        return file.read()
 
 
 def file_version(path: str) -> object:
