@@ -33,7 +33,7 @@ __all__ = ["pytest_sessionfinish", "pytest_testnodedown"]
 # A proxy of the environment is for what is elsewhere. Our client knows that; urllib and bare channels are told.
 _DIRECT = ",".join(filter(None, [getproxies_environment().get("no"), "localhost", "127.0.0.1", "::1"]))
 os.environ.update(no_proxy=_DIRECT, no_grpc_proxy=_DIRECT)
-# What tests start stops on SIGHUP and SIGINT, even where these themselves were started by nohup, or by a shell with `&`.
+# All that tests start stops on SIGHUP and SIGINT, even where these were started by nohup, or by a shell with `&`.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # No two workers choose the same port before either listens on it.
