@@ -413,7 +413,7 @@ def test_the_command_prints_all_servers_and_what_up_has(handfast: Callable[..., 
     assert others == f"# For no server of the suite: prefs, library of {path}\n"
     assert handfast("config", "up", HANDFAST_CONFIG=path).stdout == f"[up]\n{of_up}\n"
     assert "data_dir" in of_up
-    printed_too = handfast("config", HANDFAST_CONFIG=path, HANDFAST_THREDS="5", HANDFAST_CREDITS_LISTEN="127.0.0.1:1")
+    printed_too = handfast("config", "up", HANDFAST_THREDS="5", HANDFAST_CREDITS_LISTEN="127.0.0.1:1")
     assert printed_too.stdout.endswith("\n# For no server of the suite: HANDFAST_CREDITS_LISTEN, HANDFAST_THREDS\n")
 
 

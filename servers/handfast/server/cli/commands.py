@@ -64,9 +64,10 @@ def _run_server(settings: SuiteSettings, stop: threading.Event) -> None:
 
 
 def _check_files(settings: SuiteSettings) -> None:
-    from handfast.server.cli.config import check_files
+    if settings.authentication != "off":  # or it would take most of a second for nothing
+        from handfast.server.chassis.serving import check_files
 
-    check_files(settings)
+        check_files(settings)
 
 
 for _server, _address in on_this_machine().items():
@@ -87,7 +88,7 @@ def config(servers: Sequence[str], **flags: Any) -> None:
     """
     from handfast.server.cli.config import run
 
-    run(servers, flags)
+    run(servers, flags, _check_files)
 
 
 @handfast.command(params=[CONFIG])

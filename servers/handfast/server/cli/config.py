@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -17,9 +17,10 @@ from handfast.server.process.sources import values
 from handfast.server.suite import SuiteSettings
 
 
-def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(named: Sequence[str], flags: Mapping[str, Any], check: Callable[[SuiteSettings], object]) -> None:
     """Prints those of each that is named, or else of all, and which tables of the file and which variables are for none
-    of these. Raises Failure at the end, with a line for each server that could not start with them.
+    of these. Raises Failure at the end, with a line for each server that could not start with them, or for which
+    `check` raises one.
     """
     file = config_file(flags, os.environ)
     servers, faults = named or (*SERVERS, UP), []
@@ -32,14 +33,14 @@ def run(named: Sequence[str], flags: Mapping[str, Any]) -> None:
                 defaults = {each.name: each.parse(each.shown_default or "") for each in OF_UP}
                 click.echo(listing(UP, OF_UP, given, defaults | values(given)))
             else:
-                print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ, check_files)
+                print_settings(SuiteSettings, server, on_this_machine()[server], flags, os.environ, check)
         except Failure as error:
             faults.append(f"{server}: {error}")
     known = {*servers, *(setting.key for setting in settings_of(SuiteSettings, UP, ""))}
     others = [name for name, value in file.content.items() if isinstance(value, dict) and name not in known]
     if others and not named:
         click.echo(f"\n# For no server of the suite: {', '.join(others)} of {file.path}")
-    if (variables := _variables_of_none()) and not named:
+    if variables := _variables_of_none():
         click.echo(f"\n# For no server of the suite: {', '.join(variables)}")
     if faults:
         raise Failure("\n".join(faults))
@@ -50,11 +51,3 @@ def _variables_of_none() -> list[str]:
     settings = [CONFIG, *OF_UP, *(each for server in SERVERS for each in settings_of(SuiteSettings, server, ""))]
     known = {name for each in settings for name in (each.variable, each.file_variable)}
     return sorted(name for name in os.environ if name.startswith("HANDFAST_") and name not in known)
-
-
-def check_files(settings: SuiteSettings) -> None:
-    """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used."""
-    if settings.authentication != "off":
-        from handfast.server.chassis import serving  # takes most of a second, and is installed with servers only
-
-        serving.check_files(settings)
