@@ -26,9 +26,10 @@ BRANCH = "main"
 
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 _OF_ITEM = re.compile(r"^ {2,3}(?=\S)", re.MULTILINE)
-_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(r"`[^`]+`|(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+"""Matches code, too, in which nothing is a link, and then has no target."""
 _DIAGRAM = """\
-<div class="diagram" markdown>
+<div class="diagram" data-search-exclude markdown>
 <script src="{to_root}mermaid.min.js"></script>
 
 {fenced}
@@ -55,6 +56,8 @@ def gather(scripts: Path, where: Path = ROOT) -> None:
     for page in names:
         text = (ROOT / page).read_text()
         for picture in _pictures(page, text):
+            if not (ROOT / picture).exists():
+                sys.exit(f"{page}: there is no {picture}, which it shows")
             _put(folder / picture, (ROOT / picture).read_bytes())
         _put(folder / page, for_site(page, text, names, project.get("repo_url")).encode())
 
@@ -83,7 +86,7 @@ def _block(fenced: re.Match[str], page: str) -> str:
 
 def _relink(link: re.Match[str], *, page: str, names: dict[str, str], repo_url: str | None) -> str:
     target = link["target"]
-    if link["picture"] or "://" in target or target.startswith("#"):
+    if target is None or link["picture"] or "://" in target or target.startswith("#"):
         return link[0]
     file, _, anchor = target.partition("#")
     path = posixpath.normpath(posixpath.join(posixpath.dirname(page), file))

@@ -42,8 +42,9 @@ def set_version(new: str, root: Path = ROOT) -> None:
     changelog = root / "CHANGELOG.md"
     text = changelog.read_text()
     if not form["before"] and f"## [{new}]" not in text:
-        dated = f"{UNRELEASED}\n## [{new}] - {datetime.now(UTC):%Y-%m-%d}\n"
-        changelog.write_text(text.replace(UNRELEASED, dated, 1))
+        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        dated = text.replace(UNRELEASED, f"{UNRELEASED}\n## [{new}] - {today}\n", 1)
+        changelog.write_text(f"{dated}[{new}]: #{new.replace('.', '')}---{today}\n")
 
 
 if __name__ == "__main__":

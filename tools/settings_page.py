@@ -46,12 +46,12 @@ def _tables() -> Iterator[str]:
 
 
 def _table(heading: str, settings: Sequence[Setting]) -> str:
-    lines = [f"\n### {heading}\n", "| flag | variable | value | default | says |", "|---|---|---|---|---|"]
+    lines = [f"\n### {heading}\n", "| flag | says | default | value | variable |", "|---|---|---|---|---|"]
     for each in settings:
         variables = ", ".join(f"`{name}`" for name in (each.variable, each.file_variable) if name)
         value = _cell(f"`{each.metavar or 'true|false'}`")
         default = "required" if each.shown_default is None else _cell(each.shown_default)
-        lines.append(f"| `{each.opts[0]}` | {variables} | {value} | {default} | {_cell(each.help or '')} |")
+        lines.append(f"| `{each.opts[0]}` | {_cell(each.help or '')} | {default} | {value} | {variables} |")
     return "\n".join((*lines, ""))
 
 

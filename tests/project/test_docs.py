@@ -42,6 +42,11 @@ def test_each_page_of_the_docs_is_in_the_navigation_and_each_page_there_exists()
     assert next(iter(NAMES)) == "README.md"
 
 
+def test_a_page_has_the_title_that_the_navigation_shows() -> None:
+    titles = {page: (ROOT / page).read_text().partition("\n")[0] for page in NAMES if page != "README.md"}
+    assert titles == {page: f"# {NAMES[page]}" for page in titles}
+
+
 def test_a_link_to_a_page_stays_and_shows_the_name_of_the_page_for_its_path() -> None:
     text = "[docs/errors.md](docs/errors.md) and [all of them](docs/errors.md#of-transactions)"
     expected = "[Errors](docs/errors.md) and [all of them](docs/errors.md#of-transactions)"
@@ -75,8 +80,17 @@ def test_a_link_to_a_file_that_is_not_there_is_told() -> None:
 
 
 def test_what_code_shows_is_no_link() -> None:
-    text = "```python\nfirst[0](nothing)\n```\n"
-    assert docs.for_site("docs/x.md", text, NAMES) == text
+    for text in ("```python\nfirst[0](nothing)\n```\n", "`first[0](nothing)`, `[a](b)` and `![a](b)`"):
+        assert docs.for_site("docs/x.md", text, NAMES) == text
+    assert docs.for_site("docs/x.md", "`x[0]`: [`errors.md`](errors.md)", NAMES) == "`x[0]`: [Errors](errors.md)"
+
+
+def test_a_picture_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text("# Handfast\n\n![A trace](docs/nothing.svg)\n")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    with pytest.raises(SystemExit, match=r"README\.md: there is no docs/nothing\.svg, which it shows"):
+        docs.gather(tmp_path / "scripts", tmp_path)
 
 
 def test_what_belongs_to_an_item_of_a_list_is_indented_as_the_builder_wants_it() -> None:
@@ -91,7 +105,8 @@ def test_it_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: 
         pytest.skip("`make docs` installs what builds the site")
     config = docs.CONFIG.read_text()
     if published:
-        config = config.replace("[project]", '[project]\nrepo_url = "https://github.com/you/handfast"', 1)
+        urls = 'repo_url = "https://github.com/you/handfast"\nsite_url = "https://you.github.io/handfast/"'
+        config = config.replace("[project]", f"[project]\n{urls}", 1)
     (tmp_path / docs.CONFIG.name).write_text(config)
     shutil.copytree(ROOT / PROJECT["theme"]["custom_dir"], tmp_path / PROJECT["theme"]["custom_dir"])
     docs.gather(SCRIPTS, tmp_path)
@@ -110,3 +125,7 @@ def test_it_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: 
         for loaded in page_of.found:
             assert (file.parent / loaded.partition("?")[0]).is_file(), (page, loaded)
     assert "mermaid.min.js" in (site / "docs" / "atomic-commit.html").read_text()
+    assert "sequenceDiagram" not in (site / "search.json").read_text()
+    not_found = _Loaded()
+    not_found.feed((site / "404.html").read_text())  # at any depth, so by paths from the root
+    assert all(loaded.startswith("/handfast/" if published else "/") for loaded in not_found.found)

@@ -95,6 +95,7 @@ def test_one_command_writes_the_version_wherever_it_stands(versioned: Path) -> N
     unreleased, released = (versioned / "CHANGELOG.md").read_text().split("## [7.8.9] - ")
     assert unreleased.endswith("## [Unreleased]\n\n")
     assert "### Added" in released
+    assert released.endswith(f"\n[Unreleased]: #unreleased\n[7.8.9]: #789---{released[:10]}\n")
     set_version("7.9.0.dev0", versioned)
     assert versions(versioned) == {"7.9.0.dev0", "7.9.0-dev0"}
     project = (versioned / "pyproject.toml").read_text().replace("7.9.0.dev0", PROJECT["version"])
