@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +24,15 @@ from handfast.server.chassis.data.migrations import migrate, plan, upgrade
 from handfast.server.chassis.data.revisions import Plan, Revisions
 from handfast.server.chassis.data.schema import Schema
 from handfast.server.chassis.ids import new_id
+from handfast.server.cli.supervisor import HANDFAST
 from handfast.server.process.settings import sqlite_url
 from handfast.server.transactions.core.model import Outcome
 from handfast.server.users.errors import EmailTaken
 from handfast.server.users.server import SCHEMA as USERS
+from tests.cli.processes import CLEAN
 from tests.databases.postgresql import PostgreSQL
 from tests.databases.test_migrations import differences, each_server, found_in, newer_than_users, newest_of
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.transactions.participants import Users
 
 
@@ -248,6 +252,26 @@ def test_a_revision_that_waits_for_a_lock_holds_up_no_call(server: PostgreSQL) -
             assert not migrating.done()
         migrating.result()
         start(database, USERS)
+
+
+def test_a_command_that_is_stopped_while_it_migrates_ends_its_query_and_the_next_one_goes_on(
+    server: PostgreSQL,
+) -> None:
+    url = server.emptied()
+    command = [*HANDFAST, "migrate", "users", "--database-url", url]
+    with closing(opened(url)) as database:
+        migrate(database, USERS, "0003")
+        with database.engine.begin() as report:
+            report.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            report.exec_driver_sql("SELECT * FROM requests").all()
+            with subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, text=True) as migrating:
+                assert eventually(lambda: waiting(database))
+                migrating.terminate()
+                assert (migrating.wait(PATIENCE), migrating.communicate()[0]) == (128 + signal.SIGTERM, "")
+            assert eventually(lambda: not waiting(database))
+        assert version(database, USERS)[0] == "0004"
+        done = subprocess.run(command, env=CLEAN, stdout=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stdout) == (0, "users: upgraded from 0004 to 0005\n")
 
 
 def test_a_database_that_others_keep_locked_is_told_in_one_line(

@@ -3,6 +3,7 @@ PostgreSQL's part is run by a PostgreSQL of the tests, and what the servers are 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from handfast.server.cli.dev.folder import DevCredentials, make
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.flags import read_settings, settings_of
 from handfast.server.process.settings import METRICS_PORT_OFFSET, ServerSettings
-from handfast.server.suite import DATABASES, SuiteSettings
+from handfast.server.suite import SuiteSettings
 from tests.databases.postgresql import PostgreSQL
 from tests.deploy import containerfile
 from tests.deploy.containerfile import environment as of_the_image
@@ -66,11 +67,13 @@ def test_a_server_takes_what_it_is_told_with_what_the_image_says(tmp_path: Path,
     dev = make(tmp_path / "dev", [])
     told = merged(over)[server]
     known = {setting.variable for setting in settings_of(SuiteSettings, server, "")}
-    assert told.keys() <= known | CLIENT
+    assert told.keys() <= known | CLIENT | {"PGPASSWORD"}
     given = {name: value.replace(DEV, str(dev.folder)) for name, value in (of_the_image() | told).items()}
     settings = read_settings(SuiteSettings, server, "", {}, given)
     assert settings.listen == f"0.0.0.0:{port_of_the_image()}"
-    assert settings.database_url == f"postgresql://{server}:${{{server.upper()}_PASSWORD}}@postgres/{server}"
+    # Without a password, as characters that mean something in a URL would have to be written otherwise there.
+    assert settings.database_url == f"postgresql://{server}@postgres/{server}"
+    assert told["PGPASSWORD"] == f"${{{server.upper()}_PASSWORD}}"
     assert settings.participants == {each: f"{each}:{port_of_the_image()}" for each in ("users", "preferences")}
     assert settings.accounts_address == f"accounts:{port_of_the_image()}"
 
@@ -84,11 +87,32 @@ def test_a_secure_server_is_as_secure_as_that_of_up(tmp_path: Path, server: str)
     assert dev.of_client("admin").items() <= merged(SECURE)["demo"].items()
 
 
-def test_migrations_have_the_database_of_every_server() -> None:
-    for over in (OPEN, SECURE):
-        environments = merged(over)
-        variables = {SuiteSettings.variable(server, "database_url"): server for server in DATABASES}
-        assert environments["migrate"] == {name: environments[server][name] for name, server in variables.items()}
+@pytest.mark.parametrize("over", [OPEN, SECURE])
+@pytest.mark.parametrize("server", SERVERS)
+def test_each_server_waits_for_migrations_of_its_own_database_which_are_tried_a_few_times(
+    server: str, over: str
+) -> None:
+    services = read("compose.yaml")["compose.yaml"]
+    migration = services[name := f"migrate-{server}"]
+    assert services[server]["depends_on"] == {name: {"condition": "service_completed_successfully"}}
+    assert (migration["command"], migration["restart"]) == (["migrate", server], "on-failure:3")
+    environments = merged(over)
+    variables = (SuiteSettings.variable(server, "database_url"), "PGPASSWORD")
+    assert environments[name] == {each: environments[server][each] for each in variables}
+
+
+def test_a_health_check_is_that_of_the_image_also_where_its_format_has_none() -> None:
+    (text,) = instructions("HEALTHCHECK")
+    options, _, command = text.partition(" CMD ")
+    of_the_image = dict(each.removeprefix("--").replace("-", "_").split("=") for each in options.split())
+    services = read("compose.yaml", SECURE)
+    for service in [*services["compose.yaml"].values(), *services[SECURE].values()]:
+        if service.get("command", [""])[0] == "serve":
+            check = dict(service["healthcheck"])
+            assert check.pop("test") == ["CMD", *json.loads(command)]
+            assert check == of_the_image
+        elif service.get("image") == "handfast":
+            assert service["healthcheck"] == {"disable": True}
 
 
 def test_callers_on_this_machine_find_the_servers_where_clients_look_and_others_do_not() -> None:
@@ -117,7 +141,7 @@ def test_one_service_builds_the_image_and_none_takes_that_of_somebody_else() -> 
         each for services in read("compose.yaml", SECURE).values() for each in services.values() if "image" in each
     ]
     ours = [each for each in every if each["image"] == "handfast"]
-    assert len(ours) == len(SERVERS) + len(("migrate", "demo", "credentials"))
+    assert len(ours) == 2 * len(SERVERS) + len(("demo", "credentials"))
     assert all(each["pull_policy"] == "never" for each in ours)
     # Several at a time would write the same tag.
     (build,) = (each["build"] for each in ours if "build" in each)
@@ -130,8 +154,9 @@ def test_one_service_builds_the_image_and_none_takes_that_of_somebody_else() -> 
 def test_files_that_are_mounted_are_there(file: str) -> None:
     for service in read(file)[file].values():
         for volume in service.get("volumes", []):
-            source = volume.partition(":")[0]
-            assert not source.startswith(".") or (ROOT / source).exists(), source
+            source, _, *options = volume.split(":")
+            # SELinux has containers read only what is marked as theirs.
+            assert not source.startswith(".") or ((ROOT / source).exists() and options == ["ro,z"]), volume
 
 
 @pytest.mark.parametrize("file", ["prometheus.yaml", "prometheus.secure.yaml"])
@@ -194,7 +219,16 @@ def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreS
 @pytest.mark.parametrize("over", [OPEN, SECURE])
 def test_compose_takes_the_files(over: str, tmp_path: Path) -> None:
     services = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}")
-    assert set(SERVERS) | {"migrate", "postgres", "prometheus", "grafana"} <= services.keys()
+    assert {*SERVERS, "migrate-users", "postgres", "prometheus", "grafana"} <= services.keys()
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_a_password_may_have_any_character(tmp_path: Path) -> None:
+    password = "p#w$x@y:/ %z"
+    services = composed(tmp_path, f"USERS_PASSWORD='{password}'")
+    told = [services["postgres"]["environment"]["USERS_PASSWORD"]]
+    told += [services[name]["environment"]["PGPASSWORD"] for name in ("users", "migrate-users")]
+    assert told == 3 * [password.replace("$", "$$")]  # as the file that is printed would be read again
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
