@@ -30,8 +30,7 @@ from tests.deploy.containerfile import environment as of_the_image
 from tests.eventually import eventually
 from tests.security.authority import Authority
 
-ELSEWHERE = ("HANDFAST_DATABASE_MUST_EXIST", "HANDFAST_DATABASE_MUST_REPLICATE")
-"""Settings that are for PostgreSQL alone."""
+OF_POSTGRESQL = "HANDFAST_DATABASE_MUST_REPLICATE"
 
 
 def handfast(*arguments: str, environment: Mapping[str, str]) -> int:
@@ -84,7 +83,7 @@ def main(folder: Path) -> None:
             process = start_process(
                 folder / f"{server}.log",
                 tuple(rendered.container(server)["args"]),
-                {name: value for name, value in given.items() if name not in ELSEWHERE},
+                {name: value for name, value in given.items() if name != OF_POSTGRESQL},
                 50051,
             )
             stack.callback(stop_process, process)
