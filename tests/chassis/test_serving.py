@@ -81,7 +81,7 @@ def test_help_lists_each_setting_with_its_default(capsys: pytest.CaptureFixture[
         "--carrier NAME who carries the letters [env var: HANDFAST_CARRIER; required]",
         "--patience SECONDS seconds to wait for the carrier [env var: HANDFAST_PATIENCE; default: 2.5]",
         "--surcharge NUMBER cents on top of each letter [env var: HANDFAST_SURCHARGE; default: 0]",
-        "--insured insure each letter [env var: HANDFAST_INSURED; default: false]",
+        "--insured / --no-insured insure each letter [env var: HANDFAST_INSURED; default: false]",
     ):
         assert line in text
 
