@@ -61,6 +61,8 @@ def configure(service: str, level: str, stream: BinaryIO | None = None) -> LogWr
     )
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_metadata)
+    for of_metadata in ("opentelemetry.trace.span", "opentelemetry.trace.propagation.tracecontext"):
+        logging.getLogger(of_metadata).setLevel(logging.ERROR)  # they warn of a `tracestate`, as it came
     return writer
 
 
