@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from handfast.server.chassis.tracing.sdk import exporting
 from handfast.server.cli.ports import free_first_port
 from handfast.server.process.settings import sqlite_url
 from handfast.users.v1.users_pb2 import CreateUserRequest, User
-from tests.cli.processes import start_process, stop_process
+from tests.cli.processes import run_process, start_process, stop_process
 from tests.people import new_email
 
 from .receiver import receiving
@@ -94,12 +95,72 @@ def test_another_sampler_is_taken_as_it_is(set_up: Any) -> None:
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
             "OTEL_EXPORTER_OTLP_PROTOCOL asks for the exporter 'otlp_proto_http', which is not installed",
         ),
+        (
+            {"OTEL_TRACES_SAMPLER": "nonsense"},
+            "OTEL_TRACES_SAMPLER must be one of always_on, always_off, traceidratio, parentbased_always_on, "
+            "parentbased_always_off, parentbased_traceidratio, not 'nonsense'",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_COMPRESSION": "zip"},
+            'Invalid value "zip" for compression envvar OTEL_EXPORTER_OTLP_COMPRESSION',
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "abc"},
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT must be a number of seconds, not 'abc'",
+        ),
+        (
+            {"OTEL_BSP_SCHEDULE_DELAY": "5s"},
+            "OTEL_BSP_SCHEDULE_DELAY must be a whole number above 0, not '5s'",
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "10"},
+            "OTEL_BSP_MAX_QUEUE_SIZE must be at least OTEL_BSP_MAX_EXPORT_BATCH_SIZE, which is 512, not 10",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nonexistent"},
+            "OTEL_EXPORTER_OTLP_CERTIFICATE must be a file that can be read, not '/nonexistent'",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:hunter2@collector:4317"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL without user and password, for which there is "
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_HEADERS": "Bearer hunter2"},
+            "OTEL_EXPORTER_OTLP_HEADERS must be NAME=VALUE, or several of these with commas between them",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(set_up: Any, variables: dict[str, str], message: str) -> None:
     with pytest.raises(StartError) as refused:
         set_up(**variables)
     assert str(refused.value) == f"cannot trace: {message}"
+
+
+def test_an_empty_variable_is_none(set_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME", "OTEL_BSP_SCHEDULE_DELAY")
+    of_otlp = ("ENDPOINT", "PROTOCOL", "COMPRESSION", "TIMEOUT", "HEADERS", "CERTIFICATE")
+    for name in (*empty, *(f"OTEL_EXPORTER_OTLP_{each}" for each in of_otlp)):
+        monkeypatch.setenv(name, "")
+    provider = set_up(OTEL_TRACES_EXPORTER="", OTEL_TRACES_SAMPLER_ARG="0")
+    assert service_of(provider) == "users"
+    assert not is_recorded(provider)
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
+
+
+def test_each_process_is_an_instance_of_its_own(set_up: Any) -> None:
+    assert set_up().resource.attributes["service.instance.id"]
+    provider = set_up(OTEL_RESOURCE_ATTRIBUTES="service.instance.id=users-0")
+    assert provider.resource.attributes["service.instance.id"] == "users-0"
+
+
+def test_a_server_says_what_cannot_be_before_it_touches_its_database(tmp_path: Path) -> None:
+    file = tmp_path / "users.sqlite3"
+    arguments = ("serve", "users", "--migrate", "--tracing", "--database-url", sqlite_url(file))
+    result = run_process(arguments, {"OTEL_TRACES_SAMPLER_ARG": "1%"})
+    line = "handfast: users: cannot trace: OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '1%'"
+    assert (result.status, result.told) == (2, [line])
+    assert not file.exists()
 
 
 def test_the_provider_of_a_program_stays(monkeypatch: pytest.MonkeyPatch) -> None:

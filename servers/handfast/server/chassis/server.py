@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -211,23 +210,15 @@ class Server:
         keep_to(self.settings.processor, writer.thread)  # which may run since before
         threading.excepthook = log.log_end_of_thread
         try:
-            with self._exporting():
-                self.start()
-                gc.freeze()  # what is there now stays to the end: the collector need not look at it, even at the end
-                gc.set_threshold(*_GC_THRESHOLDS)
-                notify(READY)
-                stop.wait()
-                notify("STOPPING=1")
-                self.stop()
+            self.start()
+            gc.freeze()  # what is there now stays to the end: the collector need not look at it, even at the end
+            gc.set_threshold(*_GC_THRESHOLDS)
+            notify(READY)
+            stop.wait()
+            notify("STOPPING=1")
+            self.stop()
         finally:
             writer.flush()
-
-    def _exporting(self) -> AbstractContextManager[None]:
-        if not self.settings.tracing:
-            return nullcontext()
-        from handfast.server.chassis.tracing.sdk import exporting
-
-        return exporting(self.settings.name)
 
     def start(self) -> None:
         """Serves, in threads of its own. Raises StartError; nothing runs then."""

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 
@@ -17,6 +18,7 @@ from handfast.server.chassis.versions import versions
 from handfast.server.process import open_files
 from handfast.server.process.command import run
 from handfast.server.process.flags import Settings, server_command
+from handfast.server.process.processors import keep_to
 from handfast.server.process.secrets import OTHERS
 from handfast.server.process.settings import ServerSettings
 
@@ -57,7 +59,17 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     open_files.raise_limit()
     log.configure(settings.name, settings.log_level)
     structlog.get_logger().info("starting", **versions())
-    build(settings).run(stop)
+    keep_to(settings.processor)  # as all threads that are started from here on
+    with _exporting(settings):  # whose variables are checked before a database is opened
+        build(settings).run(stop)
+
+
+def _exporting(settings: ServerSettings) -> AbstractContextManager[None]:
+    if not settings.tracing:
+        return nullcontext()
+    from handfast.server.chassis.tracing.sdk import exporting
+
+    return exporting(settings.name)
 
 
 def check_files(settings: ServerSettings) -> None:

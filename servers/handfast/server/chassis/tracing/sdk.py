@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 from opentelemetry import trace
-from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from handfast.server.chassis.start_errors import StartError
+from handfast.server.chassis.tracing import environment
+from handfast.server.chassis.tracing.environment import RATIO, SAMPLER
 from handfast.server.chassis.tracing.sampler import ByRatio
 
-EXPORTERS, SAMPLER, RATIO = "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+EXPORTERS = "OTEL_TRACES_EXPORTER"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 BY_RATIO = "parentbased_traceidratio"
 LAST_SECONDS = 2.0
@@ -37,8 +40,9 @@ def exporting(service: str) -> Iterator[None]:
         yield
         return
     try:
+        environment.check()
         provider = _provider(service)
-    except ValueError as error:
+    except Exception as error:  # some of the SDK's are no ValueError
         raise StartError(f"cannot trace: {error}") from error
     trace.set_tracer_provider(provider)
     try:
@@ -51,9 +55,9 @@ def exporting(service: str) -> Iterator[None]:
 
 
 def _provider(service: str) -> TracerProvider:
-    """Raises ValueError, with the variable that breaks its rule."""
     exporters = _exporters()
-    resource = Resource.create({SERVICE_NAME: service}).merge(OTELResourceDetector().detect())
+    of_process = {SERVICE_NAME: service, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+    resource = Resource.create(of_process).merge(OTELResourceDetector().detect())
     sampler = _sampler()
     ids = sampler.ids if isinstance(sampler, ByRatio) else None
     provider = TracerProvider(sampler, resource, shutdown_on_exit=False, id_generator=ids)
@@ -64,17 +68,13 @@ def _provider(service: str) -> TracerProvider:
 
 def _sampler() -> Sampler | None:
     """None where the environment names another one, which the SDK knows."""
-    if os.environ.get(SAMPLER, BY_RATIO) != BY_RATIO:
+    if os.environ.get(SAMPLER, BY_RATIO).lower() != BY_RATIO:
         return None
-    text = os.environ.get(RATIO) or "1"
-    try:
-        return ByRatio(float(text))
-    except ValueError:
-        raise ValueError(f"{RATIO} must be a number from 0 to 1, not {text!r}") from None
+    return ByRatio(float(os.environ.get(RATIO, "1")))
 
 
 def _exporters() -> list[SpanExporter]:
-    names = [name.strip() for name in (os.environ.get(EXPORTERS) or "otlp").split(",")]
+    names = [name.strip() for name in os.environ.get(EXPORTERS, "otlp").split(",")]
     return [_exporter(name) for name in names if name != "none"]
 
 

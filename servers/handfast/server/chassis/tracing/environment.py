@@ -1,0 +1,75 @@
+"""Checks the standard variables OTEL_… before the SDK reads them.
+
+The SDK takes an empty variable for a value, though the specification says that it counts as not given. Of values that
+it cannot use, it logs some, with the secrets in them, and goes on without; for others it raises what names no variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+SAMPLER, RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+SAMPLERS = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
+QUEUE, BATCH = "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
+_MAY_HAVE_SECRETS = ("_ENDPOINT", "_HEADERS")
+_OTLP, _OTLP_TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
+
+
+def check() -> None:
+    """Takes away those that are empty. Raises ValueError, which names the variable that breaks its rule."""
+    for name in [name for name, value in os.environ.items() if name.startswith("OTEL_") and not value.strip()]:
+        del os.environ[name]
+    for name, value in os.environ.items():
+        rule, holds = _RULES.get(name.replace(_OTLP_TRACES, _OTLP), ("", None))
+        if holds is not None and not holds(value):
+            shown = "" if name.endswith(_MAY_HAVE_SECRETS) else f", not {value!r}"
+            raise ValueError(f"{name} must be {rule}{shown}")
+    if (queue := int(os.environ.get(QUEUE, "2048"))) < (batch := int(os.environ.get(BATCH, "512"))):
+        raise ValueError(f"{QUEUE} must be at least {BATCH}, which is {batch}, not {queue}")
+
+
+def _is_number(text: str, least: float, most: float = float("inf")) -> bool:
+    try:
+        return least <= float(text) <= most
+    except ValueError:
+        return False
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return "@" not in (urlsplit(text).netloc or text)
+    except ValueError:
+        return False
+
+
+def _are_headers(text: str) -> bool:
+    return all("=" in each for each in text.split(",") if each.strip())
+
+
+_MILLISECONDS = ("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT")
+_FILES = (_OTLP + "CERTIFICATE", _OTLP + "CLIENT_CERTIFICATE", _OTLP + "CLIENT_KEY")
+_COUNT = ("a whole number above 0", _is_count)
+_FILE = ("a file that can be read", lambda path: os.path.isfile(path) and os.access(path, os.R_OK))
+_RULES: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    SAMPLER: ("one of " + ", ".join(SAMPLERS), lambda text: text.lower() in SAMPLERS),
+    RATIO: ("a number from 0 to 1", lambda text: _is_number(text, 0, 1)),
+    **dict.fromkeys((QUEUE, BATCH, *_MILLISECONDS), _COUNT),
+    # Of these there is one each for traces, too.
+    _OTLP + "ENDPOINT": ("a URL without user and password, for which there is OTEL_EXPORTER_OTLP_HEADERS", _is_url),
+    _OTLP + "HEADERS": ("NAME=VALUE, or several of these with commas between them", _are_headers),
+    _OTLP + "TIMEOUT": ("a number of seconds", lambda text: _is_number(text, 0.001)),
+    **dict.fromkeys(_FILES, _FILE),
+}
