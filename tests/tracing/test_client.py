@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -92,6 +94,8 @@ def test_a_call_is_a_span_that_the_server_learns_of(recorded: Recorded, backend:
         "server.address": host,
         "server.port": int(port),
     }
+    assert span.instrumentation_scope is not None
+    assert span.instrumentation_scope.version == version("handfast")
     context = span.context
     assert context is not None
     ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
@@ -237,6 +241,18 @@ def test_a_transaction_that_fails_says_why(recorded: Recorded, client: Suite, tr
     assert transaction.status.status_code is StatusCode.ERROR
     outcome = {"handfast.transaction_id": tx.id, "handfast.outcome": "aborted", "error.type": "USER_CHANGED"}
     assert transaction.attributes == outcome
+
+
+def test_a_transaction_that_is_left_in_another_context_ends_its_span(
+    recorded: Recorded, traced: Suite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of an asynchronous generator that the event loop closes, or of a block that another thread leaves."""
+    transaction = traced.transaction()
+    contextvars.copy_context().run(transaction.__enter__)
+    transaction.__exit__(None, None, None)
+    assert [span.name for span in recorded.spans] == ["transaction"]
+    assert recorded.spans[0].attributes == {"handfast.outcome": "committed"}  # there was no call
+    assert not caplog.records
 
 
 def test_an_exception_of_the_application_is_named_by_its_class(recorded: Recorded, traced: Suite) -> None:

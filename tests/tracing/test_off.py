@@ -67,6 +67,12 @@ def test_a_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch, open_: A
         open_("localhost:1", tracing=True)
 
 
+@pytest.mark.parametrize("open_", [channel, aio.channel, connect], ids=["channel", "aio.channel", "connect"])
+def test_tracing_is_true_or_false_and_no_text(open_: Any) -> None:
+    with pytest.raises(TypeError, match="tracing: must be True or False, not 'false'"):
+        open_("localhost:1", tracing="false")
+
+
 def test_the_rule_is_one_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handfast.server.process.settings.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="tracing"):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from handfast.client import DeadlineExceeded, channel
 from handfast.server.chassis.call import Call, current
@@ -110,6 +110,16 @@ def test_a_call_that_never_had_a_handler_is_a_span(served: Served) -> None:
     _, second = served.spans(2)
     assert second.status.status_code is StatusCode.ERROR
     assert attributes(second)["error.type"] == "DEADLINE_EXCEEDED"
+
+
+def test_a_server_on_all_addresses_names_none(served: Served) -> None:
+    assert served.server._tracing is not None
+    served.server._tracing.serve_at("0.0.0.0", 50051)
+    served.servicer.behavior = lambda request, context: users_pb2.GetUserResponse()
+    with channel(served.server.address) as opened:
+        Stub(opened).GetUser(ADA)
+    (span,) = served.spans(1)
+    assert (attributes(span).get("server.address"), attributes(span)["server.port"]) == (None, 50051)
 
 
 def test_what_a_handler_does_is_within_its_call(served: Served, recorded: Recorded) -> None:
@@ -218,7 +228,7 @@ def test_reads_and_local_transactions_are_spans_within_a_call(recorded: Recorded
     expected = {"db.system.name": database.dialect, "db.namespace": name}
     if database.dialect == "postgresql":
         assert write.kind is SpanKind.CLIENT
-        expected |= {key: attributes(write)[key] for key in ("server.address", "server.port")}
+        expected["server.address"] = attributes(write)["server.address"]  # the path of a socket
     else:
         assert (write.kind, name) == (SpanKind.INTERNAL, "people.sqlite3")
     assert attributes(write) == {**expected, "db.operation.name": "TRANSACTION"}
@@ -237,6 +247,22 @@ def test_a_failure_of_the_database_is_named_by_its_code(recorded: Recorded, data
     expected = "23505" if database.dialect == "postgresql" else "IntegrityError"
     assert attributes(write)["error.type"] == expected
     assert not write.events  # an exception's text would be there
+
+
+@pytest.mark.parametrize(
+    ("where", "address", "port"),
+    [("127.0.0.1:1/people", "127.0.0.1", 1), ("/people?host=/nowhere", "/nowhere", None)],
+    ids=["port", "socket"],
+)
+def test_a_database_has_a_port_unless_it_is_found_by_a_socket(
+    recorded: Recorded, where: str, address: str, port: int | None
+) -> None:
+    database = TracedDatabase(f"postgresql+psycopg://ada@{where}")
+    with recorded.tracer.start_as_current_span("call"), pytest.raises(DBAPIError), database.read():
+        pass
+    database.close()
+    found = attributes(recorded.spans[0])
+    assert (found["server.address"], found.get("server.port")) == (address, port)
 
 
 @pytest.mark.parametrize(

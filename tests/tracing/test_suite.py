@@ -258,12 +258,12 @@ def test_the_state_of_a_trace_goes_on_to_peers(traced: Traced) -> None:
 
 
 def test_the_log_has_nothing_of_a_state_that_breaks_the_rules_of_w3c(traced: Traced) -> None:
-    for state in ("ada@example.com", "a=ada@example.com," * 40, "a=b,a=ada@example.com"):
+    for state in ("grace@example.com", "a=grace@example.com," * 40, "a=b,a=grace@example.com"):
         trace_id, metadata = traced.trace()
         with pytest.raises(ServiceError):
             traced.suite.users.GetUser(GetUserRequest(user_id=new_id()), metadata=(*metadata, ("tracestate", state)))
         assert traced.log_lines(trace_id, 1)
-    assert "ada@example.com" not in traced.process.stderr
+    assert "grace@example.com" not in traced.process.stderr
     assert "opentelemetry.trace" not in traced.process.stderr
 
 

@@ -86,7 +86,10 @@ def channel(
 
 
 def channel_class(base: type[Channel], tracing: bool) -> type[Channel]:
-    """`base`, or with `tracing` one whose calls are traced. Raises ValueError where OpenTelemetry is missing."""
+    """`base`, or with `tracing` one whose calls are traced. Raises TypeError where it is no bool, and ValueError where
+    OpenTelemetry is missing."""
+    if not isinstance(tracing, bool):
+        raise TypeError(f"tracing: must be True or False, not {tracing!r}")
     if not tracing:
         return base
     try:

@@ -8,13 +8,15 @@ OpenTelemetry.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from contextvars import Token
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import grpc
 from opentelemetry import context, trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from handfast.client.addresses import hosts_of
@@ -67,7 +69,7 @@ class _TracedMethod:
 
     def __init__(self, inner: Any, name: str, server: Mapping[str, str | int]) -> None:
         self._inner, self._name = inner, name
-        self._tracer = trace.get_tracer("handfast.client", schema_url=SCHEMA)
+        self._tracer = tracer("handfast.client")
         self._attributes = {**RPC, METHOD: name, **server}
 
     def __call__(self, request: Any = None, timeout: Any = None, metadata: Any = None, *more: Any, **named: Any) -> Any:
@@ -150,17 +152,33 @@ class TransactionSpan:
     """The span of a transaction, which is current within its block."""
 
     def __init__(self) -> None:
-        self._span = trace.get_tracer("handfast.client", schema_url=SCHEMA).start_span("transaction")
+        self._span = tracer("handfast.client").start_span("transaction")
         self._token: Token[context.Context] = context.attach(trace.set_span_in_context(self._span))
         self.traceparent = headers_of(self._span.get_span_context()).get(TRACEPARENT_KEY)
         """Of its calls, also in other threads, where it is not current."""
 
     def end(self, error: BaseException | None, transaction_id: str, outcome: str) -> None:
-        context.detach(self._token)
-        self._span.set_attributes({TRANSACTION_ID: transaction_id, OUTCOME: str(outcome)})
+        if trace.get_current_span() is self._span:  # else its block is left in another thread or task
+            context.detach(self._token)
+        self._span.set_attribute(OUTCOME, str(outcome))
+        if transaction_id:  # else it had no call
+            self._span.set_attribute(TRANSACTION_ID, transaction_id)
         if error is not None:
             fail(self._span, error_type(error))
         self._span.end()
+
+
+def tracer(of: str) -> Tracer:
+    """What makes the spans of `handfast.client` or `handfast.server`, which have the version of Handfast."""
+    return trace.get_tracer(of, _version(), schema_url=SCHEMA)
+
+
+@functools.cache
+def _version() -> str | None:
+    try:
+        return version("handfast")
+    except PackageNotFoundError:  # it runs from sources that are not installed
+        return None
 
 
 def parent_in(headers: Mapping[str, str | bytes]) -> context.Context:

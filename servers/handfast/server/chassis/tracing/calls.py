@@ -25,13 +25,15 @@ from handfast.client.tracing import (
     fail,
     headers_of,
     parent_in,
+    tracer,
 )
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.pipeline.pools import DURATIONS_S
 from handfast.server.chassis.tracing import spans
-from handfast.server.chassis.tracing.recorder import ERRORS, REASON, OpenTelemetryRecorder, tracer
+from handfast.server.chassis.tracing.recorder import ERRORS, REASON, OpenTelemetryRecorder
 from handfast.server.chassis.tracing.sampler import ByRatio
 
+_ALL_ADDRESSES = ("0.0.0.0", "::")
 _OPERATIONS = "grpc."
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 """Where gRPC says how often it has made the call before."""
@@ -43,14 +45,14 @@ class CallTracing:
     how long calls took."""
 
     def __init__(self) -> None:
-        self._tracer = tracer()
+        self._tracer = tracer("handfast.server")
         self._by_ratio: ByRatio | None = None
         self._server: dict[str, str | int] = {}
         self.exemplars: dict[tuple[Method, int], Exemplar] = {}
         spans.recorder = spans.recorder or OpenTelemetryRecorder()
 
     def serve_at(self, host: str, port: int) -> None:
-        self._server = {SERVER_ADDRESS: host, SERVER_PORT: port}
+        self._server = {SERVER_PORT: port} if host in _ALL_ADDRESSES else {SERVER_ADDRESS: host, SERVER_PORT: port}
         sampler = getattr(trace.get_tracer_provider(), "sampler", None)
         self._by_ratio = sampler if isinstance(sampler, ByRatio) else None
 

@@ -15,9 +15,9 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fail
+from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fail, tracer
 from handfast.server.chassis.data.database import Database
-from handfast.server.chassis.tracing.recorder import Block, tracer
+from handfast.server.chassis.tracing.recorder import Block
 from handfast.server.process.settings import sqlite_file
 
 NAME = "db.namespace"
@@ -30,7 +30,7 @@ class TracedDatabase(Database):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self._tracer, self._attributes = tracer(), _attributes(url)
+        self._tracer, self._attributes = tracer("handfast.server"), _attributes(url)
         # SQLite runs in this process.
         self._kind = SpanKind.CLIENT if SERVER_ADDRESS in self._attributes else SpanKind.INTERNAL
 
@@ -70,9 +70,8 @@ def _attributes(url: str) -> dict[str, str | int]:
     if url.startswith("sqlite"):
         return {"db.system.name": "sqlite", NAME: sqlite_file(url).name}
     parsed = sa.make_url(url)
-    return {
-        "db.system.name": "postgresql",
-        NAME: parsed.database or "",
-        SERVER_ADDRESS: parsed.host or ",".join(parsed.normalized_query.get("host", ())) or "localhost",
-        SERVER_PORT: parsed.port or POSTGRESQL_PORT,
-    }
+    host = parsed.host or ",".join(parsed.normalized_query.get("host", ())) or "localhost"
+    port = (
+        {} if host.startswith("/") else {SERVER_PORT: parsed.port or POSTGRESQL_PORT}
+    )  # the path of a socket has none
+    return {"db.system.name": "postgresql", NAME: parsed.database or "", SERVER_ADDRESS: host, **port}

@@ -11,7 +11,7 @@ import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, Span, SpanContext
 
-from handfast.client.tracing import SCHEMA, TRANSACTION_ID, error_type, fail
+from handfast.client.tracing import TRANSACTION_ID, error_type, fail, tracer
 from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.errors.mapping import code_of
 from handfast.server.chassis.tracing import spans
@@ -33,16 +33,12 @@ MOST_REMEMBERED = 10_000
 """How many phases, the last ones: far more than there are before what follows them."""
 
 
-def tracer() -> trace.Tracer:
-    return trace.get_tracer("handfast.server", schema_url=SCHEMA)
-
-
 class OpenTelemetryRecorder:
     """Makes a span only within one that is recorded: of a call that is not traced there is nothing, nor of work in the
     background that no traced call is the reason for."""
 
     def __init__(self) -> None:
-        self._tracer = tracer()
+        self._tracer = tracer("handfast.server")
         self._lock = threading.Lock()
         self._remembered: dict[tuple[Phase, str], SpanContext] = {}  # the oldest first
 
