@@ -162,6 +162,15 @@ def test_help_and_supervisor_load_neither_grpc_nor_sqlalchemy() -> None:
     assert done.stdout == "\n"
 
 
+def test_a_server_loads_postgresql_and_cryptography_only_where_its_settings_ask_for_them() -> None:
+    program = (
+        "import sys, handfast.server.users.server, handfast.server.accounts.server\n"
+        "print(*sorted({'cryptography', 'jwt', 'psycopg'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "line"),
     [

@@ -34,7 +34,6 @@ from handfast.server.chassis.pipeline.layer import DEFAULT_MESSAGE_LIMIT, METADA
 from handfast.server.chassis.pipeline.metrics import NO_EXEMPLARS, Metrics
 from handfast.server.chassis.pipeline.pools import REFUSALS, CallExecutor, Limiter
 from handfast.server.chassis.security.audit import AuditLog
-from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.guard import Guard
 from handfast.server.chassis.security.permission import EVERYBODY, Permission
 from handfast.server.chassis.security.rate import CallRate
@@ -150,7 +149,12 @@ class Server:
                 methods[method.path] = replace(method, refused_keys=frozenset(), permission=permission, writes=False)
         methods[WATCH] = replace(methods[WATCH], pushes=True)
         scopes = {scope for method in methods.values() if method.permission for scope in method.permission.scopes}
-        authenticator = Authenticator.of(settings, scopes)
+        authenticator = None
+        if settings.authentication != "off":
+            # Here, as what it imports, cryptography above all, takes 25 ms of a start.
+            from handfast.server.chassis.security.authenticator import Authenticator
+
+            authenticator = Authenticator(settings, scopes)
         self._background = background if authenticator is None else (authenticator, *background)
         unknown = Method("", "unknown", "unknown", "unknown", domain, _UNKNOWN_POOL)
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 import structlog
 
 from handfast.server.chassis.logs import log
-from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.server import Server
 from handfast.server.chassis.versions import versions
 from handfast.server.process import open_files
@@ -75,9 +74,12 @@ def _exporting(settings: ServerSettings) -> AbstractContextManager[None]:
 def check_files(settings: ServerSettings) -> None:
     """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used. Certificates are
     checked by the settings themselves."""
-    if settings.authentication != "off":
-        log.configure(settings.name, "error")  # or what is logged of them would stand among what is printed
-        Authenticator(settings)
+    if settings.authentication == "off":
+        return
+    from handfast.server.chassis.security.authenticator import Authenticator
+
+    log.configure(settings.name, "error")  # or what is logged of them would stand among what is printed
+    Authenticator(settings)
 
 
 def _build_by_name(name: str, settings: ServerSettings) -> Server:

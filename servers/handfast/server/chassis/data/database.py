@@ -33,8 +33,6 @@ from handfast.server.chassis.data.backend import (
     one_line,
     opened,
 )
-from handfast.server.chassis.data.postgresql import Postgresql
-from handfast.server.chassis.data.postgresql_connection import NoAnswer
 from handfast.server.chassis.data.sqlite import Sqlite
 from handfast.server.chassis.errors import DatabaseConflict, DatabaseUnavailable
 from handfast.server.chassis.errors.database import DEADLOCK_DETECTED, SERIALIZATION_FAILURE, kind_of
@@ -76,6 +74,9 @@ class Database:
         if self.dialect == "sqlite":
             self.backend = Sqlite(url, must_exist, read_only)
         elif self.dialect == "postgresql":
+            # Here and below, as psycopg takes 40 ms of a start.
+            from handfast.server.chassis.data.postgresql import Postgresql
+
             self.backend = Postgresql(url, must_replicate)
         else:
             raise DatabaseError("the database URL must begin with sqlite:// or postgresql://")
@@ -157,7 +158,11 @@ class Database:
     def _note_unanswered(self, error: DBAPIError) -> None:
         """PostgreSQL keeps the session of a commit that was given up for as long as its standby is away. If more were
         sent, they would take all sessions that it can have, and all threads, which reads need."""
-        if isinstance(error.orig, NoAnswer) and self.backend.replicates:
+        if not self.backend.replicates:
+            return
+        from handfast.server.chassis.data.postgresql_connection import NoAnswer
+
+        if isinstance(error.orig, NoAnswer):
             self.writing_failed = True
             self._refuse_commits()
 
@@ -166,6 +171,8 @@ class Database:
 
     def _check_commits_are_answered(self) -> None:
         if self._refused_until_monotonic_s and time.monotonic() < self._refused_until_monotonic_s:
+            from handfast.server.chassis.data.postgresql_connection import NoAnswer
+
             refused = NoAnswer("a commit was not answered, so none is sent until that is known to be over")
             raise OperationalError(None, None, refused)
 

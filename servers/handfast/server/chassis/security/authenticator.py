@@ -67,11 +67,6 @@ class Authenticator(Collector):
         )
         self._ok = self._results.labels("ok")
 
-    @classmethod
-    def of(cls, settings: ServerSettings, scopes: Collection[str]) -> Authenticator | None:
-        """None where the settings have authentication off. Raises SettingsError."""
-        return None if settings.authentication == "off" else cls(settings, scopes)
-
     def register(self, registry: CollectorRegistry) -> None:
         """Shows its metrics there."""
         registry.register(self)

@@ -7,6 +7,8 @@ of it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
@@ -14,10 +16,12 @@ from prometheus_client import CollectorRegistry, Counter
 from handfast.server.chassis.call import Call, current
 from handfast.server.chassis.errors import DomainError, NoPermissionDeclared, ScopeMissing, TooManyCalls, Unforeseen
 from handfast.server.chassis.logs.tracebacks import described
-from handfast.server.chassis.security.authenticator import Authenticator
 from handfast.server.chassis.security.callers import caller_of
 from handfast.server.chassis.security.permission import EVERYBODY, SELF
 from handfast.server.chassis.security.rate import CallRate
+
+if TYPE_CHECKING:
+    from handfast.server.chassis.security.authenticator import Authenticator
 
 
 class Guard:
