@@ -14,8 +14,6 @@ INSTALLED := .venv/.installed
 GENERATOR := .venv-generate/.installed
 MUTATOR   := .venv-mutate/.installed
 BENCH     := .venv-bench/.installed
-GRPCURL   := .tools/bin/grpcurl
-GHZ       := .tools/bin/ghz
 PROMTOOL  := .tools/bin/promtool
 GO_CLIENT := .tools/clients/go/installed
 TS_CLIENT := .tools/clients/typescript/installed
@@ -24,9 +22,14 @@ PATRONI   := .venv-failover/.installed
 ETCD      := .tools/bin/etcd
 HAPROXY   := .tools/bin/haproxy
 DOCS      := .venv-docs/.installed
-SCRIPTS   := .tools/docs/mermaid.min.js .tools/docs/iframe-worker.js
-HELM      := .tools/bin/helm
-PYRIGHT   := .tools/pyright/node_modules/.bin/pyright
+# By its version, so that another one is installed anew.
+GRPCURL   := .tools/installed/grpcurl@v1.9.4
+GHZ       := .tools/installed/ghz@v0.120.0
+HELM      := .tools/installed/helm@v3.22.0
+MERMAID   := .tools/installed/mermaid@12.3.0
+WORKER    := .tools/installed/iframe-worker@1.0.4
+PYRIGHT   := .tools/installed/pyright@1.1.414
+NOTE      = @mkdir -p $(@D) && touch $@
 DEBIAN    := .tools/image-base.tar
 CONTRACTS := . examples/postage examples/credits
 CHECKS    := check-format check-lint check-types check-boundaries check-contracts check-breaking check-generated \
@@ -36,7 +39,7 @@ CHECKS    := check-format check-lint check-types check-boundaries check-contract
 .PHONY: help install up demo demo-credits bench growth overload overload-go
 .PHONY: test crash failover replicas contend upgrade trace fuzz simulate mutate
 .PHONY: docs dist image image-test chart check $(CHECKS) format generate freeze version pins grpcurl ghz pyright
-.PHONY: promtool helm pgbouncer clean
+.PHONY: go-client typescript-client promtool helm pgbouncer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -133,7 +136,7 @@ $(MUTATOR): tools/mutation/requirements.txt
 	.venv-mutate/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-docs: $(DOCS) $(SCRIPTS) ## build the docs as a site in build/site (needs npm)
+docs: $(DOCS) $(MERMAID) $(WORKER) ## build the docs as a site in build/site (needs npm)
 	.venv-docs/bin/python tools/docs.py .tools/docs
 	.venv-docs/bin/zensical build --clean --strict
 
@@ -144,13 +147,16 @@ $(DOCS): pyproject.toml constraints.txt
 	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --group docs
 	@touch $@
 
-.tools/docs/mermaid.min.js:
-	tools/fetch-npm.sh mermaid@12.3.0 dist/mermaid.min.js $@
+$(MERMAID):
+	tools/fetch-npm.sh $(@F) dist/mermaid.min.js .tools/docs/mermaid.min.js
+	$(NOTE)
 
-.tools/docs/iframe-worker.js:
-	tools/fetch-npm.sh iframe-worker@1.0.4 shim/index.js $@
+$(WORKER):
+	tools/fetch-npm.sh $(@F) shim/index.js .tools/docs/iframe-worker.js
+	$(NOTE)
 
 dist: ## build the sdist and the wheel in dist/, and try them as those do who install them
+	@$(CHECK_PYTHON)
 	tools/dist.sh $(PYTHON)
 
 image: ## build the image of the servers (BUILD='docker build', ARGS='--build-arg BASE=python:3.12-slim')
@@ -230,12 +236,14 @@ pins: ## pin the newest version of every dependency in constraints.txt
 grpcurl: $(GRPCURL) ## install grpcurl in .tools/bin (needs Go)
 
 $(GRPCURL):
-	GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/fullstorydev/grpcurl/cmd/$(@F)
+	$(NOTE)
 
 ghz: $(GHZ) ## install ghz in .tools/bin (needs Go)
 
 $(GHZ):
-	GOBIN=$(CURDIR)/.tools/bin go install github.com/bojand/ghz/cmd/ghz@v0.120.0
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/bojand/ghz/cmd/$(@F)
+	$(NOTE)
 
 go-client: $(GO_CLIENT) ## install what tests of docs/clients.md need of Go (needs Go)
 
@@ -255,12 +263,14 @@ $(PROMTOOL):
 helm: $(HELM) ## build helm in .tools/bin, which takes minutes (needs Go)
 
 $(HELM):
-	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
+	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/$(@F)
+	$(NOTE)
 
 pyright: $(PYRIGHT) ## install pyright in .tools, which tests run on what callers are shown (needs npm)
 
 $(PYRIGHT):
-	npm install --silent --no-save --no-package-lock --prefix .tools/pyright pyright@1.1.414
+	npm install --silent --no-save --no-package-lock --prefix .tools/pyright $(@F)
+	$(NOTE)
 
 pgbouncer: $(PGBOUNCER) ## get pgbouncer into .tools/bin (needs apt-get)
 
@@ -268,4 +278,4 @@ $(PGBOUNCER):
 	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-docs .venv-generate .venv-mutate .venv-failover .tools
+	rm -rf .venv .venv-bench .venv-docs .venv-failover .venv-generate .venv-mutate .tools build dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -48,6 +49,11 @@ NOT_INSTALLED = "the servers are not installed, {} is missing; install them with
 def test_the_command_says_in_one_line_what_to_install(consumer: Consumer, command: str) -> None:
     done = run(consumer.folder / "bin" / "handfast", *command.split(), cwd=consumer.folder)
     assert (done.returncode, done.stdout) == (2, f"handfast: {NOT_INSTALLED.format('click')}")
+
+
+def test_the_command_says_its_version_where_the_client_alone_is_installed(consumer: Consumer) -> None:
+    done = run(consumer.folder / "bin" / "handfast", "--version", cwd=consumer.folder)
+    assert (done.returncode, done.stdout) == (0, f"handfast {version('handfast')}\n")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 10, 13, "final", 0)
 """
 
 
-@pytest.mark.parametrize("target", ["install", "up", "bench", "test", "generate", "pins"])
+@pytest.mark.parametrize("target", ["install", "up", "bench", "test", "generate", "pins", "dist"])
 def test_a_python_that_is_too_old_is_told_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
@@ -40,6 +40,29 @@ def test_a_python_that_is_too_old_is_told_before_anything_is_made(
     )
     assert done.returncode == 2
     assert not list(tmp_path.glob(".venv*"))
+
+
+def test_a_tool_is_installed_anew_where_the_makefile_names_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    text = (ROOT / "Makefile").read_text()
+    installed = re.findall(r"\.tools/installed/([\w-]+@\S+)", text)
+    assert {tool.partition("@")[0] for tool in installed} >= {"grpcurl", "ghz", "helm", "mermaid", "pyright"}
+    (tmp_path / ".tools" / "installed").mkdir(parents=True)
+    for tool in installed:
+        (tmp_path / ".tools" / "installed" / tool).touch()
+        (tmp_path / "Makefile").write_text(text)
+        assert "up to date" in run("make", "--dry-run", f".tools/installed/{tool}", cwd=tmp_path).stdout
+        (tmp_path / "Makefile").write_text(text.replace(tool, f"{tool}9"))
+        printed = run("make", "--dry-run", f".tools/installed/{tool}9", cwd=tmp_path).stdout
+        assert re.search(rf"(go install \S+/|npm install .* |fetch-npm\.sh ){tool}9\b", printed), printed
+
+
+def test_clean_removes_each_environment_and_all_that_is_built() -> None:
+    text = (ROOT / "Makefile").read_text()
+    removed = set(re.findall(r"^\trm -rf (.*)$", text, re.MULTILINE)[0].split())
+    assert removed == set(re.findall(r"venv (\.venv[\w-]*)$", text, re.MULTILINE)) | {".tools", "build", "dist"}
 
 
 @pytest.mark.parametrize("file", ["Makefile", "CONTRIBUTING.md"])
