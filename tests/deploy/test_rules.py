@@ -15,7 +15,13 @@ from tests.project.commands import ROOT, find_tool, run, run_alone
 
 # https://patroni.readthedocs.io/en/latest/rest_api.html#monitoring-endpoint
 PATRONI: Series = {
-    f"patroni_{name}": {"scope": {"handfast"}, "name": {"one"}, "instance": {"one:8008"}, "job": {"patroni"}}
+    f"patroni_{name}": {
+        "suite": {"staging"},
+        "scope": {"handfast"},
+        "name": {"one"},
+        "instance": {"one:8008"},
+        "job": {"patroni"},
+    }
     for name in (
         "primary",
         "postgres_streaming",
