@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -32,7 +33,7 @@ from tests.deploy.containerfile import instructions
 from tests.deploy.files import RULES
 from tests.project.commands import ROOT, run
 
-OPEN, SECURE = "compose.override.yaml", "compose.secure.yaml"
+OPEN, SECURE, TRACES = "compose.override.yaml", "compose.secure.yaml", "compose.traces.yaml"
 PASSWORDS = {f"{name}_PASSWORD": f"of {name}'s" for name in ("POSTGRES", "USERS", "PREFERENCES", "ACCOUNTS", "GRAFANA")}
 DEV = "/credentials/dev"
 CLIENT = {getattr(client_environment, name) for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME", "TOKEN_FILE")} | {
@@ -85,6 +86,17 @@ def test_a_secure_server_is_as_secure_as_that_of_up(tmp_path: Path, server: str)
     assert dev.of_server(server).items() <= told.items()
     assert not any("ALLOW" in name for name in told)
     assert dev.of_client("admin").items() <= merged(SECURE)["demo"].items()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_traced_server_sends_what_it_records_to_a_service_that_is_there(server: str) -> None:
+    services = read(TRACES)[TRACES]
+    told = services[server]["environment"]
+    settings = read_settings(SuiteSettings, server, "", {}, of_the_image() | merged(OPEN)[server] | told)
+    assert settings.tracing
+    endpoint = urlsplit(told["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    assert (endpoint.scheme, endpoint.port) == ("http", 4317)  # where OTLP is by gRPC, without TLS
+    assert endpoint.hostname in services
 
 
 @pytest.mark.parametrize("over", [OPEN, SECURE])
@@ -220,6 +232,22 @@ def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreS
 def test_compose_takes_the_files(over: str, tmp_path: Path) -> None:
     services = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}")
     assert {*SERVERS, "migrate-users", "postgres", "prometheus", "grafana"} <= services.keys()
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+@pytest.mark.parametrize("over", [OPEN, SECURE])
+def test_compose_takes_the_files_of_traces_with_the_others(over: str, tmp_path: Path) -> None:
+    traced = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}:{TRACES}")
+    untraced = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}")
+    assert traced.keys() - untraced.keys() == {"jaeger"}
+    for server in SERVERS:
+        told = dict(traced[server]["environment"])
+        assert {name: told.pop(name) for name in read(TRACES)[TRACES][server]["environment"]} == {
+            "HANDFAST_TRACING": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://jaeger:4317",
+            "OTEL_TRACES_SAMPLER_ARG": "",
+        }
+        assert told == untraced[server]["environment"]
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
