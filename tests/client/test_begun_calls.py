@@ -143,19 +143,20 @@ def test_a_begun_call_can_be_cancelled_while_another_thread_waits_for_it(
 
 
 def test_a_begun_call_whose_wait_is_interrupted_is_given_up(backend: Backend, users: UserServiceStub) -> None:
-    release = threading.Event()
-    ended = threading.Event()
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
     main = threading.main_thread().ident
     assert main is not None
 
     def behave(context: grpc.ServicerContext, attempt: int) -> None:
         context.add_callback(ended.set)
+        begun.wait(20)  # before that, nobody can give it up
         signal.pthread_kill(main, signal.SIGINT)
         release.wait(20)
 
     backend.behave = behave
+    call = begin(users.GetUser, REQUEST)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (it may come at once)
-        call = begin(users.GetUser, REQUEST)
+        begun.set()
         call.result()
     assert ended.wait(20)  # the server is told
     release.set()
@@ -185,6 +186,7 @@ def test_a_begun_call_that_is_cancelled_once_it_was_answered_is_cancelled_all_th
         call.result()
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_a_begun_call_to_a_server_that_is_away_says_so(kept: list[Any]) -> None:
     with channel("127.0.0.1:1") as away, pytest.raises(Unavailable):
         begin(UserServiceStub(away).UpdateUser, UpdateUserRequest(), timeout=5).result()
