@@ -243,13 +243,16 @@ def test_a_transaction_that_fails_says_why(recorded: Recorded, client: Suite, tr
     assert transaction.attributes == outcome
 
 
+@pytest.mark.parametrize("leaves", ["thread", "task"])
 def test_a_transaction_that_is_left_in_another_context_ends_its_span(
-    recorded: Recorded, traced: Suite, caplog: pytest.LogCaptureFixture
+    recorded: Recorded, traced: Suite, caplog: pytest.LogCaptureFixture, leaves: str
 ) -> None:
-    """As of an asynchronous generator that the event loop closes, or of a block that another thread leaves."""
+    """As a block that another thread leaves, or an asynchronous generator that the event loop closes in a new task."""
     transaction = traced.transaction()
-    contextvars.copy_context().run(transaction.__enter__)
-    transaction.__exit__(None, None, None)
+    begun = contextvars.copy_context()
+    begun.run(transaction.__enter__)
+    left = begun.copy() if leaves == "task" else contextvars.copy_context()
+    left.run(transaction.__exit__, None, None, None)
     assert [span.name for span in recorded.spans] == ["transaction"]
     assert recorded.spans[0].attributes == {"handfast.outcome": "committed"}  # there was no call
     assert not caplog.records

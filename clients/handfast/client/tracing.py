@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import Token
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
@@ -158,8 +159,8 @@ class TransactionSpan:
         """Of its calls, also in other threads, where it is not current."""
 
     def end(self, error: BaseException | None, transaction_id: str, outcome: str) -> None:
-        if trace.get_current_span() is self._span:  # else its block is left in another thread or task
-            context.detach(self._token)
+        with suppress(ValueError):  # its block is left in another thread or task, of which `context.detach` would log
+            self._token.var.reset(self._token)
         self._span.set_attribute(OUTCOME, str(outcome))
         if transaction_id:  # else it had no call
             self._span.set_attribute(TRANSACTION_ID, transaction_id)
