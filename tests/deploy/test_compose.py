@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
+import tomllib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +23,8 @@ import yaml
 from handfast.client.addresses import DEFAULT_ADDRESSES
 from handfast.client.security import environment as client_environment
 from handfast.server.chassis.data.migrations import BESIDE_CALLS
+from handfast.server.chassis.security.holder import certificate_name
+from handfast.server.cli.dev.certificates import spiffe_id
 from handfast.server.cli.dev.folder import DevCredentials, make
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.flags import read_settings, settings_of
@@ -33,7 +37,8 @@ from tests.deploy.containerfile import instructions
 from tests.deploy.files import RULES
 from tests.project.commands import ROOT, run
 
-OPEN, SECURE, TRACES = "compose.override.yaml", "compose.secure.yaml", "compose.traces.yaml"
+OPEN, SECURE, OWN = "compose.override.yaml", "compose.secure.yaml", "compose.own.yaml"
+TRACES = "compose.traces.yaml"
 PASSWORDS = {f"{name}_PASSWORD": f"of {name}'s" for name in ("POSTGRES", "USERS", "PREFERENCES", "ACCOUNTS", "GRAFANA")}
 DEV = "/credentials/dev"
 CLIENT = {getattr(client_environment, name) for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME", "TOKEN_FILE")} | {
@@ -48,9 +53,9 @@ def read(*files: str) -> dict[str, Any]:
     return {name: yaml.safe_load((ROOT / name).read_text())["services"] for name in files}
 
 
-def merged(over: str) -> dict[str, dict[str, str]]:
-    """The environment of each service, by both files."""
-    files = read("compose.yaml", over)
+def merged(*over: str) -> dict[str, dict[str, str]]:
+    """The environment of each service, by all files."""
+    files = read("compose.yaml", *over)
     names = {name for services in files.values() for name in services}
     return {
         name: {k: v for f in files.values() for k, v in f.get(name, {}).get("environment", {}).items()}
@@ -97,6 +102,37 @@ def test_a_traced_server_sends_what_it_records_to_a_service_that_is_there(server
     endpoint = urlsplit(told["OTEL_EXPORTER_OTLP_ENDPOINT"])
     assert (endpoint.scheme, endpoint.port) == ("http", 4317)  # where OTLP is by gRPC, without TLS
     assert endpoint.hostname in services
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the commands of the page have made `credentials`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (commands,) = re.findall(r"^   ```sh\n(   mkdir -p credentials.*?)^   ```$", page, re.MULTILINE | re.DOTALL)
+    folder = tmp_path_factory.mktemp("own")
+    made = run("bash", "-euc", textwrap.dedent(commands), cwd=folder)
+    assert made.returncode == 0, made.stdout
+    return folder
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_takes_credentials_of_ones_own(own: Path, server: str, tmp_path: Path) -> None:
+    told = merged(SECURE, OWN)[server]
+    assert not any(DEV in value for value in told.values())
+    for mounted in read(OWN)[OWN][server]["volumes"]:
+        source, target, _ = mounted.split(":")
+        told = {name: re.sub(rf"^{target}/", f"{own / source}/", value) for name, value in told.items()}
+    told = {name: re.sub(r"^\$\{TOKEN_.*\}$", "https://issuer.example", value) for name, value in told.items()}
+    settings = read_settings(SuiteSettings, server, "", {}, of_the_image() | told)
+    assert (settings.authentication, settings.peer_server_name) == ("enforce", "")
+    assert settings.tls_certificate
+    assert settings.certificate_grants
+    name = certificate_name(Path(settings.tls_certificate).read_bytes())
+    assert name == server == told[client_environment.SERVER_NAME]
+    of_dev = tomllib.loads(make(tmp_path / "dev", []).grants.read_text())["grants"]
+    assert tomllib.loads(Path(settings.certificate_grants).read_text())["grants"][name] == of_dev[spiffe_id(server)]
 
 
 @pytest.mark.parametrize("over", [OPEN, SECURE])
@@ -199,6 +235,18 @@ def test_the_secure_prometheus_differs_in_its_certificates_alone() -> None:
     assert secure == plain
 
 
+def test_prometheus_with_certificates_of_ones_own_differs_in_these_alone() -> None:
+    plain, own = (
+        yaml.safe_load((ROOT / "deploy" / "compose" / file).read_text())
+        for file in ("prometheus.yaml", "prometheus.own.yaml")
+    )
+    files = {"ca_file": "/own/ca.crt", "cert_file": "/own/tls.crt", "key_file": "/own/tls.key"}
+    for job in own["scrape_configs"]:
+        assert job.pop("scheme") == "https"
+        assert job.pop("tls_config") == files | {"server_name": job["job_name"].removeprefix("handfast-")}
+    assert own == plain
+
+
 def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     services = read("compose.yaml")["compose.yaml"]
     folder = ROOT / "deploy" / "compose" / "grafana"
@@ -228,9 +276,10 @@ def test_each_role_owns_its_own_database_and_gets_into_no_other(server: PostgreS
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
-@pytest.mark.parametrize("over", [OPEN, SECURE])
+@pytest.mark.parametrize("over", [OPEN, SECURE, f"{SECURE}:{OWN}"])
 def test_compose_takes_the_files(over: str, tmp_path: Path) -> None:
-    services = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}")
+    tokens = "\n".join(f"TOKEN_{name}=https://issuer.example" for name in ("KEYS", "ISSUER", "AUDIENCE"))
+    services = composed(tmp_path, f"COMPOSE_FILE=compose.yaml:{over}\n{tokens}\n")
     assert {*SERVERS, "migrate-users", "postgres", "prometheus", "grafana"} <= services.keys()
 
 
