@@ -19,6 +19,9 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 5.0
 """Seconds to wait for a connection, or for the turn to write, at the most."""
+GIVE_UP_AFTER_S = 2.0
+"""Seconds from the end of a call until its connection to PostgreSQL is given up, where cancelling does not end its
+statement, or must not."""
 SESSION = "session"
 """Where the `info` of a connection has its `Session`."""
 
@@ -70,8 +73,8 @@ class Backend:
     group_metrics: GroupMetrics
     replicates = False
     """Whether commits wait for a standby, as far as is known."""
-    stuck_commits: sa.Select[int]
-    """Counts the commits that have waited for a standby for too long, where it `replicates`."""
+    longest_wait_s: sa.Select[Any]
+    """Selects for how many seconds a commit has waited for its standby, where it `replicates`."""
 
     @abstractmethod
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.server.chassis.cancellation import sleep
 from handfast.server.chassis.data.backend import (
+    GIVE_UP_AFTER_S,
     PATIENCE_S,
     SESSION,
     Backend,
@@ -41,6 +42,9 @@ from handfast.server.process.settings import without_password
 Result = TypeVar("Result")
 
 WRITE_ATTEMPTS = 10
+AWAY_S = 30.0
+"""Seconds for which a commit has waited for a standby that counts as away. Health tells that to callers, who then read
+nowhere, either."""
 REFUSED_S = 5.0
 """Seconds for which nothing is written after a commit was given up, where no readiness check looks meanwhile."""
 
@@ -137,7 +141,9 @@ class Database:
         self._check_commits_are_answered()
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                return self._try_to_write(work, one_statement)
+                result = self._try_to_write(work, one_statement)
+                self._refused_until_monotonic_s = 0.0
+                return result
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
                     self.backend.note(error)
@@ -147,13 +153,17 @@ class Database:
                 sleep(random.uniform(0, 0.005 * 2**attempt))
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
 
-    def check_commits(self) -> None:
-        """Raises DatabaseError, and has writes refused, where commits wait for a standby that is away. Else has them
-        tried again."""
-        if self.backend.replicates and self.probe(self.backend.stuck_commits)[0]:
-            self._refuse_commits()
+    def check_commits(self) -> bool:
+        """Whether writes are tried, as none waits for a standby as long as those that are given up. Raises
+        DatabaseError where the standby has been away for long."""
+        waited_s = self.probe(self.backend.longest_wait_s)[0] if self.backend.replicates else 0
+        if waited_s < GIVE_UP_AFTER_S:
+            self._refused_until_monotonic_s = 0.0
+            return True
+        self._refuse_commits()
+        if waited_s > AWAY_S:
             raise DatabaseError("commits wait for the synchronous standby, which is away")
-        self._refused_until_monotonic_s = 0.0
+        return False
 
     def _note_unanswered(self, error: DBAPIError) -> None:
         """PostgreSQL keeps the session of a commit that was given up for as long as its standby is away. If more were

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import psycopg
@@ -77,24 +78,26 @@ class Postgresql(Backend):
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
         self.group_metrics = GroupMetrics()
-        # Given up ones are among them. PostgreSQL tells a role of its own sessions only, which are enough.
-        since = sa.text(f"clock_timestamp() - interval '{ANSWER_TIMEOUT_S / 2:g} s'")
-        waits_since = [_SESSIONS.c.wait_event == "SyncRep", _SESSIONS.c.state_change < since]
-        self.stuck_commits = sa.select(sa.func.count()).select_from(_SESSIONS).where(*waits_since)
+        # PostgreSQL tells a role of its own sessions only. Those whose commits were given up are among them.
+        waited = sa.extract("epoch", sa.func.max(sa.func.clock_timestamp() - _SESSIONS.c.state_change))
+        self.longest_wait_s = sa.select(sa.func.coalesce(waited, 0)).where(_SESSIONS.c.wait_event == "SyncRep")
 
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """One statement commits by itself, but behind a pooler, where timeouts are set in each local transaction."""
         connection = self.kept.take()
         session: PostgresqlSession = connection.info[SESSION]
+        committing = session.giving_up if self.replicates else nullcontext
         try:
             if one_statement and not session.pooled:
                 session.may_cancel = False  # or PostgreSQL would commit without waiting for its standby
-                result = work(connection)
+                with committing():
+                    result = work(connection)
             else:
                 session.begin()
                 result = work(connection)
                 check_active()
-                session.commit()
+                with committing():
+                    session.commit()
             session.check_replicated()
             return result
         except BaseException as error:

@@ -25,10 +25,12 @@ class NoAnswer(psycopg.OperationalError):
 
 
 class AnsweringConnection(psycopg.Connection[Any]):
-    """Raises NoAnswer where an answer takes longer than `answer_timeout_s`, and is closed then. With `ask` it
-    goes on to wait, for as long again, unless that raises."""
+    """Raises NoAnswer where an answer takes longer than `answer_timeout_s`, and is closed then. With `ask` it goes on
+    to wait, for as long again, unless that raises."""
 
     answer_timeout_s = ANSWER_TIMEOUT_S
+    given_up = False
+    """Whether it was shut down, as nobody waits for the answer any more."""
     ask: Callable[[], object] | None = None
 
     def wait(self, gen: Waiting[Result], *args: Any, **options: Any) -> Result:
@@ -51,6 +53,10 @@ class AnsweringConnection(psycopg.Connection[Any]):
         except StopIteration as end:
             result: Result = end.value
             return result
+        except psycopg.OperationalError as lost:
+            if self.given_up:
+                raise NoAnswer("the server had not answered when nobody waited for it any more") from lost
+            raise
 
     def _has_to_answer(self) -> None:
         try:

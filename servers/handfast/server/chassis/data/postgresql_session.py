@@ -20,12 +20,11 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
 from handfast.server.chassis.cancellation import cancel_scope, check_active
+from handfast.server.chassis.data.backend import GIVE_UP_AFTER_S
 from handfast.server.chassis.data.postgresql_connection import AnsweringConnection, Waiting
 from handfast.server.chassis.logs.tracebacks import in_one_line
 
 CANCEL_TIMEOUT_S = 1.0
-GIVE_UP_AFTER_S = 2.0
-"""Seconds from the end of a call until its connection is given up, where cancelling does not end its query."""
 ROLLBACK_TIMEOUT_S = 5.0
 
 _log = structlog.get_logger()
@@ -99,6 +98,23 @@ class PostgresqlSession:
         """Raises where a commit did not wait until its standby had it. Then it is unknown whether it lasts."""
         if self._unreplicated:
             raise psycopg.OperationalError("the wait for the synchronous standby was cancelled")
+
+    @contextmanager
+    def giving_up(self) -> Iterator[None]:
+        """For a commit, which is not cancelled, as PostgreSQL would then not wait for its standby. Where it is still
+        under way GIVE_UP_AFTER_S after the end of its call, nobody waits for it any more: raises NoAnswer."""
+        give_up_at: float | None = None
+
+        def wake() -> None:
+            nonlocal give_up_at
+            now = time.monotonic()
+            give_up_at = give_up_at or now + GIVE_UP_AFTER_S
+            if now >= give_up_at and not self._driver.given_up:
+                self._driver.given_up = True
+                _shut_down(self._driver)
+
+        with cancel_scope(wake):
+            yield
 
     def roll_back(self) -> None:
         """Where that fails, the connection is not idle, and so not used again."""
