@@ -173,25 +173,29 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("call", "of_mypy", "of_pyright"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_strict_type_checkers_see_a_mistake(
-    typed_consumer: Consumer, tmp_path: Path, call: str, of_mypy: str, of_pyright: str
-) -> None:
-    mistaken = f"""
-        from handfast.client import aio, connect
-        from handfast.users.v1.users_pb2 import GetUserRequest
+def test_strict_type_checkers_see_each_mistake(typed_consumer: Consumer, tmp_path: Path) -> None:
+    for what, (call, _, _) in MISTAKES.items():
+        mistaken = f"""
+            from handfast.client import aio, connect
+            from handfast.users.v1.users_pb2 import GetUserRequest
 
-        with connect() as suite:
-            {call}
-    """
-    (tmp_path / "mistaken.py").write_text(textwrap.dedent(mistaken))
+            with connect() as suite:
+                {call}
+        """
+        (tmp_path / file_of(what)).write_text(textwrap.dedent(mistaken))
     status, output = typed_consumer.typecheck("mypy", tmp_path)
     assert status == 1
-    assert f"[{of_mypy}]" in output
-    assert "Found 1 error " in output
+    errors = re.findall(r"(\w+\.py):.*\[(\S+)\]$", output, re.MULTILINE)
+    assert sorted(errors) == sorted((file_of(what), of_mypy) for what, (_, of_mypy, _) in MISTAKES.items()), output
+    assert f"Found {len(MISTAKES)} errors " in output
     status, output = typed_consumer.typecheck("pyright", tmp_path)
     assert status == 1
-    assert of_pyright in output
+    found = set(re.findall(r"(\w+\.py):[\d:]+ - error: .*?\((report\w+)\)", output, re.DOTALL))
+    assert {(file_of(what), of_pyright) for what, (_, _, of_pyright) in MISTAKES.items()} <= found, output
+
+
+def file_of(mistake: str) -> str:
+    return re.sub(r"\W", "_", mistake) + ".py"
 
 
 NOT_PRINTED = """
