@@ -149,12 +149,16 @@ def test_a_caller_gets_the_same_errors_and_replies_with_interceptors_inside_the_
 
 
 @pytest.mark.usefixtures("opentelemetry")
+@pytest.mark.parametrize("tracing", [False, True])
 def test_a_caller_gets_the_same_errors_and_replies_in_a_process_that_opentelemetry_instruments(
-    backend: Backend,
+    backend: Backend, tracing: bool
 ) -> None:
     # Its asyncio interceptor waits for the status before a caller can write the first request.
     ways = [way for way in ASYNCIO if way is not requests_written]
-    assert_the_same(backend, lambda: channel(backend.address), lambda: aio.channel(backend.address), ways)
+    address = backend.address
+    assert_the_same(
+        backend, lambda: channel(address, tracing=tracing), lambda: aio.channel(address, tracing=tracing), ways
+    )
 
 
 @pytest.mark.usefixtures("sentry")

@@ -72,9 +72,13 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic i
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
         self._call.add_done_callback(lambda _: fn(self))
 
-    def when_over(self, fn: Callable[[Any], None]) -> None:
-        """As `add_done_callback`, but `fn` gets gRPC's own call, and this one is not held until then."""
-        self._call.add_done_callback(fn)
+    def when_over(self, fn: Callable[[Any], None]) -> bool:
+        """As `add_done_callback`, but `fn` gets gRPC's own call, and this one is not held until then. Returns False
+        where nothing tells of the end, as some interceptors give back a generator."""
+        tells = hasattr(self._call, "add_done_callback")
+        if tells:
+            self._call.add_done_callback(fn)
+        return tells
 
     def cancelled(self) -> bool:
         return self._call.cancelled()  # type: ignore[no-any-return]
@@ -93,7 +97,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # generic i
 
     def __del__(self) -> None:
         # Nobody has it any more. gRPC cancels a call then by itself, but not one that a callback of its end holds.
-        if hasattr(self._call, "cancel"):  # some interceptors give back a generator
+        if hasattr(self._call, "cancel"):
             self._call.cancel()
 
 

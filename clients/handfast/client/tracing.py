@@ -77,7 +77,8 @@ class _TracedMethod:
         span, metadata = self._start(metadata)
         outcome = self._made(span, self._inner, request, timeout, metadata, *more, **named)
         if hasattr(outcome, "when_over"):  # a stream, or any call of asyncio
-            outcome.when_over(lambda call: _end(span, _code_of(call)))
+            if not outcome.when_over(lambda call: _end(span, _code_of(call))):
+                span.end()  # it says no more than that the stream was begun
         else:
             _end(span, grpc.StatusCode.OK)
         return outcome

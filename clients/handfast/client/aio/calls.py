@@ -34,9 +34,10 @@ class _Call(aio.Call):
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         self._call.add_done_callback(lambda _: callback(self))
 
-    def when_over(self, callback: Callable[[Any], None]) -> None:
+    def when_over(self, callback: Callable[[Any], None]) -> bool:
         """As `add_done_callback`, but `callback` gets gRPC's own call, and this one is not held until then."""
         self._call.add_done_callback(callback)
+        return True
 
     async def initial_metadata(self) -> aio.Metadata:
         return await self._call.initial_metadata()  # type: ignore[no-any-return]
