@@ -29,7 +29,7 @@ from tests.eventually import eventually
 from tests.project.commands import ROOT
 
 WARM_UP = 20  # calls: threads are there, statements are compiled, handlers are known
-_BESIDE = ("canceller", "log", "readiness", "sweeper")  # threads that serve no call
+_BESIDE = ("canceller", "log", "metrics", "readiness", "sweeper")  # threads that serve no call
 
 
 def files_of_a_call() -> list[str]:
