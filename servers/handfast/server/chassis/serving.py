@@ -6,8 +6,8 @@ import functools
 import os
 import pkgutil
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -58,17 +58,23 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     open_files.raise_limit()
     log.configure(settings.name, settings.log_level)
     structlog.get_logger().info("starting", **versions())
-    keep_to(settings.processor)  # as all threads that are started from here on
     with _exporting(settings):  # whose variables are checked before a database is opened
         build(settings).run(stop)
 
 
-def _exporting(settings: ServerSettings) -> AbstractContextManager[None]:
+@contextmanager
+def _exporting(settings: ServerSettings) -> Iterator[None]:
     if not settings.tracing:
-        return nullcontext()
+        yield
+        return
     from handfast.server.chassis.tracing.sdk import exporting
 
-    return exporting(settings.name)
+    before = {thread.native_id for thread in threading.enumerate()}
+    with exporting(settings.name):
+        # Its thread, but none of gRPC's, which is why this one is kept there only by `Server.run`.
+        for thread in {thread.native_id for thread in threading.enumerate()} - before:
+            keep_to(settings.processor, thread or 0)
+        yield
 
 
 def check_files(settings: ServerSettings) -> None:
