@@ -278,4 +278,4 @@ $(PGBOUNCER):
 	tools/fetch-debian.sh pgbouncer /usr/sbin/pgbouncer $@
 
 clean: ## remove what make installed, but no data
-	rm -rf .venv .venv-bench .venv-docs .venv-failover .venv-generate .venv-mutate .tools build dist
+	rm -rf .venv .venv-bench .venv-docs .venv-failover .venv-generate .venv-mutate .tools .cache build dist

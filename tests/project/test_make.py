@@ -62,7 +62,8 @@ def test_a_tool_is_installed_anew_where_the_makefile_names_another_version(
 def test_clean_removes_each_environment_and_all_that_is_built() -> None:
     text = (ROOT / "Makefile").read_text()
     removed = set(re.findall(r"^\trm -rf (.*)$", text, re.MULTILINE)[0].split())
-    assert removed == set(re.findall(r"venv (\.venv[\w-]*)$", text, re.MULTILINE)) | {".tools", "build", "dist"}
+    environments = set(re.findall(r"venv (\.venv[\w-]*)$", text, re.MULTILINE))
+    assert removed == environments | {".tools", ".cache", "build", "dist"}
 
 
 @pytest.mark.parametrize("file", ["Makefile", "CONTRIBUTING.md"])
