@@ -298,6 +298,7 @@ class SimulatedDatabase(Database):
     def __init__(self, engine: Engine) -> None:
         self.dialect = "postgresql" if engine.by_row else "sqlite"
         self._simulated, self._here = engine, threading.local()
+        self._refused_until_monotonic_s = 0.0
         self.backend: Any = SimulatedBackend(engine)
 
     @contextmanager
