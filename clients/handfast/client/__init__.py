@@ -23,7 +23,7 @@ errors.py                `ServiceError` and its subclasses, one for each status 
 security/                `TLS`, and the token that calls carry
 transactions/            `Transaction`: what is called in it takes effect together or not at all
 aio/                     `connect`, `Suite`, `Transaction` and `channel` for asyncio
-tracing.py               spans of OpenTelemetry, where calls are traced
+tracing/                 spans of OpenTelemetry, where calls are traced
 propagation.py           what servers hand on to the calls they make: request id, trace, deadline, caller
 transaction_metadata.py  the metadata keys of calls within a transaction
 protos.py                where the contracts are, for contracts of your own that import them

@@ -93,7 +93,7 @@ def channel_class(base: type[Channel], tracing: bool) -> type[Channel]:
     if not tracing:
         return base
     try:
-        from handfast.client.tracing import traced
+        from handfast.client.tracing.channel import traced
     except ModuleNotFoundError:
         raise ValueError("tracing: needs OpenTelemetry; install it by: pip install 'handfast[otel]'") from None
     return traced(base)

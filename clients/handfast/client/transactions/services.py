@@ -12,7 +12,7 @@ from handfast.client.transactions.errors import suite_closed
 from handfast.client.transactions.minted import MintedIds
 
 if TYPE_CHECKING:
-    from handfast.client.tracing import TransactionSpan
+    from handfast.client.tracing.transaction import TransactionSpan
     from handfast.client.transactions.journal import Journal
 
 Channel = TypeVar("Channel")
@@ -64,7 +64,7 @@ class Services(Generic[Channel]):
         """The span of a transaction; None where those are not traced."""
         if not self.tracing:
             return None
-        from handfast.client.tracing import TransactionSpan
+        from handfast.client.tracing.transaction import TransactionSpan
 
         span = TransactionSpan()
         journal.traceparent = span.traceparent or journal.traceparent

@@ -14,19 +14,8 @@ from opentelemetry.trace import Span, SpanKind
 from prometheus_client.samples import Exemplar
 
 from handfast.client.propagation import TRACEPARENT_KEY
-from handfast.client.tracing import (
-    METHOD,
-    RPC,
-    SERVER_ADDRESS,
-    SERVER_PORT,
-    STATUS_CODE,
-    TRACESTATE_KEY,
-    TRANSACTION_ID,
-    fail,
-    headers_of,
-    parent_in,
-    tracer,
-)
+from handfast.client.tracing.attributes import METHOD, RPC, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE, TRANSACTION_ID
+from handfast.client.tracing.spans import TRACESTATE_KEY, fail, headers_of, parent_in, tracer
 from handfast.server.chassis.call import Call, Method
 from handfast.server.chassis.pipeline.pools import DURATIONS_S
 from handfast.server.chassis.tracing import spans

@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from handfast.client.tracing import SERVER_ADDRESS, SERVER_PORT, error_type, fail, tracer
+from handfast.client.tracing.attributes import SERVER_ADDRESS, SERVER_PORT
+from handfast.client.tracing.spans import error_type, fail, tracer
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.tracing.recorder import Block
 from handfast.server.process.settings import sqlite_file

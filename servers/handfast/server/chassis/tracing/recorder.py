@@ -11,7 +11,8 @@ import grpc
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, Span, SpanContext
 
-from handfast.client.tracing import TRANSACTION_ID, error_type, fail, tracer
+from handfast.client.tracing.attributes import TRANSACTION_ID
+from handfast.client.tracing.spans import error_type, fail, tracer
 from handfast.server.chassis.errors import DomainError
 from handfast.server.chassis.errors.mapping import code_of
 from handfast.server.chassis.tracing import spans

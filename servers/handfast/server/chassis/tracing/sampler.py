@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult, 
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
-from handfast.client.tracing import Unrecorded
+from handfast.client.tracing.spans import Unrecorded
 
 _IS_RANDOM = 0x02
 """The flag of a `traceparent` that the id of the trace was drawn at random (https://www.w3.org/TR/trace-context-2/)."""

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Protocol
 
+from handfast.client.tracing.attributes import OUTCOME, TRANSACTION_ID
+
 Attributes = Mapping[str, str | int]
 Span = AbstractContextManager[object]
-
-TRANSACTION_ID, OUTCOME = "handfast.transaction_id", "handfast.outcome"
 
 
 class Phase(Enum):

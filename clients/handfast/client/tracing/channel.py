@@ -1,38 +1,24 @@
-"""Spans of OpenTelemetry for the calls of a channel and for transactions, by the tracer provider of the application.
+"""A channel whose calls are spans.
 
 A span stands for a call as its caller sees it: attempts that gRPC makes by itself are part of it. Attributes are those
 of the semantic conventions for gRPC (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/); they say what was called
-and how that ended, and nothing of requests and replies. Imported only where a channel is traced, as it needs
-OpenTelemetry.
+and how that ended, and nothing of requests and replies.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from contextlib import suppress
-from contextvars import Token
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import grpc
-from opentelemetry import context, trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
 
 from handfast.client.addresses import hosts_of
 from handfast.client.arguments import check_metadata
-from handfast.client.errors import ServiceError
 from handfast.client.propagation import CURRENT, TRACEPARENT_KEY
-
-SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
-"""The version of the semantic conventions."""
-RPC = {"rpc.system.name": "grpc"}
-METHOD, STATUS_CODE, ERROR_TYPE = "rpc.method", "rpc.response.status_code", "error.type"
-SERVER_ADDRESS, SERVER_PORT = "server.address", "server.port"
-TRANSACTION_ID, OUTCOME = "handfast.transaction_id", "handfast.outcome"
-TRACESTATE_KEY = "tracestate"
-_W3C = TraceContextTextMapPropagator()
+from handfast.client.tracing.attributes import METHOD, RPC, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE
+from handfast.client.tracing.spans import Unrecorded, error_type, fail, headers_of, parent_in, tracer
 
 Channel = TypeVar("Channel")
 
@@ -140,75 +126,6 @@ class _TracedBegun:
     def cancel(self) -> None:
         self._inner.cancel()
         _end(self._span, grpc.StatusCode.CANCELLED)  # unless it is over already: the first end counts
-
-
-class Unrecorded(NonRecordingSpan):
-    """The span of a call of which nothing is recorded, as is known of all within it, too: that needs no spans."""
-
-    def __init__(self, span_context: SpanContext) -> None:
-        super().__init__(span_context)
-        self.headers = headers_of(span_context)
-
-
-class TransactionSpan:
-    """The span of a transaction, which is current within its block."""
-
-    def __init__(self) -> None:
-        self._span = tracer("handfast.client").start_span("transaction")
-        self._token: Token[context.Context] = context.attach(trace.set_span_in_context(self._span))
-        self.traceparent = headers_of(self._span.get_span_context()).get(TRACEPARENT_KEY)
-        """Of its calls, also in other threads, where it is not current."""
-
-    def end(self, error: BaseException | None, transaction_id: str, outcome: str) -> None:
-        with suppress(ValueError):  # its block is left in another thread or task, of which `context.detach` would log
-            self._token.var.reset(self._token)
-        self._span.set_attribute(OUTCOME, str(outcome))
-        if transaction_id:  # else it had no call
-            self._span.set_attribute(TRANSACTION_ID, transaction_id)
-        if error is not None:
-            fail(self._span, error_type(error))
-        self._span.end()
-
-
-def tracer(of: str) -> Tracer:
-    """What makes the spans of `handfast.client` or `handfast.server`, which have the version of Handfast."""
-    return trace.get_tracer(of, _version(), schema_url=SCHEMA)
-
-
-@functools.cache
-def _version() -> str | None:
-    try:
-        return version("handfast")
-    except PackageNotFoundError:  # it runs from sources that are not installed
-        return None
-
-
-def parent_in(headers: Mapping[str, str | bytes]) -> context.Context:
-    """The span that metadata names as the parent of what follows, in a context of its own; none in an empty one."""
-    ours = {key: value for key in (TRACEPARENT_KEY, TRACESTATE_KEY) if isinstance(value := headers.get(key), str)}
-    return _W3C.extract(ours, context.Context())
-
-
-def headers_of(span: SpanContext) -> dict[str, str]:
-    """The metadata by which others learn of a span; none of one that is not valid, as without an SDK."""
-    if not span.is_valid:
-        return {}
-    # As `_W3C.inject` writes it, for a third of the time.
-    headers = {TRACEPARENT_KEY: f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"}
-    if span.trace_state:
-        headers[TRACESTATE_KEY] = span.trace_state.to_header()
-    return headers
-
-
-def error_type(error: BaseException) -> str:
-    """What `error.type` is of it: the reason of who refused, or the class."""
-    return (isinstance(error, ServiceError) and error.reason) or type(error).__qualname__
-
-
-def fail(span: Span, error: str) -> None:
-    """Has the span say that it failed. Messages of errors may have personal data, so they are left out."""
-    span.set_attribute(ERROR_TYPE, error)
-    span.set_status(StatusCode.ERROR)
 
 
 def _with_headers(
