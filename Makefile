@@ -3,7 +3,8 @@
 PYTHON ?= python3
 ARGS   ?=
 SEEDS  ?= 0-999
-BUILD  ?= podman build
+# The OCI's format, which podman has by default, knows of no health checks.
+BUILD  ?= podman build --format docker
 
 # Before pip looks at versions that need a newer Python than there is, and speaks of those.
 CHECK_PYTHON = $(PYTHON) -c 'import sys; found = sys.version_info; found < (3, 11) and sys.exit("Handfast needs Python \

@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("pyproject.toml", "deploy/chart/Chart.yaml", "docs/deploy.md", "tests/deploy/rendered/*.yaml")
+PLACES = (
+    "pyproject.toml",
+    "Containerfile",
+    "deploy/chart/Chart.yaml",
+    "docs/deploy.md",
+    "tests/deploy/rendered/*.yaml",
+)
 SEMVER = r"^version: |helm\.sh/chart: handfast-"
 """Before the version where Helm wants it as SemVer writes it."""
 FORM = re.compile(r"(?P<release>\d+\.\d+\.\d+)(?P<before>(\.dev|a|b|rc)\d+)?")

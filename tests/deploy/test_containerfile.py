@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import PurePath
 
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.settings import METRICS_PORT_OFFSET
 from handfast.server.suite import SuiteSettings
-from tests.deploy.containerfile import copied, environment, instructions
+from tests.deploy.containerfile import PATH, copied, environment, instructions
 from tests.project.commands import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -57,6 +58,25 @@ def test_its_base_has_a_python_that_the_package_is_for_and_both_stages_are_on_it
     assert version is not None, base
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["project"]["classifiers"]
     assert list(instructions("FROM")) == ["${BASE} AS build", "${BASE}"]
+
+
+def test_its_labels_are_those_of_the_package() -> None:
+    (labels,) = (dict(each.split("=", 1) for each in shlex.split(line)) for line in instructions("LABEL"))
+    project = PROJECT["project"]
+    assert labels == {
+        "org.opencontainers.image.title": project["name"],
+        "org.opencontainers.image.description": project["description"],
+        "org.opencontainers.image.version": project["version"],
+        "org.opencontainers.image.licenses": project["license"],
+    }
+
+
+def test_dependencies_are_a_layer_that_a_change_of_the_sources_leaves_as_it_is() -> None:
+    build, _ = PATH.read_text().split("\nFROM ${BASE}\n")
+    before, after = build.split("\nRUN ")[1:]
+    assert "COPY " in before
+    assert '".[${EXTRAS}]"' in before
+    assert "--no-deps" in after
 
 
 def test_its_user_is_a_number_other_than_0() -> None:

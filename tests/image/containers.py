@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from tests.project.commands import ROOT
 
 BASE = ROOT / ".tools" / "image-base.tar"
-"""What `make image-base` makes."""
+"""What `make image-test` makes before it."""
 TOOLS = ("buildah", "podman", "runc")
 CERTIFICATES = Path("/etc/ssl/certs")
 """Of this machine, for pip: a network may have a CA of its own."""
@@ -26,26 +27,31 @@ def why_not() -> str:
     if os.geteuid() != 0:
         lacking.append("root")
     if not BASE.exists():
-        lacking.append("the base of `make image-base`")
+        lacking.append("the base of `make image-test`")
     return f"needs {', '.join(lacking)}" if lacking else ""
 
 
 class Engine:
-    """Images and containers of its own, in a folder. All that runs takes the network of this machine, or none."""
+    """Images and containers of its own, in two folders, of which podman wants the second to have a short name. All that
+    runs takes the network of this machine, or none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, storage: Path, state: str) -> None:
         # That of whole copies takes no file system that some machines lack, or lack in a container.
-        self._storage = ("--root", f"{folder}/storage", "--runroot", f"{folder}/run", "--storage-driver", "vfs")
+        self._storage = ("--root", str(storage), "--runroot", state, "--storage-driver", "vfs")
 
     def build(self) -> None:
-        """Makes the images `base` and `handfast`."""
+        """Makes the images `base` and, as `make image` does, `handfast`."""
         container = self._buildah("from", "scratch").strip()
         self._buildah("add", container, str(BASE), "/")
         self._buildah("commit", container, "base")
         self._buildah("rm", container)
-        volume = f"{CERTIFICATES}:{CERTIFICATES}:ro"
-        base = "BASE=localhost/base"
-        self._buildah("build", "--format", "docker", "--build-arg", base, "--volume", volume, "--tag", "handfast", ROOT)
+        # In storage that copies whole layers, one is enough.
+        arguments = f"--build-arg BASE=localhost/base --volume {CERTIFICATES}:{CERTIFICATES}:ro --layers=false"
+        make = ["make", "--silent", "--dry-run", "image", f"ARGS={arguments}"]
+        podman, *command = shlex.split(subprocess.run(make, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout)
+        assert podman == "podman"
+        built = self._podman(*command)
+        assert built.returncode == 0, built.stdout
 
     def size(self, image: str) -> int:
         """Bytes of all its layers."""
@@ -99,6 +105,8 @@ class Engine:
         host = ("--log-level", "fatal", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
         return subprocess.run(
             ["podman", *self._storage, *host, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"BUILDAH_ISOLATION": "chroot"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

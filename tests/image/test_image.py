@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import sqlalchemy as sa
@@ -24,13 +26,21 @@ MEGABYTE = 1_000_000
 LARGEST = 150 * MEGABYTE
 SOCKETS = "/run/postgresql"
 OPEN = {"HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK": "true", "HANDFAST_ALLOW_ANONYMOUS_BEYOND_LOOPBACK": "true"}
+NOT_COMPILED = """
+import os, sys
+from handfast.server.cli.main import main
+assert main(["health", "localhost:1"]) == 1
+caches = [module.__spec__.cached for module in sys.modules.values() if getattr(module, "__spec__", None)]
+print([each for each in caches if each and not os.path.exists(each)])
+"""
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    engine = Engine(tmp_path_factory.mktemp("containers"))
-    engine.build()
-    return engine
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as state:
+        engine = Engine(tmp_path_factory.mktemp("containers"), state)
+        engine.build()
+        yield engine
 
 
 def test_what_is_above_the_base_is_small(engine: Engine) -> None:
@@ -43,6 +53,11 @@ def test_it_runs_as_nobody_on_files_that_cannot_be_changed_with_nothing_to_build
     assert (status, printed.splitlines()[0]) == (0, "65532")
     assert printed.count("Read-only file system") == 2
     assert len(printed.splitlines()) == 3
+
+
+def test_all_that_a_health_check_loads_is_compiled_as_nothing_can_be_written_then(engine: Engine) -> None:
+    status, printed = engine.run("-c", NOT_COMPILED, entrypoint="python3")
+    assert (status, printed.splitlines()[-1]) == (0, "[]"), printed
 
 
 def test_without_a_command_it_says_which_there_are(engine: Engine) -> None:
