@@ -61,7 +61,9 @@ def test_what_does_not_answer_is_unhealthy_and_told_in_one_line(handfast: Handfa
     [
         (("users",), "ADDRESS: 'users' is no address; give a host and a port, such as localhost:50051"),
         (("users-a:50051,users-b:50051",), "is a list, and one server is asked at a time"),
-        (("localhost:50051", "--timeout", "0"), "'--timeout': 0.0 is not in the range x>0"),
+        (("localhost:50051", "--timeout", "0"), "'--timeout': 0.0 is not in the range 0<x<=3600"),
+        (("localhost:50051", "--timeout", "1e400"), "'--timeout': inf is not in the range 0<x<=3600"),
+        (("localhost:50051", "--timeout", "nan"), "'--timeout': nan is not in the range 0<x<=3600"),
         ((), "Missing argument 'ADDRESS'"),
     ],
 )
@@ -74,6 +76,9 @@ def test_a_mistake_is_named_and_is_no_word_about_a_server(
 
 
 def test_certificates_come_from_the_environment_as_for_every_client(handfast: Handfast) -> None:
+    result = handfast("health", "localhost:50051", HANDFAST_CA="/nope")
+    said = "handfast: health: HANDFAST_CA: cannot read /nope: No such file or directory\n"
+    assert (result.status, result.stderr) == (2, said)
     result = handfast("health", "localhost:50051", HANDFAST_CERTIFICATE="client.pem")
     assert (result.status, result.stderr) == (
         2,

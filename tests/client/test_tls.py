@@ -404,7 +404,7 @@ def test_files_that_cannot_be_used_are_named(files: TLS, first: Authority, tmp_p
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("nothing")
     for wrong, says in (
-        (TLS(ca=tmp_path / "absent.pem"), r"^tls: cannot read .*absent\.pem: No such file"),
+        (TLS(ca=tmp_path / "absent.pem"), r"^tls\.ca: cannot read .*absent\.pem: No such file"),
         (TLS(ca=nothing), r"^tls\.ca: .*nothing\.pem has no certificate in PEM"),
         (TLS(files.ca, files.certificate, other), r"^tls\.certificate: .*other\.key are no certificate and its key"),
     ):

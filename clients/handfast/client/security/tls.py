@@ -96,7 +96,8 @@ class TLSFiles:
         ca, certificate, key = self._paths()
         while self._seen != (seen := self._signature()):  # until they have not changed between being read and checked
             self._seen = seen
-            ca_pem, certificate_pem = _read(ca), _read(certificate)
+            ca_pem = _read(ca, self._tls.setting("ca"))
+            certificate_pem = _read(certificate, self._tls.setting("certificate"))
             key_pem = None if key is None else read_secret(key, self._tls.setting("key"))
             self._check_set()
         return grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
@@ -135,11 +136,11 @@ class TLSFiles:
         )
 
 
-def _read(path: Path | None) -> bytes | None:
+def _read(path: Path | None, setting: str) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        raise ValueError(f"tls: cannot read {path}: {error.strerror}") from None
+        raise ValueError(f"{setting}: cannot read {path}: {error.strerror}") from None
 
 
 def _signature(path: Path | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ another needs.
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,18 @@ from handfast.server.process.command import CONTEXT, Failure, failing_as
 from handfast.server.process.config_file import CONFIG
 from handfast.server.process.flags import server_command
 from handfast.server.suite import SuiteSettings
+
+_MOST_SECONDS = 3600.0
+
+
+class Seconds(FloatRange):
+    """A number of them, which NaN is not, though no comparison tells."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{seconds} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
 
 
 @click.group(context_settings=CONTEXT, subcommand_metavar="COMMAND [ARGUMENTS]...")
@@ -117,11 +130,15 @@ def migrate(servers: Sequence[str], dry_run: bool, to: str | None, **flags: Any)
 @click.argument("address")
 @click.option("--service", default="", metavar="NAME", help="one of its services  [default: the server as a whole]")
 @click.option(
-    "--timeout", type=FloatRange(0, min_open=True), default=1.0, metavar="SECONDS", help="to wait  [default: 1]"
+    "--timeout",
+    type=Seconds(0, _MOST_SECONDS, min_open=True),
+    default=1.0,
+    metavar="SECONDS",
+    help="to wait  [default: 1]",
 )
 @failing_as("handfast: health")
 def health(address: str, service: str, timeout: float) -> int:
-    """Ask the server at ADDRESS whether it serves. The exit status is 0 if it does, and else 1.
+    """Ask the server at ADDRESS whether it serves. The exit status is 0 if it does, 1 if not, and 2 for a mistake.
 
     A service is handfast.users.v1.UserService and so on; liveness asks only whether the server can answer. HANDFAST_CA,
     HANDFAST_CERTIFICATE, HANDFAST_KEY and HANDFAST_SERVER_NAME are for servers with TLS, as for all clients.
@@ -254,7 +271,7 @@ _add_action(
     ),
     Option(
         ["--timeout"],
-        type=FloatRange(0),
+        type=Seconds(0, _MOST_SECONDS),
         default=10.0,
         show_default=True,
         metavar="SECONDS",
