@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -208,10 +209,23 @@ class SqliteFile:
         )
         connection.isolation_level = None  # sqlite3's own BEGINs would come too late, and not IMMEDIATE
         if not self._read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Where others do the same to a new file, SQLite says at once that it is locked, and waits for nobody."""
+    give_up_monotonic_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_monotonic_s:
+                raise
+            time.sleep(0.01)
 
 
 def _sync(log: bytes) -> None:
