@@ -6,12 +6,14 @@ import asyncio
 import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from queue import Queue
 from typing import Any
 
 import grpc
 import pytest
 
-from handfast.client import Aborted, aio, channel
+from handfast.client import Aborted, Cancelled, Internal, ServiceError, Unknown, aio, channel
 from tests.eventually import PATIENCE, eventually
 
 from .backend import WITHOUT_CONTRACT, Backend
@@ -58,6 +60,45 @@ def test_a_stream_that_breaks_raises_a_typed_error_after_what_came_before(backen
     assert caught.value.request_id == backend.received[0].metadata["x-request-id"]
     with pytest.raises(Aborted):
         list(opened.stream_stream(ECHO)(iter([b"x"])))
+
+
+def refused(wait: Callable[[], object]) -> ServiceError:
+    """What `wait` raises before long: in another thread, so that one that waits without end fails the test alone."""
+    raised: Queue[ServiceError] = Queue()
+
+    def run() -> None:
+        try:
+            wait()
+        except ServiceError as error:
+            raised.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return raised.get(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["while it is waited for", "before it is waited for"])
+def test_a_stream_that_its_caller_cancels_ends_at_once(backend: Backend, opened: Any, waits: bool) -> None:
+    open_end = threading.Event()
+    responses = opened.stream_stream(ECHO)(iter(open_end.wait, True))
+    assert eventually(lambda: backend.received)
+    if waits:
+        threading.Timer(0.1, responses.cancel).start()
+    else:
+        responses.cancel()
+    assert isinstance(refused(partial(next, responses)), Cancelled)
+    open_end.set()
+
+
+def test_a_stream_whose_requests_cannot_be_made_ends_at_once(opened: Any) -> None:
+    responses = opened.stream_stream(ECHO)(map(int, ["no number"]))
+    assert isinstance(refused(partial(next, responses)), Unknown)
+
+
+def test_a_call_whose_reply_cannot_be_read_ends_at_once(opened: Any) -> None:
+    responses = opened.unary_stream(COUNT, response_deserializer=lambda _: 1 / 0)(b"")
+    assert isinstance(refused(partial(next, responses)), Internal)
+    future = opened.stream_unary(COLLECT, response_deserializer=lambda _: 1 / 0).future(iter([b"a"]))
+    assert isinstance(refused(future.result), Internal)
 
 
 def test_asyncio_streams_of_all_kinds_work(backend: Backend) -> None:

@@ -225,7 +225,7 @@ def service_error(error: grpc.RpcError, request_id: str) -> ServiceError:
         request_id=request_id,
         initial_metadata=_told(error, "initial_metadata") or (),
         trailing_metadata=_told(error, "trailing_metadata") or (),
-        debug_error_string=_told(error, "debug_error_string") or "",
+        debug_error_string=_debug_error_string(error),
     )
 
 
@@ -233,6 +233,14 @@ def _told(error: grpc.RpcError, what: str) -> Any:
     """What the method `what` of the error gives; None where it has none."""
     method = getattr(error, what, None)
     return None if method is None else method()
+
+
+def _debug_error_string(error: grpc.RpcError) -> str:
+    """Where a call ends on this side, as by its `cancel()`, gRPC has none, and would wait for it without end."""
+    state = getattr(error, "_state", None)
+    if state is not None and getattr(state, "debug_error_string", "") is None:
+        return ""
+    return _told(error, "debug_error_string") or ""
 
 
 def _status_proto(error: grpc.RpcError) -> status_pb2.Status | None:
