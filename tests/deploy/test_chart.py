@@ -137,7 +137,7 @@ def test_ports_are_those_of_the_server_and_its_name_has_all_pods(rendered: Rende
 
 
 def test_what_selects_pods_finds_those_of_its_own_server_and_no_other(rendered: Rendered) -> None:
-    pods = [*SERVERS, "migrate"]
+    pods = [*SERVERS, "migrate", "test"]
     for each in rendered.all:
         spec = each.get("spec", {})
         selector = spec.get("podSelector") or spec.get("selector")
@@ -186,6 +186,19 @@ def test_a_test_of_the_release_asks_each_server_by_its_name(rendered: Rendered) 
     assert asked == [["health", f"handfast-{server}.handfast.svc.cluster.local:{PORT}"] for server in SERVERS]
 
 
+def test_helm_says_why_a_hook_has_failed_and_the_page_asks_for_no_logs_that_it_cannot_find(rendered: Rendered) -> None:
+    printed = {
+        name: rendered(kind, name)["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
+        for kind, name in (("Job", "migrate"), ("Pod", "test"))
+    }
+    assert printed == {"migrate": "hook-failed", "test": "hook-succeeded,hook-failed"}
+    # All that Kubernetes waits between tries, 10 seconds and each time twice as many, before Helm's five minutes end.
+    assert sum(10 * 2**each for each in range(rendered("Job", "migrate")["spec"]["backoffLimit"])) < 150
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert "helm test handfast" in page
+    assert "--logs" not in page  # as that names no container
+
+
 @pytest.mark.parametrize("pod", [*SERVERS, "migrate", "test"])
 def test_a_pod_may_do_no_more_than_the_image_needs(rendered: Rendered, pod: str) -> None:
     (user,) = instructions("USER")
@@ -220,20 +233,20 @@ def test_autoscaling_goes_by_a_metric_that_is_exported_and_leaves_replicas_alone
 def test_policies_of_the_network_let_through_what_servers_need_and_nothing_else() -> None:
     rendered = Rendered("participants")
     suite = {f"handfast-{server}" for server in SERVERS}
-    for pod in (*SERVERS, "migrate"):
+    for pod in (*SERVERS, "migrate", "test"):
         spec = rendered("NetworkPolicy", pod)["spec"]
         assert spec["policyTypes"] == ["Ingress", "Egress"]
         incoming = {port["port"]: rule["from"] for rule in spec.get("ingress", []) for port in rule["ports"]}
         outgoing = {port["port"]: rule.get("to") for rule in spec["egress"] for port in rule["ports"]}
         assert outgoing[53] is None
-        assert outgoing[5432]
-        if pod == "migrate":
+        assert outgoing.get(5432, "unused")  # by addresses
+        if pod in SERVERS:
+            assert incoming.keys() == {PORT, PORT + METRICS_PORT_OFFSET}
+            assert outgoing.keys() == {53, 5432, PORT, 443, 50061}
+        else:
             assert not incoming
-            assert outgoing.keys() == {53, 5432}
-            continue
-        assert incoming.keys() == {PORT, PORT + METRICS_PORT_OFFSET}
-        assert outgoing.keys() == {53, 5432, PORT, 443, 50061}
-        for peers in (incoming[PORT], outgoing[PORT]):
+            assert outgoing.keys() == {53, 5432 if pod == "migrate" else PORT}
+        for peers in (rules[PORT] for rules in (incoming, outgoing) if PORT in rules):
             names, instance = peers[0]["podSelector"]["matchExpressions"]
             assert set(names["values"]) == suite | {rendered("Pod", "test")["metadata"]["name"]}
             assert instance["values"] == ["handfast"]

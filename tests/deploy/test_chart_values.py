@@ -76,7 +76,25 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"participants": {"Credits": "credits:50061"}}, "Credits"),
     ({"participants": {"c" * 33: "credits:50061"}}, "c" * 33),
     ({"podDisruptionBudget": {"maxUnavailable": "0%"}}, "maxUnavailable"),
+    ({"monitoring": {"interval": "0s"}}, "interval"),
+    ({"image": {"repository": "registry.example/handfast@sha256:5"}}, "repository"),
+    ({"server": {"podLabels": {"app.kubernetes.io/name": "users"}}}, "app.kubernetes.io/name"),
+    ({"extraVolumes": [{"name": "certificate", "emptyDir": {}}]}, "extraVolumes"),
+    ({"enabled": False}, "enabled"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("group", "value"),
+    [
+        ("podDisruptionBudget", {"maxUnavailable": "100%"}),
+        ("monitoring", {"interval": "1d"}),
+        ("authentication", {"tokens": {"keys": "/etc/issuer/jwks.json", "issuer": "issuer", "audience": "handfast"}}),
+    ],
+    ids=str,
+)
+def test_values_that_servers_or_kubernetes_take_are_taken(group: str, value: Mapping[str, Any]) -> None:
+    jsonschema.validate(VALUES | {group: VALUES[group] | value}, SCHEMA)
 
 
 @pytest.mark.parametrize(("values", "named"), REFUSED, ids=[named for _, named in REFUSED])
@@ -93,14 +111,14 @@ def test_names_fit_however_long_that_of_the_release_is() -> None:
         validate(each, "1.33.0", strict=True)
 
 
-def test_a_release_and_secrets_whose_names_look_like_numbers_keep_them() -> None:
+def test_a_release_and_secrets_whose_names_look_like_other_values_keep_them() -> None:
     secrets = [
         "users.database.secret=1",
         "users.database.migrateKey=2",
         "users.certificate.secret=1e5",
         "tls.ca.secret=true",
     ]
-    for each in manifests(helm("123", CHART, "--namespace", "456", "--set-string", ",".join(secrets))):
+    for each in manifests(helm("true", CHART, "--namespace", "456", "--set-string", ",".join(secrets))):
         assert each["metadata"]["namespace"] == "456"
         validate(each, "1.33.0", strict=True)
 
@@ -186,8 +204,9 @@ def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_
     ("value", "rule"),
     [
         ("participants.users=users:50061", "names that the suite has no other use for, not users"),
-        ("users.env.HANDFAST_USERS_DATABASE_URL=secret", "users.database says which secret"),
-        ("users.env.HANDFAST_USERS_DATABASE_URL_FILE=/url", "users.database says which secret"),
+        ("users.env.HANDFAST_USERS_DATABASE_URL=secret", "users.database and so on say which secret"),
+        ("users.env.HANDFAST_USERS_DATABASE_URL_FILE=/url", "users.database and so on say which secret"),
+        ("migrate.env.HANDFAST_USERS_DATABASE_URL=secret", "users.database and so on say which secret"),
         ("server.env.HANDFAST_USERS_LISTEN=0.0.0.0:6000", "Services and probes know the ports"),
         ("server.env.HANDFAST_GRACE=60", "gracePeriodSeconds says it"),
         (
@@ -199,6 +218,27 @@ def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_
 def test_helm_refuses_what_servers_or_kubernetes_would_refuse_or_not_keep_to(value: str, rule: str) -> None:
     how = "--set" if "Replicas" in value else "--set-string"
     assert rule in helm("handfast", CHART, "--values", PRODUCTION, how, value)
+
+
+@pytest.mark.parametrize("name", ["123", "shop.handfast"])
+def test_helm_refuses_a_release_whose_services_kubernetes_would_refuse(name: str) -> None:
+    assert f"the release must have a name of small letters, digits and -, with a letter first, not {name}" in helm(
+        name, CHART
+    )
+
+
+def test_a_server_may_have_less_of_a_choice_of_machines_than_all(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    of_all = {"nodeSelector": {"disk": "fast"}, "affinity": {"nodeAffinity": {}}}
+    file.write_text(yaml.safe_dump({"server": of_all, "users": {"nodeSelector": {}, "affinity": {"podAffinity": {}}}}))
+    users, preferences, _ = (
+        each["spec"]["template"]["spec"]
+        for each in manifests(helm("handfast", CHART, "--values", file))
+        if each["kind"] == "Deployment"
+    )
+    assert "nodeSelector" not in users
+    assert users["affinity"] == {"podAffinity": {}}
+    assert of_all.items() <= preferences.items()
 
 
 def test_helm_refuses_the_names_of_participants_that_servers_refuse() -> None:

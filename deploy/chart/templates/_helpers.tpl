@@ -2,6 +2,9 @@
 
 {{/* The name of its Deployment, its Service and so on: 15 characters at the most after what is left of the release's. */}}
 {{- define "handfast.name" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .root.Release.Name) }}
+{{- fail (printf "the release must have a name of small letters, digits and -, with a letter first, not %s" .root.Release.Name) }}
+{{- end -}}
 {{ .root.Release.Name | trunc 48 | trimSuffix "-" }}-{{ .server }}
 {{- end }}
 
@@ -18,7 +21,14 @@
      so has the Pod that tests the release, `test`, which are those of the Job. */}}
 {{- define "handfast.values" -}}
 {{- $own := index .root.Values (eq .server "test" | ternary "migrate" .server) }}
-{{- mergeOverwrite (deepCopy .root.Values.server) (deepCopy $own) | toYaml }}
+{{- $values := mergeOverwrite (deepCopy .root.Values.server) (deepCopy $own) }}
+{{- /* Its own choice of machines takes the place of that of all, so that it may have less of it. */}}
+{{- range $key := list "nodeSelector" "affinity" }}
+{{- if hasKey $own $key }}
+{{- $_ := set $values $key (index $own $key) }}
+{{- end }}
+{{- end }}
+{{- toYaml $values }}
 {{- end }}
 
 {{- define "handfast.metadata" -}}

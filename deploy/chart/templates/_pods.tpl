@@ -112,7 +112,6 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 
 {{/* The variables of a server, but for its secret. */}}
 {{- define "handfast.variables" -}}
-{{- $values := include "handfast.values" . | fromYaml }}
 {{- $root := .root }}
 {{- $prefix := printf "HANDFAST_%s" (upper .server) }}
 {{- $variables := dict "HANDFAST_GRACE" ($root.Values.gracePeriodSeconds | toString) }}
@@ -120,15 +119,8 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 {{- $host := include "handfast.host" (dict "root" $root "server" .) }}
 {{- $_ := set $variables (printf "HANDFAST_%s_ADDRESS" (upper .)) (printf "%s:50051" $host) }}
 {{- end }}
-{{- with $root.Values.participants }}
-{{- $pairs := list }}
-{{- range $name, $address := . }}
-{{- if has $name (list "users" "preferences" "accounts" "transactions" "coordinator" "up" "branches" "callers" "self") }}
-{{- fail (printf "participants must have names that the suite has no other use for, not %s" $name) }}
-{{- end }}
-{{- $pairs = append $pairs (printf "%s=%s" $name $address) }}
-{{- end }}
-{{- $_ := set $variables "HANDFAST_PARTICIPANTS" (join "," $pairs) }}
+{{- with include "handfast.participants" . }}
+{{- $_ := set $variables "HANDFAST_PARTICIPANTS" . }}
 {{- end }}
 {{- if $root.Values.open }}
 {{- $_ := set $variables "HANDFAST_ALLOW_PLAINTEXT_BEYOND_LOOPBACK" "true" }}
@@ -152,14 +144,32 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 {{- end }}
 {{- end }}
 {{- end }}
-{{- range $name, $_ := $values.env }}
+{{- mergeOverwrite $variables (include "handfast.env" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{/* The variables that are given as values, without those that the chart itself has to know. */}}
+{{- define "handfast.env" -}}
+{{- $env := (include "handfast.values" . | fromYaml).env }}
+{{- range $name, $_ := $env }}
 {{- if regexMatch "_DATABASE_URL(_FILE)?$" $name }}
-{{- fail (printf "env must not have %s: %s.database says which secret has the URL" $name $.server) }}
+{{- fail (printf "env must not have %s: users.database and so on say which secret has the URL" $name) }}
 {{- else if hasSuffix "_LISTEN" $name }}
 {{- fail (printf "env must not have %s: Services and probes know the ports of the image" $name) }}
 {{- else if eq $name "HANDFAST_GRACE" }}
 {{- fail "env must not have HANDFAST_GRACE: gracePeriodSeconds says it to Kubernetes, too" }}
 {{- end }}
 {{- end }}
-{{- mergeOverwrite $variables $values.env | toYaml }}
+{{- toYaml $env }}
+{{- end }}
+
+{{/* As servers are told of them: credits=credits:50061,… */}}
+{{- define "handfast.participants" -}}
+{{- $pairs := list }}
+{{- range $name, $address := .root.Values.participants }}
+{{- if has $name (list "users" "preferences" "accounts" "transactions" "coordinator" "up" "branches" "callers" "self") }}
+{{- fail (printf "participants must have names that the suite has no other use for, not %s" $name) }}
+{{- end }}
+{{- $pairs = append $pairs (printf "%s=%s" $name $address) }}
+{{- end }}
+{{- join "," $pairs -}}
 {{- end }}
