@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from socketserver import BaseServer
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from handfast.server.chassis.operations.endpoint import Endpoint
 from handfast.users.v1 import users_pb2
@@ -108,6 +110,38 @@ def test_nothing_but_metrics_and_probes_is_served_beside_the_calls(running: Runn
         urllib.request.urlopen(running.server.metrics_url.removesuffix("/metrics") + path, timeout=5)
     assert caught.value.code == 404
     assert b"There are only /metrics, /livez and /readyz." in caught.value.read()
+
+
+def test_all_addresses_are_those_of_ipv6_too_as_they_are_for_calls() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("the system has no IPv6")
+    endpoint = Endpoint("0.0.0.0", 0, CollectorRegistry(), is_ready=lambda: True, tls=None)
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            with urllib.request.urlopen(f"http://{host}:{endpoint.port}/livez", timeout=PATIENCE) as reply:
+                assert reply.status == 200
+    finally:
+        endpoint.close()
+
+
+class Broken:
+    def collect(self) -> NoReturn:
+        raise RuntimeError("nothing to be had")
+
+
+def test_metrics_that_cannot_be_collected_are_an_error_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    endpoint = Endpoint("127.0.0.1", 0, registry, is_ready=lambda: True, tls=None)
+    try:
+        with capture_logs() as logs, pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics", timeout=PATIENCE)
+    finally:
+        endpoint.close()
+    assert [(line["log_level"], line["exc_info"]) for line in logs] == [("error", True)]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_endpoint_closes_without_waiting_until_it_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 import threading
 import time
 import urllib.error
@@ -20,6 +21,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import Info
 
 from handfast.server.chassis.operations import endpoint
 from handfast.server.chassis.security import transport
@@ -231,6 +233,22 @@ class TestWhoGetsIn:
         ):
             answer = connection.recv(1)
         assert answer == b""
+
+    def test_who_leaves_before_metrics_end_leaves_no_trace_in_the_log(
+        self, mutual: Place, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        mutual.server.metrics.registry.register(info := Info("large", "More than buffers take"))
+        info.info({"text": "x" * 20_000_000})
+        try:
+            with mutual.connected(mutual.context(mutual.client), port=mutual.server.metrics_port) as connection:
+                connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                connection.recv(1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            served: Any = mutual.server._endpoint
+            assert eventually(lambda: not served._server._ends_monotonic_s)
+        finally:
+            mutual.server.metrics.registry.unregister(info)
+        assert capfd.readouterr().err == ""
 
     def test_for_metrics_each_connection_proves_itself_anew(self, mutual: Place) -> None:
         context = mutual.context(mutual.client)

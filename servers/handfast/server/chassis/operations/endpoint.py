@@ -6,6 +6,7 @@ Kubernetes, have none, and learn nothing but whether the server is there.
 
 from __future__ import annotations
 
+import io
 import socket
 import ssl
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from handfast.server.chassis.security.transport import ServerTls
@@ -26,6 +28,7 @@ TIMEOUT = 10.0
 MAX_CONNECTIONS = 64
 """Connections at a time; beyond that each new one ends the oldest."""
 _HAS_CERTIFICATE = "handfast.has_certificate"
+_log = structlog.get_logger()
 
 
 class Endpoint:
@@ -57,7 +60,11 @@ class Endpoint:
             case "/metrics" if self._mutual and not environ[_HAS_CERTIFICATE]:
                 status, text = "403 Forbidden", "Metrics are for those who have a client certificate."
             case "/metrics":
-                return self._metrics(environ, start_response)
+                try:
+                    return self._metrics(environ, start_response)
+                except Exception:
+                    _log.exception("metrics cannot be told")
+                    raise
             case "/livez":
                 status, text = "200 OK", "ok"
             case "/readyz" if self._is_ready():
@@ -85,6 +92,10 @@ class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def get_stderr(self) -> io.StringIO:
+        """Where wsgiref writes a traceback of each caller who leaves or is slow: nowhere."""
+        return io.StringIO()
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     """Each connection has a thread of its own, on which it shakes hands, too.
@@ -97,12 +108,19 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 128
 
     def __init__(self, host: str, port: int, tls: ServerTls | None) -> None:
+        if host == "0.0.0.0" and socket.has_dualstack_ipv6():
+            host = "::"  # all addresses of this machine, those of IPv6 too, as gRPC takes it for calls
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._tls = tls
         self._lock = threading.Lock()
         self._ends_monotonic_s: dict[socket.socket, float] = {}  # the oldest connection first
         self._free = threading.Semaphore(MAX_CONNECTIONS)
         super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
