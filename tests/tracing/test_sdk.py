@@ -106,11 +106,23 @@ def test_another_sampler_is_taken_as_it_is(set_up: Any) -> None:
         ),
         (
             {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "abc"},
-            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT must be a number of seconds, not 'abc'",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT must be a number of seconds from 0.001 to 1000000, not 'abc'",
         ),
         (
             {"OTEL_BSP_SCHEDULE_DELAY": "5s"},
-            "OTEL_BSP_SCHEDULE_DELAY must be a whole number above 0, not '5s'",
+            "OTEL_BSP_SCHEDULE_DELAY must be a whole number from 1 to 999999999, not '5s'",
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "99999999999999999999"},
+            "OTEL_BSP_MAX_QUEUE_SIZE must be a whole number from 1 to 999999999, not '99999999999999999999'",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_TIMEOUT": "inf"},
+            "OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds from 0.001 to 1000000, not 'inf'",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "GRPC"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not 'GRPC'",
         ),
         (
             {"OTEL_BSP_MAX_QUEUE_SIZE": "10"},
@@ -118,16 +130,39 @@ def test_another_sampler_is_taken_as_it_is(set_up: Any) -> None:
         ),
         (
             {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nonexistent"},
-            "OTEL_EXPORTER_OTLP_CERTIFICATE must be a file that can be read, not '/nonexistent'",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE must be a file in PEM that can be read, not '/nonexistent'",
         ),
         (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:hunter2@collector:4317"},
-            "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL without user and password, for which there is "
-            "OTEL_EXPORTER_OTLP_HEADERS",
+            {"OTEL_EXPORTER_OTLP_CERTIFICATE": __file__},
+            f"OTEL_EXPORTER_OTLP_CERTIFICATE must be a file in PEM that can be read, not {__file__!r}",
+        ),
+        *(
+            (
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+                "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as https://collector:4317, without user, password or "
+                "query: for secrets there is OTEL_EXPORTER_OTLP_HEADERS",
+            )
+            for endpoint in (
+                "http://user:hunter2@collector:4317",
+                "https://collector:hunter2",
+                "collector:hunter2",
+                "http://collector:4317?token=hunter2",
+            )
+        ),
+        *(
+            (
+                {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_HEADERS": headers},
+                "OTEL_EXPORTER_OTLP_HEADERS must be NAME=VALUE, or several of these with commas between them, what is "
+                "special in a value percent-encoded, and no quotes around",
+            )
+            for headers in (
+                *("Bearer hunter2", '"x-team=hunter2"', "'x-team=hunter2'", "api key=hunter2", "=hunter2"),
+                *("x=hunter2;y=hunter3", "x=hünter2", "x=h%C3%BCnter2", "x=hunter2%0A", "x=1,hunter2"),
+            )
         ),
         (
-            {"OTEL_EXPORTER_OTLP_HEADERS": "Bearer hunter2"},
-            "OTEL_EXPORTER_OTLP_HEADERS must be NAME=VALUE, or several of these with commas between them",
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.namespace=shop,hunter2"},
+            "OTEL_RESOURCE_ATTRIBUTES must be NAME=VALUE, or several of these with commas between them",
         ),
     ],
 )
@@ -135,6 +170,19 @@ def test_what_cannot_be_is_told_in_one_line(set_up: Any, variables: dict[str, st
     with pytest.raises(StartError) as refused:
         set_up(**variables)
     assert str(refused.value) == f"cannot trace: {message}"
+
+
+@pytest.mark.parametrize("headers", ["authorization=Bearer hunter2", "Authorization=Basic%20aHUy==, x-team=1,", "x="])
+def test_headers_for_a_collector_are_taken_as_the_sdk_does(
+    set_up: Any, caplog: pytest.LogCaptureFixture, headers: str
+) -> None:
+    set_up(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_HEADERS=headers)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "https://[::1]:4317", "http://collector:4317/", "unix:/run/c"])
+def test_the_endpoint_may_be_what_grpc_takes(set_up: Any, endpoint: str) -> None:
+    set_up(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
 
 
 def test_an_empty_variable_is_none(set_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +209,16 @@ def test_a_server_says_what_cannot_be_before_it_touches_its_database(tmp_path: P
     line = "handfast: users: cannot trace: OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '1%'"
     assert (result.status, result.told) == (2, [line])
     assert not file.exists()
+
+
+def test_settings_are_not_called_good_where_a_server_could_not_trace(tmp_path: Path) -> None:
+    environment = {"HANDFAST_USERS_DATABASE_URL": sqlite_url(tmp_path / "users.sqlite3"), "HANDFAST_TRACING": "true"}
+    assert run_process(("config", "users"), environment).status == 0
+    for wrong in ({"OTEL_TRACES_SAMPLER_ARG": "1%"}, {"OTEL_TRACES_EXPORTER": "zipkin"}):
+        (variable,) = wrong
+        result = run_process(("config", "users"), environment | wrong)
+        assert result.status == 2
+        assert f"users: cannot trace: {variable}" in result.told[-1]
 
 
 def test_the_provider_of_a_program_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def serve(
 
     build_server = functools.partial(_build_by_name, build) if isinstance(build, str) else build
     run_server = functools.partial(build_and_run, build_server)
-    return run(server_command(settings, name, listen, run_server, name, check_files), argv)
+    return run(server_command(settings, name, listen, run_server, name, check_surroundings), argv)
 
 
 def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop: threading.Event) -> None:
@@ -77,9 +77,13 @@ def _exporting(settings: ServerSettings) -> Iterator[None]:
         yield
 
 
-def check_files(settings: ServerSettings) -> None:
-    """Raises SettingsError where a server would not start, as a file of whom it trusts cannot be used. Certificates are
-    checked by the settings themselves."""
+def check_surroundings(settings: ServerSettings) -> None:
+    """Raises Failure where a server would not start, as a file of whom it trusts or a variable OTEL_… cannot be used.
+    Certificates are checked by the settings themselves."""
+    if settings.tracing:
+        from handfast.server.chassis.tracing import sdk
+
+        sdk.check()
     if settings.authentication == "off":
         return
     from handfast.server.chassis.security.authenticator import Authenticator

@@ -76,16 +76,16 @@ def _run_server(settings: SuiteSettings, stop: threading.Event) -> None:
     build_and_run(importlib.import_module(f"handfast.server.{settings.name}.server").build, settings, stop)
 
 
-def _check_files(settings: SuiteSettings) -> None:
-    if settings.authentication != "off":  # or it would take most of a second for nothing
-        from handfast.server.chassis.serving import check_files
+def _check_surroundings(settings: SuiteSettings) -> None:
+    if settings.tracing or settings.authentication != "off":  # or it would take most of a second for nothing
+        from handfast.server.chassis.serving import check_surroundings
 
-        check_files(settings)
+        check_surroundings(settings)
 
 
 for _server, _address in on_this_machine().items():
     serve.add_command(
-        server_command(SuiteSettings, _server, _address, _run_server, f"handfast: {_server}", _check_files)
+        server_command(SuiteSettings, _server, _address, _run_server, f"handfast: {_server}", _check_surroundings)
     )
 
 
@@ -101,7 +101,7 @@ def config(servers: Sequence[str], **flags: Any) -> None:
     """
     from handfast.server.cli.config import run
 
-    run(servers, flags, _check_files)
+    run(servers, flags, _check_surroundings)
 
 
 @handfast.command(params=[CONFIG])

@@ -39,11 +39,7 @@ def exporting(service: str) -> Iterator[None]:
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         yield
         return
-    try:
-        environment.check()
-        provider = _provider(service)
-    except Exception as error:  # some of the SDK's are no ValueError
-        raise StartError(f"cannot trace: {error}") from error
+    provider = _set_up(service)
     trace.set_tracer_provider(provider)
     try:
         yield
@@ -52,6 +48,19 @@ def exporting(service: str) -> Iterator[None]:
         ending = threading.Thread(target=provider.shutdown, name="tracing", daemon=True)
         ending.start()
         ending.join(LAST_SECONDS)
+
+
+def check() -> None:
+    """Raises StartError where a server could not trace as the environment says."""
+    _set_up("").shutdown()
+
+
+def _set_up(service: str) -> TracerProvider:
+    try:
+        environment.check()
+        return _provider(service)
+    except Exception as error:  # some of the SDK's are no ValueError
+        raise StartError(f"cannot trace: {error}") from error
 
 
 def _provider(service: str) -> TracerProvider:
