@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,28 @@ def test_settings_are_not_called_good_where_a_server_could_not_trace(tmp_path: P
         result = run_process(("config", "users"), environment | wrong)
         assert result.status == 2
         assert f"users: cannot trace: {variable}" in result.told[-1]
+
+
+def test_a_server_whose_sdk_is_disabled_is_as_one_without_tracing(tmp_path: Path) -> None:
+    first_port = free_first_port()
+    arguments = (
+        *("serve", "users", "--migrate", "--tracing", "--listen", f"127.0.0.1:{first_port}"),
+        *("--database-url", sqlite_url(tmp_path / "users.sqlite3")),
+    )
+    environment = {"OTEL_SDK_DISABLED": "True", "OTEL_TRACES_SAMPLER_ARG": "1%"}  # which is not read
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    process = start_process(tmp_path / "stderr", arguments, environment, first_port)
+    try:
+        with connect(f"127.0.0.1:{first_port}") as suite:
+            for metadata in ((), (("traceparent", traceparent),)):
+                request = CreateUserRequest(user=User(email=new_email()))
+                suite.users.CreateUser.with_call(request, timeout=30, metadata=metadata, wait_for_ready=True)
+    finally:
+        stop_process(process)
+    lines = map(json.loads, (tmp_path / "stderr").read_text().splitlines())
+    calls = [line for line in lines if line.get("grpc.method") == "CreateUser"]
+    assert [line.get("trace_id") for line in calls] == [None, traceparent.split("-")[1]]
+    assert not any("span_id" in line for line in calls)
 
 
 def test_the_provider_of_a_program_stays(monkeypatch: pytest.MonkeyPatch) -> None:

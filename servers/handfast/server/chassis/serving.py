@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pkgutil
@@ -58,8 +59,14 @@ def build_and_run(build: Callable[[Settings], Server], settings: Settings, stop:
     open_files.raise_limit()
     log.configure(settings.name, settings.log_level)
     structlog.get_logger().info("starting", **versions())
+    if settings.tracing and _sdk_is_disabled():
+        settings = dataclasses.replace(settings, tracing=False)
     with _exporting(settings):  # whose variables are checked before a database is opened
         build(settings).run(stop)
+
+
+def _sdk_is_disabled() -> bool:
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 @contextmanager
@@ -80,7 +87,7 @@ def _exporting(settings: ServerSettings) -> Iterator[None]:
 def check_surroundings(settings: ServerSettings) -> None:
     """Raises Failure where a server would not start, as a file of whom it trusts or a variable OTEL_… cannot be used.
     Certificates are checked by the settings themselves."""
-    if settings.tracing:
+    if settings.tracing and not _sdk_is_disabled():
         from handfast.server.chassis.tracing import sdk
 
         sdk.check()

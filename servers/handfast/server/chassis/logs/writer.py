@@ -121,7 +121,7 @@ class CallLog:
         if head is None:
             head = self._heads[key] = self._head(call.path, code)
         trace = "" if (trace_id := call.trace_id) is None else f', "trace_id": "{trace_id}"'
-        if call.span is not None:
+        if call.span_id is not None:
             trace += f', "span_id": "{call.span_id}"'
         more = _own_fields(call) if call.log else ""
         line = (
