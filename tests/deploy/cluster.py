@@ -9,6 +9,7 @@ say, only what cannot be had here is another: databases are SQLite, and the keys
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.cli.processes import CLEAN, start_process, stop_process
 from tests.deploy.chart import Rendered
 from tests.deploy.containerfile import environment as of_the_image
 from tests.eventually import eventually
+from tests.project.commands import ROOT
 from tests.security.authority import Authority
 
 OF_POSTGRESQL = "HANDFAST_DATABASE_MUST_REPLICATE"
@@ -47,6 +49,18 @@ def status(host: str, path: str, context: ssl.SSLContext) -> int:
             return int(reply.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def transactions(told: Mapping[str, str], mounted: Mapping[str, str], token: Path, folder: Path) -> str:
+    """What docs/deploy.md has an operator run in the pod of a server prints."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (command,) = re.findall(r"-- sh -c '\n(.*?)' < operator.token", page, re.DOTALL)
+    for place, here in {**mounted, "/dev/shm": str(folder)}.items():
+        command = command.replace(place, here)
+    environment = {**told, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        ["sh", "-ec", command], env=environment, input=token.read_text(), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
 
 
 def main(folder: Path) -> None:
@@ -93,6 +107,7 @@ def main(folder: Path) -> None:
             told = {each["name"]: mounted[each["value"]] for each in container["env"]}
             assert eventually(partial(succeeds, container["args"], told))
         assert handfast("demo", environment=called | credentials) == 0
+        assert "Nothing is in doubt" in transactions(given, mounted, dev.token("operator"), folder)
 
         probe = ssl._create_unverified_context()  # as the kubelet's
         prometheus = ssl.create_default_context(cafile=authority.file)

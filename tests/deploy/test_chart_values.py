@@ -23,7 +23,7 @@ from handfast.server.cli.dev.folder import DevCredentials
 from handfast.server.cli.settings import SERVERS
 from handfast.server.process.flags import read_settings
 from handfast.server.suite import LONGEST_NAME, NAME, NAMES_IN_USE, SuiteSettings
-from tests.deploy.chart import CHART, ETC, helm, manifests
+from tests.deploy.chart import CHART, ETC, Rendered, helm, manifests
 from tests.deploy.containerfile import environment as of_the_image
 from tests.project.commands import ROOT
 
@@ -170,6 +170,10 @@ def test_callers_may_have_tokens_and_no_certificates_as_the_page_says(tmp_path: 
     printed = list(
         manifests(helm("handfast", CHART, "--values", CHART / "values" / "production.yaml", "--values", file))
     )
+    grants = tomllib.loads(Rendered("production")("ConfigMap", "authentication")["data"]["grants.toml"])["grants"]
+    (needed,) = re.findall(r"need\ntokens of their own(.*?)```yaml", page, re.DOTALL)
+    del grants["website.shop.svc.cluster.local"]
+    assert set(re.findall(r"`(\w+\.\w+)`", needed)) == {scope for scopes in grants.values() for scope in scopes}
     for server in SERVERS:
         (pod,) = (
             each["spec"]["template"]["spec"]

@@ -180,6 +180,7 @@ def test_servers_are_given_time_to_stop_and_postgresql_has_room_for_two_of_each(
     services = read("compose.yaml")["compose.yaml"]
     for server in SERVERS:
         assert float(services[server]["stop_grace_period"].rstrip("s")) > ServerSettings.grace + 5
+        assert services[server]["init"]  # the first process gets no signal before it has said what it does then
     (room,) = (int(each.partition("=")[2]) for each in services["postgres"]["command"] if "max_conn" in each)
     assert room > 2 * len(SERVERS) * (ServerSettings.threads + BESIDE_CALLS + 1) + len(SERVERS)
 
