@@ -208,6 +208,7 @@ def test_what_is_granted_to_servers_of_the_suite_is_added_to_what_they_need(tmp_
     ("value", "rule"),
     [
         ("participants.users=users:50061", "names that the suite has no other use for, not users"),
+        ("participants.credits=credits:65536", "participants.credits must have a port, not credits:65536"),
         ("users.env.HANDFAST_USERS_DATABASE_URL=secret", "users.database and so on say which secret"),
         ("users.env.HANDFAST_USERS_DATABASE_URL_FILE=/url", "users.database and so on say which secret"),
         ("migrate.env.HANDFAST_USERS_DATABASE_URL=secret", "users.database and so on say which secret"),
@@ -254,14 +255,18 @@ def test_helm_refuses_the_names_of_participants_that_servers_refuse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"), [("enforce", "may do nothing"), ("observe", "All may do everything"), ("off", "by mutual TLS.\n")]
+    ("value", "said"),
+    [
+        ("authentication.mode=enforce", "may do nothing"),
+        ("authentication.mode=observe", "All may do everything"),
+        ("authentication.mode=off", "by mutual TLS.\n"),
+        ("server.env.HANDFAST_TLS_CLIENT_CA=", "by TLS. Who"),
+    ],
 )
-def test_what_helm_prints_in_the_end_says_who_may_do_what(tmp_path: Path, mode: str, said: str) -> None:
+def test_what_helm_prints_in_the_end_says_who_may_do_what(tmp_path: Path, value: str, said: str) -> None:
     chart = shutil.copytree(CHART, tmp_path / "handfast")
     show = '{{ include "handfast/templates/NOTES.txt" . | toJson }}'
     (chart / "templates" / "shown.yaml").write_text(f"notes: {show}")
-    printed = helm(
-        "handfast", chart, "--set-string", f"authentication.mode={mode}", "--show-only", "templates/shown.yaml"
-    )
+    printed = helm("handfast", chart, "--set-string", value, "--show-only", "templates/shown.yaml")
     (shown,) = manifests(printed)
     assert said in shown["notes"]

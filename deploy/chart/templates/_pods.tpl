@@ -168,6 +168,8 @@ HANDFAST_{{ ternary "TRANSACTIONS" (upper .server) (eq .server "accounts") }}_DA
 {{- range $name, $address := .root.Values.participants }}
 {{- if has $name (list "users" "preferences" "accounts" "transactions" "coordinator" "up" "branches" "callers" "self") }}
 {{- fail (printf "participants must have names that the suite has no other use for, not %s" $name) }}
+{{- else if gt (regexFind "[0-9]+$" $address | int) 65535 }}
+{{- fail (printf "participants.%s must have a port, not %s" $name $address) }}
 {{- end }}
 {{- $pairs = append $pairs (printf "%s=%s" $name $address) }}
 {{- end }}
