@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 import grpc
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from handfast.client import Aborted, ServiceError, Suite, aio, channel, connect
+from handfast.client import Aborted, NotFound, ServiceError, Suite, aio, channel, connect
 from handfast.client.begun_call import begin
 from handfast.client.propagation import Propagated, propagating
 from handfast.users.v1.users_pb2 import GetUserRequest, UpdateUserRequest, User
@@ -256,6 +258,29 @@ def test_a_transaction_that_is_left_in_another_context_ends_its_span(
     assert [span.name for span in recorded.spans] == ["transaction"]
     assert recorded.spans[0].attributes == {"handfast.outcome": "committed"}  # there was no call
     assert not caplog.records
+
+    def go_on() -> None:
+        with suppress(NotFound):
+            traced.users.GetUser(ADA)
+        with traced.transaction():
+            pass
+
+    begun.run(go_on)
+    assert [parent_of(span) for span in recorded.spans[1:]] == ["", ""]
+
+
+def test_transactions_that_are_left_in_the_order_in_which_they_were_entered_leave_no_span_current(
+    recorded: Recorded, traced: Suite
+) -> None:
+    first, second = traced.transaction(), traced.transaction()
+    with recorded.tracer.start_as_current_span("around") as around:
+        first.__enter__()
+        inner = trace.get_current_span()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert trace.get_current_span() not in (around, inner)  # but that of the second
+        second.__exit__(None, None, None)
+        assert trace.get_current_span() is around
 
 
 def test_an_exception_of_the_application_is_named_by_its_class(recorded: Recorded, traced: Suite) -> None:

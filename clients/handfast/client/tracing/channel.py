@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import grpc
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind
 
 from handfast.client.addresses import hosts_of
@@ -19,6 +19,7 @@ from handfast.client.arguments import check_metadata
 from handfast.client.propagation import CURRENT, TRACEPARENT_KEY
 from handfast.client.tracing.attributes import METHOD, RPC, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE
 from handfast.client.tracing.spans import Unrecorded, error_type, fail, headers_of, parent_in, tracer
+from handfast.client.tracing.transaction import still_open
 
 Channel = TypeVar("Channel")
 
@@ -89,7 +90,8 @@ class _TracedMethod:
         """The span of a call, and its metadata with that. Its parent is what the metadata says, or what is current, or
         the call that is being served."""
         given = check_metadata(metadata)
-        headers, current, parent = dict(given), trace.get_current_span(), None
+        headers, parent = dict(given), still_open(context.get_current())
+        current = trace.get_current_span(parent)
         if TRACEPARENT_KEY in headers:
             parent = parent_in(headers)
         elif isinstance(current, Unrecorded):
