@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from contextvars import copy_context
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import sqlalchemy as sa
 
 from handfast.server.chassis.call import CURRENT, Call, Method, Pool
 from handfast.server.chassis.cancellation import Canceller, check_active, shield
+from handfast.server.chassis.data import postgresql_session
 from handfast.server.chassis.data.database import Database
 from handfast.server.chassis.data.postgresql_session import cancellable
 from handfast.server.chassis.errors import CallCancelled, CallDeadlineExceeded
 from handfast.server.process.settings import sqlite_url
+from tests.databases.postgresql import PostgreSQL
 from tests.eventually import PATIENCE, eventually
 
 FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0"
@@ -114,6 +117,29 @@ def test_nothing_is_committed_for_a_call_that_is_over_but_for_what_has_to_be(
             return [database.write(lambda connection: connection.execute(one).scalar_one())]
 
     assert copy_context().run(serve) == [1]
+
+
+def test_a_connection_that_is_shut_down_in_the_moment_in_which_it_is_answered_is_not_used_again(
+    server: PostgreSQL, served: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_session, "GIVE_UP_AFTER_S", 0)
+
+    def be_answered_and_given_up(connection: sa.Connection) -> int:
+        number: int = connection.execute(sa.select(sa.literal(1))).scalar_one()
+        assert served.callbacks is not None
+        (wake,) = served.callbacks.all
+        wake()
+        return number
+
+    with closing(Database(server.emptied())) as database:
+        with database.read():  # opens a connection
+            database.backend.replicates = True  # so commits are given up, and not cancelled
+        assert database.write(be_answered_and_given_up, one_statement=True) == 1
+        assert database.write(lambda connection: connection.execute(sa.select(sa.literal(2))).scalar_one()) == 2
+        with database.read() as connection:
+            assert be_answered_and_given_up(connection) == 1
+        with database.read() as connection:
+            assert connection.execute(sa.select(sa.literal(2))).scalar_one() == 2
 
 
 class Cancelled:

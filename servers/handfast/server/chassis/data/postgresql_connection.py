@@ -30,7 +30,9 @@ class AnsweringConnection(psycopg.Connection[Any]):
 
     answer_timeout_s = ANSWER_TIMEOUT_S
     given_up = False
-    """Whether it was shut down, as nobody waits for the answer any more."""
+    """Whether it was shut down in a commit, as nobody waits for the answer any more."""
+    is_shut_down = False
+    """Whether it was shut down at all, of which its own state tells nothing until it is used."""
     ask: Callable[[], object] | None = None
 
     def wait(self, gen: Waiting[Result], *args: Any, **options: Any) -> Result:

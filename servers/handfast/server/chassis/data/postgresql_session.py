@@ -146,11 +146,12 @@ class PostgresqlSession:
         self.check_replicated()
 
     def reset(self) -> bool:
-        """Whether it is in no transaction, alive as far as is known, and has what it has prepared."""
+        """Whether it is in no transaction, alive as far as is known, and has what it has prepared. It may have been
+        answered in the moment in which it was shut down."""
         pgconn = self._pgconn
         self.may_cancel = True
         idle = pgconn.transaction_status == TransactionStatus.IDLE
-        usable = not (self._stale or self._unreplicated)
+        usable = not (self._stale or self._unreplicated or self._driver.is_shut_down)
         return idle and pgconn.pipeline_status == PipelineStatus.OFF and usable
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -291,5 +292,6 @@ def cancellable(driver: Any) -> Iterator[None]:
 def _shut_down(driver: Any) -> None:
     """Whoever waits on the connection finds it lost. The driver closes it by itself, so this has a descriptor of its
     own."""
+    driver.is_shut_down = True
     with socket.socket(fileno=os.dup(driver.fileno())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
