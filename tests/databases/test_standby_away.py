@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
 from functools import partial
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -25,7 +27,7 @@ from handfast.server.chassis.errors import DatabaseUnavailable
 from handfast.server.chassis.errors.database import kind_of
 from handfast.server.users.server import SCHEMA
 from tests.databases.postgresql import PostgreSQL
-from tests.databases.standby import no_standby, waiting_for_standby
+from tests.databases.standby import no_standby, standby_that_shows_nothing, waiting_for_standby
 from tests.eventually import PATIENCE, eventually
 
 METHOD = Method("/s/m", "s", "m", "unary", "s", Pool("calls", 1))
@@ -39,7 +41,7 @@ def url(own_server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
     with closing(Database(url)) as database:
         upgrade(database, SCHEMA)
         database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE notes (number INTEGER)"))
-    monkeypatch.setattr(databases, "GIVE_UP_AFTER_S", 0.5)
+    monkeypatch.setattr(backend, "_PROBE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(postgresql_session, "GIVE_UP_AFTER_S", 0.5)
     monkeypatch.setattr(databases, "REFUSED_S", PATIENCE)
     return url
@@ -84,11 +86,15 @@ def test_after_a_commit_was_given_up_no_more_are_sent_until_the_standby_is_back(
         check()
         giving_up = [pool.submit(refused, given_up, database) for _ in range(COMMITS)]
         assert {each.result(PATIENCE) for each in giving_up} == {"the server does not answer"}
+        assert len(waiting_for_standby(own_server)) == COMMITS
+        assert "a commit was not answered, so none is sent" in refused(write, database)
+        with pytest.raises(DatabaseError):
+            check()
         waiting = waiting_for_standby(own_server)
-        assert len(waiting) == COMMITS
+        assert len(waiting) == COMMITS + 1  # the one that is tried
         for _ in range(3):
             for commit in (write, write_by_one_statement, read_durable):
-                assert "none is sent" in refused(commit, database)
+                assert "commits wait for the synchronous standby, so none is sent" in refused(commit, database)
             with pytest.raises(DatabaseError, match="commits wait for the synchronous standby, which is away"):
                 check()
             with database.read() as connection:
@@ -127,11 +133,55 @@ def test_a_commit_is_given_up_and_not_cancelled_soon_after_its_call_is_over_and_
             for _ in range(3):
                 assert "none is sent" in refused(write, database)
                 check()
-            assert len(waiting_for_standby(own_server)) == 2
+            assert len(waiting_for_standby(own_server)) == 3  # with the one that is tried
         in_the_background.result(PATIENCE)
-        write(database)  # as one was answered
+        assert eventually(lambda: works(check) and works(partial(write, database)))
         with database.read() as connection:
             assert connection.execute(sa.select(sa.func.count()).select_from(NOTES)).scalar_one() == 3
+
+
+def test_a_write_that_changes_nothing_does_not_tell_that_commits_are_answered(
+    own_server: PostgreSQL, database: Database
+) -> None:
+    reads, go_on = threading.Event(), threading.Event()
+
+    def change_nothing(connection: sa.Connection) -> None:
+        connection.execute(sa.delete(NOTES).where(sa.false()))
+        reads.set()
+        assert go_on.wait(PATIENCE)
+
+    with no_standby(own_server), ThreadPoolExecutor(1) as pool:
+        database.probe(sa.select(sa.literal(1)))
+        changing = pool.submit(database.write, change_nothing)
+        assert reads.wait(PATIENCE)
+        assert refused(write, database) == "the server does not answer"
+        go_on.set()
+        changing.result(PATIENCE)
+        assert "none is sent" in refused(write, database)
+
+
+def test_writes_are_sent_though_commits_of_others_wait_for_more_than_these_need(
+    own_server: PostgreSQL, database: Database, tmp_path: Path
+) -> None:
+    check = database_check(database, SCHEMA)
+    shown = sa.create_engine(database.engine.url, connect_args={"options": "-csynchronous_commit=remote_apply"})
+
+    def write_and_show() -> None:
+        with shown.begin() as connection:
+            connection.execute(sa.insert(NOTES).values(number=1))
+
+    with ThreadPoolExecutor(1) as pool:
+        with standby_that_shows_nothing(own_server, tmp_path):
+            assert eventually(lambda: works(check))
+            write(database)
+            showing = pool.submit(write_and_show)
+            assert eventually(lambda: waiting_for_standby(own_server))
+            database.writing_failed = True
+            assert eventually(lambda: works(check))
+            assert not database.writing_failed
+            write(database)
+            assert len(waiting_for_standby(own_server)) == 1
+        showing.result(PATIENCE)
 
 
 def test_where_no_readiness_check_looks_writes_are_tried_again_before_long(

@@ -73,8 +73,6 @@ class Backend:
     group_metrics: GroupMetrics
     replicates = False
     """Whether commits wait for a standby, as far as is known."""
-    longest_wait_s: sa.Select[Any]
-    """Selects for how many seconds a commit has waited for its standby, where it `replicates`."""
 
     @abstractmethod
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
@@ -86,6 +84,14 @@ class Backend:
 
     def check_probed(self, connection: sa.Connection) -> None:
         """Raises the driver's error where the server to which one of `prober` leads might lose commits by now."""
+
+    def try_commit(self, session: Any) -> None:
+        """Commits something that changes no data, to see whether a standby gets it. Raises the driver's error where
+        that is not answered in time."""
+
+    def tried_wait_s(self, session: Any) -> float:
+        """For how many seconds the commit of `try_commit` has waited for its standby; 0 where it does not wait."""
+        return 0.0
 
     def check_committed(self, connection: sa.Connection) -> None:
         """Raises DBAPIError where what was committed on one of `engine` or `autocommit` might not last."""

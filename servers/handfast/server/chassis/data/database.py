@@ -23,7 +23,6 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from handfast.server.chassis.cancellation import sleep
 from handfast.server.chassis.data.backend import (
-    GIVE_UP_AFTER_S,
     PATIENCE_S,
     SESSION,
     Backend,
@@ -43,8 +42,8 @@ Result = TypeVar("Result")
 
 WRITE_ATTEMPTS = 10
 AWAY_S = 30.0
-"""Seconds for which a commit has waited for a standby that counts as away. Health tells that to callers, who then read
-nowhere, either."""
+"""Seconds for which the commit that is tried waits before the standby counts as away. Health tells that to callers, who
+then read nowhere, either."""
 REFUSED_S = 5.0
 """Seconds for which nothing is written after a commit was given up, where no readiness check looks meanwhile."""
 
@@ -87,6 +86,7 @@ class Database:
         self.engine = self.backend.engine
         self._kept = self.backend.kept = KeptConnections(self.backend.reader, connections)
         self._refused_until_monotonic_s = 0.0
+        self._refused_why = ""
         self._here = threading.local()
 
     @contextmanager
@@ -141,9 +141,7 @@ class Database:
         self._check_commits_are_answered()
         for attempt in range(WRITE_ATTEMPTS):
             try:
-                result = self._try_to_write(work, one_statement)
-                self._refused_until_monotonic_s = 0.0
-                return result
+                return self._try_to_write(work, one_statement)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
                     self.backend.note(error)
@@ -154,16 +152,31 @@ class Database:
         raise DatabaseConflict("The database kept choosing this call as the loser of a conflict.")
 
     def check_commits(self) -> bool:
-        """Whether writes are tried, as none waits for a standby as long as those that are given up. Raises
-        DatabaseError where the standby has been away for long."""
-        waited_s = self.probe(self.backend.longest_wait_s)[0] if self.backend.replicates else 0
-        if waited_s < GIVE_UP_AFTER_S:
+        """Whether writes are sent, as one that is tried does not wait for a standby. As long as that waits no other is
+        tried, so that they do not pile up. Raises DatabaseError where the standby has been away for long, and
+        DBAPIError where the database fails."""
+        waited_s = self._tried_wait_s() if self.backend.replicates else 0.0
+        if not waited_s:
             self._refused_until_monotonic_s = 0.0
             return True
-        self._refuse_commits()
+        self._refuse_commits("commits wait for the synchronous standby, so none is sent until it is back")
         if waited_s > AWAY_S:
             raise DatabaseError("commits wait for the synchronous standby, which is away")
         return False
+
+    def _tried_wait_s(self) -> float:
+        """Tries a commit, unless the last that was tried waits still."""
+        from handfast.server.chassis.data.postgresql_connection import NoAnswer
+
+        if waited_s := self._probe(self.backend.tried_wait_s):
+            return waited_s
+        try:
+            self._probe(self.backend.try_commit)
+            return 0.0
+        except DBAPIError as error:
+            if not isinstance(error.orig, NoAnswer):
+                raise
+        return self._probe(self.backend.tried_wait_s)
 
     def _note_unanswered(self, error: DBAPIError) -> None:
         """PostgreSQL keeps the session of a commit that was given up for as long as its standby is away. If more were
@@ -174,17 +187,17 @@ class Database:
 
         if isinstance(error.orig, NoAnswer):
             self.writing_failed = True
-            self._refuse_commits()
+            self._refuse_commits("a commit was not answered, so none is sent until one that is tried is")
 
-    def _refuse_commits(self) -> None:
+    def _refuse_commits(self, why: str) -> None:
+        self._refused_why = why
         self._refused_until_monotonic_s = time.monotonic() + REFUSED_S
 
     def _check_commits_are_answered(self) -> None:
         if self._refused_until_monotonic_s and time.monotonic() < self._refused_until_monotonic_s:
             from handfast.server.chassis.data.postgresql_connection import NoAnswer
 
-            refused = NoAnswer("a commit was not answered, so none is sent until that is known to be over")
-            raise OperationalError(None, None, refused)
+            raise OperationalError(None, None, NoAnswer(self._refused_why))
 
     def _try_to_write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         return self.backend.write(partial(self._run, work), one_statement)
@@ -213,21 +226,27 @@ class Database:
     def probe(self, query: sa.Select[*tuple[Any, ...]]) -> tuple[Any, ...]:
         """The one row of a query, on a connection that serves nothing else: that all others are busy
         says nothing of the database. Raises DBAPIError where it does not answer in time, or might lose commits."""
-        self.backend.check_all()
         sql = str(query.compile(dialect=self.backend.dialect, compile_kwargs={"literal_binds": True}))
+
+        def ask(session: Session) -> list[tuple[Any, ...]]:
+            return session.rows(sql, ())
+
+        if rows := self._probe(ask):
+            return rows[0]
+        raise NoResultFound(f"no row of {sql}")
+
+    def _probe(self, ask: Callable[[Session], Result]) -> Result:
+        self.backend.check_all()
         with self.backend.prober.connect() as connection:
             try:
-                session: Session = connection.info[SESSION]
-                rows = session.rows(sql, ())
+                answer = ask(connection.info[SESSION])
                 self.backend.check_probed(connection)
+                return answer
             except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
-                failed = as_sqlalchemy(connection, error, sql)
+                failed = as_sqlalchemy(connection, error, None)
                 connection.invalidate()  # as its server may be gone
                 self.backend.note(failed)
                 raise failed from error
-        if not rows:
-            raise NoResultFound(f"no row of {sql}")
-        return rows[0]
 
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""

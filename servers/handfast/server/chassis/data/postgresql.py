@@ -56,7 +56,12 @@ _LOOK = (
 )
 """`reset_val` is what the server's settings, and those of the database and the role, are by now."""
 
-_SESSIONS = sa.table("pg_stat_activity", sa.column("wait_event"), sa.column("state_change"))
+_TRY = "SELECT pg_backend_pid(), pg_logical_emit_message(true, 'handfast', '')"
+"""Puts a few bytes in the log of PostgreSQL, which a standby has to have before they are committed."""
+_TRIED_WAIT_S = (
+    "SELECT extract(epoch FROM clock_timestamp() - state_change)::float8 FROM pg_stat_activity"
+    " WHERE pid = $1 AND wait_event = 'SyncRep'"
+)
 
 _PROBE_TIMEOUT_S = 2.0
 """Less than the patience of readiness, so that the next probe is on another connection."""
@@ -78,9 +83,7 @@ class Postgresql(Backend):
         # As libpq takes parameters.
         self.dialect = psycopg_dialect(paramstyle="numeric_dollar", dbapi=psycopg)  # type: ignore[no-untyped-call]
         self.group_metrics = GroupMetrics()
-        # PostgreSQL tells a role of its own sessions only. Those whose commits were given up are among them.
-        waited = sa.extract("epoch", sa.func.max(sa.func.clock_timestamp() - _SESSIONS.c.state_change))
-        self.longest_wait_s = sa.select(sa.func.coalesce(waited, 0)).where(_SESSIONS.c.wait_event == "SyncRep")
+        self._tried_pid = 0  # of the session of `try_commit`, where that was not answered
 
     def write(self, work: Callable[[sa.Connection], Result], one_statement: bool) -> Result:
         """One statement commits by itself, but behind a pooler, where timeouts are set in each local transaction."""
@@ -110,6 +113,19 @@ class Postgresql(Backend):
 
     def check_probed(self, connection: sa.Connection) -> None:
         self._look(connection.info[SESSION])
+
+    def try_commit(self, session: PostgresqlSession) -> None:
+        session.begin()
+        self._tried_pid = session.rows(_TRY, ())[0][0]
+        session.commit()
+        session.check_replicated()
+        self._tried_pid = 0
+
+    def tried_wait_s(self, session: PostgresqlSession) -> float:
+        """No other session is looked at: it may wait for more than commits of this server need, such as
+        `synchronous_commit = remote_apply`."""
+        rows = session.rows(_TRIED_WAIT_S, (self._tried_pid,))
+        return float(rows[0][0]) if rows else 0.0
 
     def check_committed(self, connection: sa.Connection) -> None:
         try:

@@ -99,7 +99,7 @@ def is_new(connection: sa.Connection, schema: Schema) -> bool:
 
 def try_writing(database: Database) -> None:
     """Writes as much as a large change may need, and removes it again. Raises what `Database.write` does. Where it
-    would wait for a standby, as others do, it does nothing, or raises DatabaseError as `check_commits` does."""
+    would wait for a standby, it does nothing, or raises DatabaseError as `check_commits` does."""
     if not database.check_commits():
         return
     for room in (os.urandom(ROOM), None):
