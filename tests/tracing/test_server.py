@@ -168,6 +168,20 @@ def test_of_a_call_that_is_not_recorded_nothing_is_and_its_trace_goes_on(
     assert backend.metadata_values("tracestate") == ({"a=b"} if len(metadata) == 2 else {None})
 
 
+@pytest.mark.parametrize("sampler", [ByRatio(1)])
+def test_a_call_to_a_peer_that_no_span_is_the_reason_for_begins_no_trace_there_or_here(
+    recorded: Recorded, backend: Backend
+) -> None:
+    with channel(backend.address, tracing=True) as peer:
+        Stub(peer).GetUser(ADA)
+        assert not recorded.spans
+        with recorded.tracer.start_as_current_span("notify"):
+            Stub(peer).GetUser(ADA)
+    assert [span.kind for span in recorded.spans] == [SpanKind.CLIENT, SpanKind.INTERNAL]
+    flags = {int(str(value)[-2:], 16) & 1 for value in backend.metadata_values("traceparent")}
+    assert flags == {0, 1}
+
+
 @pytest.mark.parametrize("sampler", [ByRatio(0.5)])
 def test_the_id_of_a_trace_that_begins_here_decides_whether_it_is_recorded(served: Served, recorded: Recorded) -> None:
     """As other servers of the trace may go by its id, too."""

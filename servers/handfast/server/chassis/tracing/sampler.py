@@ -22,7 +22,8 @@ class ByRatio(Sampler):
     """Records what is part of a trace that is recorded, and of traces that begin here a share, and all that are linked
     to one that is recorded: so what is done for a transaction later is recorded where the transaction is.
 
-    Nothing within a call that is not recorded ever is. Raises ValueError where the ratio is not from 0 to 1.
+    Nothing within a call that is not recorded ever is, nor are calls to peers that nothing recorded is the reason for.
+    Raises ValueError where the ratio is not from 0 to 1.
     """
 
     def __init__(self, ratio: float) -> None:
@@ -43,7 +44,9 @@ class ByRatio(Sampler):
         if parent.is_valid:
             is_recorded: bool = parent.trace_flags.sampled
         else:
-            is_recorded = self._has(trace_id) or any(link.context.trace_flags.sampled for link in links or ())
+            # A call to a peer begins a trace only in the background.
+            begins = kind is not SpanKind.CLIENT and self._has(trace_id)
+            is_recorded = begins or any(link.context.trace_flags.sampled for link in links or ())
         decision = Decision.RECORD_AND_SAMPLE if is_recorded else Decision.DROP
         return SamplingResult(decision, attributes, parent.trace_state)
 
