@@ -79,6 +79,15 @@ def test_dependencies_are_a_layer_that_a_change_of_the_sources_leaves_as_it_is()
     assert "--no-deps" in after
 
 
+def test_what_it_compiles_does_not_depend_on_the_times_of_files() -> None:
+    """Builds that are to be reproducible set these to others, and each start would compile the sources anew."""
+    commands = list(instructions("RUN"))
+    assert all("--no-compile" in each for each in commands if "pip --python" in each)
+    compiled = [each for each in commands if "compileall" in each]
+    assert all("--invalidation-mode unchecked-hash" in each for each in compiled)
+    assert len(compiled) == len(("packages", "standard library"))
+
+
 def test_its_user_is_a_number_other_than_0() -> None:
     (user,) = instructions("USER")
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
