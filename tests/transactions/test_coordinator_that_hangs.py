@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -57,9 +58,15 @@ def hanging(own: Process) -> Iterator[None]:
     pid = own.servers()["accounts"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        assert eventually(lambda: states(pid) == {"T"}), "each of its threads stops a moment later"
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def states(pid: int) -> set[str]:
+    """Of its threads, as /proc has them: T where one is stopped."""
+    return {file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")}
 
 
 def read(user: pb.User) -> Call:
