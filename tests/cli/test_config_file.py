@@ -388,6 +388,18 @@ class TestPrinting:
         assert f'#database_url = "postgresql://ada@db/users" # {variable}, secrets hidden' in lines_of(printed)
         assert tomllib.loads(printed) == {"users": {}}
 
+    def test_the_query_of_a_url_is_hidden_as_it_may_have_a_key(self, capsys: pytest.CaptureFixture[str]) -> None:
+        environment = {
+            "HANDFAST_USERS_DATABASE_URL": "sqlite:////tmp/users.sqlite3",
+            "HANDFAST_TOKEN_KEYS": "https://h/keys?apikey=hunter2",
+            "HANDFAST_TOKEN_ISSUER": "https://h",
+            "HANDFAST_TOKEN_AUDIENCE": "a",
+        }
+        printed = self.printed(capsys, **environment)
+        assert "hunter2" not in printed
+        assert '#token_keys = "https://h/keys" # HANDFAST_TOKEN_KEYS, secrets hidden' in lines_of(printed)
+        assert 'token_issuer = "https://h" # HANDFAST_TOKEN_ISSUER' in lines_of(printed)
+
     def test_what_is_no_text_is_printed_all_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
         url = "postgresql://ada@db/" + os.fsdecode(b"a\xffb")
         assert '"postgresql://ada@db/a\ufffdb"' in self.printed(capsys, HANDFAST_USERS_DATABASE_URL=url)

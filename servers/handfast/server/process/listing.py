@@ -28,7 +28,7 @@ def _line(setting: Setting, given: Given | None, values: Mapping[str, Any]) -> t
     if given is None and setting.shown_default is None:
         return f"#{setting.key} =", "required"
     value = values[setting.name]
-    hidden = setting.secret and setting.public(value) != shown(value)
+    hidden = setting.public(value) != shown(value)
     line = f"{setting.key} = {_toml(setting.public(value) if hidden else value)}"
     if given is None:
         default = "default" if setting.shown_default == shown(value) else f"default: {setting.shown_default}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -73,10 +74,10 @@ class Setting(click.Option):
         self.shown_default = default
 
     def public(self, value: object) -> str:
-        """The value as its text, without what is secret in it."""
+        """The value as its text, without what is secret in it. The query of a URL may have a key to it."""
         if callable(self.secret):
             return self.secret(shown(value))
-        return "" if self.secret else shown(value)
+        return "" if self.secret else re.sub(r"(?is)^(https?://[^?]*)\?.*", r"\1", shown(value))
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
         extra = click.types.OptionHelpExtra(envvars=tuple(filter(None, (self.variable, self.file_variable))))
