@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import os
 import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 import structlog
 
 from handfast.server.chassis.logs import log
 from handfast.server.chassis.server import Server
+from handfast.server.chassis.start_errors import StartError
 from handfast.server.chassis.versions import versions
 from handfast.server.process import open_files
 from handfast.server.process.command import run
@@ -69,15 +72,25 @@ def _sdk_is_disabled() -> bool:
     return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
+def _sdk() -> ModuleType:
+    """OpenTelemetry reads some variables as it is imported."""
+    from handfast.server.chassis.tracing import environment
+
+    environment.take_away_empty()
+    try:
+        return importlib.import_module("handfast.server.chassis.tracing.sdk")
+    except ValueError as error:
+        raise StartError(f"cannot trace: {error}") from error
+
+
 @contextmanager
 def _exporting(settings: ServerSettings) -> Iterator[None]:
     if not settings.tracing:
         yield
         return
-    from handfast.server.chassis.tracing.sdk import exporting
-
+    sdk = _sdk()
     before = {thread.native_id for thread in threading.enumerate()}
-    with exporting(settings.name):
+    with sdk.exporting(settings.name):
         # Its thread, but none of gRPC's, which is why this one is kept there only by `Server.run`.
         for thread in {thread.native_id for thread in threading.enumerate()} - before:
             keep_to(settings.processor, thread or 0)
@@ -88,9 +101,7 @@ def check_surroundings(settings: ServerSettings) -> None:
     """Raises Failure where a server would not start, as a file of whom it trusts or a variable OTEL_… cannot be used.
     Certificates are checked by the settings themselves."""
     if settings.tracing and not _sdk_is_disabled():
-        from handfast.server.chassis.tracing import sdk
-
-        sdk.check()
+        _sdk().check()
     if settings.authentication == "off":
         return
     from handfast.server.chassis.security.authenticator import Authenticator

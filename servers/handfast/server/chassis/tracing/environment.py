@@ -26,10 +26,14 @@ _MAY_HAVE_SECRETS = ("_ENDPOINT", "_HEADERS", "_ATTRIBUTES")
 _OTLP, _OTLP_TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
 
 
-def check() -> None:
-    """Takes away those that are empty. Raises ValueError, which names the variable that breaks its rule."""
+def take_away_empty() -> None:
     for name in [name for name, value in os.environ.items() if name.startswith("OTEL_") and not value.strip()]:
         del os.environ[name]
+
+
+def check() -> None:
+    """Takes away those that are empty. Raises ValueError, which names the variable that breaks its rule."""
+    take_away_empty()
     for name, value in os.environ.items():
         rule, holds = _RULES.get(name.replace(_OTLP_TRACES, _OTLP), ("", None))
         if holds is not None and not holds(value):
