@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -151,10 +152,14 @@ def by_the_old_rule(new_url: str, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def upgraded(url: str) -> list[Any]:
-    """Upgrades, and returns what was logged."""
-    with closing(Database(url)) as database, capture_logs() as logged:
+    """Upgrades, and returns what that has logged; servers of other tests may log, too."""
+    with closing(Database(url)) as database, capture_logs([mark_thread]) as logged:
         upgrade(database, SCHEMA)
-    return logged
+    return [line for line in logged if line.pop("thread") == threading.get_ident()]
+
+
+def mark_thread(_: Any, __: str, line: Any) -> Any:
+    return {**line, "thread": threading.get_ident()}
 
 
 def claims_in(url: str) -> dict[str, str]:

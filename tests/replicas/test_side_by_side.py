@@ -115,7 +115,8 @@ def test_who_waits_at_one_replica_goes_on_when_the_other_has_ended_it(
 ) -> None:
     first, second = each
     user = create_user(first)
-    older, younger = Transaction(first), Transaction(second)
+    # Of two that begin at two replicas in the same millisecond, either may be the older one.
+    older, younger = sorted((Transaction(first), Transaction(second)), key=lambda tx: tx.id)
     younger.stage("users", first.users.UpdateUser, rename(user, "younger"))
     waiting = second.users.UpdateUser.future(rename(user, "older"), metadata=older.metadata(1))
     assert eventually(lambda: has_met_a_change(replicas.of["users"][1].address))

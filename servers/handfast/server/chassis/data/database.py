@@ -251,7 +251,7 @@ class Database:
     def check(self) -> None:
         """Connects, and makes sure that what is committed survives a power cut. Raises DatabaseError."""
         try:
-            with self.engine.connect() as connection:
+            with self.backend.autocommit.connect() as connection:  # so that it waits for nobody who migrates
                 self.backend.check_durable(connection)
         except DBAPIError as error:
             raise DatabaseError(f"cannot open {self.name}: {one_line(error.orig)}") from error
