@@ -135,7 +135,11 @@ def test_a_write_within_the_work_of_another_is_refused(database: Database) -> No
 
 
 def test_sqlite_that_would_lose_commits_is_refused(sqlite: Database) -> None:
-    event.listen(sqlite.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = NORMAL"))
+    event.listen(
+        sqlite.backend.autocommit,
+        "connect",
+        lambda connection, _: connection.execute("PRAGMA synchronous = NORMAL"),
+    )
     with pytest.raises(DatabaseError, match="not be durable"):
         sqlite.check()
 
